@@ -1,0 +1,88 @@
+"""The form that every algorithm takes: a short plan of proximal steps, and a loss that realises them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from nlhf_zoo.records import Batch, ProximalStep
+
+# A loss with gradient for one proximal step: (step, batch) -> [B].
+Surrogate = Callable[[ProximalStep, Batch], Tensor]
+
+
+class Players(Protocol):
+    """What ``end_round`` may do to the players; policies and the closed form both offer it."""
+
+    def copy_(self, source: str, target: str) -> None:
+        """Make ``target`` equal to ``source``."""
+
+    def lerp_(self, source: str, target: str, weight: float) -> None:
+        """Move ``target`` by ``weight`` towards ``source``."""
+
+
+class PolicyOptimizer(ABC):
+    """An optimiser of policies; one final subclass an algorithm.
+
+    The class attributes are declarations, and the shared tests hold an algorithm to them.
+
+    Attributes:
+        paper: where the algorithm comes from.
+        last_iterate: whether its last iterate goes to the equilibrium of the regularised game, so that
+            the equilibrium is a fixed point.
+        closed_form: whether a table can take its steps exactly.
+        scheduled: whether its plan depends on the round.
+        players: the players it needs beside ``policy`` and ``reference``.
+    """
+
+    paper: ClassVar[str]
+    last_iterate: ClassVar[bool]
+    closed_form: ClassVar[bool] = True
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the plan depends on the round."""
+        return False
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Players beside ``policy`` and ``reference``."""
+        return ()
+
+    @abstractmethod
+    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+        """The plan of one round.
+
+        Args:
+            beta: temperature of the game.
+            round: 0 for the first round.
+        """
+
+    @abstractmethod
+    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
+        """The loss of one proximal step for each prompt, [B]."""
+
+    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
+        """Preference queries of one round, for each prompt.
+
+        One product P o is one query when responses are enumerated (a product that was asked for in an
+        earlier round is remembered, and free); each distinct pair is one when they are sampled.
+        """
+        return sum(
+            step.gradient_steps * self._queries(step, num_responses, num_opponents, enumerated)
+            for step in self.steps(1.0, 0)
+        )
+
+    @staticmethod
+    def _queries(step: ProximalStep, num_responses: int, num_opponents: int, enumerated: bool) -> int:
+        if enumerated:
+            return len(step.payoff)
+        if step.self_play:
+            return num_responses * (num_responses - 1) // 2
+        return num_responses * num_opponents * len(step.payoff)
+
+    def end_round(self, players: Players, round: int) -> None:
+        """Move the players after the last step of a round: the anchor, the magnet, ...  Nothing by default."""

@@ -1,0 +1,9 @@
+"""The one exception that stands for a mistake of the user's own making."""
+
+
+class UserError(ValueError):
+    """A configuration or a file that cannot be used.
+
+    Its message is one sentence that says what is wrong, where, and what to do. The command line prints
+    that sentence and ends with exit code 2; it never shows a traceback for it.
+    """

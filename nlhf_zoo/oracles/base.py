@@ -1,0 +1,67 @@
+"""The interface of everything that can say which of two responses is better."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.records import Comparison, Prompts, Responses
+
+
+class PreferenceOracle(nn.Module, ABC):
+    """P(y > y' | x): a probability in [0, 1] and a validity mask.
+
+    P(y > y') + P(y' > y) = 1 and P(y > y) = 1/2 within ``tolerance``. Nothing more is assumed; in
+    particular the preference may be intransitive.
+    """
+
+    tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
+
+    @abstractmethod
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        """Compare each first response with each second one.
+
+        Args:
+            prompts: B prompts.
+            first: K responses a prompt.
+            second: L responses a prompt.
+
+        Returns:
+            preference and validity [B, K, L].
+        """
+
+    def expected(self, prompts: Prompts, first: Responses, second: Responses) -> tuple[Tensor, Tensor]:
+        """The product (P o)(y_k) = sum_l w_l P(y_k > y'_l), with the second responses' weights.
+
+        Weights are renormalised over the valid answers; a response without any valid answer is invalid.
+
+        Args:
+            prompts: B prompts.
+            first: K responses a prompt.
+            second: L responses a prompt, with weights.
+
+        Returns:
+            the product [B, K] and its validity, bool [B, K].
+        """
+        comparison = self(prompts, first, second)
+        weight = second.weight[:, None, :] * comparison.valid
+        total = weight.sum(-1)
+        preference = torch.where(comparison.valid, comparison.preference, torch.zeros_like(comparison.preference))
+        return (weight * preference).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny), total > 0
+
+    @property
+    def support(self) -> Tensor | None:
+        """Which actions exist for each prompt of a table, bool [C, N]; None where this is not a table."""
+        return None
+
+    @property
+    def names(self) -> list[list[str]] | None:
+        """Names of the actions of each prompt of a table, C lists; None where they have none."""
+        return None
+
+    @property
+    def table(self) -> Tensor | None:
+        """The whole preference P(y > y') [C, N, N], where it is held in memory; None otherwise."""
+        return None

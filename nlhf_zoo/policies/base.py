@@ -1,0 +1,68 @@
+"""The interface of policies and of the players that an algorithm names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+
+
+class Policy(nn.Module, ABC):
+    """Responses and their log-probabilities, for several players: named versions of one policy.
+
+    ``policy`` is the one that is trained and ``reference`` never moves; an algorithm asks for others
+    (``anchor``, ``lookahead``, ``magnet``) by name.
+    """
+
+    @property
+    @abstractmethod
+    def players(self) -> tuple[str, ...]:
+        """Names of the players there are."""
+
+    @abstractmethod
+    def bind(self, players: tuple[str, ...], support: Tensor | None) -> None:
+        """Make the players; called once by the game, before any optimiser exists.
+
+        Args:
+            players: what the algorithm asks for; each starts as a copy of ``policy``.
+            support: the oracle's actions, bool [C, N], for policies over a table.
+        """
+
+    @abstractmethod
+    def sample(
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+    ) -> Responses:
+        """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
+
+    @abstractmethod
+    def log_prob(
+        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding = PLAIN
+    ) -> Tensor:
+        """Log-probability [B, K] of the distribution that ``sample`` draws from.
+
+        It carries gradient to the parameters of ``policy``, and of no other player.
+        """
+
+    @abstractmethod
+    def enumerate(self, prompts: Prompts) -> Responses | None:
+        """All responses, of equal weight, where they are few; None otherwise."""
+
+    @abstractmethod
+    def copy_(self, source: str, target: str) -> None:
+        """Make player ``target`` equal to ``source``, bit for bit."""
+
+    @abstractmethod
+    def lerp_(self, source: str, target: str, weight: float) -> None:
+        """Move the parameters of ``target`` by ``weight`` towards those of ``source``."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of the trained parameters of ``policy``."""
+
+    @abstractmethod
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Put back what ``snapshot`` returned, bit for bit."""
