@@ -209,6 +209,7 @@ class ProximalStep:
         scored: how these are decoded.
         opponent: how the opponents' responses are decoded.
         self_play: when sampled, the scored responses are the opponents too: K (K - 1) / 2 queries.
+        pairs: the loss wants the scored responses compared with each other, pair by pair.
         gradient_steps: optimiser steps, where the step is realised by gradients.
         reference: the player that stands for mu in this step.
     """
@@ -221,6 +222,7 @@ class ProximalStep:
     scored: Decoding = PLAIN
     opponent: Decoding = PLAIN
     self_play: bool = False
+    pairs: bool = False
     gradient_steps: int = 1
     reference: str = "reference"
 

@@ -1,0 +1,23 @@
+"""Optimisers of policies, one file each."""
+
+from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.algorithms.egpo import EGPO
+from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
+from nlhf_zoo.algorithms.nash_md import NashMD
+from nlhf_zoo.algorithms.nash_mp import NashMP
+from nlhf_zoo.algorithms.online_dpo import OnlineDPO
+from nlhf_zoo.algorithms.online_ipo import OnlineIPO
+from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
+from nlhf_zoo.algorithms.sppo import SPPO
+
+__all__ = [
+    "EGPO",
+    "SPPO",
+    "MovingMagnet",
+    "NashMD",
+    "NashMP",
+    "OnlineDPO",
+    "OnlineIPO",
+    "OptimisticMirrorDescent",
+    "PolicyOptimizer",
+]

@@ -31,16 +31,24 @@ class PolicyOptimizer(ABC):
 
     Attributes:
         paper: where the algorithm comes from.
-        last_iterate: whether its last iterate goes to the equilibrium of the regularised game, so that
-            the equilibrium is a fixed point.
+        last_iterate: whether its last iterate goes to the equilibrium of the regularised game; if it is not
+            scheduled, the equilibrium is then a fixed point.
         closed_form: whether a table can take its steps exactly.
         scheduled: whether its plan depends on the round.
         players: the players it needs beside ``policy`` and ``reference``.
     """
 
     paper: ClassVar[str]
-    last_iterate: ClassVar[bool]
-    closed_form: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def last_iterate(self) -> bool:
+        """Whether the last iterate converges to the regularised equilibrium."""
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether a table can take the steps exactly."""
+        return True
 
     @property
     def scheduled(self) -> bool:
@@ -71,18 +79,15 @@ class PolicyOptimizer(ABC):
         One product P o is one query when responses are enumerated (a product that was asked for in an
         earlier round is remembered, and free); each distinct pair is one when they are sampled.
         """
-        return sum(
-            step.gradient_steps * self._queries(step, num_responses, num_opponents, enumerated)
-            for step in self.steps(1.0, 0)
-        )
-
-    @staticmethod
-    def _queries(step: ProximalStep, num_responses: int, num_opponents: int, enumerated: bool) -> int:
-        if enumerated:
-            return len(step.payoff)
-        if step.self_play:
-            return num_responses * (num_responses - 1) // 2
-        return num_responses * num_opponents * len(step.payoff)
+        pairs = num_responses * num_opponents
+        distinct = num_responses * (num_responses - 1) // 2
+        total = 0
+        for step in self.steps(1.0, 0):
+            if enumerated:  # a frozen opponent's product is asked for once, the policy's at each gradient step
+                total += sum(step.gradient_steps if "policy" in o else 1 for _, o in step.payoff)
+            else:
+                total += step.gradient_steps * (distinct if step.self_play else pairs * len(step.payoff))
+        return total
 
     def end_round(self, players: Players, round: int) -> None:
         """Move the players after the last step of a round: the anchor, the magnet, ...  Nothing by default."""

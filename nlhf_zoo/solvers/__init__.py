@@ -1,0 +1,41 @@
+"""Exact answers on tables: pure float64 torch functions, batched over games."""
+
+from nlhf_zoo.solvers.game import (
+    PreparedGame,
+    antisymmetric,
+    best_response,
+    duality_gap,
+    exploitability,
+    kl,
+    kl_to_nash,
+    prepare_game,
+    span,
+    trajectory_metrics,
+    win_rates,
+)
+from nlhf_zoo.solvers.linear import unregularised_nash
+from nlhf_zoo.solvers.regularised import regularised_nash
+from nlhf_zoo.solvers.solution import Solution
+from nlhf_zoo.solvers.solve import solve
+from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
+
+__all__ = [
+    "PreparedGame",
+    "Solution",
+    "antisymmetric",
+    "best_response",
+    "check_beta",
+    "check_preference",
+    "check_reference",
+    "duality_gap",
+    "exploitability",
+    "kl",
+    "kl_to_nash",
+    "prepare_game",
+    "regularised_nash",
+    "solve",
+    "span",
+    "trajectory_metrics",
+    "unregularised_nash",
+    "win_rates",
+]

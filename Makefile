@@ -1,0 +1,56 @@
+# Every target makes .venv first, if it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+QUICKSTART := configs/compare/quickstart.yaml
+
+# mkdocs-material announces its end of life in 2027 at each build; constraints.txt pins what works.
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo lint test nightly bench docs clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# A .venv that an interrupted run left half-made is completed; one that cannot be is made anew.
+# torch comes first and by itself: a looser requirement may download gigabytes of CUDA.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON, as in make PYTHON=python3.11")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv (minutes, the first time)"
+	@$(INSTALL) $(TORCH)
+	@$(INSTALL) -e '.[dev,docs]'
+	@$(BIN)/python -m pip check >/dev/null || { echo "Some packages of .venv do not fit together: $$($(BIN)/python -m pip check)" >&2; exit 1; }
+	@touch $@
+
+venv: .venv/.installed  ## make .venv with the tested versions
+
+demo: .venv/.installed  ## all algorithms on embedded games, on one budget of preference queries
+	@$(BIN)/nlhf compare --config $(QUICKSTART)
+
+lint: .venv/.installed  ## style, types, layers and the documentation's links
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@$(BIN)/mkdocs build --strict --quiet
+
+test: lint  ## every check, then the default tests
+	@$(BIN)/pytest
+
+nightly: lint  ## every check, then all tests, the slow and the nightly ones among them (hours)
+	@$(BIN)/pytest -m ''
+
+bench: .venv/.installed  ## the benchmarks, each a ratio of two things measured in one run
+	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: .venv/.installed  ## the documentation, into site/
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
+clean:  ## remove what was built, but neither .venv nor runs/
+	@rm -rf site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+r"""The outer loop of MPO (arXiv 2410.16714) and COMAL (arXiv 2410.23223).
+
+Any algorithm of the regularised game runs inside, with the player `magnet` in place of the reference; every M rounds
+
+    magnet <- policy
+
+so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an equilibrium of the
+*unregularised* game. The game's reference stays what it was: metrics of the regularised game are still about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from nlhf_zoo.algorithms.base import Players, PolicyOptimizer
+from nlhf_zoo.algorithms.checks import at_least_one
+from nlhf_zoo.records import Batch, ProximalStep
+
+
+class MovingMagnet(PolicyOptimizer):
+    """MPO / COMAL: an algorithm whose reference is a magnet that follows the policy.
+
+    Args:
+        inner: the algorithm inside.
+        every: rounds between two moves of the magnet.
+    """
+
+    paper: ClassVar[str] = "arXiv:2410.23223"
+    last_iterate = False  # of the regularised game; it solves the unregularised one
+
+    def __init__(self, inner: PolicyOptimizer, every: int = 400) -> None:
+        self.inner = inner
+        self.every = at_least_one(every, "every")
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether the algorithm inside has one."""
+        return self.inner.closed_form
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the algorithm inside is scheduled."""
+        return self.inner.scheduled
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """Those of the algorithm inside, and the magnet."""
+        return (*self.inner.players, "magnet")
+
+    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+        """The plan inside, with `magnet` for `reference`; its schedule starts anew with each magnet."""
+        return [
+            replace(
+                step,
+                centre=_with_magnet(step.centre),
+                payoff=tuple((a, _with_magnet(o)) for a, o in step.payoff),
+                sampler=_with_magnet(step.sampler),
+                reference="magnet",
+            )
+            for step in self.inner.steps(beta, round % self.every)
+        ]
+
+    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
+        """The loss of the algorithm inside."""
+        return self.inner.loss(step, batch)
+
+    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
+        """As the algorithm inside."""
+        return self.inner.queries(num_responses, num_opponents, enumerated)
+
+    def end_round(self, players: Players, round: int) -> None:
+        """The algorithm's own moves, then the magnet's, every M rounds."""
+        self.inner.end_round(players, round)
+        if (round + 1) % self.every == 0:
+            players.copy_("policy", "magnet")
+
+
+def _with_magnet(mixture: Mapping[str, float]) -> dict[str, float]:
+    return {"magnet" if player == "reference" else player: weight for player, weight in mixture.items()}

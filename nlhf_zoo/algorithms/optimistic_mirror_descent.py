@@ -1,0 +1,71 @@
+r"""Optimistic mirror descent on the regularised game, after arXiv 2502.16852 (ONPO) and arXiv 2512.24818.
+
+    log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (2 P pi_t - P pi_{t-1}) + const
+
+The product of the last round is remembered, so a round costs one query; that extrapolation stands in for the half
+step of the extragradient. With eta beta = 0 it is the optimistic multiplicative weights of 2512.24818.
+
+Paper -> here: pi_t -> anchor, pi_{t-1} -> previous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from nlhf_zoo.algorithms.base import Players, PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.checks import positive
+from nlhf_zoo.algorithms.surrogates import proximal_regression
+from nlhf_zoo.records import Batch, ProximalStep
+
+
+class OptimisticMirrorDescent(PolicyOptimizer):
+    """Optimistic mirror descent: one query a round, extrapolated from the last.
+
+    Args:
+        eta: step size.
+        regularised: whether the step is drawn to the reference, as the game is; without, it is optimistic
+            multiplicative weights, for the unregularised game.
+        surrogate: loss of the proximal step.
+    """
+
+    paper: ClassVar[str] = "arXiv:2502.16852"
+    players = ("anchor", "previous")
+
+    def __init__(
+        self, eta: float = 0.1, regularised: bool = True, surrogate: Surrogate = proximal_regression
+    ) -> None:
+        self.eta = positive(eta, "eta")
+        self.regularised = regularised
+        self.surrogate = surrogate
+
+    @property
+    def last_iterate(self) -> bool:
+        """To the regularised equilibrium only if the step is regularised."""
+        return self.regularised
+
+    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+        """One step from the anchor against 2 anchor - previous."""
+        weight = self.eta * beta if self.regularised else 0.0
+        return [
+            ProximalStep(
+                centre={"anchor": 1 - weight, "reference": weight} if weight else {"anchor": 1.0},
+                payoff=((2.0, {"anchor": 1.0}), (-1.0, {"previous": 1.0})),
+                step_size=self.eta,
+            )
+        ]
+
+    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
+        """(D log pi - D log c - s D q)^2."""
+        return self.surrogate(step, batch)
+
+    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
+        """One product a round when enumerated: the other is remembered."""
+        return 1 if enumerated else super().queries(num_responses, num_opponents, enumerated)
+
+    def end_round(self, players: Players, round: int) -> None:
+        """Both copies move one round on."""
+        players.copy_("anchor", "previous")
+        players.copy_("policy", "anchor")

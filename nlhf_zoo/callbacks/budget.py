@@ -1,0 +1,46 @@
+"""The end of a run: so many rounds, or so many preference queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.online_game import OnlineGame
+
+
+class Budget(L.Callback):
+    """Stop before a round that would exceed the budget.
+
+    Args:
+        rounds: rounds of the game.
+        queries: preference queries for each prompt, as algorithms are compared by.
+    """
+
+    def __init__(self, rounds: int | None = None, queries: int | None = None) -> None:
+        for name, value in (("rounds", rounds), ("queries", queries)):
+            if value is not None and value < 0:
+                raise UserError(f"a budget of {name} must be at least 0, but it is {value}")
+        self.rounds = rounds
+        self.queries = queries
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the game."""
+        if isinstance(pl_module, OnlineGame):
+            pl_module.set_budget(self.rounds, self.queries)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that was finished when it was resumed plays no more."""
+        self._stop_if_finished(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop when the budget is spent."""
+        self._stop_if_finished(trainer, pl_module)
+
+    @staticmethod
+    def _stop_if_finished(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if isinstance(pl_module, OnlineGame) and pl_module.finished:
+            trainer.should_stop = True

@@ -1,0 +1,211 @@
+"""Exact metrics of every round of a tabular game."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from nlhf_zoo.callbacks.history import History
+from nlhf_zoo.closed_form import Trajectory
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
+
+# Metric -> tag in TensorBoard.
+TAGS = {
+    "exploitability": "game/exploitability",
+    "exploitability_unregularised": "game/exploitability_unregularised",
+    "kl_to_nash": "game/kl_to_nash",
+    "span": "game/span",
+    "kl_to_reference": "game/kl_to_reference",
+    "win_rate_vs_reference": "win_rate/vs_reference",
+}
+
+
+class ExactMetrics(L.Callback):
+    """Exploitability, KL to the equilibrium, span and win rate of every round, exactly.
+
+    Every round goes to the file `history.bin` of the run's folder (`read_history` reads it); TensorBoard gets a
+    thinned curve, mean and maximum over the prompts, against rounds (`game/...`) and against queries (`by_query/...`).
+
+    Args:
+        every: rounds between two that are measured.
+        nash: whether to solve for the equilibrium, which KL to it and span need; at many thousand actions it takes long.
+    """
+
+    def __init__(self, every: int = 1, nash: bool = True) -> None:
+        if every < 1:
+            raise UserError(f"ExactMetrics measures every so many rounds, at least 1, not {every}")
+        self.every = every
+        self.nash = nash
+        self.latest: dict[str, float] = {}
+        self._rows = 0
+        self._measured = -1  # the last round that was measured
+        self._history: History | None = None
+        self._game: PreparedGame | None = None
+        self._certificate = float("nan")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Solve the game."""
+        self._prepare(_game(pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the history where it stood, and measure the start."""
+        game = _game(pl_module)
+        if trainer.is_global_zero and trainer.log_dir is not None and not trainer.fast_dev_run:
+            names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
+            self._history = History(Path(trainer.log_dir), names, len(game.log_policy()))
+            self._history.cut(self._rows)
+        if self._rows == 0:
+            queries = torch.tensor([game.progress.queries_per_prompt])
+            self._measure(trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None]))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the rounds that were finished."""
+        game = _game(pl_module)
+        if game.trajectory is not None:
+            self._measure(trainer, game, self._thin(game.trajectory))
+        elif game.progress.round > self._measured and game.progress.round % self.every == 0 and _between_rounds(game):
+            queries = torch.tensor([game.progress.queries_per_prompt])
+            self._measure(trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None]))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the last figures beside the hyper-parameters."""
+        for logger in trainer.loggers:
+            logger.log_metrics({f"hp/{name}": value for name, value in self.latest.items()}, pl_module.global_step)
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Keep what was measured."""
+        self._close()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the metrics of the policy as it is."""
+        self._evaluate(pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the metrics of the policy as it is."""
+        self._evaluate(pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The rows that a checkpoint counts must be in the file before it."""
+        if self._history is not None:
+            self._history.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the history stands."""
+        return {"rows": self._rows, "measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._rows = state_dict["rows"]
+        self._measured = state_dict["measured"]
+
+    def _prepare(self, game: OnlineGame) -> PreparedGame:
+        if self._game is None:
+            if game.oracle.table is None:
+                raise UserError(
+                    f"ExactMetrics needs an oracle that holds its table, and {type(game.oracle).__name__} does not: "
+                    "leave it out of trainer.callbacks"
+                )
+            table = game.oracle.table.double()
+            log_reference = game.log_policy("reference").double()
+            solution: Solution | None = None
+            if self.nash:
+                solution = regularised_nash(table, log_reference, game.beta, progress=True)
+                self._certificate = float(solution.exploitability.max())
+            self._game = prepare_game(table, log_reference, game.beta, solution and solution.log_policy)
+        return self._game
+
+    def _thin(self, trajectory: Trajectory) -> Trajectory:
+        if self.every == 1:
+            return trajectory
+        skip = -trajectory.first_round % self.every
+        return Trajectory(
+            trajectory.first_round + skip,
+            trajectory.queries[skip :: self.every],
+            trajectory.log_policy[skip :: self.every],
+        )
+
+    def _measure(self, trainer: L.Trainer, game: OnlineGame, trajectory: Trajectory) -> None:
+        if not len(trajectory.queries):
+            return
+        measured = self._prepare(game).measure(trajectory.log_policy)
+        metrics = {name: measured[name] for name in TAGS if name in measured}
+        rounds = [trajectory.first_round + i * self.every for i in range(len(trajectory.queries))]
+        self._measured = rounds[-1]
+        self._rows += len(rounds)
+        if self._history is not None:
+            arrays = {name: value.cpu().numpy() for name, value in metrics.items()}
+            self._history.append(torch.tensor(rounds).double().numpy(), trajectory.queries.double().numpy(), arrays)
+        self._log(trainer, game, rounds, trajectory.queries, metrics)
+
+    def _log(
+        self, trainer: L.Trainer, game: OnlineGame, rounds: list[int], queries: Tensor, metrics: dict[str, Tensor]
+    ) -> None:
+        statistics = {}
+        for name, value in metrics.items():
+            statistics[TAGS[name]] = value.mean(1)
+            statistics[TAGS[name] + "_max"] = value.amax(1)
+        statistics["game/duality_gap"] = 2 * statistics["game/exploitability"]
+        table = torch.stack(list(statistics.values()), 1)
+        last = dict(zip(statistics, table[-1].tolist(), strict=True))
+        self.latest = {"exploitability": last["game/exploitability"], "exploitability_max": last["game/exploitability_max"]}
+        last["game/nash_exploitability"] = self._certificate
+        # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
+        if trainer.training:
+            shown = last.pop("game/exploitability")
+            game.log("game/exploitability", shown, prog_bar=True, logger=False, rank_zero_only=True)
+            game.log_dict(last, logger=False, rank_zero_only=True)
+        if not trainer.is_global_zero or not trainer.loggers:
+            return
+        for i, number in enumerate(rounds):
+            if is_logged(number, self.every) or number == game.max_rounds:
+                row = dict(zip(statistics, table[i].tolist(), strict=True))
+                row["oracle/queries_per_prompt"] = float(queries[i])
+                by_query = {"by_query/" + tag.split("/", 1)[1]: v for tag, v in row.items() if not tag.startswith("oracle")}
+                for logger in trainer.loggers:
+                    logger.log_metrics(row, number)
+                    logger.log_metrics(by_query, int(queries[i]))
+        for logger in trainer.loggers:
+            totals = {
+                "oracle/queries": float(game.progress.queries),
+                "oracle/invalid": float(game.progress.invalid),
+                "game/nash_exploitability": self._certificate,
+            }
+            logger.log_metrics(totals, rounds[-1])
+
+    def _evaluate(self, pl_module: L.LightningModule) -> None:
+        game = _game(pl_module)
+        measured = self._prepare(game).measure(game.log_policy()[None])
+        figures = {TAGS[name]: value.mean() for name, value in measured.items() if name != "win_rate_vs_reference"}
+        figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
+        game.log_dict({**figures, "game/nash_exploitability": self._certificate})
+
+    def _close(self) -> None:
+        if self._history is not None:
+            self._history.flush()
+            self._history.close()
+            self._history = None
+
+
+def is_logged(number: int, every: int = 1) -> bool:
+    """Whether TensorBoard gets this round: two significant digits, so about 90 rounds a decade."""
+    number //= every
+    return number < 100 or number % 10 ** (len(str(number)) - 2) == 0
+
+
+def _between_rounds(game: OnlineGame) -> bool:
+    return game.progress.step == game.progress.gradient_step == 0
+
+
+def _game(module: L.LightningModule) -> OnlineGame:
+    if not isinstance(module, OnlineGame):
+        raise UserError(f"this callback reads an OnlineGame, and the model is a {type(module).__name__}")
+    return module

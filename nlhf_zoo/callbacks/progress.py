@@ -1,0 +1,62 @@
+"""A progress bar over rounds or queries, where Lightning would count batches of an endless stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from nlhf_zoo.online_game import OnlineGame
+
+
+class GameProgressBar(ProgressBar):
+    """Rounds played of those in the budget, and the last figures; on standard error, for runs of over a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls this in all processes but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show it again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar."""
+        if not self._enabled or not isinstance(pl_module, OnlineGame):
+            return
+        total = pl_module.max_rounds
+        if pl_module.max_queries is not None:
+            total = min(total or pl_module.max_queries, pl_module.max_queries // pl_module.queries_per_round())
+        name = type(pl_module.algorithm).__name__
+        self._bar = tqdm(total=total, initial=pl_module.progress.round, desc=name, unit=" rounds", delay=1)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self._bar is None or not isinstance(pl_module, OnlineGame):
+            return
+        figures = self.get_metrics(trainer, pl_module)
+        figures.pop("v_num", None)
+        self._bar.set_postfix({k.split("/")[-1]: v for k, v in figures.items()}, refresh=False)
+        self._bar.update(pl_module.progress.round - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

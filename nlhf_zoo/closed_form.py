@@ -1,0 +1,219 @@
+r"""Rounds of an algorithm played exactly on a table, many at a time.
+
+A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N], and since
+P(y > y') = 1 - P(y' > y) the product is a row times the table, (P o)(y) = 1 - (o P)(y): one fused
+``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.records import Mixture, ProximalStep
+
+_NORMALISE_EVERY = 256  # rounds; constants that steps leave in the logits must not grow until they cost digits
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """The policy after each of R rounds in succession.
+
+    Args:
+        first_round: number of rounds played when the first row was reached (0 is the start).
+        queries: preference queries for each prompt so far, int [R].
+        log_policy: log-probabilities of all actions, up to a constant [R, C, N].
+    """
+
+    first_round: int
+    queries: Tensor
+    log_policy: Tensor
+
+
+@dataclass(slots=True)
+class _Players:
+    """Named log-policies [C, 1, N]; tensors are never written in place, so a copy is a reference."""
+
+    log_policy: dict[str, Tensor]
+
+    def copy_(self, source: str, target: str) -> None:
+        self.log_policy[target] = self.log_policy[source]
+
+    def lerp_(self, source: str, target: str, weight: float) -> None:
+        if weight == 1:
+            self.copy_(source, target)
+        else:
+            self.log_policy[target] = torch.lerp(self.log_policy[target], self.log_policy[source], weight)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """One round's steps, with what they share worked out once."""
+
+    steps: Sequence[ProximalStep]
+    same_centre: list[bool] = field(default_factory=list)  # as the step before, and no player of it has moved
+
+    def __post_init__(self) -> None:
+        self.same_centre = [
+            i > 0 and step.centre == self.steps[i - 1].centre and self.steps[i - 1].writes not in step.centre
+            for i, step in enumerate(self.steps)
+        ]
+
+
+class ClosedFormRounds:
+    """An algorithm on C games of N actions, step by step in closed form.
+
+    Args:
+        algorithm: one that has a closed form.
+        beta: temperature of the game.
+        table: P(y > y') [C, N, N], antisymmetric about 1/2.
+        log_reference: log mu [C, N]; -inf for actions that do not exist.
+        logits: every player's log-policy but the reference's, up to a constant [C, N] each.
+        products: products that were asked for and are remembered, by the player they belong to [C, N] each.
+        from_start: whether no round has been played, so that equal players are copies of one policy.
+
+    Raises:
+        ValueError: the algorithm has no closed form.
+    """
+
+    def __init__(
+        self,
+        algorithm: PolicyOptimizer,
+        beta: float,
+        table: Tensor,
+        log_reference: Tensor,
+        logits: Mapping[str, Tensor],
+        products: Mapping[str, Tensor] | None = None,
+        from_start: bool = True,
+    ) -> None:
+        if not algorithm.closed_form:
+            raise ValueError(f"{type(algorithm).__name__} has no closed form: realise it by gradient steps")
+        self.algorithm = algorithm
+        self.beta = beta
+        self.table = table
+        absent = log_reference == -torch.inf
+        # Logits of absent actions stay finite; a mask takes them out of every softmax.
+        self._mask = torch.zeros_like(log_reference).masked_fill(absent, -torch.inf)[:, None] if absent.any() else None
+        self._reference = log_reference.masked_fill(absent, 0.0)[:, None]
+        self._weighted: dict[float, Tensor] = {}
+        players: dict[str, Tensor] = {}
+        for name, tensor in logits.items():
+            row = tensor.detach().masked_fill(absent, 0.0)[:, None].clone()
+            # Copies of one policy are one tensor, so that their product is asked for once.
+            copies = (other for other in players.values() if from_start and torch.equal(other, row))
+            players[name] = next(copies, row)
+        self.players = _Players(players)
+        self._remembered = [(players[name], p[:, None]) for name, p in (products or {}).items()]
+        self._plan: _Plan | None = None
+
+    def run(self, first_round: int, rounds: int) -> Trajectory:
+        """Play rounds on.
+
+        Args:
+            first_round: rounds played so far.
+            rounds: how many to play.
+
+        Returns:
+            the policy after each round, with the queries of *these* rounds (not of those before).
+        """
+        players = self.players.log_policy
+        trajectory = self.table.new_empty(rounds, *self._reference.shape)
+        rows = trajectory.unbind(0)
+        queries = torch.empty(rounds, dtype=torch.long)
+        asked = 0
+        constant = None if self.algorithm.scheduled else _Plan(self.algorithm.steps(self.beta, first_round))
+        with torch.no_grad():
+            for i in range(rounds):
+                number = first_round + i
+                plan = constant or _Plan(self.algorithm.steps(self.beta, number))
+                asked += self._round(plan, rows[i])
+                if (number + 1) % _NORMALISE_EVERY == 0:
+                    self._normalise(rows[i])
+                self.algorithm.end_round(self.players, number)
+                queries[i] = asked
+        # The players must not be views of a trajectory that is handed out.
+        shared = {id(t): t.clone() for t in players.values()}
+        self._remembered = [(shared[id(t)], p) for t, p in self._remembered if id(t) in shared]
+        self.players.log_policy = {name: shared[id(t)] for name, t in players.items()}
+        log_policy = trajectory if self._mask is None else trajectory + self._mask
+        return Trajectory(first_round + 1, queries, log_policy[:, :, 0])
+
+    def products(self) -> dict[str, Tensor]:
+        """The remembered products, by a player that they belong to [C, N] each."""
+        return {
+            next(name for name, t in self.players.log_policy.items() if t is owner): product[:, 0]
+            for owner, product in self._remembered
+        }
+
+    def logits(self) -> dict[str, Tensor]:
+        """Every player's log-policy but the reference's, up to a constant [C, N] each."""
+        return {name: tensor[:, 0] for name, tensor in self.players.log_policy.items()}
+
+    def _round(self, plan: _Plan, row: Tensor) -> int:
+        """One round; the policy is written into ``row`` if a single product makes it. Returns the queries."""
+        players = self.players.log_policy
+        asked = 0
+        centre = row
+        for step, same_centre in zip(plan.steps, plan.same_centre, strict=True):
+            if not same_centre:
+                centre = self._combine(step.centre)
+            out = row if step.writes == "policy" else None
+            if len(step.payoff) == 1:
+                coefficient, mixture = step.payoff[0]
+                opponent = self._probability(centre if mixture == step.centre else self._combine(mixture))
+                new = torch.baddbmm(centre, opponent, self.table, alpha=-step.step_size * coefficient, out=out)
+                asked += 1
+            else:
+                new = centre
+                for coefficient, mixture in step.payoff:
+                    product, fresh = self._product(mixture)
+                    asked += fresh
+                    new = torch.add(new, product, alpha=step.step_size * coefficient)
+                if out is not None:
+                    new = out.copy_(new)
+            players[step.writes] = new
+        return asked
+
+    def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
+        """P o up to a constant [C, 1, N], and whether it had to be asked for."""
+        owner = self._combine(mixture)
+        for tensor, product in self._remembered:
+            if tensor is owner:
+                return product, False
+        product = torch.bmm(self._probability(owner), self.table).neg_()
+        alive = {id(t) for t in self.players.log_policy.values()}
+        self._remembered = [(t, p) for t, p in self._remembered if id(t) in alive]
+        if id(owner) in alive:
+            self._remembered.append((owner, product))
+        return product, True
+
+    def _probability(self, log_policy: Tensor) -> Tensor:
+        return torch.softmax(log_policy if self._mask is None else log_policy + self._mask, -1)
+
+    def _combine(self, mixture: Mixture) -> Tensor:
+        """sum_i w_i log pi_i [C, 1, N], up to a constant."""
+        fixed = mixture.get("reference", 0.0)
+        total = self._fixed(fixed) if fixed else None
+        for player, weight in mixture.items():
+            if player == "reference" or not weight:
+                continue
+            log_policy = self.players.log_policy[player]
+            if total is not None:
+                total = torch.add(total, log_policy, alpha=weight)
+            else:
+                total = log_policy if weight == 1 else weight * log_policy
+        return self._reference if total is None else total
+
+    def _fixed(self, weight: float) -> Tensor:
+        """The reference's part of a mixture; the same in every round, so it is kept."""
+        if weight not in self._weighted:
+            self._weighted = {weight: weight * self._reference}
+        return self._weighted[weight]
+
+    @staticmethod
+    def _normalise(row: Tensor) -> None:
+        row.sub_(row.logsumexp(-1, keepdim=True))

@@ -1,0 +1,141 @@
+"""Prompts of a table for the Trainer: an endless stream that resumes where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.records import Prompts
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """Batches of prompt numbers without end, one pass over all prompts after another.
+
+    It holds no state: pass number and place within it follow from how many batches were consumed, so a
+    resumed run sees the batches that the other would have seen, and prefetching does no harm.
+
+    Args:
+        num_prompts: prompts there are.
+        batch_size: prompts of a batch of one process.
+        consumed: says how many batches this process has trained on; asked when iteration begins.
+        shuffle: a new order for each pass, the same in all processes.
+        seed: of these orders.
+        rank: number of this process.
+        world_size: number of processes; together they see each prompt once a pass.
+    """
+
+    def __init__(
+        self,
+        num_prompts: int,
+        batch_size: int,
+        consumed: Callable[[], int],
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_prompts = num_prompts
+        self.batch_size = batch_size
+        self.consumed = consumed
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches from where training stands."""
+        batch = self.consumed()
+        order_of: tuple[int, list[int]] = (-1, [])
+        while True:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            chosen = []
+            for place in range(first, first + self.batch_size):
+                number, index = divmod(place, self.num_prompts)
+                if order_of[0] != number:
+                    order_of = (number, self._order(number))
+                chosen.append(order_of[1][index])
+            yield chosen
+            batch += 1
+
+    def _order(self, number: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.num_prompts))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return [int(i) for i in torch.randperm(self.num_prompts, generator=generator)]
+
+
+class TablePrompts(L.LightningDataModule):
+    """The prompts (contexts, independent games) of the game's oracle.
+
+    Args:
+        batch_size: prompts of a training step in one process; null takes all, shared among the processes.
+        shuffle: draw a new order for each pass.
+        seed: of these orders.
+    """
+
+    def __init__(self, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"data.batch_size must be at least 1, but it is {batch_size}")
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader[Prompts]:
+        """The endless stream."""
+        trainer, total = self._trainer_and_total()
+        size = self.batch_size
+        if size is None:
+            if total % trainer.world_size:
+                raise UserError(
+                    f"{total} prompts cannot be shared evenly among {trainer.world_size} processes: set data.batch_size"
+                )
+            size = total // trainer.world_size
+        if size > total:
+            raise UserError(f"data.batch_size is {size}, but the game has {total} prompts only")
+        game = trainer.lightning_module
+        batches = EndlessBatches(
+            total,
+            size,
+            lambda: int(game.progress.batches),  # type: ignore[union-attr, arg-type]  # OnlineGame's
+            self.shuffle,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return self._loader(total, batches)
+
+    def val_dataloader(self) -> DataLoader[Prompts]:
+        """Every prompt once."""
+        _, total = self._trainer_and_total()
+        size = self.batch_size or total
+        return self._loader(total, [list(range(i, min(i + size, total))) for i in range(0, total, size)])
+
+    test_dataloader = val_dataloader
+    predict_dataloader = val_dataloader
+
+    def _trainer_and_total(self) -> tuple[L.Trainer, int]:
+        trainer = self.trainer
+        assert trainer is not None
+        support = trainer.lightning_module.oracle.support  # type: ignore[union-attr]  # OnlineGame's
+        if support is None:
+            raise UserError("TablePrompts needs an oracle over a table")
+        return trainer, len(support)
+
+    @staticmethod
+    def _loader(total: int, batches: Sampler[list[int]] | list[list[int]]) -> DataLoader[Prompts]:
+        # With a generator of its own, making the loader's iterator does not draw from the global random state.
+        return DataLoader(
+            range(total),  # type: ignore[arg-type]  # a range is a map-style data set
+            batch_sampler=batches,
+            collate_fn=_collate,
+            generator=torch.Generator(),
+        )
+
+
+def _collate(ids: list[int]) -> Prompts:
+    return Prompts(torch.tensor(ids))

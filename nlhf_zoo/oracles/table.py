@@ -1,0 +1,120 @@
+"""What every oracle over a table of preferences has in common."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.records import Comparison, Prompts, Responses
+
+# Precision in which an oracle holds and answers; float32 halves the memory of large games.
+Precision = Literal["float32", "float64"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TableOracle(PreferenceOracle):
+    """P(y > y') looked up in [C, N, N]: C prompts (or independent games), N actions.
+
+    Enumerated responses are the actions 0 to N - 1 in order; the weights of absent ones must be 0.
+
+    Args:
+        preference: P(y > y') [C, N, N], antisymmetric about 1/2.
+        support: which actions each prompt has, bool [C, N]; None for all.
+        names: names of the actions of each prompt, C lists.
+    """
+
+    tolerance = 1e-6  # rounding of float32; a float64 table is exact
+
+    preference: Tensor
+    _support: Tensor
+    _all_ids: Tensor
+
+    def __init__(
+        self,
+        preference: Tensor,
+        support: Tensor | None = None,
+        names: list[list[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        num_prompts, num_actions, _ = preference.shape
+        if support is None:
+            support = torch.ones(num_prompts, num_actions, dtype=torch.bool)
+        # The game is remade from its arguments: a checkpoint need not carry it.
+        self.register_buffer("preference", preference.contiguous(), persistent=False)
+        self.register_buffer("_support", support, persistent=False)
+        self.register_buffer("_all_ids", torch.arange(num_prompts), persistent=False)
+        self._names = names
+
+    @property
+    def num_prompts(self) -> int:
+        """The number of prompts, C."""
+        return self.preference.shape[0]
+
+    @property
+    def num_actions(self) -> int:
+        """The largest number of actions of a prompt, N."""
+        return self.preference.shape[1]
+
+    @property
+    def support(self) -> Tensor:
+        """Which actions each prompt has, bool [C, N]."""
+        return self._support
+
+    @property
+    def names(self) -> list[list[str]] | None:
+        """Names of the actions of each prompt, C lists; None where they have none."""
+        return self._names
+
+    @property
+    def table(self) -> Tensor:
+        """The whole preference [C, N, N]."""
+        return self.preference
+
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        """Look the pairs up; all pairs of all prompts are the table itself, not a copy.
+
+        Returns:
+            preference and validity [B, K, L], all valid.
+        """
+        for responses in (first, second):
+            if responses.enumerated and responses.num != self.num_actions:
+                raise ValueError(
+                    f"{responses.num} responses are enumerated, of {self.num_actions} actions"
+                )
+        if first.enumerated and second.enumerated:
+            preference = self._rows(prompts)
+        else:
+            rows, columns = first.actions[:, :, None], second.actions[:, None, :]
+            preference = self.preference[prompts.ids[:, None, None], rows, columns]
+        return Comparison(preference, all_valid(preference))
+
+    def expected(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> tuple[Tensor, Tensor]:
+        """The product (P o)(y_k) [B, K] as a matrix-vector product, never as [B, K, L] products.
+
+        Returns:
+            the product [B, K] and its validity, all valid.
+        """
+        if first.enumerated or not second.enumerated:
+            rows = self(prompts, first, second).preference
+        else:
+            rows = self.preference[prompts.ids[:, None], first.actions]
+        weight = second.weight.to(rows.dtype)
+        # A row vector times the transpose: bmm has a fast path for it, and not for a column vector.
+        product = torch.bmm(weight[:, None, :], rows.mT)[:, 0]
+        return product, all_valid(product)
+
+    def _rows(self, prompts: Prompts) -> Tensor:
+        """The games of these prompts [B, N, N]; the table itself where these are all, in order."""
+        if len(prompts) == self.num_prompts and torch.equal(prompts.ids, self._all_ids):
+            return self.preference
+        return self.preference[prompts.ids]
+
+
+def all_valid(answers: Tensor) -> Tensor:
+    """True for each answer, at the cost of one."""
+    return torch.ones((), dtype=torch.bool, device=answers.device).expand(answers.shape)

@@ -1,0 +1,103 @@
+"""Which responses enter a step: all of them, or K samples of each player."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
+
+
+class Rollout(ABC):
+    """How responses are had of a policy."""
+
+    enumerated: bool
+    num_responses: int = 0
+    num_opponents: int = 0
+
+    @abstractmethod
+    def responses(
+        self, policy: Policy, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+    ) -> Responses:
+        """Responses of a mixture of players, with their weights."""
+
+    def play(
+        self, step: ProximalStep, policy: Policy, prompts: Prompts, generator: torch.Generator
+    ) -> tuple[Responses, list[Responses]]:
+        """The scored responses of a step and those of each opponent; in self-play these are the same object."""
+        scored = self.responses(policy, step.sampler, prompts, self.num_responses, step.scored, generator)
+        if step.self_play:
+            return scored, [scored]
+        return scored, [
+            self.responses(policy, opponent, prompts, self.num_opponents, step.opponent, generator)
+            for _, opponent in step.payoff
+        ]
+
+
+class Enumerate(Rollout):
+    """All responses, weighted by their probabilities: expectations are exact."""
+
+    enumerated = True
+
+    def responses(
+        self,
+        policy: Policy,
+        who: Mixture,
+        prompts: Prompts,
+        num: int = 0,
+        decoding: Decoding = PLAIN,
+        generator: torch.Generator | None = None,
+    ) -> Responses:
+        """All responses there are.
+
+        Raises:
+            ValueError: the policy cannot list its responses.
+        """
+        responses = policy.enumerate(prompts)
+        if responses is None:
+            raise ValueError(f"{type(policy).__name__} cannot list all its responses: choose the rollout Sample")
+        with torch.no_grad():
+            weight = policy.log_prob(who, prompts, responses, decoding).exp()
+        return Responses(responses.tokens, responses.mask, weight, True, responses.text, responses.version)
+
+
+class Sample(Rollout):
+    """Independent samples: expectations are estimated, without bias.
+
+    Args:
+        num_responses: scored responses a prompt, K; at least 2 for losses on pairs.
+        num_opponents: responses of each opponent a prompt, L; not used in self-play.
+    """
+
+    enumerated = False
+
+    def __init__(self, num_responses: int = 4, num_opponents: int = 1) -> None:
+        if num_responses < 1 or num_opponents < 1:
+            raise ValueError(
+                f"num_responses and num_opponents must be at least 1, but they are {num_responses} and {num_opponents}"
+            )
+        self.num_responses = num_responses
+        self.num_opponents = num_opponents
+
+    def responses(
+        self, policy: Policy, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+    ) -> Responses:
+        """Draw them."""
+        return policy.sample(who, prompts, num, decoding, generator)
+
+
+def random_stream(seed: int, rank: int, step: int, device: torch.device) -> torch.Generator:
+    """The random stream of one training step of one process.
+
+    It depends on nothing but its arguments, so that a resumed run draws what the other would have drawn, and no
+    two processes or steps draw the same (splitmix64 of the three).
+    """
+    state = 0
+    for part in (seed, rank, step):
+        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return torch.Generator(device).manual_seed(state % 2**63)
