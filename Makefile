@@ -30,6 +30,7 @@ venv: .venv/.installed  ## make .venv with the tested versions
 
 demo: .venv/.installed  ## all algorithms on embedded games, on one budget of preference queries
 	@$(BIN)/nlhf compare --config $(QUICKSTART)
+	@echo "The curves in TensorBoard: $(BIN)/tensorboard --logdir runs"
 
 lint: .venv/.installed  ## style, types, layers and the documentation's links
 	@$(BIN)/ruff check --quiet

@@ -20,7 +20,7 @@ def _block(match: re.Match[str]) -> str:
 class Equations(griffe.Extension):
     """Rewrites each docstring before it is rendered."""
 
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ANN401  # griffe's own signature
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for each module, class, function and attribute."""
         if obj.docstring:
             obj.docstring.value = MATH.sub(_block, obj.docstring.value)

@@ -16,7 +16,7 @@ from torch import Tensor
 Mixture = Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
 class Decoding:
     """How responses are drawn from a policy's distribution.
 

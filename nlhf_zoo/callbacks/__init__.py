@@ -1,9 +1,10 @@
 """Callbacks: they read the game, and change it only through methods that it offers."""
 
 from nlhf_zoo.callbacks.budget import Budget
+from nlhf_zoo.callbacks.checkpoint import GameCheckpoint
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.resume_state import ResumeState
 
-__all__ = ["Budget", "ExactMetrics", "GameProgressBar", "History", "ResumeState", "read_history"]
+__all__ = ["Budget", "ExactMetrics", "GameCheckpoint", "GameProgressBar", "History", "ResumeState", "read_history"]

@@ -11,6 +11,7 @@ from nlhf_zoo.solvers.game import (
     prepare_game,
     span,
     trajectory_metrics,
+    win_rate,
     win_rates,
 )
 from nlhf_zoo.solvers.linear import unregularised_nash
@@ -37,5 +38,6 @@ __all__ = [
     "span",
     "trajectory_metrics",
     "unregularised_nash",
+    "win_rate",
     "win_rates",
 ]

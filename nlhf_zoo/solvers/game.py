@@ -1,12 +1,12 @@
-r"""The preference game on a table: products, best responses, and how far a policy is from the equilibrium.
+r"""The preference game on a table: products, best responses, distance from the equilibrium.
 
 Letters: N actions, C games, R rounds; "..." any batch shape. All functions compute in float64, take
-log-policies that need not be normalised, and may meet actions that do not exist: there the reference is
--inf. Only the antisymmetric part of a preference enters the game, so a table is read as
-:math:`P = 1/2 + A` with :math:`A = (P - P^T) / 2`, and :math:`\pi^T A \pi = 0` holds exactly.
+log-policies that need not be normalised, and may meet actions that do not exist: there the
+reference is -inf. Only the antisymmetric part of a preference enters the game, so a table is read
+as :math:`P = 1/2 + A` with :math:`A = (P - P^T) / 2`, and :math:`\pi^T A \pi = 0` holds exactly.
 
-**The factor, once:** exploitability is :math:`e(\pi) = \max_{\pi'} V(\pi', \pi) - 1/2`; the duality gap
-is exactly :math:`2 e(\pi)`.
+**The factor, once:** exploitability is :math:`e(\pi) = \max_{\pi'} V(\pi', \pi) - 1/2`; the duality
+gap is exactly :math:`2 e(\pi)`.
 
 **Exact near the solution.** The textbook form
 
@@ -28,9 +28,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FLOOR = -1e300  # stands for log 0: then 0 * log 0 = 0, its exp is 0, and two absent actions differ by 0
+FLOOR = (
+    -1e300
+)  # stands for log 0: then 0 * log 0 = 0, its exp is 0, and two absent actions differ by 0
 _ABSENT = 1e200  # logs that differ by more: exactly one of the two is of an absent action
-_CHUNK = 1 << 16  # elements of log-policies measured at once: what stays in a core's cache
+_CHUNK = 1 << 17  # elements of log-policies measured at once: what stays in a core's cache
 _FAR = 600.0  # beyond it exp(-u) could overflow, and is formed together with its probability
 
 
@@ -47,6 +49,22 @@ def win_rates(P: Tensor, log_policy: Tensor) -> Tensor:
     return 0.5 + product(antisymmetric(P), normalise(log_policy).exp())
 
 
+def win_rate(P: Tensor, log_policy: Tensor, log_opponent: Tensor) -> Tensor:
+    """P(pi > pi'), the probability that a response of ``log_policy`` is preferred.
+
+    Args:
+        P: preference [..., N, N].
+        log_policy: log pi [..., N].
+        log_opponent: log pi' [..., N].
+
+    Returns:
+        win rate [...].
+    """
+    return 0.5 + (
+        normalise(log_policy).exp() * product(antisymmetric(P), normalise(log_opponent).exp())
+    ).sum(-1)
+
+
 def exploitability(P: Tensor, log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:
     """How much a best response gains, e(pi) = max_pi' V(pi', pi) - 1/2, in the game at ``beta``.
 
@@ -54,12 +72,13 @@ def exploitability(P: Tensor, log_policy: Tensor, log_reference: Tensor, beta: f
         P: preference [..., N, N].
         log_policy: log pi [..., N].
         log_reference: log mu [..., N], -inf where an action does not exist.
-        beta: temperature; 0 is the unregularised game, max_y (P pi)(y) - 1/2 over the existing actions.
+        beta: temperature; 0 is the unregularised game, max_y (P pi)(y) - 1/2 over the existing
+            actions.
 
     Returns:
         exploitability [...]; inf where beta > 0 and the policy plays what the reference does not.
     """
-    log_policy, log_reference = _column(log_policy), _column(log_reference)
+    log_policy, log_reference = column(log_policy), column(log_reference)
     policy = log_policy.exp()
     payoff = product(antisymmetric(P), policy[..., 0])[..., None]
     return _exploitability(payoff, policy, log_policy, log_reference, beta)[..., 0]
@@ -100,8 +119,8 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     Returns:
         divergence [...].
     """
-    log_p = _column(log_p)
-    return _kl(log_p.exp(), log_p, _column(log_q))[..., 0]
+    log_p = column(log_p)
+    return _kl(log_p.exp(), log_p, column(log_q))[..., 0]
 
 
 def kl_to_nash(log_nash: Tensor, log_policy: Tensor) -> Tensor:
@@ -127,7 +146,7 @@ def span(log_policy: Tensor, log_nash: Tensor) -> Tensor:
     Returns:
         span [...]; inf where one plays an action that the other does not.
     """
-    return _span(_column(log_policy), _column(log_nash))[..., 0]
+    return _span(column(log_policy), column(log_nash))[..., 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,23 +174,31 @@ class PreparedGame:
             log_policies: log pi of R rounds [R, C, N]; they need not be normalised.
 
         Returns:
-            by name [R, C]: ``exploitability``, ``exploitability_unregularised``, ``kl_to_reference`` =
-            KL(pi || mu), ``win_rate_vs_reference`` = P(pi > mu) and, where the equilibrium is known,
-            ``kl_to_nash`` = KL(pi* || pi) and ``span``.
+            by name [R, C]: ``exploitability``, ``exploitability_unregularised``,
+            ``kl_to_reference`` = KL(pi || mu), ``win_rate_vs_reference`` = P(pi > mu) and, where
+            the equilibrium is known, ``kl_to_nash`` = KL(pi* || pi) and ``span``.
         """
         size = max(1, _CHUNK // max(1, self.table.shape[-2:-1].numel() * self.table.shape[0]))
-        scratch = self.table.new_empty(2, *self.log_reference.shape[:2], min(size, len(log_policies)))
-        parts = [self._measure(part, scratch[..., : len(part)]) for part in log_policies.split(size)]
+        scratch = self.table.new_empty(
+            2, *self.log_reference.shape[:2], min(size, len(log_policies))
+        )
+        parts = [
+            self._measure(part, scratch[..., : len(part)]) for part in log_policies.split(size)
+        ]
         return {name: torch.cat([part[name] for part in parts], -1).mT for name in parts[0]}
 
     def _measure(self, log_policies: Tensor, scratch: Tensor) -> dict[str, Tensor]:
         columns = log_policies.double().movedim(0, -1).contiguous()  # [C, N, R]
-        log_policy = columns.log_softmax(-2).clamp_min_(_FLOOR)
+        log_policy = columns.log_softmax(-2).clamp_min_(FLOOR)
         policy = log_policy.exp()
         payoff = self.table @ policy
         metrics = {
-            "exploitability": _exploitability(payoff, policy, log_policy, self.log_reference, self.beta, scratch),
-            "exploitability_unregularised": _exploitability(payoff, policy, log_policy, self.log_reference, 0.0),
+            "exploitability": _exploitability(
+                payoff, policy, log_policy, self.log_reference, self.beta, scratch
+            ),
+            "exploitability_unregularised": _exploitability(
+                payoff, policy, log_policy, self.log_reference, 0.0
+            ),
             "kl_to_reference": _kl(policy, log_policy, self.log_reference, scratch),
             "win_rate_vs_reference": 0.5 + (self.reference_payoff @ policy)[..., 0, :],
         }
@@ -181,7 +208,9 @@ class PreparedGame:
         return metrics
 
 
-def prepare_game(P: Tensor, log_reference: Tensor, beta: float, log_nash: Tensor | None = None) -> PreparedGame:
+def prepare_game(
+    P: Tensor, log_reference: Tensor, beta: float, log_nash: Tensor | None = None
+) -> PreparedGame:
     """Prepare C games for `PreparedGame.measure`.
 
     Args:
@@ -190,15 +219,19 @@ def prepare_game(P: Tensor, log_reference: Tensor, beta: float, log_nash: Tensor
         beta: temperature, >= 0.
         log_nash: log pi* [C, N], where it is known.
     """
-    table, reference = antisymmetric(P), _column(log_reference)
-    nash = None if log_nash is None else _column(log_nash)
+    table, reference = antisymmetric(P), column(log_reference)
+    nash = None if log_nash is None else column(log_nash)
     return PreparedGame(table, beta, reference, (table @ reference.exp()).mT, nash)
 
 
 def trajectory_metrics(
-    P: Tensor, log_policies: Tensor, log_reference: Tensor, beta: float, log_nash: Tensor | None = None
+    P: Tensor,
+    log_policies: Tensor,
+    log_reference: Tensor,
+    beta: float,
+    log_nash: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """All exact metrics of R rounds of C games; see `PreparedGame.measure`, which this prepares and calls.
+    """All exact metrics of R rounds of C games: `prepare_game`, then `PreparedGame.measure`.
 
     Args:
         P: preference [C, N, N].
@@ -225,23 +258,27 @@ def normalise(log_policy: Tensor) -> Tensor:
 
 
 def product(table: Tensor, policy: Tensor) -> Tensor:
-    """A pi [..., N]; policies with leading dimensions that the table lacks share one matrix product a game."""
+    """A pi [..., N]; leading dimensions that the table lacks share one matrix product a game."""
     extra = policy.dim() + 1 - table.dim()
     if extra <= 0:
         return (table @ policy[..., None])[..., 0]
     rounds, rest = policy.shape[:extra], policy.shape[extra:]
     rows = policy.reshape(-1, *rest).movedim(0, -2)  # [..., R, N]
-    return (rows @ table.mT).movedim(-2, 0).reshape(*rounds, *torch.broadcast_shapes(rest, table.shape[:-1]))
+    return (
+        (rows @ table.mT)
+        .movedim(-2, 0)
+        .reshape(*rounds, *torch.broadcast_shapes(rest, table.shape[:-1]))
+    )
 
 
-# Below, policies are columns: [..., N, R], actions along dim -2, which is far quicker than dim -1 where N is
-# small. Logs are at least _FLOOR. `scratch` [2, ..., N, R] takes intermediate results; fresh memory costs more
-# than the arithmetic done in it.
+# Below, policies are columns: [..., N, R], actions along dim -2, which is far quicker than dim -1
+# where N is small. Logs are at least FLOOR. `scratch` [2, ..., N, R] takes intermediate results;
+# fresh memory costs more than the arithmetic done in it.
 
 
-def _column(log_policy: Tensor) -> Tensor:
-    """Normalised log-policy with its -inf replaced by _FLOOR: [..., N] -> [..., N, 1]."""
-    return normalise(log_policy).clamp_min_(_FLOOR)[..., None]
+def column(log_policy: Tensor) -> Tensor:
+    """Normalised log-policy with its -inf replaced by FLOOR: [..., N] -> [..., N, 1]."""
+    return normalise(log_policy).clamp_min_(FLOOR)[..., None]
 
 
 def _exploitability(
@@ -255,19 +292,38 @@ def _exploitability(
     """Exploitability [..., R] from A pi, pi, log pi and log mu."""
     if beta == 0:
         return (payoff + log_reference.clamp_max(-_ABSENT).add(_ABSENT)).amax(-2)
-    u, terms = scratch
-    u = torch.sub(log_policy, log_reference, out=u)
-    escapes = u.amax(-2) > _ABSENT
-    u.sub_(payoff, alpha=1 / beta)
-    u -= torch.mul(policy, u, out=terms).sum(-2, keepdim=True)
+    difference, terms = scratch
+    difference = torch.sub(log_policy, log_reference, out=difference)
+    escapes = difference.amax(-2) > _ABSENT
+    return (
+        gain(policy, log_policy, difference.sub_(payoff / beta), terms)
+        .mul_(beta)
+        .masked_fill_(escapes, torch.inf)
+    )
+
+
+def gain(
+    policy: Tensor, log_policy: Tensor, residual: Tensor, terms: Tensor | None = None
+) -> Tensor:
+    """Exploitability / beta [..., R] from log pi - log mu - A pi / beta, up to a constant.
+
+    Args:
+        policy: pi [..., N, R], in columns.
+        log_policy: log pi [..., N, R], finite.
+        residual: [..., N, R]; overwritten, its mean under pi becomes 0.
+        terms: [..., N, R], memory for intermediate results.
+    """
+    u = residual.sub_(torch.mul(policy, residual, out=terms).sum(-2, keepdim=True))
     excess = torch.log1p_(_excess(policy, log_policy, u, terms))
-    if u.amin() < -_FAR:
-        log_terms = log_policy - u
-        excess = torch.where(log_terms.amax(-2) > _FAR, log_terms.logsumexp(-2), excess)
-    return excess.mul_(beta).masked_fill_(escapes, torch.inf)
+    if u.amin() >= -_FAR:
+        return excess
+    log_terms = log_policy - u
+    return torch.where(log_terms.amax(-2) > _FAR, log_terms.logsumexp(-2), excess)
 
 
-def _kl(p: Tensor, log_p: Tensor, log_q: Tensor, scratch: Tensor | tuple[None, None] = (None, None)) -> Tensor:
+def _kl(
+    p: Tensor, log_p: Tensor, log_q: Tensor, scratch: Tensor | tuple[None, None] = (None, None)
+) -> Tensor:
     """KL [..., R] from p, log p and log q."""
     difference, terms = scratch
     difference = torch.sub(log_p, log_q, out=difference)
@@ -275,7 +331,9 @@ def _kl(p: Tensor, log_p: Tensor, log_q: Tensor, scratch: Tensor | tuple[None, N
     return _excess(p, log_p, difference, terms).masked_fill_(escapes, torch.inf)
 
 
-def _span(log_policy: Tensor, log_nash: Tensor, scratch: Tensor | tuple[None, None] = (None, None)) -> Tensor:
+def _span(
+    log_policy: Tensor, log_nash: Tensor, scratch: Tensor | tuple[None, None] = (None, None)
+) -> Tensor:
     """Span [..., R]; d = 0, where both are absent, always lies between min d and max d."""
     difference = torch.sub(log_policy, log_nash, out=scratch[0])
     width = difference.amax(-2) - difference.amin(-2)
@@ -283,7 +341,7 @@ def _span(log_policy: Tensor, log_nash: Tensor, scratch: Tensor | tuple[None, No
 
 
 def _excess(p: Tensor, log_p: Tensor, u: Tensor, terms: Tensor | None) -> Tensor:
-    """sum_y p (exp(-u) - 1 + u), each term >= 0; where exp(-u) may overflow the term is p exp(-u) to rounding."""
+    """sum_y p (exp(-u) - 1 + u), each term >= 0; it is p exp(-u) where exp(-u) may overflow."""
     terms = torch.neg(u, out=terms).expm1_().add_(u).mul_(p)
     if u.amin() < -_FAR:
         terms = torch.where(u < -_FAR, torch.exp(log_p - u), terms)

@@ -11,13 +11,14 @@ from nlhf_zoo.solvers.solution import Solution
 
 
 def unregularised_nash(P: Tensor, support: Tensor | None = None) -> Solution:
-    r"""A Nash equilibrium of the preference game itself (a "maximal lottery"; it need not be unique).
+    r"""A Nash equilibrium without regularisation ("maximal lottery"; it need not be unique).
 
-    .. math:: \min_{\pi, t} \; t \quad \text{s.t.} \quad (A \pi)(y) \le t, \; \sum_y \pi(y) = 1, \; \pi \ge 0
+    .. math:: \min_{\pi, t} \; t \quad \text{s.t.} \quad (A \pi)(y) \le t, \;
+              \sum_y \pi(y) = 1, \; \pi \ge 0
 
-    solved by scipy's HiGHS, whose solutions may leave the bounds by its feasibility tolerance (1e-10 here):
-    negative probabilities become 0 and the rest is divided by its sum. The certificate
-    max_y (P pi)(y) - 1/2 is computed after that, so it covers it.
+    solved by scipy's HiGHS, whose solutions may leave the bounds by its feasibility tolerance
+    (1e-10 here): negative probabilities become 0 and the rest is divided by its sum. The
+    certificate max_y (P pi)(y) - 1/2 is computed after that, so it covers it.
 
     Args:
         P: preference [..., N, N].
@@ -36,12 +37,18 @@ def unregularised_nash(P: Tensor, support: Tensor | None = None) -> Solution:
     num = tables.shape[-1]
     answers = [
         _solve_one(table[exists][:, exists].numpy())
-        for table, exists in zip(tables.reshape(-1, num, num), support.reshape(-1, num), strict=True)
+        for table, exists in zip(
+            tables.reshape(-1, num, num), support.reshape(-1, num), strict=True
+        )
     ]
     policy = torch.zeros(support.shape, dtype=torch.float64)
-    policy[support] = torch.from_numpy(np.concatenate([probabilities for probabilities, _ in answers]))
+    policy[support] = torch.from_numpy(
+        np.concatenate([probabilities for probabilities, _ in answers])
+    )
     gain = (tables @ policy[..., None])[..., 0].masked_fill(~support, -torch.inf).amax(-1)
-    return Solution(policy.log().to(P.device), gain.to(P.device), max(steps for _, steps in answers))
+    return Solution(
+        policy.log().to(P.device), gain.to(P.device), max(steps for _, steps in answers)
+    )
 
 
 def _solve_one(table: np.ndarray) -> tuple[np.ndarray, int]:
@@ -59,6 +66,8 @@ def _solve_one(table: np.ndarray) -> tuple[np.ndarray, int]:
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
     if result.status != 0:
-        raise RuntimeError(f"the linear programme of a game of {num} actions was not solved: {result.message}")
+        raise RuntimeError(
+            f"the linear programme of a game of {num} actions was not solved: {result.message}"
+        )
     probabilities = np.maximum(result.x[:num], 0.0)
     return probabilities / probabilities.sum(), int(result.nit)

@@ -1,7 +1,199 @@
-"""stub"""
+r"""The equilibrium of the regularised game, to rounding.
+
+With :math:`\xi = \log \pi - \log \mu` (up to a constant) the equilibrium solves :math:`\beta \xi =
+A \pi`. Newton's step :math:`(\beta I - A S) \delta = A \pi - \beta \xi`, with :math:`S = diag(\pi)
+- \pi \pi^T`, always exists, because the eigenvalues of A S are imaginary. It is to be trusted near
+the solution only, so the solution is followed from a beta at which the reference is nearly it down
+to the beta asked for: every beta on the way takes a few Newton steps, and the next one is nearer
+when they did not converge.
+
+Newton's system is solved for the actions of noticeable probability: the columns of the others are 0
+to within what the next step corrects. Games too large for that, or in which the path gets stuck,
+take extragradient steps, which converge always (arXiv 2503.08942): with s = 2 / (1 + 2 beta),
+
+.. math:: \xi_{k+1/2} = (1 - s \beta) \xi_k + s A \pi_k, \qquad
+          \xi_{k+1} = (1 - s \beta) \xi_k + s A \pi_{k+1/2},
+
+and KL(pi* || pi_k) falls at least by the factor 1 + 2 beta each time (arXiv 2505.19731).
+"""
+
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
 from torch import Tensor
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.solvers.game import antisymmetric, column, exploitability, gain, normalise
+from nlhf_zoo.solvers.progress import SlowBar
 from nlhf_zoo.solvers.solution import Solution
 
-def regularised_nash(P: Tensor, log_reference: Tensor, beta: float, tolerance: float = 1e-12, progress: bool = False) -> Solution:
-    raise NotImplementedError
+Report = Callable[[float], None]  # takes the share of a game that is done
+
+_MOST_NEWTON_ACTIONS = 3000  # beyond, systems of N equations cost more than extragradient steps
+_ON_PATH = (
+    1e-6  # exploitability / beta at which the next beta is tried; less accurate paths get lost
+)
+_ROUNDING = 1e-27  # exploitability / beta that no step improves
+_SHARES = (1.0, 0.5, 0.25, 0.125)  # of a Newton step, tried together
+
+
+def regularised_nash(
+    P: Tensor, log_reference: Tensor, beta: float, tolerance: float = 1e-12, progress: bool = False
+) -> Solution:
+    """The Nash equilibrium of the game at ``beta``.
+
+    Newton's method goes on to rounding, far beyond ``tolerance``: KL(pi* || pi) is about
+    exploitability / beta, and who compares such divergences needs pi* better than them.
+
+    Args:
+        P: preference [..., N, N].
+        log_reference: log mu [..., N], -inf where an action does not exist.
+        beta: temperature, above 0.
+        tolerance: extragradient steps stop when exploitability / beta is a hundredth of it.
+        progress: whether a solution that takes longer than two seconds shows a progress bar.
+
+    Returns:
+        log-policy [..., N] and its certificate; compare that with what you need.
+
+    Raises:
+        UserError: beta is not above 0.
+    """
+    if not beta > 0:
+        raise UserError(
+            f"beta is {beta}, but a regularised game needs it above 0; "
+            "the linear programme solves beta = 0"
+        )
+    batch, num = P.shape[:-2], P.shape[-1]
+    reference = normalise(log_reference).expand(*batch, num)
+    answers, iterations = [], 0
+    games = zip(P.reshape(-1, num, num), reference.reshape(-1, num), strict=True)
+    with SlowBar(batch.numel(), "equilibrium", progress) as bar:
+        for done, (table, prior) in enumerate(games):
+            report = partial(_report, bar, done)
+            log_policy, steps = _solve_one(
+                antisymmetric(table), prior, beta, tolerance / 100, report
+            )
+            answers.append(log_policy)
+            iterations = max(iterations, steps)
+    log_policy = torch.stack(answers).reshape(*batch, num)
+    return Solution(log_policy, exploitability(P, log_policy, reference, beta), iterations)
+
+
+def _report(bar: SlowBar, done: int, part: float) -> None:
+    bar.update(done + part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A policy in one game at one beta, in columns.
+
+    Args:
+        xi: log pi - log mu up to a constant [N, 1].
+        policy: pi [N, 1].
+        payoff: A pi [N, 1].
+        gain: exploitability / beta.
+    """
+
+    xi: Tensor
+    policy: Tensor
+    payoff: Tensor
+    gain: float
+
+
+def _solve_one(
+    table: Tensor, log_reference: Tensor, beta: float, goal: float, report: Report
+) -> tuple[Tensor, int]:
+    """The equilibrium of one game [N] and the steps taken."""
+    prior = column(log_reference)
+    point, iterations = _best(table, prior, beta, torch.zeros_like(prior)), 0
+    if len(table) <= _MOST_NEWTON_ACTIONS:
+        point, iterations = _follow(table, prior, beta, report)
+    if point.gain > goal:
+        point, steps = _extragradient(table, prior, beta, goal, report)
+        iterations += steps
+    log_policy = (log_reference + point.xi[:, 0]).masked_fill(
+        torch.isneginf(log_reference), -torch.inf
+    )
+    return normalise(log_policy), iterations
+
+
+def _best(table: Tensor, prior: Tensor, beta: float, xi: Tensor) -> _Point:
+    """The least exploitable of the policies log pi = log mu + xi, for xi [N, R]."""
+    log_policy = torch.log_softmax(prior + xi, 0)
+    policy = log_policy.exp()
+    payoff = table @ policy
+    gains = gain(policy, log_policy, xi - payoff / beta)
+    best = int(gains.nan_to_num(torch.inf).argmin())
+    pick = slice(best, best + 1)
+    return _Point(xi[:, pick], policy[:, pick], payoff[:, pick], gains[best].item())
+
+
+def _follow(table: Tensor, prior: Tensor, beta: float, report: Report) -> tuple[_Point, int]:
+    """Follow the path of solutions down to ``beta``; a large gain says that it got stuck."""
+    payoff = table @ prior.exp()
+    solved = 8 * (payoff.amax() - payoff.amin()).item()  # there, xi = A mu / beta is at most 1/8
+    start, xi, factor, iterations = max(solved, beta), torch.zeros_like(prior), 8.0, 0
+    while True:
+        trial = max(beta, solved / factor)
+        point, steps = _newton(table, prior, trial, xi, _ROUNDING if trial == beta else _ON_PATH)
+        iterations += steps
+        if point.gain > _ON_PATH:
+            factor = math.sqrt(factor)
+        elif trial > beta:
+            solved, xi = trial, point.xi
+            factor = min(factor**1.5, 8.0) if steps <= 3 else factor
+            report(math.log(start / solved) / math.log(start / beta))
+        if (trial == beta and point.gain <= _ON_PATH) or factor < 1.001:
+            return point, iterations
+
+
+def _newton(
+    table: Tensor, prior: Tensor, beta: float, xi: Tensor, goal: float
+) -> tuple[_Point, int]:
+    """Newton steps at one beta, until the gain is at most ``goal`` or falls no more."""
+    point, steps = _best(table, prior, beta, xi), 0
+    shares = table.new_tensor(_SHARES)
+    while point.gain > goal:
+        steps += 1
+        new = _best(table, prior, beta, point.xi + shares * _direction(table, beta, point))
+        if not new.gain < 0.7 * point.gain:
+            break
+        point = new
+    return point, steps
+
+
+def _direction(table: Tensor, beta: float, point: _Point) -> Tensor:
+    """Newton's step [N, 1]; the system is solved on the actions of noticeable probability."""
+    residual = point.payoff - beta * point.xi
+    played = (point.policy[:, 0] > 1e-3 * beta / len(table)).nonzero()[:, 0]
+    policy, payoff = point.policy[played], point.payoff[played]
+    system = table[played[:, None], played] * -policy.mT
+    system += payoff * policy.mT
+    system.diagonal().add_(beta)
+    step = torch.linalg.solve(system, residual[played])
+    change = torch.zeros_like(residual).index_copy_(
+        0, played, policy * (step - (policy * step).sum())
+    )
+    return (residual.addmm_(table, change) / beta).index_copy_(0, played, step)
+
+
+def _extragradient(
+    table: Tensor, prior: Tensor, beta: float, goal: float, report: Report
+) -> tuple[_Point, int]:
+    """Extragradient steps from mu, to a gain of ``goal`` or up to the theory's number of them."""
+    size = 2 / (1 + 2 * beta)
+    budget = math.ceil(math.log(1e3 / (beta * goal)) / math.log1p(2 * beta))
+    point = _best(table, prior, beta, torch.zeros_like(prior))
+    first = point.gain
+    for iteration in range(budget):
+        if point.gain <= goal:
+            return point, iteration
+        half = _best(table, prior, beta, torch.lerp(point.xi, point.payoff / beta, size * beta))
+        point = _best(table, prior, beta, torch.lerp(point.xi, half.payoff / beta, size * beta))
+        report(math.log(first / point.gain) / math.log(first / goal))
+    return point, budget

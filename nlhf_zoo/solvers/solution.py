@@ -13,8 +13,8 @@ class Solution:
 
     Args:
         log_policy: log pi* [..., N] in float64, normalised; -inf for actions that it never plays.
-        exploitability: e(pi*) [...], computed from ``log_policy`` itself. A figure that uses pi* is as good
-            as this one is small; a solver that stopped early shows it here.
+        exploitability: e(pi*) [...], computed from ``log_policy`` itself. A figure that uses pi* is
+            as good as this one is small; a solver that stopped early shows it here.
         iterations: steps taken, the most over the games of a batch.
     """
 

@@ -1,0 +1,34 @@
+"""One checkpoint, ``last.ckpt``, always whole."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from nlhf_zoo.errors import UserError
+
+
+class GameCheckpoint(ModelCheckpoint):
+    """Write `checkpoints/last.ckpt` in the run's folder every so often, and at the end; `--ckpt_path last` resumes it.
+
+    Args:
+        every_n_train_steps: training steps between two; in closed form one training step plays many rounds.
+        dirpath: another folder.
+    """
+
+    def __init__(self, every_n_train_steps: int = 100, dirpath: str | None = None) -> None:
+        if every_n_train_steps < 1:
+            raise UserError(f"every_n_train_steps must be at least 1, but it is {every_n_train_steps}")
+        super().__init__(
+            dirpath=dirpath,
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=every_n_train_steps,
+            enable_version_counter=False,  # else a resumed run would write last-v1.ckpt beside last.ckpt
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The end of a run seldom falls on a multiple of the interval."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step != self._last_global_step_saved and not trainer.fast_dev_run:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
