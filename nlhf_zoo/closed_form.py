@@ -7,7 +7,8 @@ P(y > y') = 1 - P(y' > y) the product is a row times the table, (P o)(y) = 1 - (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.records import Mixture, ProximalStep
 
+_SMALL = 200_000  # entries of a table below which threads cost more than they save
 _NORMALISE_EVERY = 256  # rounds; constants that steps leave in the logits must not grow until they cost digits
 
 
@@ -126,7 +128,7 @@ class ClosedFormRounds:
         queries = torch.empty(rounds, dtype=torch.long)
         asked = 0
         constant = None if self.algorithm.scheduled else _Plan(self.algorithm.steps(self.beta, first_round))
-        with torch.no_grad():
+        with torch.no_grad(), _threads(self.table.numel()):
             for i in range(rounds):
                 number = first_round + i
                 plan = constant or _Plan(self.algorithm.steps(self.beta, number))
@@ -217,3 +219,15 @@ class ClosedFormRounds:
     @staticmethod
     def _normalise(row: Tensor) -> None:
         row.sub_(row.logsumexp(-1, keepdim=True))
+
+
+@contextmanager
+def _threads(size: int) -> Iterator[None]:
+    """One thread for small tables: waking another takes longer than an operation on them."""
+    before = torch.get_num_threads()
+    if size < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -116,6 +116,7 @@ class OnlineGame(L.LightningModule):
         self._products: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._plan: Sequence[ProximalStep] | None = None
+        self._accumulated = 0  # batches since the last gradient step
         # Lightning must not run a backward where there is none.
         self.automatic_optimization = not self.realisation.closed_form
         policy.bind(algorithm.players, oracle.support)
@@ -130,6 +131,7 @@ class OnlineGame(L.LightningModule):
         step = self.step
         responses, opponents = self.rollout.play(step, self.policy, prompts, self._random_stream())
         verdict = self.judge(step, prompts, responses, opponents)
+        self._accumulated += 1
         return self.improve(step, prompts, responses, verdict)
 
     @torch.no_grad()
@@ -142,13 +144,21 @@ class OnlineGame(L.LightningModule):
             return Verdict(payoff, valid)
         comparison = self.oracle(prompts, responses, responses)
         itself = torch.eye(responses.num, dtype=torch.bool, device=comparison.valid.device)
-        preference = comparison.preference.masked_fill(itself | ~comparison.valid, 0.5)
+        preference = comparison.preference.to(responses.weight.dtype)
+        preference = preference.masked_fill(itself | ~comparison.valid, 0.5)
         valid = comparison.valid | itself
         distinct = 1 if self.rollout.enumerated else responses.num * (responses.num - 1) // 2
         self._count_queries(len(prompts), distinct, int((~valid).sum()) // 2)
-        weight = responses.weight[:, None, :] * valid
-        payoff = (weight * preference).sum(-1) / weight.sum(-1)
-        answered = (valid & ~itself).any(-1)
+        others = valid & ~itself
+        answered = others.any(-1)
+        if self.rollout.enumerated:
+            weight = responses.weight[:, None, :] * valid
+            payoff = (weight * preference).sum(-1) / weight.sum(-1)
+        else:
+            # All pairs weigh the same, also where some are invalid: averaging each response over its own valid
+            # opponents and itself would shrink q - 1/2, and so solve the game at a larger beta.
+            share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
+            payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
         return Verdict(payoff, answered, preference, valid)
 
     def improve(self, step: ProximalStep, prompts: Prompts, responses: Responses, verdict: Verdict) -> Tensor:
@@ -190,6 +200,7 @@ class OnlineGame(L.LightningModule):
         """Take a gradient step, then advance the plan: here, so that accumulation and checkpoints agree with it."""
         super().optimizer_step(*args, **kwargs)
         progress, step = self.progress, self.step
+        self._accumulated = 0
         self._versions["policy"] = max(self._versions.values(), default=0) + 1
         progress.gradient_step += 1
         if progress.gradient_step < step.gradient_steps:
@@ -321,12 +332,17 @@ class OnlineGame(L.LightningModule):
         kept = {}
         for (coefficient, mixture), opponent in zip(step.payoff, opponents, strict=True):
             key = self._product_key(mixture, prompts)
-            if self.rollout.enumerated and key in self._products:
-                product = self._products[key]
-            else:
+            known = self._products | kept  # players that are still equal share a product within a step, too
+            if self.rollout.enumerated and key in known:
+                product = known[key]
+            elif self.rollout.enumerated:
                 product, answered = self.oracle.expected(prompts, responses, opponent)
-                pairs = 1 if self.rollout.enumerated else responses.num * opponent.num
-                self._count_queries(len(prompts), pairs, int((~answered).sum()))
+                self._count_queries(len(prompts), 1, int((~answered).sum()))
+                valid &= answered
+            else:
+                comparison = self.oracle(prompts, responses, opponent)
+                product, answered = comparison.average(opponent.weight)
+                self._count_queries(len(prompts), responses.num * opponent.num, int((~comparison.valid).sum()))
                 valid &= answered
             if self.rollout.enumerated and bool(valid.all()):
                 kept[key] = product
@@ -345,7 +361,8 @@ class OnlineGame(L.LightningModule):
             total = self.trainer.strategy.reduce(torch.tensor([asked, invalid], device=self.device), reduce_op="sum")
             asked, unanswered = (int(x) for x in total)
         self.progress.queries += asked
-        self.progress.queries_per_prompt += per_prompt
+        if not self._accumulated:  # batches that accumulate to one gradient step have different prompts
+            self.progress.queries_per_prompt += per_prompt
         self.progress.invalid += unanswered
 
     def _random_stream(self) -> torch.Generator:
@@ -477,10 +494,10 @@ class OnlineGame(L.LightningModule):
                 f"the closed form needs a TabularPolicy, not {type(self.policy).__name__}: "
                 "set model.realisation to GradientSteps"
             )
-        if self.oracle.table is None:
+        if not self.oracle.answers_table:
             raise UserError(
-                f"the closed form needs an oracle that holds its table, and {type(self.oracle).__name__} does not: "
-                "set model.realisation to GradientSteps"
+                "the closed form needs an oracle that answers from a table in memory, and "
+                f"{type(self.oracle).__name__} does not: set model.realisation to GradientSteps"
             )
         if not self.rollout.enumerated:
             raise UserError("the closed form has no samples: set model.rollout to Enumerate, or model.realisation to GradientSteps")

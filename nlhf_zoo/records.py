@@ -192,6 +192,19 @@ class Comparison:
                 "must both be [B, K, L]"
             )
 
+    def average(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted average over the second responses, and its validity, [B, K] both.
+
+        Weights are renormalised over the valid answers; a response without any valid answer is invalid.
+
+        Args:
+            weight: of the second responses [B, L].
+        """
+        weight = weight[:, None, :] * self.valid
+        total = weight.sum(-1)
+        preference = torch.where(self.valid, self.preference, torch.zeros_like(self.preference))
+        return (weight * preference).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny), total > 0
+
 
 @dataclass(frozen=True, slots=True)
 class ProximalStep:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -32,3 +34,15 @@ class GameCheckpoint(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         if trainer.global_step != self._last_global_step_saved and not trainer.fast_dev_run:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        """Write beside the file and rename.
+
+        Lightning writes where temporary files lie and moves; from another file system that is a copy, which a kill
+        would leave half done.
+        """
+        beside = f"{filepath}.part"
+        super()._save_checkpoint(trainer, beside)
+        if trainer.is_global_zero:
+            os.replace(beside, filepath)
+        self._last_checkpoint_saved = filepath

@@ -1,7 +1,7 @@
 """``nlhf solve``: the Nash policy of a table of votes or preferences, with its certificate.
 
-Without ``--algorithm`` it gives the equilibrium; with one it also plays that algorithm in closed form, round by
-round, and measures every round. All of it is float64. Everything that can be wrong with the input is found before
+Without ``--algorithm`` it gives the equilibrium; with one it also plays that algorithm in closed
+form and measures every round. All of it is float64. What is wrong with the input is found before
 anything is computed.
 
 The ``.npz`` holds, with [N] for one game and [C, N] for several,
@@ -9,9 +9,9 @@ The ``.npz`` holds, with [N] for one game and [C, N] for several,
 - ``log_policy``: the last iterate; without an algorithm the equilibrium;
 - ``nash_log_policy`` and ``nash_exploitability`` ([] or [C]), its certificate;
 - ``names``: the alternatives as text, "" where a prompt has fewer than others;
-- with an algorithm only, one row an update and the start in row 0, [updates + 1] or [updates + 1, C]:
-  ``exploitability``, ``kl_to_nash`` = KL(pi* || pi) and ``span``, and ``queries`` [updates + 1], cumulative for
-  each prompt;
+- with an algorithm only, one row an update and the start in row 0, [updates + 1] or
+  [updates + 1, C]: ``exploitability``, ``kl_to_nash`` = KL(pi* || pi) and ``span``, and ``queries``
+  [updates + 1], cumulative for each prompt;
 - ``version`` of nlhf_zoo, and ``arguments`` as JSON.
 """
 
@@ -48,13 +48,17 @@ from nlhf_zoo.solvers import (
 
 _PROGRAM = "nlhf solve"
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
-_CURVES = ("exploitability", "kl_to_nash", "span")
+_CURVES = {  # that the file holds, and their names in print
+    "exploitability": "exploitability",
+    "kl_to_nash": "KL to the equilibrium",
+    "span": "span",
+}
 _MOST_ALTERNATIVES = 30  # that a table shows
 _MOST_PROMPTS = 20
 _MOST_CHARACTERS = 60  # of a name
-_CHUNK_ROUNDS = 4096  # rounds that are played before they are measured, at most
-_CHUNK_NUMBERS = 2**20  # numbers of their log-policies, at most
-_CHUNK_WORK = 2**31  # multiplications of one of their products, at most: the progress bar moves between chunks
+# Rounds are measured in chunks: at most so many rounds, numbers in their log-policies, and
+# multiplications in one product of theirs (the progress bar moves between chunks).
+_CHUNK_ROUNDS, _CHUNK_NUMBERS, _CHUNK_WORK = 4096, 2**20, 2**31
 
 
 def main(args: list[str]) -> None:
@@ -65,24 +69,24 @@ def main(args: list[str]) -> None:
 
     Raises:
         UserError: the input cannot be used.
-        ValueError: the algorithm cannot be used with these settings.
         SystemExit: the arguments cannot be parsed (exit code 2), or help was asked for.
     """
-    parser = _Parser(prog=_PROGRAM, description="The Nash policy of a table of preferences, and its certificate.")
-    parser.add_function_arguments(solve, skip={"algorithm", "arguments"})
-    # By hand, for it may be left out and yet is no union with None: a union's refusals list all its members'.
-    help = "an algorithm to play in closed form, such as NashMP"
-    parser.add_argument("--algorithm", type=PolicyOptimizer, help=help)
+    title = "The Nash policy of preferences, and its certificate."
+    parser = _Parser(prog=_PROGRAM, description=title)
+    parser.add_function_arguments(solve_files, skip={"algorithm", "arguments"})
+    # By hand: as a union with None it would be refused in the words of both.
+    algorithm = "an algorithm to play in closed form, such as NashMP"
+    parser.add_argument("--algorithm", type=PolicyOptimizer, help=algorithm)
     config = parser.parse_args(args)
     arguments = parser.dump(config, format="json", skip_unset=False)
     try:
         parts = parser.instantiate(config)
     except ValueError as error:
         raise UserError(f"--algorithm: {error}") from error
-    solve(**parts, arguments=arguments)
+    solve_files(**parts, arguments=arguments)
 
 
-def solve(
+def solve_files(
     votes: Path | None = None,
     matrix: Path | None = None,
     prior: float | None = None,
@@ -97,12 +101,14 @@ def solve(
     """Solve a game, play an algorithm on it, print the table and write the file.
 
     Args:
-        votes: a CSV file of votes with the columns winner, loser and, optionally, prompt, count and tie.
+        votes: a CSV file of votes with the columns winner, loser and, optionally, prompt, count and
+            tie.
         matrix: a .npy or .csv file of P(y > y'), [N, N], or [C, N, N] for several games.
-        prior: pseudo-ties that are added to each pair of alternatives in a votes file (1 if not given).
-        reference: a .npy or .csv file of the reference policy's probabilities, in the order of the alternatives;
-            uniform if not given. At beta = 0 it has no influence.
-        start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not given.
+        prior: pseudo-ties that are added to each pair of alternatives of the votes; 1 if not given.
+        reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
+            alternatives; uniform if not given. At beta = 0 it has no influence.
+        start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
+            given.
         beta: temperature of the regularisation towards the reference; 0 solves the game without it.
         algorithm: an algorithm to play in closed form, such as NashMP.
         updates: rounds of the algorithm.
@@ -121,7 +127,8 @@ def solve(
     log_start = log_reference if start is None else _read_log_policy(start, "start", game)
     rounds = None
     if algorithm is not None:
-        require_memory(8 * len(_CURVES) * (updates + 1) * len(game.support), f"a trajectory of {updates} updates")
+        size = 8 * len(_CURVES) * (updates + 1) * len(game.support)
+        require_memory(size, f"a trajectory of {updates} updates")
         players = dict.fromkeys(("policy", *algorithm.players), log_start)
         rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
 
@@ -133,10 +140,10 @@ def solve(
     if output is not None:
         _write(output, game, nash, run, arguments)
     _print_tables(game, nash, beta, run, type(algorithm).__name__)
-    if (worst := nash.exploitability.max().item()) > _CERTIFIED:
+    if not (worst := nash.exploitability.max().item()) <= _CERTIFIED:
         print(
-            f"warning: the equilibrium is exact to an exploitability of {worst:.1e} only, and so is what is "
-            "measured against it",
+            f"warning: the equilibrium is exact to an exploitability of {worst:.1e} only, "
+            "and so is what is measured against it",
             file=sys.stderr,
         )
 
@@ -146,7 +153,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with exit code 2."""
-        nested = "" if self.prog == _PROGRAM else "algorithm."  # jsonargparse parses its options by a parser inside
+        # The options of the algorithm are parsed by a parser of their own.
+        nested = "" if self.prog == _PROGRAM else "algorithm."
         self.exit(2, f"{_PROGRAM}: error: {_sentence(message, nested)}\n")
 
 
@@ -156,14 +164,15 @@ def _sentence(message: str, nested: str) -> str:
     key = re.match(r'Parser key "(\S+)": ', message)
     option = f"--{nested}{key[1]}: " if key else ""
     if name := re.search(r"Expected a dot import path string: (.*)", message):
-        names = (c.__name__ for c in vars(algorithms).values() if isinstance(c, type) and c is not PolicyOptimizer)
-        return f"{option}there is no algorithm {name[1]!r}, choose one of {', '.join(sorted(names))}"
+        known = ", ".join(sorted(set(algorithms.__all__) - {"PolicyOptimizer"}))
+        return f"{option}there is no algorithm {name[1]!r}, choose one of {known}"
     if "PolicyOptimizer is abstract" in message:
         return f"{option}name the algorithm whose options you give, as in --algorithm NashMP"
     kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if kinds and value:
-        return f"{option}expected {' or '.join(kinds).replace('NoneType', 'null')}, but got {value[1]!r}"
+        expected = " or ".join(kinds).replace("NoneType", "null")
+        return f"{option}expected {expected}, but got {value[1]!r}"
     return option + message.removeprefix(key[0] if key else "")
 
 
@@ -201,12 +210,14 @@ class _Run:
     queries: Tensor
 
 
-def _check_combination(votes: Path | None, matrix: Path | None, prior: float | None, updates: int) -> None:
+def _check_combination(
+    votes: Path | None, matrix: Path | None, prior: float | None, updates: int
+) -> None:
     if (votes is None) == (matrix is None):
         raise UserError("give the game as either --votes or --matrix, exactly one of them")
     if prior is not None:
         if votes is None:
-            raise UserError("--prior counts pseudo-ties of votes: give it with --votes, not with --matrix")
+            raise UserError("--prior counts pseudo-ties of votes: give it with --votes only")
         if not (math.isfinite(prior) and prior >= 0):
             raise UserError(f"--prior must be a finite number, 0 or above, but it is {prior}")
     if updates < 0:
@@ -216,13 +227,15 @@ def _check_combination(votes: Path | None, matrix: Path | None, prior: float | N
 def _check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta: float) -> None:
     if algorithm is None:
         if start is not None:
-            raise UserError("--start is where an algorithm starts: give --algorithm too, or leave it out")
+            raise UserError("--start is where an algorithm starts: give --algorithm too")
         return
     if beta == 0:
-        raise UserError("--beta 0 is solved by linear programme: leave --algorithm out, or give a --beta above 0")
+        raise UserError(
+            "--beta 0 is solved by linear programme: leave --algorithm out, or give a higher --beta"
+        )
     if not algorithm.closed_form:
         raise UserError(
-            f"{type(algorithm).__name__} has no closed form, which --algorithm needs here: train it with `nlhf fit`"
+            f"--algorithm {type(algorithm).__name__} has no closed form: train it with `nlhf fit`"
         )
     try:
         algorithm.steps(beta, 0)
@@ -239,7 +252,7 @@ def _check_output(output: Path | None, inputs: list[Path | None]) -> None:
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: give the name of a file in it")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {output}: the folder {folder} cannot be written to, check its permissions")
+        raise UserError(f"--output {output}: the folder {folder} cannot be written to")
     if any(path is not None and path.resolve() == output.resolve() for path in inputs):
         raise UserError(f"--output {output} would overwrite an input file: give another name")
 
@@ -258,7 +271,7 @@ def _read_game(votes: Path | None, matrix: Path | None, prior: float) -> _Game:
 
 
 def _read_log_policy(path: Path | None, what: str, game: _Game) -> Tensor:
-    """Log-probabilities [C, N], -inf where an alternative does not exist; uniform without a file."""
+    """Log-probabilities [C, N], -inf for alternatives that do not exist; uniform without a file."""
     support = game.support
     if path is None:
         uniform = torch.zeros(support.shape, dtype=torch.float64)
@@ -267,18 +280,21 @@ def _read_log_policy(path: Path | None, what: str, game: _Game) -> Tensor:
     games, num = support.shape
     if probability.shape not in [(num,), (games, num)]:
         raise UserError(
-            f"{what} {path} has shape {[*probability.shape]}, but {game.where} has {_shape(support)}: give one "
-            "probability for each alternative"
+            f"{what} {path} has shape {[*probability.shape]}, but {game.where} has "
+            f"{_shape(support)}: give one probability for each alternative"
         )
     if probability.dim() == 1 and any(own != game.names[0] for own in game.names):
         raise UserError(
-            f"{what} {path} has shape {[num]}, but the prompts of {game.where} have alternatives of their own: "
-            f"give {[games, num]}, a row for each prompt"
+            f"{what} {path} has shape {[num]}, but the prompts of {game.where} have alternatives "
+            f"of their own: give {[games, num]}, a row for each prompt"
         )
     probability = probability.expand(games, num)
     for wrong, problem in [
-        ((probability == 0) & support, "probability 0, and it could never be played: give it a positive one"),
-        ((probability > 0) & ~support, "a probability, but this prompt has fewer alternatives: give 0"),
+        (
+            (probability == 0) & support,
+            "probability 0, so that it is never played: give a positive one",
+        ),
+        ((probability > 0) & ~support, "a probability, but its prompt has fewer: give 0"),
     ]:
         if wrong.any():
             prompt, action = wrong.nonzero()[0].tolist()
@@ -310,7 +326,8 @@ def _play(
             curves[curve][first : first + len(log_policies)] = metrics[curve]
 
     measure(0, last[None])
-    chunk = max(1, min(_CHUNK_ROUNDS, _CHUNK_NUMBERS // (games * num), _CHUNK_WORK // (games * num**2)))
+    size = games * num
+    chunk = max(1, min(_CHUNK_ROUNDS, _CHUNK_NUMBERS // size, _CHUNK_WORK // (size * num)))
     with tqdm(total=updates, desc=name, unit="update", delay=2, file=sys.stderr) as progress:
         for done in range(0, updates, chunk):
             now = rounds.run(done, min(chunk, updates - done))
@@ -318,10 +335,10 @@ def _play(
             measure(done + 1, now.log_policy)
             queries[done + 1 : end + 1] = queries[done] + now.queries
             last = now.log_policy[-1]
-            if curves["exploitability"][end].isnan().any():  # not a number once, never again a number
+            if curves["exploitability"][end].isnan().any():  # what is no number never becomes one
                 broken = now.log_policy.log_softmax(-1).isnan().any(-1).any(-1)
                 update = done + 1 + int(broken.long().argmax())
-                raise UserError(f"{name} diverged: update {update} is not a number any more, give it a smaller step")
+                raise UserError(f"{name} diverged at update {update}: give it a smaller step")
             progress.update(end - done)
     return _Run(last.log_softmax(-1), curves, queries)
 
@@ -329,23 +346,25 @@ def _play(
 def _write(output: Path, game: _Game, nash: Solution, run: _Run | None, arguments: str) -> None:
     """Write the file beside its place and rename it, so that there is a whole file or none."""
     games, num = game.support.shape
-
     arrays: dict[str, Any] = {
         "log_policy": (nash if run is None else run).log_policy.numpy(),
         "nash_log_policy": nash.log_policy.numpy(),
         "nash_exploitability": nash.exploitability.numpy(),
         "names": np.array([own + [""] * (num - len(own)) for own in game.names]),
     }
-    curves = {} if run is None else {name: curve.numpy() for name, curve in run.curves.items()}
     if games == 1:
         arrays = {name: array[0] for name, array in arrays.items()}
-        curves = {name: curve[:, 0] for name, curve in curves.items()}
     if run is not None:
+        curves = (
+            run.curves if games > 1 else {name: curve[:, 0] for name, curve in run.curves.items()}
+        )
+        arrays |= {name: curve.numpy() for name, curve in curves.items()}
         arrays["queries"] = run.queries.numpy()
+    arrays |= {"version": __version__, "arguments": arguments}
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **arrays, **curves, version=__version__, arguments=arguments)
+            np.savez(file, **arrays)
         partial.replace(output)
     except OSError as error:
         raise UserError(f"--output {output} could not be written: {error.strerror}") from error
@@ -353,52 +372,54 @@ def _write(output: Path, game: _Game, nash: Solution, run: _Run | None, argument
         partial.unlink(missing_ok=True)
 
 
-def _print_tables(game: _Game, nash: Solution, beta: float, run: _Run | None, algorithm: str) -> None:
+def _print_tables(game: _Game, nash: Solution, beta: float, run: _Run | None, name: str) -> None:
     games = len(game.support)
     print(f"Nash equilibrium of {game.where}: {_shape(game.support)}, beta = {beta:g}")
+    figures = {"equilibrium": {"exploitability": nash.exploitability}}
+    columns = {"probability": nash.log_policy.exp()}
+    columns["win rate"] = win_rates(game.preference, nash.log_policy)
     if run is not None:
-        print(f"{algorithm}: {len(run.queries) - 1} updates, {run.queries[-1]} queries for each prompt")
-    rates = win_rates(game.preference, nash.log_policy)
-    for i in range(min(games, _MOST_PROMPTS)):
-        columns = {"probability": nash.log_policy[i].exp(), "win rate": rates[i]}
-        if run is not None:
-            columns[algorithm] = run.log_policy[i].exp()
-        print()
-        if game.prompts[i]:
-            print(_short(game.prompts[i]))
-        _print_alternatives(game.names[i], columns)
-        for title, figures in _figures(nash, run, algorithm).items():
-            print(f"{title}: " + ", ".join(f"{name} {value[i]:.3g}" for name, value in figures.items()))
-    if games > _MOST_PROMPTS:
-        print(f"\n{games - _MOST_PROMPTS} more prompts are not shown")
+        queries = run.queries[-1].item()
+        print(f"{name}: {len(run.queries) - 1} updates, {queries} queries for each prompt")
+        figures[name] = {title: run.curves[curve][-1] for curve, title in _CURVES.items()}
+        columns[name] = run.log_policy.exp()
+    for i, (prompt, names) in enumerate(zip(game.prompts, game.names, strict=True)):
+        if i == _MOST_PROMPTS:
+            print(f"\n{games - i} more prompts are not shown")
+            break
+        print("\n" + (f"{_short(prompt)}\n" if prompt else ""), end="")
+        _print_alternatives(names, {title: column[i] for title, column in columns.items()})
+        for who, values in figures.items():
+            print(f"{who}: " + ", ".join(f"{what} {v[i]:.3g}" for what, v in values.items()))
     if games > 1:
         print(f"\nmean and maximum over {games} prompts")
-        for title, figures in _figures(nash, run, algorithm).items():
-            parts = (f"{name} {value.mean():.3g} and {value.max():.3g}" for name, value in figures.items())
-            print(f"{title}: " + ", ".join(parts))
+        for who, values in figures.items():
+            both = (f"{what} {v.mean():.3g} and {v.max():.3g}" for what, v in values.items())
+            print(f"{who}: " + ", ".join(both))
 
 
 def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
-    """A table of the alternatives, the most probable first; the columns may be longer than the names."""
-    order = columns["probability"][: len(names)].sort(descending=True, stable=True).indices.tolist()
+    """A table of a prompt's alternatives, the most probable first.
+
+    Args:
+        names: of the alternatives.
+        columns: by title; the alternatives that the prompt lacks stand at their end [N].
+    """
+    probability = columns["probability"][: len(names)]
+    order = probability.sort(descending=True, stable=True).indices.tolist()
     shown, hidden = order[:_MOST_ALTERNATIVES], order[_MOST_ALTERNATIVES:]
     labels = [_short(names[action]) for action in shown]
-    width = max(len("alternative"), *map(len, labels))
-    print("alternative".ljust(width) + "".join(f"  {title:>11}" for title in columns))
+    first = max(len("alternative"), *map(len, labels))
+    width = {title: max(len("probability"), len(title)) for title in columns}
+    print("  ".join(["alternative".ljust(first), *(t.rjust(width[t]) for t in columns)]))
     for action, label in zip(shown, labels, strict=True):
-        print(label.ljust(width) + "".join(f"  {column[action]:>{max(11, len(title))}.6f}" for title, column in columns.items()))
+        cells = (f"{column[action]:{width[title]}.6f}" for title, column in columns.items())
+        print("  ".join([label.ljust(first), *cells]))
     if hidden:
-        rest = columns["probability"][hidden].sum()
-        print(f"{len(hidden)} more alternatives are not shown, of probability {rest:.3g} together")
-
-
-def _figures(nash: Solution, run: _Run | None, algorithm: str) -> dict[str, dict[str, Tensor]]:
-    """What is said of each policy, by title: figures by name [C]."""
-    figures = {"equilibrium": {"exploitability": nash.exploitability}}
-    if run is not None:
-        names = {"exploitability": "exploitability", "kl_to_nash": "KL to the equilibrium", "span": "span"}
-        figures[algorithm] = {name: run.curves[curve][-1] for curve, name in names.items()}
-    return figures
+        print(
+            f"{len(hidden)} more alternatives are not shown, "
+            f"of probability {probability[hidden].sum():.3g} together"
+        )
 
 
 def _shape(support: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Exact metrics of policies on tables: thin torchmetrics over the functions of `nlhf_zoo.solvers`."""
+"""Exact metrics of policies on tables: thin classes over functions of `nlhf_zoo.solvers`."""
 
 from nlhf_zoo.metrics.base import GameMetric
 from nlhf_zoo.metrics.distance import KLToNash, Span

@@ -45,11 +45,8 @@ class PreferenceOracle(nn.Module, ABC):
         Returns:
             the product [B, K] and its validity, bool [B, K].
         """
-        comparison = self(prompts, first, second)
-        weight = second.weight[:, None, :] * comparison.valid
-        total = weight.sum(-1)
-        preference = torch.where(comparison.valid, comparison.preference, torch.zeros_like(comparison.preference))
-        return (weight * preference).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny), total > 0
+        comparison: Comparison = self(prompts, first, second)
+        return comparison.average(second.weight)
 
     @property
     def support(self) -> Tensor | None:
@@ -65,3 +62,8 @@ class PreferenceOracle(nn.Module, ABC):
     def table(self) -> Tensor | None:
         """The whole preference P(y > y') [C, N, N], where it is held in memory; None otherwise."""
         return None
+
+    @property
+    def answers_table(self) -> bool:
+        """Whether its answers are the entries of ``table``, so that a closed form may read these instead."""
+        return self.table is not None

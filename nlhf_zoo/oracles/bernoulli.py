@@ -50,6 +50,11 @@ class BernoulliLabels(PreferenceOracle):
         """The other oracle's: exact metrics judge the game itself, not its labels."""
         return self.oracle.table
 
+    @property
+    def answers_table(self) -> bool:
+        """It answers labels, not probabilities."""
+        return False
+
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Draw a verdict for each pair.
 

@@ -79,16 +79,7 @@ class TableOracle(PreferenceOracle):
         Returns:
             preference and validity [B, K, L], all valid.
         """
-        for responses in (first, second):
-            if responses.enumerated and responses.num != self.num_actions:
-                raise ValueError(
-                    f"{responses.num} responses are enumerated, of {self.num_actions} actions"
-                )
-        if first.enumerated and second.enumerated:
-            preference = self._rows(prompts)
-        else:
-            rows, columns = first.actions[:, :, None], second.actions[:, None, :]
-            preference = self.preference[prompts.ids[:, None, None], rows, columns]
+        preference = self._look_up(prompts, first, second)
         return Comparison(preference, all_valid(preference))
 
     def expected(
@@ -100,13 +91,25 @@ class TableOracle(PreferenceOracle):
             the product [B, K] and its validity, all valid.
         """
         if first.enumerated or not second.enumerated:
-            rows = self(prompts, first, second).preference
+            rows = self._look_up(prompts, first, second)
         else:
             rows = self.preference[prompts.ids[:, None], first.actions]
         weight = second.weight.to(rows.dtype)
         # A row vector times the transpose: bmm has a fast path for it, and not for a column vector.
         product = torch.bmm(weight[:, None, :], rows.mT)[:, 0]
         return product, all_valid(product)
+
+    def _look_up(self, prompts: Prompts, first: Responses, second: Responses) -> Tensor:
+        """P(y_k > y'_l) [B, K, L]."""
+        for responses in (first, second):
+            if responses.enumerated and responses.num != self.num_actions:
+                raise ValueError(
+                    f"{responses.num} responses are enumerated, of {self.num_actions} actions"
+                )
+        if first.enumerated and second.enumerated:
+            return self._rows(prompts)
+        rows, columns = first.actions[:, :, None], second.actions[:, None, :]
+        return self.preference[prompts.ids[:, None, None], rows, columns]
 
     def _rows(self, prompts: Prompts) -> Tensor:
         """The games of these prompts [B, N, N]; the table itself where these are all, in order."""

@@ -292,43 +292,46 @@ def _exploitability(
     """Exploitability [..., R] from A pi, pi, log pi and log mu."""
     if beta == 0:
         return (payoff + log_reference.clamp_max(-_ABSENT).add(_ABSENT)).amax(-2)
-    difference, terms = scratch
-    difference = torch.sub(log_policy, log_reference, out=difference)
-    escapes = difference.amax(-2) > _ABSENT
-    return (
-        gain(policy, log_policy, difference.sub_(payoff / beta), terms)
-        .mul_(beta)
-        .masked_fill_(escapes, torch.inf)
-    )
+    return gain(policy, log_policy, log_reference, payoff / beta, scratch).mul_(beta)
 
 
 def gain(
-    policy: Tensor, log_policy: Tensor, residual: Tensor, terms: Tensor | None = None
+    policy: Tensor,
+    log_policy: Tensor,
+    log_reference: Tensor,
+    payoff: Tensor,
+    scratch: Tensor | tuple[None, None] = (None, None),
 ) -> Tensor:
-    """Exploitability / beta [..., R] from log pi - log mu - A pi / beta, up to a constant.
-
-    Args:
-        policy: pi [..., N, R], in columns.
-        log_policy: log pi [..., N, R], finite.
-        residual: [..., N, R]; overwritten, its mean under pi becomes 0.
-        terms: [..., N, R], memory for intermediate results.
-    """
-    u = residual.sub_(torch.mul(policy, residual, out=terms).sum(-2, keepdim=True))
-    excess = torch.log1p_(_excess(policy, log_policy, u, terms))
+    """Exploitability / beta [..., R] from pi, log pi, log mu and A pi / beta."""
+    u = torch.sub(log_policy, log_reference, out=scratch[0])
+    escapes = u.amax(-2) > _ABSENT
+    u.sub_(payoff)
+    mean = torch.mul(policy, u, out=scratch[1]).sum(-2, keepdim=True)
+    terms = _terms(policy, u.sub_(mean), scratch[1])
     if u.amin() >= -_FAR:
-        return excess
-    log_terms = log_policy - u
-    return torch.where(log_terms.amax(-2) > _FAR, log_terms.logsumexp(-2), excess)
+        total = terms.sum(-2).log1p_()
+    else:
+        log_weight = log_reference + payoff + mean  # log pi - u, without its rounding
+        total = torch.where(u < -_FAR, log_weight.exp(), terms).sum(-2).log1p_()
+        total = torch.where(log_weight.amax(-2) > _FAR, log_weight.logsumexp(-2), total)
+    return total.masked_fill_(escapes, torch.inf)
 
 
 def _kl(
     p: Tensor, log_p: Tensor, log_q: Tensor, scratch: Tensor | tuple[None, None] = (None, None)
 ) -> Tensor:
     """KL [..., R] from p, log p and log q."""
-    difference, terms = scratch
-    difference = torch.sub(log_p, log_q, out=difference)
-    escapes = difference.amax(-2) > _ABSENT
-    return _excess(p, log_p, difference, terms).masked_fill_(escapes, torch.inf)
+    u = torch.sub(log_p, log_q, out=scratch[0])
+    escapes = u.amax(-2) > _ABSENT
+    terms = _terms(p, u, scratch[1])
+    if u.amin() < -_FAR:
+        terms = torch.where(u < -_FAR, log_q.exp(), terms)
+    return terms.sum(-2).masked_fill_(escapes, torch.inf)
+
+
+def _terms(p: Tensor, u: Tensor, out: Tensor | None) -> Tensor:
+    """p (exp(-u) - 1 + u) >= 0; who calls puts p exp(-u) where exp(-u) may overflow."""
+    return torch.neg(u, out=out).expm1_().add_(u).mul_(p)
 
 
 def _span(
@@ -338,11 +341,3 @@ def _span(
     difference = torch.sub(log_policy, log_nash, out=scratch[0])
     width = difference.amax(-2) - difference.amin(-2)
     return width.masked_fill_(width > _ABSENT, torch.inf)
-
-
-def _excess(p: Tensor, log_p: Tensor, u: Tensor, terms: Tensor | None) -> Tensor:
-    """sum_y p (exp(-u) - 1 + u), each term >= 0; it is p exp(-u) where exp(-u) may overflow."""
-    terms = torch.neg(u, out=terms).expm1_().add_(u).mul_(p)
-    if u.amin() < -_FAR:
-        terms = torch.where(u < -_FAR, torch.exp(log_p - u), terms)
-    return terms.sum(-2)

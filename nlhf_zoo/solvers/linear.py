@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlhf_zoo.solvers.game import antisymmetric
+from nlhf_zoo.solvers.game import antisymmetric, exploitability
 from nlhf_zoo.solvers.solution import Solution
 
 
@@ -42,13 +42,11 @@ def unregularised_nash(P: Tensor, support: Tensor | None = None) -> Solution:
         )
     ]
     policy = torch.zeros(support.shape, dtype=torch.float64)
-    policy[support] = torch.from_numpy(
-        np.concatenate([probabilities for probabilities, _ in answers])
-    )
-    gain = (tables @ policy[..., None])[..., 0].masked_fill(~support, -torch.inf).amax(-1)
-    return Solution(
-        policy.log().to(P.device), gain.to(P.device), max(steps for _, steps in answers)
-    )
+    policy[support] = torch.from_numpy(np.concatenate([answer for answer, _ in answers]))
+    log_policy = policy.log().to(P.device)
+    existing = support.double().log().to(P.device)
+    certificate = exploitability(P, log_policy, existing, 0.0)
+    return Solution(log_policy, certificate, max(steps for _, steps in answers))
 
 
 def _solve_one(table: np.ndarray) -> tuple[np.ndarray, int]:
@@ -65,7 +63,7 @@ def _solve_one(table: np.ndarray) -> tuple[np.ndarray, int]:
         method="highs",
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
-    if result.status != 0:
+    if result.status != 0 or result.x is None:
         raise RuntimeError(
             f"the linear programme of a game of {num} actions was not solved: {result.message}"
         )

@@ -127,7 +127,7 @@ def _best(table: Tensor, prior: Tensor, beta: float, xi: Tensor) -> _Point:
     log_policy = torch.log_softmax(prior + xi, 0)
     policy = log_policy.exp()
     payoff = table @ policy
-    gains = gain(policy, log_policy, xi - payoff / beta)
+    gains = gain(policy, log_policy, prior, payoff / beta)
     best = int(gains.nan_to_num(torch.inf).argmin())
     pick = slice(best, best + 1)
     return _Point(xi[:, pick], policy[:, pick], payoff[:, pick], gains[best].item())

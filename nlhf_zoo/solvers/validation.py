@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.solvers.game import antisymmetric
 
-# P(a > b) + P(b > a) may miss 1 by this much, and probabilities may miss their sum by it: float32
-# files do.
+# How far P(a > b) + P(b > a) and the sum of probabilities may miss 1: float32 files do.
 TOLERANCE = 1e-6
 
 
-def check_preference(P: Any, where: str = "P") -> Tensor:  # anything that numpy understands
+def check_preference(P: Any, where: str = "P") -> Tensor:
     """A preference matrix that obeys the law of the game, exactly.
 
     Args:
@@ -44,15 +44,8 @@ def check_preference(P: Any, where: str = "P") -> Tensor:  # anything that numpy
     _check_entries(P, where)
     miss = (P + P.mT - 1).abs()
     if (worst := miss.max().item()) > TOLERANCE:
-        *game, row, column = _position(miss.argmax(), P.shape)
-        here, there = _index([*game, row, column]), _index([*game, column, row])
-        raise UserError(
-            f"{where} is not antisymmetric about 1/2: entry {here} is "
-            f"{P[*game, row, column].item():.6g} and {there} is {P[*game, column, row].item():.6g}, "
-            "but P(a > b) + P(b > a) must be 1 (and the diagonal 1/2) within "
-            f"{TOLERANCE:g}; it misses by {worst:.3g}"
-        )
-    return (P - P.mT) / 2 + 0.5
+        raise UserError(_why_not_antisymmetric(P, _position(miss.argmax(), P.shape), where, worst))
+    return torch.add(antisymmetric(P), 0.5)
 
 
 def check_reference(mu: Any, num_actions: int, where: str = "mu") -> Tensor:
@@ -88,7 +81,7 @@ def check_reference(mu: Any, num_actions: int, where: str = "mu") -> Tensor:
             f"{where} must sum to 1 within {TOLERANCE:g}, "
             f"but it sums to {total.flatten()[worst.argmax()]:.8g}"
         )
-    return mu / total[..., None]
+    return torch.div(mu, total[..., None])
 
 
 def check_beta(beta: float, where: str = "beta") -> float:
@@ -111,23 +104,32 @@ def check_beta(beta: float, where: str = "beta") -> float:
     return float(beta)
 
 
-def _as_tensor(values: Any, where: str) -> Tensor:
-    if isinstance(values, Tensor):
-        values = (
-            values.detach().cpu().numpy()
-            if values.dtype != torch.bfloat16
-            else values.detach().cpu().double().numpy()
+def _why_not_antisymmetric(P: Tensor, position: list[int], where: str, worst: float) -> str:
+    *game, row, column = position
+    if row == column:
+        return (
+            f"{where}: diagonal entry {_index(position)} is {P[*position].item():.6g}, "
+            "but an action against itself wins with probability 1/2"
         )
+    mirrored = [*game, column, row]
+    return (
+        f"{where} is not antisymmetric about 1/2: entry {_index(position)} is "
+        f"{P[*position].item():.6g} and {_index(mirrored)} is {P[*mirrored].item():.6g}, "
+        f"but they must sum to 1 within {TOLERANCE:g} and miss it by {worst:.3g}"
+    )
+
+
+def _as_tensor(values: Any, where: str) -> Tensor:
+    if isinstance(values, Tensor) and not values.is_complex():
+        return values.detach().cpu().double()
     try:
         array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise UserError(
-            f"{where} is not a table of numbers: its rows have different lengths"
-        ) from error
-    if array.dtype.kind not in "buif":
-        raise UserError(
-            f"{where} is not a table of real numbers: it holds values of type {array.dtype}"
-        )
+    except ValueError as error:
+        message = f"{where} is not a table of numbers: its rows have different lengths"
+        raise UserError(message) from error
+    if array.dtype.kind not in "uif":
+        message = f"{where} is not a table of real numbers: it holds values of type {array.dtype}"
+        raise UserError(message)
     return torch.from_numpy(array.astype(np.float64))
 
 

@@ -1,0 +1,87 @@
+"""Runs of the command line in processes of their own, which may be killed.
+
+Importing torch and lightning takes seconds; a server does it once, and each run is a fork of it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["nlhf_zoo.trainer_cli", "nlhf_zoo.commands", "tensorboard"])
+KILLED = -9
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The last line on standard error."""
+        return (self.err.strip().splitlines() or [""])[-1]
+
+
+def nlhf(
+    *args: str, folder: Path, before: Callable[[], None] | None = None, timeout: float = 240
+) -> Run:
+    """Run ``nlhf args`` in a folder, in a process of its own.
+
+    Args:
+        args: the command and its options.
+        folder: the working directory.
+        before: called in that process first, to plant a fault; a function of a module, or a partial of one.
+        timeout: seconds after which a run is taken for hung.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _CONTEXT.Process(target=_main, args=(args, folder, before))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"nlhf {' '.join(args)} did not end: {(folder / '.stderr').read_text()}")
+    texts = [path.read_text(errors="replace") for path in (folder / ".stdout", folder / ".stderr")]
+    for name in (".stdout", ".stderr"):
+        (folder / name).unlink()
+    return Run(process.exitcode, *texts)
+
+
+def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None) -> None:
+    os.chdir(folder)
+    for stream, name in ((1, ".stdout"), (2, ".stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    sys.argv = ["nlhf", *args]
+
+    import torch
+    from tqdm import tqdm
+
+    from nlhf_zoo.cli import main
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process would leave behind
+    torch.set_num_threads(1)  # many small runs: threads would only wait for each other
+    code: object = 0
+    try:
+        if before is not None:
+            before()
+        main(args)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)

@@ -1,0 +1,264 @@
+"""A run that is killed and resumed gives what the uninterrupted one gives, bit for bit.
+
+SIGKILL comes at a point of our choosing: each phase of a round, and each moment of the writing of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from forked import KILLED, nlhf
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+RUN = Path("runs/game/version_0")
+ROUNDS = 23  # the last training step in closed form is a short one
+
+
+def part(name: str, /, **arguments: Any) -> dict[str, Any]:
+    """A class and its arguments, as YAML has them."""
+    return {"class_path": name, "init_args": arguments}
+
+
+def configuration(**model: Any) -> dict[str, Any]:
+    """A small game; in closed form unless the model says otherwise."""
+    reference = part("NormalReference")
+    return {
+        "seed_everything": 3,
+        "model": part(
+            "OnlineGame",
+            **{
+                "beta": 0.1,
+                "policy": part("TabularPolicy", reference=reference),
+                "oracle": part("UniformRandom", num_games=2, num_actions=4),
+                "rollout": part("Enumerate"),
+                "realisation": part("ClosedForm", rounds_per_step=4),
+                **model,
+            },
+        ),
+        "data": part("TablePrompts"),
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": part(
+                "lightning.pytorch.loggers.TensorBoardLogger",
+                save_dir="runs",
+                name="game",
+                default_hp_metric=False,
+            ),
+            "log_every_n_steps": 1,
+            "callbacks": [
+                part("ExactMetrics"),
+                part("Budget", rounds=ROUNDS),
+                part("GameCheckpoint", every_n_train_steps=1),
+            ],
+        },
+    }
+
+
+SAMPLED = {
+    "rollout": part("Sample", num_responses=4, num_opponents=2),
+    "realisation": part("GradientSteps"),
+    "optimizer": part("torch.optim.Adam", lr=0.1),
+    "lr_scheduler": part("torch.optim.lr_scheduler.ExponentialLR", gamma=0.98),
+    "oracle": part("BernoulliLabels", oracle=part("UniformRandom", num_games=2, num_actions=4)),
+}
+ENUMERATED = {**SAMPLED, "rollout": part("Enumerate")}
+MLP = part("MLPPolicy", reference=part("NormalReference"), width=3, dtype="float32")
+
+CLOSED = {
+    "egpo": part("EGPO", eta=0.3),
+    "moving_magnet": part("MovingMagnet", inner=part("OptimisticMirrorDescent"), every=5),
+    "nash_md": part("NashMD"),
+    "nash_mp": part("NashMP", kappa=0.5),
+    "online_ipo": part("OnlineIPO"),
+    "optimistic_mirror_descent": part("OptimisticMirrorDescent"),
+    "sppo": part("SPPO"),
+}
+GRADIENT = {
+    **CLOSED,
+    "moving_magnet": part("MovingMagnet", inner=part("EGPO"), every=3),
+    "nash_mp": part("NashMP", kappa=0.5, inner_steps=2),
+    "online_dpo": part("OnlineDPO"),
+    "sppo": part("SPPO", inner_steps=3),
+}
+CASES = {
+    **{f"closed-{name}": configuration(algorithm=a) for name, a in CLOSED.items()},
+    **{f"sampled-{name}": configuration(algorithm=a, **SAMPLED) for name, a in GRADIENT.items()},
+    "mlp-nash_mp": configuration(algorithm=GRADIENT["nash_mp"], **(SAMPLED | {"policy": MLP})),
+    "enumerated-optimistic": configuration(
+        algorithm=GRADIENT["optimistic_mirror_descent"], **ENUMERATED
+    ),
+}
+CASES["mlp-nash_mp"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
+CASES["sampled-egpo"]["trainer"] |= {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
+
+# Where a run is killed, in the order in which a training step passes.
+POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
+CLOSED_POINTS = ("forward", "metrics", "half", "written", "saved")
+
+
+def kill_at(point: str, batches: int) -> None:
+    """Kill this process at a point of the training step that ``Progress.batches`` counts so."""
+    import fsspec.implementations.local
+    import lightning as L
+
+    from nlhf_zoo.callbacks import ExactMetrics, GameCheckpoint
+    from nlhf_zoo.online_game import OnlineGame
+
+    game: list[OnlineGame] = []
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def due() -> bool:
+        return game[0].progress.batches >= batches
+
+    def patch(owner: Any, name: str, when: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(self, OnlineGame) and not game:
+                game.append(self)
+            if when == "before" and due():
+                kill()
+            result = original(self, *args, **kwargs)
+            if when == "after" and due():
+                kill()
+            return result
+
+        setattr(owner, name, patched)
+
+    def half(source: str, target: str) -> None:
+        """What a move to another file system is when it is interrupted."""
+        if due():
+            content = Path(source).read_bytes()
+            Path(target).write_bytes(content[: len(content) // 2])
+            kill()
+        shutil.copy(source, target)
+
+    patch(OnlineGame, "training_step", "before" if point == "forward" else "never")
+    if point == "backward":
+        patch(OnlineGame, "on_before_optimizer_step", "before")
+    elif point == "optimizer":
+        patch(L.LightningModule, "optimizer_step", "after")
+    elif point == "plan":
+        patch(OnlineGame, "optimizer_step", "after")
+    elif point == "metrics":
+        patch(ExactMetrics, "on_train_batch_end", "after")
+    elif point == "half":
+        fsspec.implementations.local.shutil = type("Shutil", (), {"move": staticmethod(half)})
+    elif point == "written":
+        patch(L.Trainer, "save_checkpoint", "after")
+    elif point == "saved":
+        patch(GameCheckpoint, "on_train_batch_end", "after")
+
+
+def write(folder: Path, config: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "game.yaml").write_text(yaml.safe_dump(config))
+
+
+def fit(folder: Path, *args: str, **kwargs: Any) -> Any:
+    return nlhf("fit", "--config", "game.yaml", *args, folder=folder, **kwargs)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The checkpoint, with nothing in it but what may be loaded safely."""
+    checkpoint = torch.load(folder / RUN / "checkpoints/last.ckpt", weights_only=True)
+    for name, state in checkpoint["callbacks"].items():
+        if name.startswith("GameCheckpoint"):  # where the run lies
+            checkpoint["callbacks"][name] = {
+                k: str(v).replace(str(folder.resolve()), "") for k, v in state.items()
+            }
+    return checkpoint
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """What TensorBoard shows: the last value of a tag at a step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(
+        str(folder / RUN), size_guidance={"scalars": 0}, purge_orphaned_data=False
+    )
+    events.Reload()
+    return {
+        (tag, event.step): event.value
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+        if tag != "epoch"
+    }
+
+
+def differences(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two checkpoints differ, to the bit."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = [f"{at}: keys {one.keys() ^ other.keys()}"] if one.keys() != other.keys() else []
+        for key in one.keys() & other.keys():
+            found += differences(one[key], other[key], f"{at}/{key}")
+        return found
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{at}/{i}")]
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        same = type(one) is type(other) and one == other
+    return [] if same else [f"{at}: {one} is not {other}"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert differences(load(one), load(other)) == []
+    assert (one / RUN / "history.bin").read_bytes() == (other / RUN / "history.bin").read_bytes()
+    curves = scalars(one)
+    assert len(curves) > ROUNDS
+    assert curves == scalars(other)
+
+
+def whole_run(folder: Path, config: dict[str, Any]) -> int:
+    """An uninterrupted run; how many training steps it took."""
+    write(folder, config)
+    run = fit(folder)
+    assert run.code == 0, run.err
+    progress = load(folder)["online_game"]["progress"]
+    assert progress["round"] == ROUNDS
+    return int(progress["batches"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
+    config = CASES[name]
+    steps = whole_run(tmp_path / "whole", config)
+    # Each case has two of the points, in steps that fall in different phases of a round; all cases together have all.
+    closed = name.startswith("closed")
+    points = CLOSED_POINTS if closed else POINTS
+    number = list(CASES).index(name)
+    chosen = [points[(2 * number + i) % len(points)] for i in (0, 1)]
+    chance = random.Random(name)
+    killed = tmp_path / "killed"
+    write(killed, config)
+    at = 2
+    for i, point in enumerate(chosen):
+        at = chance.randint(at + 1, steps * (i + 1) // 2 - 1)
+        run = fit(
+            killed,
+            *(("--ckpt_path", "last") if i else ()),
+            before=functools.partial(kill_at, point, at),
+        )
+        assert run.code == KILLED, (point, run.err)
+    run = fit(killed, "--ckpt_path", "last")
+    assert run.code == 0, run.err
+    assert_same_run(tmp_path / "whole", killed)

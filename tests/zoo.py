@@ -1,0 +1,199 @@
+"""The one table of algorithms, and the small games and players that tests put them in.
+
+A new algorithm is one row here: every contract of ``test_contracts.py``, ``test_closed_form.py``,
+``test_gradients.py`` and ``test_game.py`` then runs over it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from nlhf_zoo import algorithms
+from nlhf_zoo.algorithms import PolicyOptimizer, surrogates
+from nlhf_zoo.algorithms.base import Surrogate
+from nlhf_zoo.callbacks import Budget
+from nlhf_zoo.closed_form import ClosedFormRounds
+from nlhf_zoo.data import games
+from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles import PreferenceOracle
+from nlhf_zoo.policies import Reference
+from nlhf_zoo.records import Comparison, Decoding, Prompts, ProximalStep, Responses
+
+BETA = 0.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm with one choice of arguments.
+
+    Args:
+        algorithm: the class.
+        kwargs: its arguments.
+        rounds: rounds of the closed form on `test_games` after which the exploitability at BETA ...
+        reaches: ... is at most this, for an algorithm that declares `last_iterate`.
+        contraction: factor by which log(pi/pi*) shrinks in a round near the equilibrium at BETA, for an
+            algorithm that converges linearly: KL(pi* || pi) then falls by its square.
+    """
+
+    algorithm: type[PolicyOptimizer]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 300
+    reaches: float = 1e-8
+    contraction: float | None = None
+
+    def make(self, **kwargs: Any) -> PolicyOptimizer:
+        """A new algorithm; `kwargs` (a surrogate) go to the innermost one."""
+        given = dict(self.kwargs)
+        if isinstance(given.get("inner"), Row):
+            return self.algorithm(**(given | {"inner": given["inner"].make(**kwargs)}))
+        return self.algorithm(**(given | kwargs))
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{k}={v}" for k, v in self.kwargs.items())
+        return f"{self.algorithm.__name__}({shown})"
+
+
+UNIFORM = Decoding(temperature=float("inf"))
+
+ROWS = [
+    Row(algorithms.NashMP, contraction=1 / (1 + 2 * BETA)),
+    Row(algorithms.NashMP, {"eta": 1.0}, contraction=1 / 2),
+    Row(algorithms.NashMP, {"kappa": 0.5, "inner_steps": 2}, rounds=600),
+    Row(algorithms.EGPO, contraction=1 / (1 + 2 * BETA)),
+    Row(algorithms.EGPO, {"eta": 0.3, "scored": UNIFORM}, contraction=1 - 0.3 * BETA),
+    Row(algorithms.OnlineIPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
+    Row(algorithms.OnlineIPO, {"eta": 0.3, "self_play": False}, contraction=1 - 0.3 * BETA),
+    Row(
+        algorithms.OnlineIPO,
+        {"eta": 0.3, "self_play": False, "scored": UNIFORM},
+        contraction=1 - 0.3 * BETA,
+    ),
+    Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
+    Row(algorithms.NashMD, {"eta": 1.0}),
+    Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),
+    Row(algorithms.OptimisticMirrorDescent, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
+    Row(algorithms.OptimisticMirrorDescent, {"eta": 0.3, "regularised": False}),
+    Row(algorithms.SPPO),
+    Row(algorithms.SPPO, {"self_play": False, "inner_steps": 2}),
+    Row(algorithms.OnlineDPO),
+    Row(algorithms.OnlineDPO, {"hard": True}),
+    Row(algorithms.MovingMagnet, {"inner": Row(algorithms.EGPO), "every": 3}),
+    Row(algorithms.MovingMagnet, {"inner": Row(algorithms.NashMD), "every": 2}),
+]
+CLOSED_FORM = [row for row in ROWS if row.make().closed_form]
+SURROGATES: list[Surrogate] = [
+    surrogates.proximal_regression,
+    surrogates.ipo_regression,
+    surrogates.policy_gradient,
+    surrogates.sppo_regression,
+    surrogates.logistic,
+]
+
+
+def fits(surrogate: Surrogate, step: ProximalStep) -> bool:
+    """Whether a surrogate can realise a step."""
+    if surrogate is surrogates.policy_gradient:
+        return dict(step.sampler) == {"policy": 1.0} and step.scored.is_plain
+    return surrogate is not surrogates.logistic or step.pairs
+
+
+def snake_case(name: str) -> str:
+    """NashMP -> nash_mp, OptimisticMirrorDescent -> optimistic_mirror_descent."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def normal_logits(*shape: int, seed: int) -> Tensor:
+    """Standard normal numbers of their own random stream."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def test_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tensor]:
+    """Uniform random games and references with normal logits: P [C, N, N], log mu [C, N]."""
+    P = games.uniform_random(num_games, num_actions, seed=3)
+    return P, normal_logits(num_games, num_actions, seed=1).log_softmax(-1)
+
+
+test_games.__test__ = False  # pytest collects what begins with test_
+
+
+def engine(
+    algorithm: PolicyOptimizer, P: Tensor, log_reference: Tensor, start: Tensor, beta: float = BETA
+) -> ClosedFormRounds:
+    """The closed form with every player at `start`."""
+    players = {player: start.clone() for player in ("policy", *algorithm.players)}
+    return ClosedFormRounds(algorithm, beta, P, log_reference, players)
+
+
+class TensorReference(Reference):
+    """A reference or a start given as log-probabilities [C, N]."""
+
+    def __init__(self, log_prob: Tensor) -> None:
+        self.given = log_prob
+
+    def logits(self, support: Tensor) -> Tensor:
+        return self.given
+
+
+class Spy(PreferenceOracle):
+    """Another oracle's answers, through the interface alone; records (K, L, whether they met themselves)."""
+
+    def __init__(self, oracle: PreferenceOracle) -> None:
+        super().__init__()
+        self.oracle = oracle
+        self.asked: list[tuple[int, int, bool]] = []
+
+    @property
+    def support(self) -> Tensor | None:
+        return self.oracle.support
+
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        self.asked.append((first.num, second.num, first is second))
+        return self.oracle(prompts, first, second)
+
+
+def all_prompts(game: OnlineGame) -> Prompts:
+    """The prompts of a table."""
+    return Prompts(torch.arange(len(game.oracle.support)))
+
+
+def scatter_players(game: OnlineGame, scale: float = 0.7) -> None:
+    """Put every player but the reference somewhere else, so that mixing two of them up shows.
+
+    All games of a batch get the same offset, so that copies of one game stay copies.
+    """
+    with torch.no_grad():
+        for number, network in enumerate(game.policy.networks.values()):
+            logits = next(iter(network.parameters()))
+            logits += scale * normal_logits(logits.shape[-1], seed=100 + number)
+
+
+def fit(
+    game: OnlineGame,
+    rounds: int | None = None,
+    data: TablePrompts | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    **trainer: Any,
+) -> OnlineGame:
+    """Train through Lightning, without files."""
+    L.Trainer(
+        max_epochs=-1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[Budget(rounds=rounds), *callbacks],
+        **trainer,
+    ).fit(game, data or TablePrompts())
+    return game
