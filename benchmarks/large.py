@@ -1,6 +1,6 @@
 """Large games: one of 10,000 actions against its two matrix-vector products; a million actions within 2 GiB.
 
-    python -m benchmarks.large [--repeats 5]
+python -m benchmarks.large [--repeats 5]
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def ten_thousand(repeats: int, rounds: int = 10) -> None:
     """An update of Nash-MP costs its two products and little else."""
     table = sine_game(10_000, seed=0, dtype=torch.float32)
     log_mu = torch.randn(1, 10_000).log_softmax(-1)
-    engine = ClosedFormRounds(NashMP(), 0.1, table, log_mu, {p: log_mu for p in ("policy", "anchor", "lookahead")})
+    engine = ClosedFormRounds(
+        NashMP(), 0.1, table, log_mu, {p: log_mu for p in ("policy", "anchor", "lookahead")}
+    )
     vector = log_mu[0].exp()
 
     def updates() -> None:
@@ -45,7 +47,9 @@ def ten_thousand(repeats: int, rounds: int = 10) -> None:
     rows = [(_seconds(updates) / rounds, _seconds(products) / rounds) for _ in range(repeats)]
     ours, floor = (statistics.median(column) for column in zip(*rows, strict=True))
     ratio = statistics.median(a / b for a, b in rows)
-    print("| 10,000 actions, float32 | update, ms | two products, ms | ratio | target |\n|---|---|---|---|---|")
+    print(
+        "| 10,000 actions, float32 | update, ms | two products, ms | ratio | target |\n|---|---|---|---|---|"
+    )
     print(f"| Nash-MP, closed form | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ratio:.2f} | 1.3 |\n")
 
 
@@ -56,8 +60,12 @@ def million() -> None:
         [sys.executable, "-c", _MEMORY, str(CONFIG)], check=True, capture_output=True, text=True
     )
     peak = int(done.stdout.split("PEAK")[1]) / 2**20
-    print("| a million actions | peak memory, GiB | seconds, start-up included | target, GiB |\n|---|---|---|---|")
-    print(f"| online IPO, 200 rounds, 256 x 256 samples | {peak:.2f} | {time.perf_counter() - start:.0f} | 2 |")
+    print(
+        "| a million actions | peak memory, GiB | seconds, start-up included | target, GiB |\n|---|---|---|---|"
+    )
+    print(
+        f"| online IPO, 200 rounds, 256 x 256 samples | {peak:.2f} | {time.perf_counter() - start:.0f} | 2 |"
+    )
 
 
 def _seconds(work: object) -> float:

@@ -1,6 +1,6 @@
 """How long commands take to answer, against a bare ``import torch``.
 
-    python -m benchmarks.startup [--repeats 7]
+python -m benchmarks.startup [--repeats 7]
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def run(repeats: int) -> None:
                 times[name].append(_seconds(*command))
     torch_times = times["import torch"]
     print("| command | seconds | ratio to import torch | target |\n|---|---|---|---|")
-    for name, target in (("import torch", ""), ("nlhf --help", "no torch"), ("nlhf solve, 3 x 3", "1.5")):
+    for name, target in (
+        ("import torch", ""),
+        ("nlhf --help", "no torch"),
+        ("nlhf solve, 3 x 3", "1.5"),
+    ):
         ratio = statistics.median(a / b for a, b in zip(times[name], torch_times, strict=True))
         print(f"| {name} | {statistics.median(times[name]):.2f} | {ratio:.2f} | {target} |")
 

@@ -2,9 +2,12 @@
 
     python benchmarks/updates.py [--threads 1] [--repeats 5]
 
-The plain loop is the EGPO simulation's (arXiv 2503.08942), batched over the games: it builds the matrix of all pairs
-for each half step, calls autograd and SGD, and evaluates the duality gap of each update. ``nlhf fit`` plays the same
-updates and keeps all metrics of every round in a file. Both are timed in turn in one process, start-up excluded.
+The plain loop is the EGPO simulation's (arXiv 2503.08942), batched over the games: it builds the
+matrix of all pairs
+for each half step, calls autograd and SGD, and evaluates the duality gap of each update. ``nlhf
+fit`` plays the same
+updates and keeps all metrics of every round in a file. Both are timed in turn in one process,
+start-up excluded.
 """
 
 from __future__ import annotations
@@ -60,7 +63,8 @@ def plain_loop(num_actions: int, updates: int) -> float:
     preference = lower + (1 - lower.mT).triu(1) + 0.5 * torch.eye(num_actions, dtype=torch.float64)
     log_mu = torch.randn(games, num_actions, dtype=torch.float64).log_softmax(-1)
     theta = log_mu.clone().requires_grad_()
-    # The exact step eta = 2 / (1 + 2 beta): the gradient of the mean over pairs is (4 / N) (d - mean d).
+    # The exact step eta = 2 / (1 + 2 beta): the gradient of the mean over pairs is (4 / N) (d -
+    # mean d).
     optimizer = torch.optim.SGD([theta], lr=2 * BETA / (1 + 2 * BETA) * num_actions / 4)
 
     def half_step(opponent: Tensor) -> None:
@@ -102,10 +106,17 @@ def run() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, lightning {L.__version__}, {arguments.threads} threads, median of {arguments.repeats}")
-    print("| actions | nlhf fit, updates/s | plain loop, updates/s | ratio | target |\n|---|---|---|---|---|")
+    print(
+        f"torch {torch.__version__}, lightning {L.__version__}, {arguments.threads} threads, median of {arguments.repeats}"
+    )
+    print(
+        "| actions | nlhf fit, updates/s | plain loop, updates/s | ratio | target |\n|---|---|---|---|---|"
+    )
     for num_actions, target in ((10, 20), (100, 15)):
-        rows = [(ours(num_actions, 20_000), plain_loop(num_actions, 500)) for _ in range(arguments.repeats)]
+        rows = [
+            (ours(num_actions, 20_000), plain_loop(num_actions, 500))
+            for _ in range(arguments.repeats)
+        ]
         fast, slow = (statistics.median(column) for column in zip(*rows, strict=True))
         ratio = statistics.median(a / b for a, b in rows)
         print(f"| {num_actions} | {fast:,.0f} | {slow:,.0f} | {ratio:.1f} | {target} |")

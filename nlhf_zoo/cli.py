@@ -1,6 +1,7 @@
 """The command line: ``nlhf fit | validate | test | predict | solve | compare``.
 
-Nothing heavy is imported before it is known which command runs: ``nlhf --help`` answers without torch.
+Nothing heavy is imported before it is known which command runs: ``nlhf --help`` answers without
+torch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: the command and its options; those of the process if they are not given.
 
     Raises:
-        SystemExit: with code 2 and one sentence on standard error for a mistake of the user's making.
+        SystemExit: with code 2 and one sentence on standard error for a mistake of the user's
+            making.
     """
     argv = list(sys.argv[1:] if args is None else args)
     if not argv or argv[0] in ("-h", "--help"):

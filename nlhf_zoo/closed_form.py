@@ -1,8 +1,10 @@
 r"""Rounds of an algorithm played exactly on a table, many at a time.
 
-A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N], and since
+A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N],
+and since
 P(y > y') = 1 - P(y' > y) the product is a row times the table, (P o)(y) = 1 - (o P)(y): one fused
-``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies no table.
+``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies no
+table.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 200_000  # entries of a table below which threads cost more than they save
-_NORMALISE_EVERY = 256  # rounds; constants that steps leave in the logits must not grow until they cost digits
+_NORMALISE_EVERY = (
+    256  # rounds; constants that steps leave in the logits must not grow until they cost digits
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,9 @@ class _Players:
         if weight == 1:
             self.copy_(source, target)
         else:
-            self.log_policy[target] = torch.lerp(self.log_policy[target], self.log_policy[source], weight)
+            self.log_policy[target] = torch.lerp(
+                self.log_policy[target], self.log_policy[source], weight
+            )
 
 
 @dataclass(slots=True)
@@ -57,11 +63,15 @@ class _Plan:
     """One round's steps, with what they share worked out once."""
 
     steps: Sequence[ProximalStep]
-    same_centre: list[bool] = field(default_factory=list)  # as the step before, and no player of it has moved
+    same_centre: list[bool] = field(
+        default_factory=list
+    )  # as the step before, and no player of it has moved
 
     def __post_init__(self) -> None:
         self.same_centre = [
-            i > 0 and step.centre == self.steps[i - 1].centre and self.steps[i - 1].writes not in step.centre
+            i > 0
+            and step.centre == self.steps[i - 1].centre
+            and self.steps[i - 1].writes not in step.centre
             for i, step in enumerate(self.steps)
         ]
 
@@ -75,8 +85,10 @@ class ClosedFormRounds:
         table: P(y > y') [C, N, N], antisymmetric about 1/2.
         log_reference: log mu [C, N]; -inf for actions that do not exist.
         logits: every player's log-policy but the reference's, up to a constant [C, N] each.
-        products: products that were asked for and are remembered, by the player they belong to [C, N] each.
-        from_start: whether no round has been played, so that equal players are copies of one policy.
+        products: products that were asked for and are remembered, by the player they belong to [C,
+            N] each.
+        from_start: whether no round has been played, so that equal players are copies of one
+            policy.
 
     Raises:
         ValueError: the algorithm has no closed form.
@@ -93,13 +105,19 @@ class ClosedFormRounds:
         from_start: bool = True,
     ) -> None:
         if not algorithm.closed_form:
-            raise ValueError(f"{type(algorithm).__name__} has no closed form: realise it by gradient steps")
+            raise ValueError(
+                f"{type(algorithm).__name__} has no closed form: realise it by gradient steps"
+            )
         self.algorithm = algorithm
         self.beta = beta
         self.table = table
         absent = log_reference == -torch.inf
         # Logits of absent actions stay finite; a mask takes them out of every softmax.
-        self._mask = torch.zeros_like(log_reference).masked_fill(absent, -torch.inf)[:, None] if absent.any() else None
+        self._mask = (
+            torch.zeros_like(log_reference).masked_fill(absent, -torch.inf)[:, None]
+            if absent.any()
+            else None
+        )
         self._reference = log_reference.masked_fill(absent, 0.0)[:, None]
         self._weighted: dict[float, Tensor] = {}
         players: dict[str, Tensor] = {}
@@ -127,7 +145,11 @@ class ClosedFormRounds:
         rows = trajectory.unbind(0)
         queries = torch.empty(rounds, dtype=torch.long)
         asked = 0
-        constant = None if self.algorithm.scheduled else _Plan(self.algorithm.steps(self.beta, first_round))
+        constant = (
+            None
+            if self.algorithm.scheduled
+            else _Plan(self.algorithm.steps(self.beta, first_round))
+        )
         with torch.no_grad(), _threads(self.table.numel()):
             for i in range(rounds):
                 number = first_round + i
@@ -166,8 +188,12 @@ class ClosedFormRounds:
             out = row if step.writes == "policy" else None
             if len(step.payoff) == 1:
                 coefficient, mixture = step.payoff[0]
-                opponent = self._probability(centre if mixture == step.centre else self._combine(mixture))
-                new = torch.baddbmm(centre, opponent, self.table, alpha=-step.step_size * coefficient, out=out)
+                opponent = self._probability(
+                    centre if mixture == step.centre else self._combine(mixture)
+                )
+                new = torch.baddbmm(
+                    centre, opponent, self.table, alpha=-step.step_size * coefficient, out=out
+                )
                 asked += 1
             else:
                 new = centre

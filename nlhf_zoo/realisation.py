@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC
 
-# One training step plays at most this many entries of tables and keeps at most this many log-probabilities,
-# so that it lasts about a second and its trajectory stays below 64 MB, whatever the size of the game.
+# One training step plays at most this many entries of tables and keeps at most this many
+# log-probabilities,
+# so that it lasts about a second and its trajectory stays below 64 MB, whatever the size of the
+# game.
 _TABLE_ENTRIES = 4_000_000_000
 _TRAJECTORY_ENTRIES = 8_000_000
 
@@ -33,7 +35,14 @@ class ClosedForm(Realisation):
     def rounds(self, num_prompts: int, num_actions: int) -> int:
         """Rounds of one training step on a game of this size; it depends on nothing else, so runs resume exactly."""
         size = num_prompts * num_actions
-        return max(1, min(self.rounds_per_step, _TRAJECTORY_ENTRIES // size, _TABLE_ENTRIES // (size * num_actions)))
+        return max(
+            1,
+            min(
+                self.rounds_per_step,
+                _TRAJECTORY_ENTRIES // size,
+                _TABLE_ENTRIES // (size * num_actions),
+            ),
+        )
 
 
 class GradientSteps(Realisation):

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# A geometric mixture of players, prod_i pi_i^{w_i} / Z, written as {player: weight}; weights sum to 1.
+# A geometric mixture of players, prod_i pi_i^{w_i} / Z, written as {player: weight}; weights sum
+# to 1.
 Mixture = Mapping[str, float]
 
 
@@ -25,7 +26,8 @@ class Decoding:
         top_k: keep the k most probable next tokens (actions, for a table); 0 keeps all.
         top_p: keep the smallest set whose probability reaches this share; 1 keeps all.
         min_p: drop what is less probable than this share of the most probable; 0 drops nothing.
-        max_new_tokens: length limit of a response; a table's responses have one token and ignore it.
+        max_new_tokens: length limit of a response; a table's responses have one token and ignore
+            it.
     """
 
     temperature: float = 1.0
@@ -80,7 +82,9 @@ class Prompts:
             ValueError: shapes disagree.
         """
         if self.ids.dim() != 1 or self.ids.dtype != torch.long:
-            raise ValueError(f"Prompts.ids must be long [B], not {self.ids.dtype} {[*self.ids.shape]}")
+            raise ValueError(
+                f"Prompts.ids must be long [B], not {self.ids.dtype} {[*self.ids.shape]}"
+            )
         if (self.tokens is None) != (self.mask is None):
             raise ValueError("Prompts.tokens and Prompts.mask come together or not at all")
         if self.tokens is not None and self.mask is not None:
@@ -96,7 +100,11 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """These prompts on another device (Lightning moves batches by this method)."""
-        move = {n: t.to(device) for n in ("ids", "tokens", "mask") if (t := getattr(self, n)) is not None}
+        move = {
+            n: t.to(device)
+            for n in ("ids", "tokens", "mask")
+            if (t := getattr(self, n)) is not None
+        }
         return replace(self, **move)
 
 
@@ -107,10 +115,12 @@ class Responses:
     Args:
         tokens: LongTensor[B, K, T]; T = 1 for tables, where the token is the action.
         mask: bool [B, K, T], True where a token counts.
-        weight: [B, K], sums to 1 over K: probabilities when all responses are enumerated, 1/K when sampled.
+        weight: [B, K], sums to 1 over K: probabilities when all responses are enumerated, 1/K when
+            sampled.
         enumerated: whether these are all the responses there are.
         text: the responses as text, B lists of K, where there is one.
-        version: version of the weights that drew them; training on stale ones is refused unless asked for.
+        version: version of the weights that drew them; training on stale ones is refused unless
+            asked for.
     """
 
     tokens: Tensor
@@ -148,14 +158,16 @@ class Responses:
             ValueError: responses have more than one token.
         """
         if self.tokens.shape[2] != 1:
-            raise ValueError(f"a table's responses have one token, these have {self.tokens.shape[2]}")
+            raise ValueError(
+                f"a table's responses have one token, these have {self.tokens.shape[2]}"
+            )
         return self.tokens[:, :, 0]
 
     def pair_weight(self) -> Tensor:
         """Weight of each pair in an expectation over two independent responses, [B, K, K].
 
-        w w' when enumerated; 1 / (K (K - 1)) off the diagonal when sampled, so that a sum with these
-        weights is unbiased for the enumerated one.
+        w w' when enumerated; 1 / (K (K - 1)) off the diagonal when sampled, so that a sum with
+        these weights is unbiased for the enumerated one.
 
         Raises:
             ValueError: there is but one sampled response, so no pair.
@@ -163,7 +175,9 @@ class Responses:
         if self.enumerated:
             return self.weight[:, :, None] * self.weight[:, None, :]
         if self.num < 2:
-            raise ValueError("a loss on pairs needs at least two responses a prompt: set num_responses to 2 or more")
+            raise ValueError(
+                "a loss on pairs needs at least two responses a prompt: set num_responses to 2 or more"
+            )
         off_diagonal = 1 - torch.eye(self.num, dtype=self.weight.dtype, device=self.weight.device)
         return (off_diagonal / (self.num * (self.num - 1))).expand(len(self.weight), -1, -1)
 
@@ -173,7 +187,8 @@ class Comparison:
     """What the oracle said.
 
     Args:
-        preference: P(first_k > second_l | prompt_b) in [0, 1], [B, K, L]. Meaningless where invalid.
+        preference: P(first_k > second_l | prompt_b) in [0, 1], [B, K, L]. Meaningless where
+            invalid.
         valid: bool [B, K, L]; False where no answer could be had. Such an answer is never a label.
     """
 
@@ -195,7 +210,8 @@ class Comparison:
     def average(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted average over the second responses, and its validity, [B, K] both.
 
-        Weights are renormalised over the valid answers; a response without any valid answer is invalid.
+        Weights are renormalised over the valid answers; a response without any valid answer is
+        invalid.
 
         Args:
             weight: of the second responses [B, L].
@@ -203,7 +219,9 @@ class Comparison:
         weight = weight[:, None, :] * self.valid
         total = weight.sum(-1)
         preference = torch.where(self.valid, self.preference, torch.zeros_like(self.preference))
-        return (weight * preference).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny), total > 0
+        return (weight * preference).sum(-1) / total.clamp(
+            min=torch.finfo(total.dtype).tiny
+        ), total > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +265,27 @@ class ProximalStep:
         """
         if self.sampler is None:
             object.__setattr__(self, "sampler", {"policy": 1.0})
-        for name, mixture in [("centre", self.centre), ("sampler", self.sampler), *(("opponent", o) for _, o in self.payoff)]:
+        for name, mixture in [
+            ("centre", self.centre),
+            ("sampler", self.sampler),
+            *(("opponent", o) for _, o in self.payoff),
+        ]:
             if not math.isclose(sum(mixture.values()), 1.0, abs_tol=1e-9):
-                raise ValueError(f"the weights of a mixture sum to 1, but the {name} is {dict(mixture)}")
+                raise ValueError(
+                    f"the weights of a mixture sum to 1, but the {name} is {dict(mixture)}"
+                )
         if self.gradient_steps < 1:
-            raise ValueError(f"a proximal step takes at least one gradient step, not {self.gradient_steps}")
-        if self.self_play and (self.payoff[0][1] != self.sampler or len(self.payoff) != 1 or self.scored != self.opponent):
-            raise ValueError("self-play needs one opponent, which is the sampler with the same decoding")
+            raise ValueError(
+                f"a proximal step takes at least one gradient step, not {self.gradient_steps}"
+            )
+        if self.self_play and (
+            self.payoff[0][1] != self.sampler
+            or len(self.payoff) != 1
+            or self.scored != self.opponent
+        ):
+            raise ValueError(
+                "self-play needs one opponent, which is the sampler with the same decoding"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +294,11 @@ class Batch:
 
     Args:
         log_prob: log pi_theta(y_bk | x_b) [B, K], with gradient.
-        centre_log_prob: sum_i w_i log pi_i(y_bk) over the players of the centre, up to a constant [B, K].
+        centre_log_prob: sum_i w_i log pi_i(y_bk) over the players of the centre, up to a constant
+            [B, K].
         reference_log_prob: log mu(y_bk) of the step's ``reference`` player [B, K].
-        payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over all K
+        payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over
+            all K
             responses, oneself included with P(y > y) = 1/2: differences of q are then unbiased.
         weight: [B, K], sums to 1 over the valid responses of a prompt, 0 where invalid.
         beta: temperature of the game.

@@ -19,7 +19,13 @@ class Rollout(ABC):
 
     @abstractmethod
     def responses(
-        self, policy: Policy, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+        self,
+        policy: Policy,
+        who: Mixture,
+        prompts: Prompts,
+        num: int,
+        decoding: Decoding,
+        generator: torch.Generator,
     ) -> Responses:
         """Responses of a mixture of players, with their weights."""
 
@@ -27,7 +33,9 @@ class Rollout(ABC):
         self, step: ProximalStep, policy: Policy, prompts: Prompts, generator: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
         """The scored responses of a step and those of each opponent; in self-play these are the same object."""
-        scored = self.responses(policy, step.sampler, prompts, self.num_responses, step.scored, generator)
+        scored = self.responses(
+            policy, step.sampler, prompts, self.num_responses, step.scored, generator
+        )
         if step.self_play:
             return scored, [scored]
         return scored, [
@@ -57,10 +65,14 @@ class Enumerate(Rollout):
         """
         responses = policy.enumerate(prompts)
         if responses is None:
-            raise ValueError(f"{type(policy).__name__} cannot list all its responses: choose the rollout Sample")
+            raise ValueError(
+                f"{type(policy).__name__} cannot list all its responses: choose the rollout Sample"
+            )
         with torch.no_grad():
             weight = policy.log_prob(who, prompts, responses, decoding).exp()
-        return Responses(responses.tokens, responses.mask, weight, True, responses.text, responses.version)
+        return Responses(
+            responses.tokens, responses.mask, weight, True, responses.text, responses.version
+        )
 
 
 class Sample(Rollout):
@@ -82,7 +94,13 @@ class Sample(Rollout):
         self.num_opponents = num_opponents
 
     def responses(
-        self, policy: Policy, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+        self,
+        policy: Policy,
+        who: Mixture,
+        prompts: Prompts,
+        num: int,
+        decoding: Decoding,
+        generator: torch.Generator,
     ) -> Responses:
         """Draw them."""
         return policy.sample(who, prompts, num, decoding, generator)
@@ -91,8 +109,8 @@ class Sample(Rollout):
 def random_stream(seed: int, rank: int, step: int, device: torch.device) -> torch.Generator:
     """The random stream of one training step of one process.
 
-    It depends on nothing but its arguments, so that a resumed run draws what the other would have drawn, and no
-    two processes or steps draw the same (splitmix64 of the three).
+    It depends on nothing but its arguments, so that a resumed run draws what the other would have
+    drawn, and no two processes or steps draw the same (splitmix64 of the three).
     """
     state = 0
     for part in (seed, rank, step):

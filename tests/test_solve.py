@@ -161,7 +161,7 @@ def test_equilibrium_solves_its_equation(folder, beta):
         out["nash_log_policy"], normalise(log_mu + product / beta), rtol=0, atol=1e-10
     )
     assert out["nash_exploitability"].shape == (3,)
-    assert (0 <= out["nash_exploitability"]).all()
+    assert (out["nash_exploitability"] >= 0).all()
     assert (out["nash_exploitability"] < 1e-12).all()
 
 
@@ -176,8 +176,8 @@ def test_without_an_algorithm_there_is_the_equilibrium_alone(folder):
 
 def test_beta_zero_is_the_linear_programme(folder):
     out = run("--matrix", "rps.csv", "--beta", 0)
-    # P - 1/2 is a cycle of .4 (rock, scissors), .3 (paper, rock), .2 (scissors, paper): each is played
-    # in proportion to the edge that it is not on.
+    # P - 1/2 is a cycle of .4 (rock, scissors), .3 (paper, rock), .2 (scissors, paper): each is
+    # played in proportion to the edge that it is not on.
     np.testing.assert_allclose(np.exp(out["log_policy"]), [2 / 9, 4 / 9, 3 / 9], atol=1e-9)
     assert out["names"].tolist() == ["rock", "paper", "scissors"]
     assert abs(out["nash_exploitability"]) < 1e-9
@@ -500,6 +500,7 @@ REFUSALS = {
     "not a number": ("--matrix nan.npy", "probabilities are finite"),
     "above 1": ("--matrix above.npy", "lie in [0, 1]"),
     "an archive": ("--matrix archive.npy", "archive.npy"),
+    "too large": ("--matrix huge.npy", "will not fit in memory"),
     "unknown column": ("--votes column.csv", "unknown column"),
     "negative count": ("--votes count.csv", "'-3'"),
     "nobody compared": ("--votes gap.csv --prior 0", "nobody compared"),
@@ -562,6 +563,9 @@ def bad_files(folder):
     np.save("above.npy", np.array([[0.5, 1.5], [-0.5, 0.5]]))
     with Path("archive.npy").open("wb") as file:
         np.savez(file, P=np.full((2, 2), 0.5))
+    with Path("huge.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+        np.lib.format.write_array_header_1_0(file, header)
     Path("column.csv").write_text("winner,loser,weight\nA,B,3\n")
     Path("count.csv").write_text("winner,loser,count\nA,B,-3\n")
     Path("gap.csv").write_text("winner,loser\nA,B\nB,C\n")

@@ -59,7 +59,7 @@ def bradley_terry(num, seed):
 
 
 def cyclic(num, seed=0):
-    """An odd cycle: each action beats the half of the others that follows it with probability .9."""
+    """An odd cycle: each action beats the next half of the others with probability .9."""
     ahead = (torch.arange(num) - torch.arange(num)[:, None]) % num
     P = torch.where(ahead <= (num - 1) // 2, 0.9, 0.1).double()
     return P.masked_fill(ahead == 0, 0.5)
@@ -150,7 +150,8 @@ def test_exploitability_equals_a_numerical_maximum(seed, beta):
         return -value(P, rival, log_pi, log_mu, beta)
 
     found = max(
-        -minimize(loss, start, tol=1e-12).fun for start in np.random.default_rng(seed).normal(size=(3, 4))
+        -minimize(loss, start, tol=1e-12).fun
+        for start in np.random.default_rng(seed).normal(size=(3, 4))
     )
     assert float(exploitability(P, log_pi, log_mu, beta)) == pytest.approx(found - 0.5, abs=1e-7)
 
@@ -180,7 +181,9 @@ def test_kl_and_span_by_their_definitions(game):
     assert kl(log_p, log_q) >= 0
     difference = log_p - log_q
     torch.testing.assert_close(span(log_p, log_q), difference.max() - difference.min())
-    assert kl_to_nash(log_p, log_q + 3) == pytest.approx(float(kl(log_p, log_q)), rel=1e-9, abs=1e-14)
+    assert kl_to_nash(log_p, log_q + 3) == pytest.approx(
+        float(kl(log_p, log_q)), rel=1e-9, abs=1e-14
+    )
 
 
 # ---------------------------------------------------------------- exact near the solution
@@ -215,7 +218,9 @@ def test_small_kl_has_correct_digits():
     log_p = log_policies((8,), 0).log_softmax(-1)
     direction = log_policies((8,), 1)
     for size in (1e-3, 1e-5, 1e-7):
-        second_order = (log_p.exp() * (direction - log_p.exp() @ direction) ** 2).sum() * size**2 / 2
+        second_order = (
+            (log_p.exp() * (direction - log_p.exp() @ direction) ** 2).sum() * size**2 / 2
+        )
         computed = kl(log_p, log_p + size * direction)
         assert float(computed / second_order) == pytest.approx(1, abs=10 * size + 1e-16 / size * 20)
 
@@ -235,13 +240,16 @@ def pad(P, *logs):
 @settings(max_examples=60, deadline=None)
 def test_absent_actions_change_nothing(game, beta):
     P, log_mu, log_pi = game
-    big_P, big_mu, big_pi = pad(P, log_mu, log_pi)
+    padded, big_mu, big_pi = pad(P, log_mu, log_pi)
     torch.testing.assert_close(
-        exploitability(big_P, big_pi, big_mu, beta), exploitability(P, log_pi, log_mu, beta), rtol=1e-12, atol=0
+        exploitability(padded, big_pi, big_mu, beta),
+        exploitability(P, log_pi, log_mu, beta),
+        rtol=1e-12,
+        atol=0,
     )
     torch.testing.assert_close(kl(big_pi, big_mu), kl(log_pi, log_mu), rtol=1e-12, atol=0)
     torch.testing.assert_close(span(big_pi, big_mu), span(log_pi, log_mu), rtol=1e-12, atol=0)
-    answer = best_response(big_P, big_pi, big_mu, beta)
+    answer = best_response(padded, big_pi, big_mu, beta)
     assert torch.isneginf(answer[len(P) :]).all()
     torch.testing.assert_close(answer[: len(P)], best_response(P, log_pi, log_mu, beta))
 
@@ -272,7 +280,9 @@ def test_trajectory_metrics_equal_the_functions(beta, ragged, monkeypatch):
         log_mu[1, 5:] = trajectory[:, 1, 5:] = -torch.inf
         P[1, 5:] = P[1, :, 5:] = 0.5
     nash = regularised_nash(P, log_mu, max(beta, 0.01)).log_policy
-    monkeypatch.setattr("nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7)  # chunks of two rounds, one of one
+    monkeypatch.setattr(
+        "nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7
+    )  # chunks of two rounds, one of one
     metrics = trajectory_metrics(P, trajectory, log_mu, beta, nash)
     expected = {
         "exploitability": exploitability(P, trajectory, log_mu, beta),
@@ -343,7 +353,9 @@ def test_two_actions_in_closed_form():
     for beta in (0.05, 0.5):
         log_pi = regularised_nash(P, log_mu, beta).log_policy
         # both actions meet the same opponent: (A pi)(a) - (A pi)(b) = 0.3 pi(b) + 0.3 pi(a) = 0.3
-        assert float(log_pi[0] - log_pi[1]) == pytest.approx(math.log(3 / 7) + 0.3 / beta, abs=1e-12)
+        assert float(log_pi[0] - log_pi[1]) == pytest.approx(
+            math.log(3 / 7) + 0.3 / beta, abs=1e-12
+        )
 
 
 def test_batch_and_ragged_games_equal_one_by_one():
@@ -380,8 +392,8 @@ def test_a_beta_of_zero_is_refused():
 
 def rock_paper_scissors(a, b, c):
     """Rock beats scissors by a, scissors beat paper by b, paper beats rock by c (over 1/2)."""
-    A = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
-    return 0.5 + A
+    margins = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
+    return 0.5 + margins
 
 
 @pytest.mark.parametrize("weights", [(0.3, 0.3, 0.3), (0.1, 0.2, 0.4), (0.5, 0.01, 0.25)])
@@ -412,7 +424,7 @@ def test_linear_programme_certificate(game):
 
 
 def test_linear_programme_keeps_to_the_support():
-    """Without its best action the game has another solution; the certificate asks existing actions only."""
+    """Without its best action a game has another solution, certified by existing actions only."""
     P = bradley_terry(5, 4)
     best = int(P.mean(1).argmax())
     exists = torch.arange(5) != best
@@ -422,9 +434,11 @@ def test_linear_programme_keeps_to_the_support():
     assert float(solution.exploitability.max()) <= 1e-10
 
 
-@pytest.mark.parametrize("make", [lambda: random_game(12, 21)[0], lambda: cyclic(5), lambda: bradley_terry(8, 2)])
+@pytest.mark.parametrize(
+    "make", [lambda: random_game(12, 21)[0], lambda: cyclic(5), lambda: bradley_terry(8, 2)]
+)
 def test_regularised_answers_approach_the_linear_programme(make):
-    """Unregularised exploitability <= beta KL(pi_br || mu) - beta KL(pi* || mu) <= beta log N for uniform mu."""
+    """Without regularisation a deviation gains at most beta KL(deviation || mu) <= beta log N."""
     P = make()
     log_mu = torch.zeros(len(P))
     assert float(unregularised_nash(P).exploitability) <= 1e-9
@@ -449,6 +463,23 @@ def test_solve_takes_arrays_lists_and_tensors():
     torch.testing.assert_close(both.log_policy, expected.expand(2, -1))
 
 
+def test_the_tolerance_is_a_millionth():
+    """Sums may miss 1 by 1e-6 and no more, for a matrix and for a reference."""
+    almost, beyond = torch.eye(2) * 0.9e-6 / 2, torch.eye(2) * 1.1e-6 / 2
+    for near, table in ((True, almost), (False, beyond)):
+        for check in (
+            lambda: check_preference(torch.tensor(GOOD, dtype=torch.float64) + table),
+            lambda: check_reference(
+                torch.tensor([0.3, 0.7], dtype=torch.float64) + table.sum(0), 2
+            ),
+        ):
+            if near:
+                assert float(check().sum()) in (2.0, 1.0)
+            else:
+                with pytest.raises(UserError):
+                    check()
+
+
 def test_float32_tables_are_made_exactly_antisymmetric():
     P = random_game(6, 31)[0]
     table = check_preference(P.float() + 3e-7 * torch.eye(6))
@@ -458,39 +489,40 @@ def test_float32_tables_are_made_exactly_antisymmetric():
 
 GOOD = [[0.5, 0.7], [0.3, 0.5]]
 REFUSED = [
-    (dict(P=[[0.5, 0.7, 0.1], [0.3, 0.5, 0.2]]), r"shape \[2, 3\].*square"),
-    (dict(P=[0.5, 0.5]), r"shape \[2\].*square"),
-    (dict(P=np.zeros((0, 0))), "empty"),
-    (dict(P=[[0.5, 0.7], [0.4, 0.5]]), r"entry \[0, 1\] is 0.7 and \[1, 0\] is 0.4.*misses? it by 0.1|miss it by 0.1"),
-    (dict(P=[GOOD, [[0.5, 0.7], [0.4, 0.5]]]), r"\[1, 0, 1\]"),
-    (dict(P=[[0.6, 0.7], [0.3, 0.5]]), r"diagonal entry \[0, 0\] is 0.6"),
-    (dict(P=[[0.5, 1.2], [-0.2, 0.5]]), r"entry \[0, 1\] is 1.2"),
-    (dict(P=[[0.5, math.nan], [0.3, 0.5]]), r"entry \[0, 1\] is nan"),
-    (dict(P=[[0.5, math.inf], [0.3, 0.5]]), r"entry \[0, 1\] is inf"),
-    (dict(P=[[0.5, 0.7], [0.3]]), "different lengths"),
-    (dict(P=[["a", "b"], ["c", "d"]]), "real numbers"),
-    (dict(P=np.array(GOOD) + 0j), "real numbers"),
-    (dict(mu=[0.5, 0.25, 0.25]), r"shape \[3\].*2 actions"),
-    (dict(mu=[0.5, 0.6]), "sums to 1.1"),
-    (dict(mu=[1.0, 0.0]), r"action \[1\] probability 0"),
-    (dict(mu=[1.5, -0.5]), r"entry \[0\] is 1.5"),
-    (dict(mu=[[0.5, 0.5]] * 3), r"one for each game"),
-    (dict(beta=-0.1), "beta must be"),
-    (dict(beta=math.nan), "beta must be"),
-    (dict(beta=math.inf), "beta must be"),
-    (dict(beta="0.1"), "beta must be"),
+    ("P", [[0.5, 0.7, 0.1], [0.3, 0.5, 0.2]], r"shape \[2, 3\].*square"),
+    ("P", [0.5, 0.5], r"shape \[2\].*square"),
+    ("P", np.zeros((0, 0)), "empty"),
+    ("P", [[0.5, 0.7], [0.4, 0.5]], r"\[0, 1\] is 0.7 and \[1, 0\] is 0.4.*miss it by 0.1"),
+    ("P", [GOOD, [[0.5, 0.7], [0.4, 0.5]]], r"\[1, 1, 0\]"),
+    ("P", [[0.6, 0.7], [0.3, 0.5]], r"diagonal entry \[0, 0\] is 0.6"),
+    ("P", [[0.5, 1.2], [-0.2, 0.5]], r"entry \[0, 1\] is 1.2"),
+    ("P", [[0.5, math.nan], [0.3, 0.5]], r"entry \[0, 1\] is nan"),
+    ("P", [[0.5, math.inf], [0.3, 0.5]], r"entry \[0, 1\] is inf"),
+    ("P", [[0.5, 0.7], [0.3]], "different lengths"),
+    ("P", [["a", "b"], ["c", "d"]], "real numbers"),
+    ("P", np.array(GOOD) + 0j, "real numbers"),
+    ("P", torch.tensor(GOOD) + 0j, "real numbers"),
+    ("mu", [0.5, 0.25, 0.25], r"shape \[3\].*2 actions"),
+    ("mu", [0.5, 0.6], "sums to 1.1"),
+    ("mu", [1.0, 0.0], r"action \[1\] probability 0"),
+    ("mu", [1.5, -0.5], r"entry \[0\] is 1.5"),
+    ("mu", [[0.5, 0.5]] * 3, "one for each game"),
+    ("beta", -0.1, "beta must be"),
+    ("beta", math.nan, "beta must be"),
+    ("beta", math.inf, "beta must be"),
+    ("beta", "0.1", "beta must be"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), REFUSED)
-def test_refusals(arguments, sentence):
+@pytest.mark.parametrize(("argument", "value", "sentence"), REFUSED)
+def test_refusals(argument, value, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
-        solve(**{"P": GOOD, **arguments})
+        solve(**{"P": GOOD, argument: value})
     assert "\n" not in str(refusal.value)
 
 
 def test_refusals_name_the_source():
-    with pytest.raises(UserError, match="^votes.npy"):
+    with pytest.raises(UserError, match=r"^votes\.npy"):
         check_preference([[0.5, 0.7], [0.4, 0.5]], "votes.npy")
-    with pytest.raises(UserError, match="^--reference mu.npy"):
+    with pytest.raises(UserError, match=r"^--reference mu\.npy"):
         check_reference([0.1, 0.1], 2, "--reference mu.npy")

@@ -171,7 +171,8 @@ def scatter_players(game: OnlineGame, scale: float = 0.7) -> None:
     All games of a batch get the same offset, so that copies of one game stay copies.
     """
     with torch.no_grad():
-        for number, network in enumerate(game.policy.networks.values()):
+        for number, (player, network) in enumerate(game.policy.networks.items()):
+            game._versions[player] = 100 + number  # as if the game had moved them: no product is shared
             logits = next(iter(network.parameters()))
             logits += scale * normal_logits(logits.shape[-1], seed=100 + number)
 
@@ -193,6 +194,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        limit_val_batches=0,
         callbacks=[Budget(rounds=rounds), *callbacks],
         **trainer,
     ).fit(game, data or TablePrompts())

@@ -31,8 +31,8 @@ class PolicyOptimizer(ABC):
 
     Attributes:
         paper: where the algorithm comes from.
-        last_iterate: whether its last iterate goes to the equilibrium of the regularised game; if it is not
-            scheduled, the equilibrium is then a fixed point.
+        last_iterate: whether its last iterate goes to the equilibrium of the regularised game; if
+            it is not scheduled, the equilibrium is then a fixed point.
         closed_form: whether a table can take its steps exactly.
         scheduled: whether its plan depends on the round.
         players: the players it needs beside ``policy`` and ``reference``.
@@ -76,17 +76,21 @@ class PolicyOptimizer(ABC):
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
         """Preference queries of one round, for each prompt.
 
-        One product P o is one query when responses are enumerated (a product that was asked for in an
-        earlier round is remembered, and free); each distinct pair is one when they are sampled.
+        One product P o is one query when responses are enumerated (a product that was asked for in
+        an earlier round is remembered, and free); each distinct pair is one when they are sampled.
         """
         pairs = num_responses * num_opponents
         distinct = num_responses * (num_responses - 1) // 2
         total = 0
-        for step in self.steps(1.0, 0):
-            if enumerated:  # a frozen opponent's product is asked for once, the policy's at each gradient step
+        for step in self.steps(1e-9, 0):  # the count is the same at every beta, and every plan admits a small one
+            if (
+                enumerated
+            ):  # a frozen opponent's product is asked for once, the policy's at each gradient step
                 total += sum(step.gradient_steps if "policy" in o else 1 for _, o in step.payoff)
             else:
-                total += step.gradient_steps * (distinct if step.self_play else pairs * len(step.payoff))
+                total += step.gradient_steps * (
+                    distinct if step.self_play else pairs * len(step.payoff)
+                )
         return total
 
     def end_round(self, players: Players, round: int) -> None:

@@ -3,9 +3,12 @@ r"""Extragradient Preference Optimisation, arXiv 2503.08942.
     theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta)
     theta_{t+1}   = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_{t+1/2} / beta)
 
-EGPO(eta / (beta (1 + eta))) and Nash-MP(eta) are one map in exact form. On a parametrised policy both half steps are
-optimiser steps on the IPO 1 loss (D log(pi/mu) - D q / beta)^2; the second starts from the restored parameters
-and optimiser state, with opponents from the half step. Last iterate to pi*, linearly, for eta <= 2 / (1 + 2 beta).
+EGPO(eta / (beta (1 + eta))) and Nash-MP(eta) are one map in exact form. On a parametrised policy
+both half steps are
+optimiser steps on the IPO 1 loss (D log(pi/mu) - D q / beta)^2; the second starts from the
+restored parameters
+and optimiser state, with opponents from the half step. Last iterate to pi*, linearly, for eta <= 2
+/ (1 + 2 beta).
 
 Paper -> here: theta_{t+1/2} -> lookahead, eta -> eta, beta -> the game's beta.
 """
@@ -27,10 +30,11 @@ class EGPO(PolicyOptimizer):
     """EGPO: extragradient, two steps a round from the same policy.
 
     Args:
-        eta: step size; None is 2 / (1 + 2 beta), the largest that the theory allows. With gradients and the
-            paper's loss the step lies in the learning rate.
+        eta: step size; None is 2 / (1 + 2 beta), the largest that the theory allows. With
+            gradients and the paper's loss the step lies in the learning rate.
         surrogate: loss of a proximal step.
-        scored: decoding of the responses that are scored; temperature inf is uniform sampling on a table.
+        scored: decoding of the responses that are scored; temperature inf is uniform sampling on a
+            table.
         opponent: decoding of the opponents' responses.
     """
 

@@ -1,11 +1,14 @@
 r"""The outer loop of MPO (arXiv 2410.16714) and COMAL (arXiv 2410.23223).
 
-Any algorithm of the regularised game runs inside, with the player `magnet` in place of the reference; every M rounds
+Any algorithm of the regularised game runs inside, with the player `magnet` in place of the
+reference; every M rounds
 
     magnet <- policy
 
-so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an equilibrium of the
-*unregularised* game. The game's reference stays what it was: metrics of the regularised game are still about it.
+so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an
+equilibrium of the
+*unregularised* game. The game's reference stays what it was: metrics of the regularised game are
+still about it.
 """
 
 from __future__ import annotations
@@ -80,4 +83,6 @@ class MovingMagnet(PolicyOptimizer):
 
 
 def _with_magnet(mixture: Mapping[str, float]) -> dict[str, float]:
-    return {"magnet" if player == "reference" else player: weight for player, weight in mixture.items()}
+    return {
+        "magnet" if player == "reference" else player: weight for player, weight in mixture.items()
+    }

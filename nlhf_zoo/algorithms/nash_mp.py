@@ -3,15 +3,17 @@ r"""Nash Mirror Prox, arXiv 2505.19731 (version 1).
     pi_{k+1/2} = argmin_pi  P(pi_k > pi)/beta       + KL(pi || mu) + KL(pi || pi_k)/eta
     pi_{k+1}   = argmin_pi  P(pi_{k+1/2} > pi)/beta + KL(pi || mu) + KL(pi || pi_k)/eta
 
-In closed form log pi_{k+1/2} = [log pi_k + eta log mu + (eta/beta) P pi_k] / (1 + eta) + const, then the same
-with P pi_{k+1/2}. With eta = 2 beta, in the number N of preference queries,
-KL(pi* || pi) <= (1 + 2 beta)^(-N/2) KL(pi* || mu) at the last iterate, whatever the number of responses; exploitability
-and span fall at the same order.
+In closed form log pi_{k+1/2} = [log pi_k + eta log mu + (eta/beta) P pi_k] / (1 + eta) + const,
+then the same with P pi_{k+1/2}. With eta = 2 beta, in the number N of preference queries,
+KL(pi* || pi) <= (1 + 2 beta)^(-N/2) KL(pi* || mu) at the last iterate, whatever the number of
+responses; exploitability and span fall at the same order.
 
-The paper's approximate version estimates both steps by stochastic policy gradients and keeps a slow copy of
-the parameters; its constants were not available to us, so the recipe is our reading of the two steps:
-`anchor` is an average of the policy with rate `kappa` (1 is a hard copy after each round), it is the opponent
-while the lookahead is trained, and the lookahead is the opponent while the policy is.
+The paper's approximate version estimates both steps by stochastic policy gradients and keeps a
+slow copy of
+the parameters; its constants were not available to us, so the recipe is our reading of the two
+steps:
+`anchor` is an average of the policy with rate `kappa` (1 is a hard copy after each round), it is
+the opponent while the lookahead is trained, and the lookahead is the opponent while the policy is.
 
 Paper -> here: pi_k -> anchor, pi_{k+1/2} -> lookahead, eta -> eta, beta -> the game's beta.
 """
@@ -33,7 +35,8 @@ class NashMP(PolicyOptimizer):
     """Nash Mirror Prox: two proximal steps a round, the second against the outcome of the first.
 
     Args:
-        eta: step size of both proximal steps, dimensionless; None is 2 beta, the largest that the theory allows.
+        eta: step size of both proximal steps, dimensionless; None is 2 beta, the largest that the
+            theory allows.
         kappa: rate at which the anchor moves to the policy after a round; 1 copies it.
         inner_steps: gradient steps for each proximal step.
         surrogate: loss of a proximal step.

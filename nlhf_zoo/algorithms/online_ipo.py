@@ -5,8 +5,8 @@ r"""Online IPO, arXiv 2403.08635; in exact form online mirror descent, INPO (arX
     IPO 2:  y, y' ~ pi:                     (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2
     IPO 1:  y, y' ~ any sampler, y'' ~ pi:  (D log(pi/mu) - (P(y > y'') - P(y' > y'')) / beta)^2
 
-Its stationary point is the regularised equilibrium, and its expected gradient is the self-play policy gradient.
-The last iterate goes there linearly if eta is small enough.
+Its stationary point is the regularised equilibrium, and its expected gradient is the self-play
+policy gradient. The last iterate goes there linearly if eta is small enough.
 
 Paper -> here: tau -> beta; INPO's eta is an inverse step, 1 / eta here.
 """
@@ -28,8 +28,10 @@ class OnlineIPO(PolicyOptimizer):
     """Online IPO: mirror descent in self-play, regularised to the reference.
 
     Args:
-        eta: step size of the closed form. With gradients and the paper's loss the step lies in the learning rate.
-        self_play: whether the scored responses are their own opponents (IPO 2) or others are drawn (IPO 1).
+        eta: step size of the closed form. With gradients and the paper's loss the step lies in the
+            learning rate.
+        self_play: whether the scored responses are their own opponents (IPO 2) or others are drawn
+            (IPO 1).
         surrogate: loss of the proximal step.
         scored: decoding of the responses that are scored; plain in self-play.
     """
@@ -45,7 +47,9 @@ class OnlineIPO(PolicyOptimizer):
         scored: Decoding = PLAIN,
     ) -> None:
         if self_play and not scored.is_plain:
-            raise ValueError("in self-play the opponents are the scored responses: give self_play: false to temper these")
+            raise ValueError(
+                "in self-play the opponents are the scored responses: give self_play: false to temper these"
+            )
         self.eta = positive(eta, "eta")
         self.self_play = self_play
         self.surrogate = surrogate

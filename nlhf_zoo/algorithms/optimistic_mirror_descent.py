@@ -2,8 +2,10 @@ r"""Optimistic mirror descent on the regularised game, after arXiv 2502.16852 (O
 
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (2 P pi_t - P pi_{t-1}) + const
 
-The product of the last round is remembered, so a round costs one query; that extrapolation stands in for the half
-step of the extragradient. With eta beta = 0 it is the optimistic multiplicative weights of 2512.24818.
+The product of the last round is remembered, so a round costs one query; that extrapolation stands
+in for the half
+step of the extragradient. With eta beta = 0 it is the optimistic multiplicative weights of
+2512.24818.
 
 Paper -> here: pi_t -> anchor, pi_{t-1} -> previous.
 """
@@ -26,8 +28,8 @@ class OptimisticMirrorDescent(PolicyOptimizer):
 
     Args:
         eta: step size.
-        regularised: whether the step is drawn to the reference, as the game is; without, it is optimistic
-            multiplicative weights, for the unregularised game.
+        regularised: whether the step is drawn to the reference, as the game is; without, it is
+            optimistic multiplicative weights, for the unregularised game.
         surrogate: loss of the proximal step.
     """
 

@@ -2,12 +2,15 @@ r"""Self-Play Preference Optimisation, arXiv 2405.00675.
 
     log pi_{t+1} = log pi_t + eta P pi_t + const
 
-Multiplicative weights on the *unregularised* game: the average iterate goes to its equilibrium, the last one
-cycles and leaves the neighbourhood of the regularised equilibrium. The loss is
-(log(pi_theta/pi_t)(y) - eta (q(y) - 1/2))^2 on responses of pi_t, frozen for `inner_steps`. 1/2 stands in for
-log Z / eta, so the minimiser is the step to O(eta^2) (total variation 2e-5 at eta = 0.3, 0.14 at 10).
+Multiplicative weights on the *unregularised* game: the average iterate goes to its equilibrium,
+the last one cycles and leaves the neighbourhood of the regularised equilibrium. The loss is
+(log(pi_theta/pi_t)(y) - eta (q(y) - 1/2))^2 on responses of pi_t, frozen for `inner_steps`. 1/2
+stands in for
+log Z / eta, so the minimiser is the step to O(eta^2) (total variation 2e-5 at eta = 0.3, 0.14 at
+10).
 
-Paper -> here: eta -> eta (1000 in the paper's recipe for language models; the default here is for tables).
+Paper -> here: eta -> eta (1000 in the paper's recipe for language models; the default here is for
+tables).
 """
 
 from __future__ import annotations

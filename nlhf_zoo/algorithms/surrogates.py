@@ -26,9 +26,10 @@ def ipo_regression(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Online IPO's regression, (D log(pi/mu) - D q / beta)^2, arXiv 2403.08635.
 
     At pi = pi_t its gradient is 1 / (s beta) times that of ``proximal_regression`` with the centre
-    pi_t^(1 - s beta) mu^(s beta): the step size then lies in the learning rate alone. With samples and
-    K = 2 in self-play it is IPO 2, (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2; with opponents of their
-    own it is IPO 1.
+    pi_t^(1 - s beta) mu^(s beta): the step size then lies in the learning rate alone. With samples
+    and
+    K = 2 in self-play it is IPO 2, (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2; with opponents of
+    their own it is IPO 1.
     """
     residual = batch.log_prob - batch.reference_log_prob - batch.payoff / batch.beta
     return losses.pair_regression(residual, batch.weight, batch.enumerated)
@@ -37,7 +38,8 @@ def ipo_regression(step: ProximalStep, batch: Batch) -> Tensor:
 def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Policy gradient of the step's objective over s: A = q - (log pi - log c) / s - baseline.
 
-    With c = pi_t^(1 - s beta) mu^(s beta), at pi = pi_t, A is q - beta log(pi/mu), as Nash-MD-PG has it
+    With c = pi_t^(1 - s beta) mu^(s beta), at pi = pi_t, A is q - beta log(pi/mu), as Nash-MD-PG
+    has it
     (arXiv 2312.00886); with Nash-MP's centre it is q - beta log(pi/mu) - (beta/eta) log(pi/anchor).
 
     Raises:
@@ -69,6 +71,8 @@ def logistic(step: ProximalStep, batch: Batch) -> Tensor:
         ValueError: the responses were not compared with each other.
     """
     if batch.preference is None or batch.pair_weight is None:
-        raise ValueError("the logistic loss compares responses with each other: choose an algorithm with pairs")
+        raise ValueError(
+            "the logistic loss compares responses with each other: choose an algorithm with pairs"
+        )
     log_ratio = batch.log_prob - batch.reference_log_prob
     return losses.logistic(log_ratio, batch.preference, batch.pair_weight, batch.beta)

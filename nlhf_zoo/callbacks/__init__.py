@@ -7,4 +7,12 @@ from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.resume_state import ResumeState
 
-__all__ = ["Budget", "ExactMetrics", "GameCheckpoint", "GameProgressBar", "History", "ResumeState", "read_history"]
+__all__ = [
+    "Budget",
+    "ExactMetrics",
+    "GameCheckpoint",
+    "GameProgressBar",
+    "History",
+    "ResumeState",
+    "read_history",
+]

@@ -35,7 +35,12 @@ class Budget(L.Callback):
         self._stop_if_finished(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Stop when the budget is spent."""
         self._stop_if_finished(trainer, pl_module)

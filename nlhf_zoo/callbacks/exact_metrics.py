@@ -33,12 +33,15 @@ BY_QUERY = ("exploitability", "kl_to_nash", "span")
 class ExactMetrics(L.Callback):
     """Exploitability, KL to the equilibrium, span and win rate of every round, exactly.
 
-    Every round goes to the file `history.bin` of the run's folder (`read_history` reads it); TensorBoard gets a
-    thinned curve, mean and maximum over the prompts, against rounds (`game/...`) and against queries (`by_query/...`).
+    Every round goes to the file `history.bin` of the run's folder (`read_history` reads it);
+    TensorBoard gets a
+    thinned curve, mean and maximum over the prompts, against rounds (`game/...`) and against
+    queries (`by_query/...`).
 
     Args:
         every: rounds between two that are measured.
-        nash: whether to solve for the equilibrium, which KL to it and span need; at many thousand actions it takes long.
+        nash: whether to solve for the equilibrium, which KL to it and span need; at many thousand
+            actions it takes long.
     """
 
     def __init__(self, every: int = 1, nash: bool = True) -> None:
@@ -53,6 +56,19 @@ class ExactMetrics(L.Callback):
         self._game: PreparedGame | None = None
         self._certificate = float("nan")
 
+    @staticmethod
+    def check(game: OnlineGame) -> None:
+        """Refuse a game that has no exact metrics.
+
+        Raises:
+            UserError: its oracle holds no table.
+        """
+        if game.oracle.table is None:
+            raise UserError(
+                "ExactMetrics needs an oracle that holds its table, and "
+                f"{type(game.oracle).__name__} does not: leave it out of trainer.callbacks"
+            )
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Solve the game."""
         self._prepare(_game(pl_module))
@@ -66,26 +82,43 @@ class ExactMetrics(L.Callback):
             self._history.cut(self._rows)
         if self._rows == 0:
             queries = torch.tensor([game.progress.queries_per_prompt])
-            self._measure(trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None]))
+            self._measure(
+                trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None])
+            )
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Measure the rounds that were finished."""
         game = _game(pl_module)
         if game.trajectory is not None:
             self._measure(trainer, game, self._thin(game.trajectory))
-        elif game.progress.round > self._measured and game.progress.round % self.every == 0 and _between_rounds(game):
+        elif (
+            game.progress.round > self._measured
+            and game.progress.round % self.every == 0
+            and game.between_rounds
+        ):
             queries = torch.tensor([game.progress.queries_per_prompt])
-            self._measure(trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None]))
+            self._measure(
+                trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None])
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the last figures beside the hyper-parameters."""
         for logger in trainer.loggers:
-            logger.log_metrics({f"hp/{name}": value for name, value in self.latest.items()}, pl_module.global_step)
+            logger.log_metrics(
+                {f"hp/{name}": value for name, value in self.latest.items()}, pl_module.global_step
+            )
         self._close()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Keep what was measured."""
         self._close()
 
@@ -97,7 +130,9 @@ class ExactMetrics(L.Callback):
         """Log the metrics of the policy as it is."""
         self._evaluate(pl_module)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """The rows that a checkpoint counts must be in the file before it."""
         if self._history is not None:
             self._history.flush()
@@ -113,18 +148,17 @@ class ExactMetrics(L.Callback):
 
     def _prepare(self, game: OnlineGame) -> PreparedGame:
         if self._game is None:
-            if game.oracle.table is None:
-                raise UserError(
-                    f"ExactMetrics needs an oracle that holds its table, and {type(game.oracle).__name__} does not: "
-                    "leave it out of trainer.callbacks"
-                )
+            self.check(game)
+            assert game.oracle.table is not None
             table = game.oracle.table.double()
             log_reference = game.log_policy("reference").double()
             solution: Solution | None = None
             if self.nash:
                 solution = regularised_nash(table, log_reference, game.beta, progress=True)
                 self._certificate = float(solution.exploitability.max())
-            self._game = prepare_game(table, log_reference, game.beta, solution and solution.log_policy)
+            self._game = prepare_game(
+                table, log_reference, game.beta, solution and solution.log_policy
+            )
         return self._game
 
     def _thin(self, trajectory: Trajectory) -> Trajectory:
@@ -147,11 +181,18 @@ class ExactMetrics(L.Callback):
         self._rows += len(rounds)
         if self._history is not None:
             arrays = {name: value.cpu().numpy() for name, value in metrics.items()}
-            self._history.append(torch.tensor(rounds).double().numpy(), trajectory.queries.double().numpy(), arrays)
+            self._history.append(
+                torch.tensor(rounds).double().numpy(), trajectory.queries.double().numpy(), arrays
+            )
         self._log(trainer, game, rounds, trajectory.queries, metrics)
 
     def _log(
-        self, trainer: L.Trainer, game: OnlineGame, rounds: list[int], queries: Tensor, metrics: dict[str, Tensor]
+        self,
+        trainer: L.Trainer,
+        game: OnlineGame,
+        rounds: list[int],
+        queries: Tensor,
+        metrics: dict[str, Tensor],
     ) -> None:
         statistics = {}
         for name, value in metrics.items():
@@ -160,7 +201,10 @@ class ExactMetrics(L.Callback):
         statistics["game/duality_gap"] = 2 * statistics["game/exploitability"]
         table = torch.stack(list(statistics.values()), 1)
         last = dict(zip(statistics, table[-1].tolist(), strict=True))
-        self.latest = {"exploitability": last["game/exploitability"], "exploitability_max": last["game/exploitability_max"]}
+        self.latest = {
+            "exploitability": last["game/exploitability"],
+            "exploitability_max": last["game/exploitability_max"],
+        }
         last["game/nash_exploitability"] = self._certificate
         # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
         if trainer.training:
@@ -173,7 +217,9 @@ class ExactMetrics(L.Callback):
             if is_logged(number, self.every) or number == game.max_rounds:
                 row = dict(zip(statistics, table[i].tolist(), strict=True))
                 row["oracle/queries_per_prompt"] = float(queries[i])
-                by_query = {f"by_query/{name}": row[TAGS[name]] for name in BY_QUERY if TAGS[name] in row}
+                by_query = {
+                    f"by_query/{name}": row[TAGS[name]] for name in BY_QUERY if TAGS[name] in row
+                }
                 for logger in trainer.loggers:
                     logger.log_metrics(row, number)
                     logger.log_metrics(by_query, int(queries[i]))
@@ -188,7 +234,11 @@ class ExactMetrics(L.Callback):
     def _evaluate(self, pl_module: L.LightningModule) -> None:
         game = _game(pl_module)
         measured = self._prepare(game).measure(game.log_policy()[None])
-        figures = {TAGS[name]: value.mean() for name, value in measured.items() if name != "win_rate_vs_reference"}
+        figures = {
+            TAGS[name]: value.mean()
+            for name, value in measured.items()
+            if name != "win_rate_vs_reference"
+        }
         figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
         game.log_dict({**figures, "game/nash_exploitability": self._certificate})
 
@@ -202,14 +252,14 @@ class ExactMetrics(L.Callback):
 def is_logged(number: int, every: int = 1) -> bool:
     """Whether TensorBoard gets this round: the first twenty, then 24 a decade."""
     number //= every
-    return number <= 20 or math.floor(24 * math.log10(number)) != math.floor(24 * math.log10(number - 1))
-
-
-def _between_rounds(game: OnlineGame) -> bool:
-    return game.progress.step == game.progress.gradient_step == 0
+    return number <= 20 or math.floor(24 * math.log10(number)) != math.floor(
+        24 * math.log10(number - 1)
+    )
 
 
 def _game(module: L.LightningModule) -> OnlineGame:
     if not isinstance(module, OnlineGame):
-        raise UserError(f"this callback reads an OnlineGame, and the model is a {type(module).__name__}")
+        raise UserError(
+            f"this callback reads an OnlineGame, and the model is a {type(module).__name__}"
+        )
     return module

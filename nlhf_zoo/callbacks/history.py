@@ -17,9 +17,10 @@ Array = NDArray[np.float64]
 class History:
     """Rows of figures, one a round, appended to ``history.bin`` while a run goes on.
 
-    A row is the round, the queries for each prompt, and each metric for each of C prompts, all float64.
-    ``history.json`` beside it names the columns. What was written after the last checkpoint is cut off when a run
-    resumes, so that the file is what one uninterrupted run would have written.
+    A row is the round, the queries for each prompt, and each metric for each of C prompts, all
+    float64.
+    ``history.json`` beside it names the columns. What was written after the last checkpoint is cut
+    off when a run resumes, so that the file is what one uninterrupted run would have written.
 
     Args:
         folder: where the files lie; made if it is missing.
@@ -46,13 +47,17 @@ class History:
         size = rows * self.width * 8
         self._file.seek(0, 2)
         if self._file.tell() < size:
-            raise UserError(f"{self.path} holds fewer rounds than the checkpoint: it does not belong to this run")
+            raise UserError(
+                f"{self.path} holds fewer rounds than the checkpoint: it does not belong to this run"
+            )
         self._file.truncate(size)
         self._file.seek(size)
 
     def append(self, rounds: Array, queries: Array, metrics: dict[str, Array]) -> None:
         """Add R rows; metrics are [R, C] each, in the order of the header."""
-        self._file.write(np.column_stack([rounds, queries, *metrics.values()]).astype(np.float64).tobytes())
+        self._file.write(
+            np.column_stack([rounds, queries, *metrics.values()]).astype(np.float64).tobytes()
+        )
 
     def flush(self) -> None:
         """Hand everything to the operating system: a kill of this process then loses nothing."""
@@ -77,13 +82,16 @@ def read_history(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / "history.json").is_file() or not (folder / "history.bin").is_file():
-        raise UserError(f"{folder} holds no history.json and history.bin: give a folder that `nlhf fit` logged to")
+        raise UserError(
+            f"{folder} holds no history.json and history.bin: give a folder that `nlhf fit` logged to"
+        )
     header = json.loads((folder / "history.json").read_text())
     names, num_prompts = header["metrics"], header["num_prompts"]
     values = np.fromfile(folder / "history.bin", dtype=np.float64)
     width = 2 + len(names) * num_prompts
     rows = values[: len(values) // width * width].reshape(-1, width)
     columns = {
-        name: rows[:, 2 + i * num_prompts : 2 + (i + 1) * num_prompts] for i, name in enumerate(names)
+        name: rows[:, 2 + i * num_prompts : 2 + (i + 1) * num_prompts]
+        for i, name in enumerate(names)
     }
     return {"round": rows[:, 0], "queries": rows[:, 1], **columns}

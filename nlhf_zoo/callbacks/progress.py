@@ -33,12 +33,22 @@ class GameProgressBar(ProgressBar):
             return
         total = pl_module.max_rounds
         if pl_module.max_queries is not None:
-            total = min(total or pl_module.max_queries, pl_module.max_queries // pl_module.queries_per_round())
+            total = min(
+                total or pl_module.max_queries,
+                pl_module.max_queries // pl_module.queries_per_round(),
+            )
         name = type(pl_module.algorithm).__name__
-        self._bar = tqdm(total=total, initial=pl_module.progress.round, desc=name, unit=" rounds", delay=1)
+        self._bar = tqdm(
+            total=total, initial=pl_module.progress.round, desc=name, unit=" rounds", delay=1
+        )
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Move the bar."""
         if self._bar is None or not isinstance(pl_module, OnlineGame):
@@ -52,7 +62,9 @@ class GameProgressBar(ProgressBar):
         """Close the bar."""
         self._close()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Close the bar."""
         self._close()
 

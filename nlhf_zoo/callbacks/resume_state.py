@@ -13,7 +13,8 @@ import torch
 class ResumeState(L.Callback):
     """Save and restore the global random state of Python, NumPy and PyTorch.
 
-    The game's own draws come from streams keyed by seed, process and step; this is for what users add.
+    The game's own draws come from streams keyed by seed, process and step; this is for what users
+    add.
     """
 
     def __init__(self) -> None:

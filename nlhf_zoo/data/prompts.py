@@ -15,8 +15,8 @@ from nlhf_zoo.records import Prompts
 class EndlessBatches(Sampler[list[int]]):
     """Batches of prompt numbers without end, one pass over all prompts after another.
 
-    It holds no state: pass number and place within it follow from how many batches were consumed, so a
-    resumed run sees the batches that the other would have seen, and prefetching does no harm.
+    It holds no state: pass number and place within it follow from how many batches were consumed,
+    so a resumed run sees the batches that the other would have seen, and prefetching does no harm.
 
     Args:
         num_prompts: prompts there are.
@@ -72,7 +72,8 @@ class TablePrompts(L.LightningDataModule):
     """The prompts (contexts, independent games) of the game's oracle.
 
     Args:
-        batch_size: prompts of a training step in one process; null takes all, shared among the processes.
+        batch_size: prompts of a training step in one process; null takes all, shared among the
+            processes.
         shuffle: draw a new order for each pass.
         seed: of these orders.
     """
@@ -85,18 +86,31 @@ class TablePrompts(L.LightningDataModule):
         self.shuffle = shuffle
         self.seed = seed
 
+    def size(self, total: int, world_size: int) -> int:
+        """Prompts of a training step in one process.
+
+        Args:
+            total: prompts there are.
+            world_size: number of processes.
+
+        Raises:
+            UserError: they cannot be shared so.
+        """
+        if self.batch_size is None and total % world_size:
+            raise UserError(
+                f"{total} prompts cannot be shared evenly among {world_size} processes: "
+                "set data.batch_size"
+            )
+        if self.batch_size is not None and self.batch_size > total:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, but the game has {total} prompts only"
+            )
+        return self.batch_size or total // world_size
+
     def train_dataloader(self) -> DataLoader[Prompts]:
         """The endless stream."""
         trainer, total = self._trainer_and_total()
-        size = self.batch_size
-        if size is None:
-            if total % trainer.world_size:
-                raise UserError(
-                    f"{total} prompts cannot be shared evenly among {trainer.world_size} processes: set data.batch_size"
-                )
-            size = total // trainer.world_size
-        if size > total:
-            raise UserError(f"data.batch_size is {size}, but the game has {total} prompts only")
+        size = self.size(total, trainer.world_size)
         game = trainer.lightning_module
         batches = EndlessBatches(
             total,
@@ -113,7 +127,9 @@ class TablePrompts(L.LightningDataModule):
         """Every prompt once."""
         _, total = self._trainer_and_total()
         size = self.batch_size or total
-        return self._loader(total, [list(range(i, min(i + size, total))) for i in range(0, total, size)])
+        return self._loader(
+            total, [list(range(i, min(i + size, total))) for i in range(0, total, size)]
+        )
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
@@ -128,7 +144,8 @@ class TablePrompts(L.LightningDataModule):
 
     @staticmethod
     def _loader(total: int, batches: Sampler[list[int]] | list[list[int]]) -> DataLoader[Prompts]:
-        # With a generator of its own, making the loader's iterator does not draw from the global random state.
+        # With a generator of its own, making the loader's iterator does not draw from the global
+        # random state.
         return DataLoader(
             range(total),  # type: ignore[arg-type]  # a range is a map-style data set
             batch_sampler=batches,

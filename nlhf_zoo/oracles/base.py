@@ -32,10 +32,13 @@ class PreferenceOracle(nn.Module, ABC):
             preference and validity [B, K, L].
         """
 
-    def expected(self, prompts: Prompts, first: Responses, second: Responses) -> tuple[Tensor, Tensor]:
+    def expected(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> tuple[Tensor, Tensor]:
         """The product (P o)(y_k) = sum_l w_l P(y_k > y'_l), with the second responses' weights.
 
-        Weights are renormalised over the valid answers; a response without any valid answer is invalid.
+        Weights are renormalised over the valid answers; a response without any valid answer is
+        invalid.
 
         Args:
             prompts: B prompts.

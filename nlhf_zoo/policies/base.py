@@ -14,8 +14,8 @@ from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
 class Policy(nn.Module, ABC):
     """Responses and their log-probabilities, for several players: named versions of one policy.
 
-    ``policy`` is the one that is trained and ``reference`` never moves; an algorithm asks for others
-    (``anchor``, ``lookahead``, ``magnet``) by name.
+    ``policy`` is the one that is trained and ``reference`` never moves; an algorithm asks for
+    others (``anchor``, ``lookahead``, ``magnet``) by name.
     """
 
     @property
@@ -34,7 +34,12 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+        self,
+        who: Mixture,
+        prompts: Prompts,
+        num: int,
+        decoding: Decoding,
+        generator: torch.Generator,
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 

@@ -17,7 +17,8 @@ from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
 class FinitePolicy(Policy, ABC):
     """A distribution over N actions for each of C prompts, from a network with one logit an action.
 
-    Every player but ``reference`` is a copy of the network; ``reference`` is a table of log-probabilities.
+    Every player but ``reference`` is a copy of the network; ``reference`` is a table of
+    log-probabilities.
     """
 
     log_reference: Tensor
@@ -66,7 +67,8 @@ class FinitePolicy(Policy, ABC):
         if player == "reference":
             return self.log_reference[ids]
         logits: Tensor = self.networks[player](ids)
-        # Logits of absent actions stay finite inside, so that neither weight decay nor a mixture meets inf - inf.
+        # Logits of absent actions stay finite inside, so that neither weight decay nor a mixture
+        # meets inf - inf.
         return logits if self.whole else logits.masked_fill(~self.support[ids], -torch.inf)
 
     def distribution(self, who: Mixture, prompts: Prompts, decoding: Decoding = PLAIN) -> Tensor:
@@ -75,7 +77,10 @@ class FinitePolicy(Policy, ABC):
         if len(parts) == 1:
             log_prob = parts[0][1].log_softmax(-1)
         else:
-            log_prob = sum((w * logits.log_softmax(-1) for w, logits in parts[1:]), parts[0][0] * parts[0][1].log_softmax(-1))
+            log_prob = sum(
+                (w * logits.log_softmax(-1) for w, logits in parts[1:]),
+                parts[0][0] * parts[0][1].log_softmax(-1),
+            )
             log_prob = log_prob.log_softmax(-1)
         return log_prob if decoding.is_plain else _decode(log_prob, decoding)
 
@@ -88,12 +93,21 @@ class FinitePolicy(Policy, ABC):
 
     @torch.no_grad()
     def sample(
-        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, generator: torch.Generator
+        self,
+        who: Mixture,
+        prompts: Prompts,
+        num: int,
+        decoding: Decoding,
+        generator: torch.Generator,
     ) -> Responses:
         """Independent draws."""
         probability = self.distribution(who, prompts, decoding).exp()
         actions = torch.multinomial(probability, num, replacement=True, generator=generator)
-        return _responses(actions, torch.full(actions.shape, 1 / num, dtype=self.dtype, device=actions.device), False)
+        return _responses(
+            actions,
+            torch.full(actions.shape, 1 / num, dtype=self.dtype, device=actions.device),
+            False,
+        )
 
     def enumerate(self, prompts: Prompts) -> Responses:
         """All actions; those that do not exist for a prompt have weight 0."""
@@ -114,7 +128,9 @@ class FinitePolicy(Policy, ABC):
         """
         if target == "reference" or source == "reference":
             raise ValueError("the reference never moves, and is no copy of the network")
-        for new, old in zip(self.networks[source].parameters(), self.networks[target].parameters(), strict=True):
+        for new, old in zip(
+            self.networks[source].parameters(), self.networks[target].parameters(), strict=True
+        ):
             if weight == 1:
                 old.copy_(new)
             else:
@@ -149,7 +165,9 @@ def _decode(log_prob: Tensor, decoding: Decoding) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True)
         probability = ordered.softmax(-1)
         before = probability.cumsum(-1) - probability
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= decoding.top_p)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
+            -1, order, before >= decoding.top_p
+        )
         logits = logits.masked_fill(dropped, -torch.inf)
     if decoding.min_p > 0:
         logits = logits.log_softmax(-1)

@@ -12,8 +12,8 @@ from nlhf_zoo.policies.reference import Reference
 class MLPPolicy(FinitePolicy):
     """A multilayer perceptron of its own for each prompt or game, whose outputs are logits.
 
-    The input is a constant vector of ones; the output is added to the starting logits, and the last layer starts
-    at zero, so that the policy starts exactly at ``start``.
+    The input is a constant vector of ones; the output is added to the starting logits, and the
+    last layer starts at zero, so that the policy starts exactly at ``start``.
 
     Args:
         reference: the reference policy mu; uniform if it is not given.
@@ -33,7 +33,9 @@ class MLPPolicy(FinitePolicy):
     ) -> None:
         super().__init__(reference, start, dtype)
         if width < 1 or layers < 1:
-            raise ValueError(f"width and layers must be at least 1, but they are {width} and {layers}")
+            raise ValueError(
+                f"width and layers must be at least 1, but they are {width} and {layers}"
+            )
         self.width = width
         self.layers = layers
 
@@ -55,8 +57,12 @@ class _BatchedMLP(nn.Module):
         self.biases = nn.ParameterList()
         for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             scale = 0.0 if layer == layers - 1 else bound
-            weight = torch.empty(num_prompts, inputs, outputs, dtype=log_start.dtype).uniform_(-scale, scale)
-            bias = torch.empty(num_prompts, 1, outputs, dtype=log_start.dtype).uniform_(-scale, scale)
+            weight = torch.empty(num_prompts, inputs, outputs, dtype=log_start.dtype).uniform_(
+                -scale, scale
+            )
+            bias = torch.empty(num_prompts, 1, outputs, dtype=log_start.dtype).uniform_(
+                -scale, scale
+            )
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))
         self.register_buffer("offset", log_start.clone())

@@ -87,7 +87,11 @@ class FileReference(Reference):
 
 
 def _log(probabilities: Tensor, support: Tensor, where: str) -> Tensor:
-    if probabilities.shape[-1] != support.shape[-1] or probabilities.dim() == 2 and len(probabilities) != len(support):
+    if (
+        probabilities.shape[-1] != support.shape[-1]
+        or probabilities.dim() == 2
+        and len(probabilities) != len(support)
+    ):
         raise UserError(
             f"{where} has shape {[*probabilities.shape]}, but the game has {support.shape[0]} prompts "
             f"of {support.shape[1]} actions: give one probability for each action"

@@ -18,7 +18,10 @@ class TabularPolicy(FinitePolicy):
     """
 
     def __init__(
-        self, reference: Reference | None = None, start: Reference | None = None, dtype: str = "float64"
+        self,
+        reference: Reference | None = None,
+        start: Reference | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(reference, start, dtype)
 

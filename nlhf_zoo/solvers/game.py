@@ -330,7 +330,7 @@ def _kl(
 
 
 def _terms(p: Tensor, u: Tensor, out: Tensor | None) -> Tensor:
-    """p (exp(-u) - 1 + u) >= 0; who calls puts p exp(-u) where exp(-u) may overflow."""
+    """Terms p (exp(-u) - 1 + u) >= 0; callers put p exp(-u) where exp(-u) may overflow."""
     return torch.neg(u, out=out).expm1_().add_(u).mul_(p)
 
 

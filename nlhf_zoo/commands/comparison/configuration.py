@@ -127,27 +127,47 @@ def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
         UserError: something in it cannot be used.
         SystemExit: help was asked for.
     """
-    parser = _Parser(prog="nlhf compare", description="Several algorithms, seeds and games on one budget.")
-    parser.add_argument("--config", action="config", help="the comparison's YAML file, with its games and algorithms")
+    parser = _Parser(
+        prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="the comparison's YAML file, with its games and algorithms",
+    )
     parser.add_class_arguments(Configuration, skip={"games", "algorithms"})
     path, rest = _config_path(args)
     if path is None:
         parser.parse_args(rest if {"-h", "--help"} & {*rest} else [])  # says what it needs
-        raise UserError("there is no file: give the comparison's, as in --config configs/compare/quickstart.yaml")
+        raise UserError(
+            "there is no file: give the comparison's, as in --config configs/compare/quickstart.yaml"
+        )
     file = load_yaml(path)
     if not isinstance(file, dict):
-        raise UserError(f"{path} holds no configuration: it needs output, budget, games and algorithms")
+        raise UserError(
+            f"{path} holds no configuration: it needs output, budget, games and algorithms"
+        )
     for group in ("budget", "target"):
         if not isinstance(file.get(group, {}), dict):
             raise UserError(f"{group} must be a mapping, but it is {file[group]!r}")
-    games = {name: _blocks(GameBlocks, f"games.{name}", value) for name, value in _named(file, "games").items()}
-    algorithms = {
-        name: _blocks(AlgorithmBlocks, f"algorithms.{name}", value) for name, value in _named(file, "algorithms").items()
+    games = {
+        name: _blocks(GameBlocks, f"games.{name}", value)
+        for name, value in _named(file, "games").items()
     }
-    others = yaml.safe_dump({key: value for key, value in file.items() if key not in ("games", "algorithms")})
-    parsed = parser.parse_args(["--config", others, *(f"{a}=true" if a == "--overwrite" else a for a in rest)])
+    algorithms = {
+        name: _blocks(AlgorithmBlocks, f"algorithms.{name}", value)
+        for name, value in _named(file, "algorithms").items()
+    }
+    others = yaml.safe_dump(
+        {key: value for key, value in file.items() if key not in ("games", "algorithms")}
+    )
+    parsed = parser.parse_args(
+        ["--config", others, *(f"{a}=true" if a == "--overwrite" else a for a in rest)]
+    )
     del parsed["config"]
-    configuration = Configuration(games=games, algorithms=algorithms, **vars(parser.instantiate(parsed)))
+    configuration = Configuration(
+        games=games, algorithms=algorithms, **vars(parser.instantiate(parsed))
+    )
     _check(configuration)
     return configuration, path.absolute().parent
 
@@ -210,7 +230,9 @@ def _named(file: dict[str, Any], key: str) -> dict[str, Any]:
     """The games or the algorithms by name."""
     named = file.get(key) or {}
     if not isinstance(named, dict):
-        raise UserError(f"{key} must name each of them, as in {key}: {{name: ...}}, but it is {named!r}")
+        raise UserError(
+            f"{key} must name each of them, as in {key}: {{name: ...}}, but it is {named!r}"
+        )
     return {str(name): value for name, value in named.items()}
 
 
@@ -224,7 +246,9 @@ def _blocks(kind: type[_Blocks], where: str, value: Any) -> _Blocks:
     accepted = {f.name: f for f in fields(kind)}
     for key in value:
         if key not in accepted:
-            raise UserError(f"{where}: option {key!r} is not accepted, choose of {', '.join(accepted)}")
+            raise UserError(
+                f"{where}: option {key!r} is not accepted, choose of {', '.join(accepted)}"
+            )
     for key, f in accepted.items():
         if f.default is MISSING and value.get(key) is None:
             raise UserError(f"{where} lacks {key}: give it")
@@ -256,9 +280,13 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"line {key.start_mark.line + 1} has a key that is no plain name: give it one")
+                raise UserError(
+                    f"line {key.start_mark.line + 1} has a key that is no plain name: give it one"
+                )
             if key.value in seen:
-                raise UserError(f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}: give each once")
+                raise UserError(
+                    f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}: give each once"
+                )
             seen.add(key.value)
             _refuse_duplicates(value)
     elif isinstance(node, yaml.SequenceNode):
@@ -277,7 +305,9 @@ def _check(configuration: Configuration) -> None:
             _check_sweep(f"algorithms.{name}.sweep", algorithm.sweep)
     target = configuration.target
     if target is not None and not (math.isfinite(target.duality_gap) and target.duality_gap > 0):
-        raise UserError(f"target.duality_gap must be a finite number above 0, but it is {target.duality_gap}")
+        raise UserError(
+            f"target.duality_gap must be a finite number above 0, but it is {target.duality_gap}"
+        )
     _check_output(configuration)
 
 
@@ -325,12 +355,21 @@ def _check_numbers(what: str, values: list[float] | None) -> None:
 
 def _check_sweep(where: str, sweep: Any) -> None:
     if not isinstance(sweep, dict) or len(sweep) != 1:
-        raise UserError(f"{where} must name one argument, as in {{algorithm.eta: [1.0, 0.3]}}, but it is {sweep!r}")
+        raise UserError(
+            f"{where} must name one argument, as in {{algorithm.eta: [1.0, 0.3]}}, but it is {sweep!r}"
+        )
     ((argument, values),) = sweep.items()
     block, _, name = argument.partition(".")
-    if block not in ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation") or not name:
-        raise UserError(f"{where} names {argument!r}: give an argument of a block, such as algorithm.eta or optimizer.lr")
-    if not isinstance(values, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+    if (
+        block not in ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
+        or not name
+    ):
+        raise UserError(
+            f"{where} names {argument!r}: give an argument of a block, such as algorithm.eta or optimizer.lr"
+        )
+    if not isinstance(values, list) or not all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
+    ):
         raise UserError(f"{where}.{argument} must be a list of numbers, but it is {values!r}")
     _check_numbers(f"{where}.{argument}", values)
 
@@ -342,7 +381,9 @@ def _check_output(configuration: Configuration) -> None:
         existing = existing.parent
     below_here = output.absolute().resolve().is_relative_to(Path.cwd().resolve())
     if existing != output.absolute() and not below_here and not output.absolute().parent.exists():
-        raise UserError(f"output {output}: the folder {output.absolute().parent} does not exist, create it first")
+        raise UserError(
+            f"output {output}: the folder {output.absolute().parent} does not exist, create it first"
+        )
     if not existing.is_dir():
         raise UserError(f"output {output}: {existing} is a file, give the name of a folder")
     if not os.access(existing, os.W_OK):

@@ -1,9 +1,9 @@
-"""Contenders: each algorithm on each game, with their models parsed and tried out before anything runs."""
+"""The contenders: each algorithm on each game, parsed and tried out before anything runs."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from nlhf_zoo.commands.comparison.configuration import (
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
 
-# Also imported so that short class names resolve in the files.
+# Its module also imports what short class names in the files stand for.
 from nlhf_zoo.trainer_cli import GameArgumentParser
 
-# What an algorithm's file says of its Trainer that changes what is learnt, or where; the rest is the comparison's.
+_BLOCKS = ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
+# What a file says of its Trainer that changes what is learnt, and where; the rest is the comparison's.
 _TRAINER_KEYS = (
     "accelerator",
     "precision",
@@ -35,7 +36,6 @@ _TRAINER_KEYS = (
     "gradient_clip_algorithm",
     "accumulate_grad_batches",
 )
-_REFUSALS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ class Contender:
     """An algorithm with its arguments, on a game at one temperature.
 
     Args:
-        game: the game's name, with beta where there are several.
-        title: game and beta, for people.
+        game: the game's name in the comparison.
         beta: temperature.
+        where: game's name, and beta where there are several: names a folder.
         algorithm: the algorithm's name in the comparison.
         value: of the argument that is swept; None where nothing is.
         label: the algorithm's name with that value.
-        make: makes the model; generated games and starts take the seed set before.
-        trainer: arguments of the Trainer.
+        make: makes the model; what is drawn takes the run's seed.
+        trainer: arguments for the Trainer.
     """
 
     game: str
-    title: str
     beta: float
+    where: str
     algorithm: str
     value: float | None
     label: str
@@ -63,10 +63,10 @@ class Contender:
     trainer: dict[str, Any]
 
 
-def contenders(
-    configuration: Configuration, folder: Path, report: Callable[[], Any] = lambda: None
+def read_contenders(
+    configuration: Configuration, folder: Path, report: Callable[[], Any]
 ) -> list[Contender]:
-    """Every contender of a comparison, each tried out once.
+    """Every contender of a comparison, each made once to see that it can be.
 
     Args:
         configuration: of the comparison.
@@ -74,44 +74,150 @@ def contenders(
         report: called after each.
 
     Raises:
-        UserError: a model cannot be made, or the contenders of a game would not play the same one.
+        UserError: one cannot be made, or those of a game would not play the same game.
     """
     files = {
-        name: _read(name, folder / blocks.config) for name, blocks in configuration.algorithms.items()
+        name: _read(name, folder / own.config) for name, own in configuration.algorithms.items()
     }
     betas = configuration.betas or [_common_beta(files)]
-    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
-    parser.add_argument("--model", type=OnlineGame)
-    found: dict[tuple[str, str], list[Contender]] = {}
+    found = []
     for game, blocks in configuration.games.items():
         for name, own in configuration.algorithms.items():
-            for value in next(iter(own.sweep.values())) if own.sweep else [None]:
-                label = name if value is None else f"{name} ({_argument(own)}={value:g})"
-                where = f"{label} ({configuration.algorithms[name].config}) on the game {game}"
-                model = _parse(parser, _model(files[name], own, blocks, value), where)
+            for value in swept(own):
+                label = _label(name, own, value)
+                where = f"{label} on {game} ({own.config})"
+                make = _maker(_model(files[name]["model"], own, blocks, value, where), where)
                 for beta in betas:
-                    at = f"{game} beta={beta:g}" if len(betas) > 1 else game
-                    contender = Contender(
-                        at,
-                        f"{game}, beta = {beta:g}",
-                        beta,
-                        name,
-                        value,
-                        label,
-                        _maker(parser, model, beta),
-                        _trainer(files[name]),
+                    _try(lambda make=make, beta=beta: make(beta), configuration.seeds[0], where)  # type: ignore[misc]
+                    found.append(
+                        Contender(
+                            game=game,
+                            beta=beta,
+                            where=f"{game} beta={beta:g}" if len(betas) > 1 else game,
+                            algorithm=name,
+                            value=value,
+                            label=label,
+                            make=lambda make=make, beta=beta: make(beta),  # type: ignore[misc]
+                            trainer=files[name]["trainer"],
+                        )
                     )
-                    _try(contender, configuration, where)
-                    found.setdefault((at, ""), []).append(contender)
                     report()
-    _refuse_same_labels(configuration)
-    return [contender for group in found.values() for contender in group]
-
-
-def count(configuration: Configuration) -> int:
-    """How many contenders there are."""
-    values = sum(
-        len(next(iter(own.sweep.values()))) if own.sweep else 1
-        for own in configuration.algorithms.values()
+    return sorted(
+        found, key=lambda c: (list(configuration.games).index(c.game), betas.index(c.beta))
     )
-    return len(configuration.games) * len(configuration.betas or [0]) * values
+
+
+def swept(own: AlgorithmBlocks) -> list[float | None]:
+    """The values that an algorithm sweeps, or None alone."""
+    return [*next(iter(own.sweep.values()))] if own.sweep else [None]
+
+
+def _label(name: str, own: AlgorithmBlocks, value: float | None) -> str:
+    if value is None or own.sweep is None:
+        return name
+    return f"{name} ({next(iter(own.sweep)).split('.')[-1]}={value:g})"
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    """The model and the Trainer's arguments of an algorithm's file."""
+    if not path.is_file():
+        raise UserError(f"algorithms.{name}.config: there is no file {path}")
+    file = load_yaml(path)
+    model = file.get("model") if isinstance(file, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+        raise UserError(
+            f"{path} has no section `model` with init_args: give a complete file for `nlhf fit`"
+        )
+    data = file.get("data") or {}
+    if isinstance(data, dict) and data.get("init_args"):
+        raise UserError(
+            f"{path} sets data.init_args, but a comparison plays all prompts at once: leave them out"
+        )
+    trainer = file.get("trainer") or {}
+    return {"model": model, "trainer": {k: trainer[k] for k in _TRAINER_KEYS if k in trainer}}
+
+
+def _common_beta(files: dict[str, dict[str, Any]]) -> float:
+    """The beta of all files; they must play one game."""
+    betas = {name: file["model"]["init_args"].get("beta") for name, file in files.items()}
+    first, beta = next(iter(betas.items()))
+    for name, other in betas.items():
+        if other != beta:
+            raise UserError(
+                f"{first} plays at beta = {beta} and {name} at beta = {other}, which are two games: set betas"
+            )
+    if not isinstance(beta, (int, float)):
+        raise UserError("no beta is given, neither in the algorithms' files nor here: set betas")
+    return float(beta)
+
+
+def _model(
+    model: dict[str, Any], own: AlgorithmBlocks, game: GameBlocks, value: float | None, where: str
+) -> dict[str, Any]:
+    """The section `model` of an algorithm's file, with this game's and this comparison's blocks in it."""
+    model = copy.deepcopy(model)
+    arguments = model["init_args"]
+    arguments["oracle"] = game.oracle
+    policy = _with_arguments(arguments.get("policy"))
+    if policy is None:
+        raise UserError(f"{where}: the file has no model.init_args.policy")
+    for key, block in (("reference", game.reference), ("start", game.start)):
+        policy["init_args"].pop(key, None)
+        if block is not None:
+            policy["init_args"][key] = block
+    arguments["policy"] = policy
+    for key in _BLOCKS:
+        if (block := getattr(own, key)) is not None:
+            arguments[key] = block
+    if own.sweep is not None:
+        key, _, argument = next(iter(own.sweep)).partition(".")
+        block = _with_arguments(arguments.get(key))
+        if block is None:
+            raise UserError(f"{where}: the sweep is over {key}.{argument}, but there is no {key}")
+        block["init_args"][argument] = value
+        arguments[key] = block
+    return model
+
+
+def _with_arguments(block: object) -> Block | None:
+    """A block that can be added to; it may be a class name alone."""
+    if isinstance(block, str):
+        return {"class_path": block, "init_args": {}}
+    if not isinstance(block, dict):
+        return None
+    return {**block, "init_args": {**(block.get("init_args") or {})}}
+
+
+def _maker(model: dict[str, Any], where: str) -> Callable[[float], OnlineGame]:
+    """Parse a model once, to be made any number of times at any beta."""
+    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
+    parser.add_argument("--model", type=OnlineGame)
+    try:
+        parsed: Namespace = parser.parse_object({"model": {"class_path": "OnlineGame", **model}})
+    except UserError as error:
+        raise UserError(f"{where}: {sentence(str(error))}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: an interpolation fails: {error}") from error
+
+    def make(beta: float) -> OnlineGame:
+        now = parsed.clone()
+        now.model.init_args.beta = beta
+        game: OnlineGame = parser.instantiate(now).model
+        return game
+
+    return make
+
+
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> None:
+    L.seed_everything(seed, verbose=False)
+    try:
+        game = make()
+        table = game.oracle.table
+        if table is None:
+            name = type(game.oracle).__name__
+            raise UserError(
+                f"{name} holds no table of preferences, which exact metrics need: compare games that do"
+            )
+        game.log_policy()
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
+        raise UserError(f"{where}: {error}") from error

@@ -1,0 +1,172 @@
+"""``nlhf compare``: several algorithms, seeds and games on one budget.
+
+The output folder receives
+
+- ``results.csv``: one row for each independent game, algorithm and seed, at the end of the run, with the columns
+  game, algorithm, seed, queries (for each prompt), rounds, exploitability, kl_to_nash, span, seconds;
+- ``results.md``: mean and maximum of these over games and seeds;
+- ``comparison.png``: exploitability against oracle queries, with the theory's rate;
+- with a target, ``queries_to_target.csv``: the queries until the duality gap was below it;
+- a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round (``read_history``).
+
+A run that leaves the numbers is reported as infinitely far off, not dropped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nlhf_zoo.commands.comparison.configuration import Configuration, read_configuration
+from nlhf_zoo.commands.comparison.contenders import Contender, read_contenders, swept
+from nlhf_zoo.commands.comparison.figure import draw
+from nlhf_zoo.commands.comparison.runs import play, quiet, run_folder
+from nlhf_zoo.commands.comparison.tables import (
+    Entry,
+    choose_best,
+    markdown,
+    results_csv,
+    results_table,
+    targets_csv,
+    targets_table,
+)
+from nlhf_zoo.errors import UserError
+
+_RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
+_LOGS = ("history.json", "history.bin", "hparams.yaml", "events.out.tfevents.*")
+
+
+def main(args: list[str]) -> None:
+    """Run ``nlhf compare``.
+
+    Args:
+        args: what stands behind ``nlhf compare``.
+
+    Raises:
+        UserError: the comparison cannot be made as it is asked for.
+    """
+    configuration, folder = read_configuration(args)
+    torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
+    with quiet():
+        total = _count(configuration)
+        with tqdm(
+            total=total, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr
+        ) as bar:
+            contenders = read_contenders(configuration, folder, bar.update)
+        _clear(configuration, contenders)
+        entries = _play(configuration, contenders)
+    tables = _write(configuration, entries)
+    print(tables)
+    print(f"Tables and figure: {configuration.output}/")
+    print(f"TensorBoard logs:  tensorboard --logdir '{configuration.output}'")
+
+
+def _count(configuration: Configuration) -> int:
+    values = sum(len(swept(own)) for own in configuration.algorithms.values())
+    return len(configuration.games) * len(configuration.betas or [0]) * values
+
+
+def _clear(configuration: Configuration, contenders: list[Contender]) -> None:
+    """Make the output folder, empty of an earlier comparison; of nothing else.
+
+    Raises:
+        UserError: there is an earlier one, and `overwrite` is not given.
+    """
+    output = configuration.output
+    earlier = [output / name for name in _RESULTS if (output / name).exists()]
+    folders = {header.parent for header in output.glob("*/*/seed_*/history.json")}
+    folders |= {run_folder(output, c, seed) for c in contenders for seed in configuration.seeds}
+    earlier += [path for folder in folders for pattern in _LOGS for path in folder.glob(pattern)]
+    if earlier and not configuration.overwrite:
+        raise UserError(
+            f"output {output} holds an earlier comparison ({earlier[0].name}): give another folder, or --overwrite"
+        )
+    for path in earlier:
+        path.unlink()
+    for folder in folders:
+        for empty in (folder, *folder.parents[:2]):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _play(configuration: Configuration, contenders: list[Contender]) -> list[Entry]:
+    """All runs; of the values of a sweep only the best one's metrics of every round are kept."""
+    budget = configuration.budget
+    unit, each = (
+        ("queries", budget.queries) if budget.queries is not None else ("rounds", budget.rounds)
+    )
+    each = each or 0
+    entries: list[Entry] = []
+    total = each * len(contenders) * len(configuration.seeds)
+    with tqdm(total=total, unit=f" {unit}", unit_scale=True, delay=1, file=sys.stderr) as bar:
+        done = 0
+        for _, group in groupby(contenders, key=lambda c: (c.where, c.algorithm)):
+            rivals = []
+            for contender in group:
+                runs = []
+                for seed in configuration.seeds:
+                    bar.set_description(f"{contender.where}, {contender.label}, seed {seed}", False)
+                    runs.append(play(contender, seed, configuration, bar.update))
+                    done += each  # a run may end before its budget
+                    bar.update(done - bar.n)
+                rivals.append(Entry(runs))
+            rivals = choose_best(rivals)
+            for entry in rivals:
+                if not entry.best:
+                    _forget(entry)
+            entries += rivals
+    return entries
+
+
+def _forget(entry: Entry) -> None:
+    for run in entry.runs:
+        for name in ("history.json", "history.bin"):
+            (run.folder / name).unlink()
+
+
+def _write(configuration: Configuration, entries: list[Entry]) -> str:
+    """Write the files, each beside its place and then renamed. Returns the tables."""
+    seeds = ", ".join(map(str, configuration.seeds))
+    limits = [
+        (configuration.budget.queries, "queries per prompt"),
+        (configuration.budget.rounds, "rounds"),
+    ]
+    budget = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
+    tables = markdown(*results_table(entries, configuration))
+    tables = f"At most {budget}; mean and maximum over games and seeds {seeds}.\n\n{tables}"
+    if configuration.target is not None:
+        gap = configuration.target.duality_gap
+        tables += (
+            f"\nOracle queries to a {configuration.exploitability} duality gap below {gap:g}, "
+        )
+        tables += (
+            f"median over games and seeds:\n\n{markdown(*targets_table(entries, configuration))}"
+        )
+    output = configuration.output
+    _replace(output / "results.csv", lambda path: _text(path, results_csv(entries)))
+    _replace(output / "results.md", lambda path: _text(path, tables))
+    if configuration.target is not None:
+        _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
+    _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
+    return tables
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""Which parts of a game fit each other; refused in one sentence before anything runs."""
+
+from __future__ import annotations
+
+from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.tabular import TabularPolicy
+from nlhf_zoo.realisation import Realisation
+from nlhf_zoo.rollout import Rollout
+
+
+def check_parts(
+    policy: Policy,
+    oracle: PreferenceOracle,
+    algorithm: PolicyOptimizer,
+    beta: float,
+    rollout: Rollout,
+    realisation: Realisation,
+) -> None:
+    """Check that the algorithm's steps can be realised with these parts.
+
+    Raises:
+        UserError: they cannot.
+    """
+    steps = algorithm.steps(beta, 0)  # may itself refuse its numbers
+    name = type(algorithm).__name__
+    gradient = "set model.realisation to GradientSteps"
+    if not realisation.closed_form:
+        among_themselves = any(step.self_play or step.pairs for step in steps)
+        if among_themselves and not rollout.enumerated and rollout.num_responses < 2:
+            raise UserError(
+                f"{name} compares responses with each other: "
+                "set model.rollout.num_responses to 2 or more"
+            )
+        return
+    if not algorithm.closed_form:
+        raise UserError(f"{name} has no closed form: {gradient}")
+    if not isinstance(policy, TabularPolicy):
+        kind = type(policy).__name__
+        raise UserError(f"the closed form needs a TabularPolicy, not {kind}: {gradient}")
+    if not oracle.answers_table:
+        raise UserError(
+            "the closed form needs an oracle that answers from a table in memory, and "
+            f"{type(oracle).__name__} does not: {gradient}"
+        )
+    if not rollout.enumerated:
+        raise UserError(
+            f"the closed form has no samples: set model.rollout to Enumerate, or {gradient}"
+        )

@@ -1,0 +1,145 @@
+"""Asking the oracle: what each response is worth, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the oracle's answers say about the scored responses.
+
+    Args:
+        payoff: q [B, K], estimates of sum_j a_j (P o_j)(y_k).
+        valid: bool [B, K].
+        queries: preference queries that were asked, for each prompt.
+        invalid: answers that could not be had.
+        preference: P(y_k > y_k') [B, K, K] where responses were compared with each other.
+        pair_valid: bool [B, K, K], likewise.
+    """
+
+    payoff: Tensor
+    valid: Tensor
+    queries: int
+    invalid: int
+    preference: Tensor | None = None
+    pair_valid: Tensor | None = None
+
+
+class Judge:
+    """Asks the oracle for the payoffs of a step.
+
+    Where responses are enumerated, a product P o is one query, and it is remembered as long as
+    its players do not move: an anchor's is asked for once in a round, however many gradient steps.
+
+    Args:
+        oracle: who is asked.
+        version: names the weights of a player; equal names mean equal weights.
+    """
+
+    def __init__(self, oracle: PreferenceOracle, version: Callable[[str], int]) -> None:
+        self.oracle = oracle
+        self.version = version
+        self.products: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        step: ProximalStep,
+        prompts: Prompts,
+        responses: Responses,
+        opponents: Sequence[Responses],
+    ) -> Verdict:
+        """Judge the responses of a step.
+
+        Args:
+            step: the step.
+            prompts: B prompts.
+            responses: K scored responses a prompt.
+            opponents: responses of each opponent of the step; in self-play, the scored ones.
+        """
+        if step.pairs or (step.self_play and not responses.enumerated):
+            return self._among_themselves(prompts, responses)
+        if responses.enumerated:
+            return self._by_products(step, prompts, responses, opponents)
+        return self._by_samples(step, prompts, responses, opponents)
+
+    def _among_themselves(self, prompts: Prompts, responses: Responses) -> Verdict:
+        """Every response against every other; P(y > y) = 1/2 is not asked for."""
+        comparison = self.oracle(prompts, responses, responses)
+        itself = torch.eye(responses.num, dtype=torch.bool, device=comparison.valid.device)
+        preference = comparison.preference.to(responses.weight.dtype)
+        preference = preference.masked_fill(itself | ~comparison.valid, 0.5)
+        valid = comparison.valid | itself
+        others = valid & ~itself
+        answered = others.any(-1)
+        if responses.enumerated:
+            weight = responses.weight[:, None, :] * valid
+            payoff = (weight * preference).sum(-1) / weight.sum(-1)
+        else:
+            # All pairs weigh the same, also where some are invalid: averaging each response over its
+            # own valid opponents and itself would shrink q - 1/2, and solve the game at a larger beta.
+            share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
+            payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
+        pairs = 1 if responses.enumerated else responses.num * (responses.num - 1) // 2
+        return Verdict(payoff, answered, pairs, int((~valid).sum()) // 2, preference, valid)
+
+    def _by_products(
+        self,
+        step: ProximalStep,
+        prompts: Prompts,
+        responses: Responses,
+        opponents: Sequence[Responses],
+    ) -> Verdict:
+        """Enumerated: sum_j a_j P o_j, each product asked for unless it is remembered."""
+        payoff = torch.zeros_like(responses.weight)
+        valid = torch.ones_like(payoff, dtype=torch.bool)
+        queries = invalid = 0
+        kept: dict[str, Tensor] = {}
+        for (coefficient, mixture), opponent in zip(step.payoff, opponents, strict=True):
+            name = self._name(mixture, prompts)
+            product = kept.get(name, self.products.get(name))
+            if product is None:
+                product, answered = self.oracle.expected(prompts, responses, opponent)
+                queries += 1
+                invalid += int((~answered).sum())
+                valid = valid & answered
+                if not answered.all():
+                    payoff += coefficient * product
+                    continue  # what could not be answered is asked for again
+            kept[name] = product
+            payoff += coefficient * product
+        self.products = kept
+        return Verdict(payoff, valid, queries, invalid)
+
+    def _by_samples(
+        self,
+        step: ProximalStep,
+        prompts: Prompts,
+        responses: Responses,
+        opponents: Sequence[Responses],
+    ) -> Verdict:
+        """Sampled opponents of their own: K x L distinct pairs for each of them."""
+        payoff = torch.zeros_like(responses.weight)
+        valid = torch.ones_like(payoff, dtype=torch.bool)
+        queries = invalid = 0
+        for (coefficient, _), opponent in zip(step.payoff, opponents, strict=True):
+            comparison = self.oracle(prompts, responses, opponent)
+            average, answered = comparison.average(opponent.weight)
+            queries += responses.num * opponent.num
+            invalid += int((~comparison.valid).sum())
+            valid = valid & answered
+            payoff += coefficient * average
+        return Verdict(payoff, valid, queries, invalid)
+
+    def _name(self, mixture: Mixture, prompts: Prompts) -> str:
+        """Names a product by the weights of its players and by its prompts."""
+        players = sorted((self.version(player), w) for player, w in mixture.items() if w)
+        return f"{players} {prompts.ids.tolist()}"
