@@ -24,7 +24,7 @@ usage: nlhf COMMAND [options]
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
 
-nlhf COMMAND --help tells each command's options; `nlhf fit --model.algorithm.help NashMP` an algorithm's.
+nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 

@@ -42,7 +42,7 @@ class Trajectory:
 
 @dataclass(slots=True)
 class _Players:
-    """Named log-policies [C, 1, N]; tensors are never written in place, so a copy is a reference."""
+    """Named log-policies [C, 1, N]; never written in place, so a copy is a reference."""
 
     log_policy: dict[str, Tensor]
 
@@ -178,7 +178,7 @@ class ClosedFormRounds:
         return {name: tensor[:, 0] for name, tensor in self.players.log_policy.items()}
 
     def _round(self, plan: _Plan, row: Tensor) -> int:
-        """One round; the policy is written into ``row`` if a single product makes it. Returns the queries."""
+        """One round, whose policy is written into ``row``. Returns the queries."""
         players = self.players.log_policy
         asked = 0
         centre = row

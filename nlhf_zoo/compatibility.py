@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.tabular import TabularPolicy
 from nlhf_zoo.realisation import Realisation
+from nlhf_zoo.records import Batch, ProximalStep
 from nlhf_zoo.rollout import Rollout
 
 
@@ -34,6 +37,8 @@ def check_parts(
                 f"{name} compares responses with each other: "
                 "set model.rollout.num_responses to 2 or more"
             )
+        for step in steps:
+            _try_loss(algorithm, step, beta, rollout.enumerated)
         return
     if not algorithm.closed_form:
         raise UserError(f"{name} has no closed form: {gradient}")
@@ -49,3 +54,31 @@ def check_parts(
         raise UserError(
             f"the closed form has no samples: set model.rollout to Enumerate, or {gradient}"
         )
+
+
+def _try_loss(
+    algorithm: PolicyOptimizer, step: ProximalStep, beta: float, enumerated: bool
+) -> None:
+    """Compute the loss of two equal responses: a surrogate that does not fit its step says so.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    zero, half = torch.zeros(1, 2), torch.full((1, 2), 0.5)
+    compared = step.pairs or (step.self_play and not enumerated)
+    batch = Batch(
+        log_prob=zero,
+        centre_log_prob=zero,
+        reference_log_prob=zero,
+        payoff=half,
+        weight=half,
+        beta=beta,
+        enumerated=enumerated,
+        self_play=step.self_play and not enumerated,
+        preference=torch.full((1, 2, 2), 0.5) if compared else None,
+        pair_weight=torch.full((1, 2, 2), 0.25) if step.pairs else None,
+    )
+    try:
+        algorithm.loss(step, batch)
+    except ValueError as error:
+        raise UserError(f"{type(algorithm).__name__}: {error}") from error

@@ -84,8 +84,8 @@ class Judge:
             weight = responses.weight[:, None, :] * valid
             payoff = (weight * preference).sum(-1) / weight.sum(-1)
         else:
-            # All pairs weigh the same, also where some are invalid: averaging each response over its
-            # own valid opponents and itself would shrink q - 1/2, and solve the game at a larger beta.
+            # All pairs weigh the same, also where some are invalid: averaging each response over
+            # its own valid opponents and itself would shrink q - 1/2, and solve another game.
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
         pairs = 1 if responses.enumerated else responses.num * (responses.num - 1) // 2

@@ -100,7 +100,7 @@ class OnlineGame(L.LightningModule):
         self.trajectory: Trajectory | None = None
         self.max_rounds: int | None = None
         self.max_queries: int | None = None
-        self._judge = Judge(oracle, self._version)
+        self._judge = Judge(oracle, self._version_of)
         self._versions: dict[str, int] = {}
         self._snapshot: dict[str, Any] = {}
         self._plan: Sequence[ProximalStep] | None = None
@@ -113,7 +113,8 @@ class OnlineGame(L.LightningModule):
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
         """One gradient step of the current proximal step; or, in closed form, many rounds."""
         if isinstance(self.realisation, ClosedForm):
-            return self._play_in_closed_form(self.realisation, prompts)
+            self._play_in_closed_form(self.realisation, prompts)
+            return None
         step = self.step
         responses, opponents = self.rollout.play(step, self.policy, prompts, self._random_stream())
         verdict = self.judge(step, prompts, responses, opponents)
@@ -209,14 +210,14 @@ class OnlineGame(L.LightningModule):
     def copy_(self, source: str, target: str) -> None:
         """Make one player equal to another (algorithms call this at the end of a round)."""
         self.policy.copy_(source, target)
-        self._versions[target] = self._version(source)
+        self._versions[target] = self._version_of(source)
 
     def lerp_(self, source: str, target: str, weight: float) -> None:
         """Move a player part of the way to another (algorithms call this at the end of a round)."""
         self.policy.lerp_(source, target, weight)
-        self._versions[target] = self._version(source) if weight == 1 else self._new_version()
+        self._versions[target] = self._version_of(source) if weight == 1 else self._new_version()
 
-    def _version(self, player: str) -> int:
+    def _version_of(self, player: str) -> int:
         return -1 if player == "reference" else self._versions.get(player, 0)
 
     def _new_version(self) -> int:
@@ -233,7 +234,7 @@ class OnlineGame(L.LightningModule):
         self._plan = None
         if any(step.writes != "policy" for step in self.plan):
             start = snapshot.take(self.policy, self._torch_optimizer())
-            self._snapshot = {**start, "version": self._version("policy")}
+            self._snapshot = {**start, "version": self._version_of("policy")}
 
     def _torch_optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -248,7 +249,9 @@ class OnlineGame(L.LightningModule):
         assert isinstance(policy, TabularPolicy)  # `check_parts` has made sure of both
         assert table is not None
         if len(prompts) != len(policy.log_reference):
-            raise UserError("the closed form plays all prompts at once: set data.batch_size to null")
+            raise UserError(
+                "the closed form plays all prompts at once: set data.batch_size to null"
+            )
         logits = policy.logits()
         engine = ClosedFormRounds(
             self.algorithm,
@@ -378,7 +381,7 @@ class OnlineGame(L.LightningModule):
         self.metrics[name] = metric
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not know of: position, versions, snapshot, remembered products."""
+        """Add what Lightning does not know of: position, versions, snapshot, products."""
         checkpoint["online_game"] = {
             "progress": asdict(self.progress),
             "versions": dict(self._versions),

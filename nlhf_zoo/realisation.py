@@ -19,7 +19,7 @@ class Realisation(ABC):
 
 
 class ClosedForm(Realisation):
-    """Exactly, for policies with one logit an action: no gradient, many rounds in one training step.
+    """Exactly, for policies with one logit an action; many rounds in one training step.
 
     Args:
         rounds_per_step: rounds that one training step plays at most; large games play fewer.
@@ -33,7 +33,7 @@ class ClosedForm(Realisation):
         self.rounds_per_step = rounds_per_step
 
     def rounds(self, num_prompts: int, num_actions: int) -> int:
-        """Rounds of one training step on a game of this size; it depends on nothing else, so runs resume exactly."""
+        """Rounds of one training step; of the game's size alone, so that runs resume exactly."""
         size = num_prompts * num_actions
         return max(
             1,

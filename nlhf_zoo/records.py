@@ -1,4 +1,4 @@
-"""What the parts of a game hand to each other: frozen records of tensors, with their shapes checked.
+"""What the parts of a game hand to each other: frozen records of tensors, shapes checked.
 
 Letters: B prompts, K responses, L opponents, T tokens, N actions.
 """
@@ -52,7 +52,7 @@ class Decoding:
 
     @property
     def is_plain(self) -> bool:
-        """Whether responses come from the policy's own distribution, neither tempered nor truncated."""
+        """Whether responses come from the policy's own distribution, untempered and whole."""
         return (self.temperature, self.top_k, self.top_p, self.min_p) == (1.0, 0, 1.0, 0.0)
 
 
@@ -87,12 +87,13 @@ class Prompts:
             )
         if (self.tokens is None) != (self.mask is None):
             raise ValueError("Prompts.tokens and Prompts.mask come together or not at all")
-        if self.tokens is not None and self.mask is not None:
-            if self.tokens.shape != self.mask.shape or self.tokens.shape[:1] != self.ids.shape:
-                raise ValueError(
-                    f"Prompts.tokens {[*self.tokens.shape]} and mask {[*self.mask.shape]} must be "
-                    f"[B, S] with B = {len(self.ids)}"
-                )
+        if self.tokens is None or self.mask is None:
+            return
+        if self.tokens.shape != self.mask.shape or self.tokens.shape[:1] != self.ids.shape:
+            raise ValueError(
+                f"Prompts.tokens {[*self.tokens.shape]} and mask {[*self.mask.shape]} must be "
+                f"[B, S] with B = {len(self.ids)}"
+            )
 
     def __len__(self) -> int:
         """The number of prompts, B."""
@@ -137,13 +138,11 @@ class Responses:
             ValueError: shapes disagree.
         """
         if self.tokens.dim() != 3 or self.tokens.shape != self.mask.shape:
-            raise ValueError(
-                f"Responses.tokens {[*self.tokens.shape]} and mask {[*self.mask.shape]} must both be [B, K, T]"
-            )
+            shapes = f"{[*self.tokens.shape]} and mask {[*self.mask.shape]}"
+            raise ValueError(f"Responses.tokens {shapes} must both be [B, K, T]")
         if self.weight.shape != self.tokens.shape[:2]:
-            raise ValueError(
-                f"Responses.weight {[*self.weight.shape]} must be [B, K] = {[*self.tokens.shape[:2]]}"
-            )
+            shapes = f"{[*self.weight.shape]} must be [B, K] = {[*self.tokens.shape[:2]]}"
+            raise ValueError(f"Responses.weight {shapes}")
 
     @property
     def num(self) -> int:
@@ -176,7 +175,7 @@ class Responses:
             return self.weight[:, :, None] * self.weight[:, None, :]
         if self.num < 2:
             raise ValueError(
-                "a loss on pairs needs at least two responses a prompt: set num_responses to 2 or more"
+                "a loss on pairs needs two responses a prompt: set num_responses to 2 or more"
             )
         off_diagonal = 1 - torch.eye(self.num, dtype=self.weight.dtype, device=self.weight.device)
         return (off_diagonal / (self.num * (self.num - 1))).expand(len(self.weight), -1, -1)
@@ -290,7 +289,7 @@ class ProximalStep:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a loss is computed from, for one proximal step; all of it without gradient but ``log_prob``.
+    """What a loss is computed from, for one proximal step; only ``log_prob`` carries gradient.
 
     Args:
         log_prob: log pi_theta(y_bk | x_b) [B, K], with gradient.
@@ -321,7 +320,7 @@ class Batch:
 
     @property
     def payoff_of_others(self) -> Tensor:
-        """q with oneself left out of the opponents [B, K]: unbiased by itself, for use with baseline 1/2.
+        """Q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
 
         In self-play q holds the answer 1/2 to "y > y"; over K opponents that shrinks q - 1/2 by
         (K - 1) / K, and a loss with a fixed baseline would solve the game at another temperature.

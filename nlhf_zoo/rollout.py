@@ -32,7 +32,7 @@ class Rollout(ABC):
     def play(
         self, step: ProximalStep, policy: Policy, prompts: Prompts, generator: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
-        """The scored responses of a step and those of each opponent; in self-play these are the same object."""
+        """The scored responses and those of each opponent; in self-play these are one object."""
         scored = self.responses(
             policy, step.sampler, prompts, self.num_responses, step.scored, generator
         )
@@ -88,7 +88,8 @@ class Sample(Rollout):
     def __init__(self, num_responses: int = 4, num_opponents: int = 1) -> None:
         if num_responses < 1 or num_opponents < 1:
             raise ValueError(
-                f"num_responses and num_opponents must be at least 1, but they are {num_responses} and {num_opponents}"
+                "num_responses and num_opponents must be at least 1, "
+                f"but they are {num_responses} and {num_opponents}"
             )
         self.num_responses = num_responses
         self.num_opponents = num_opponents

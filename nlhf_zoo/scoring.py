@@ -18,10 +18,10 @@ def score(
     verdict: Verdict,
     beta: float,
 ) -> Batch:
-    """Log-probabilities of the responses under every player of the step, and weights of the valid.
+    """Log-probabilities of the responses under the step's players, and weights of the valid.
 
-    Invalid answers get weight 0, and the others' weights are scaled to sum to 1 again; a prompt whose
-    answers are all invalid has no weight at all.
+    Invalid answers get weight 0, and the others' weights are scaled to sum to 1 again; a prompt
+    whose answers are all invalid has no weight at all.
 
     Args:
         policy: the players.

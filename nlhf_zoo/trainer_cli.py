@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import isabstract
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -209,6 +210,7 @@ def run(args: Sequence[str]) -> None:
     Raises:
         UserError: a mistake of the user's making.
     """
+    _refuse_bad_files(args)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     try:
         with quiet():
@@ -319,6 +321,26 @@ def _refuse_other_config(path: Path, config: dict[str, Any]) -> None:
             )
 
 
+def _refuse_bad_files(args: Sequence[str]) -> None:
+    """Refuse configuration files that hold no YAML; jsonargparse would not say which.
+
+    Raises:
+        UserError: one does not.
+    """
+    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    for path in filter(os.path.isfile, given):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise UserError(f"--config {path} is not YAML: {error.problem}{line}") from error
+        except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+            raise UserError(f"--config {path} is not text in UTF-8: save it as UTF-8") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--config {path} holds no options: write them as `name: value`")
+
+
 def _refuse_other_file(path: Path) -> None:
     """Refuse what is no checkpoint, or half of one; mapped, so that large ones are not read twice.
 
@@ -398,6 +420,8 @@ def _refuse_unwritable(trainer: L.Trainer) -> None:
             raise UserError(f"{folder} cannot be written to, because {there} is no folder or forbids it")
 
 
+# Where it is wrong: as jsonargparse says it, and as `shorten` has said it of a part of a part.
+_KEY = r'(?:Parser key "([^"]+)"|(?:argument )?--([\w.]+)):\s*'
 # What jsonargparse says of a value beside what is wrong with it.
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|Subclass types expect"
@@ -412,9 +436,9 @@ def shorten(message: str) -> str:
     Args:
         message: of many lines, with a tree of everything that was tried.
     """
-    keys = re.findall(r'Parser key "([^"]+)":', message)
+    keys = [one or other for one, other in re.findall(_KEY, message)]
     option = f"--{'.'.join(keys)}: " if keys else ""
-    lines = [re.sub(r'^[\s-]*(Parser key "[^"]+":\s*)?', "", line) for line in message.splitlines()]
+    lines = [re.sub(rf"^(\s|- )*({_KEY})*", "", line) for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     if missing := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{option}there is no class {missing[1]!r}{_choices(keys[-1:])}"

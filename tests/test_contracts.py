@@ -43,13 +43,13 @@ def games():
     return P, log_reference, solution.log_policy
 
 
-def gradient_game(algorithm, games, start=None, rollout=None):
+def gradient_game(algorithm, games, start=None, rollout=None, wrap=lambda oracle: oracle):
     P, log_reference, _ = games
     return OnlineGame(
         TabularPolicy(
             TensorReference(log_reference), TensorReference(log_reference if start is None else start)
         ),
-        MatrixOracle(P),
+        wrap(MatrixOracle(P)),
         algorithm,
         BETA,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
@@ -150,8 +150,7 @@ def test_declared_queries_are_those_of_the_closed_form(row, games):
 @every_algorithm
 @pytest.mark.parametrize("rollout", [Enumerate(), Sample(4, 3)], ids=["enumerated", "sampled"])
 def test_declared_queries_are_those_that_the_game_counts(row, games, rollout):
-    game = gradient_game(row.make(), games, rollout=rollout)
-    game.oracle = Spy(game.oracle)
+    game = gradient_game(row.make(), games, rollout=rollout, wrap=Spy)
     fit(game, ROUNDS)
     assert game.progress.round == ROUNDS
     assert game.progress.queries_per_prompt == ROUNDS * game.queries_per_round()

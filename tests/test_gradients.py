@@ -236,19 +236,24 @@ class Unanswered(PreferenceOracle):
 
 
 @in_self_play
-@pytest.mark.parametrize("num_responses", [3, 4])
-def test_missing_answers_do_not_change_the_temperature(algorithm, num_responses):
-    """Averaging each response over its own valid opponents would give 0.8 here."""
-    ratio, error = ratio_of_parts(
-        algorithm, Sample(num_responses), draws=200_000, wrap=lambda oracle: Unanswered(oracle, 0.4)
-    )
-    assert error < 0.035
+def test_missing_answers_do_not_change_the_temperature(algorithm):
+    setting = {"draws": 200_000, "wrap": lambda oracle: Unanswered(oracle, 0.4)}
+    ratio, error = ratio_of_parts(algorithm, Sample(4), **setting)
     assert abs(ratio - 1) < 4 * error
+    # The mistake would be seen: it plays the game at a larger beta.
+    planted, error = ratio_of_parts(algorithm, Sample(4), average_own_answers, **setting)
+    assert planted < 1 - 4 * error
+
+
+def average_own_answers(verdict):
+    """The planted mistake: each response is averaged over its own valid opponents, itself among them."""
+    payoff = (verdict.pair_valid * verdict.preference).sum(-1) / verdict.pair_valid.sum(-1)
+    return replace(verdict, payoff=payoff)
 
 
 @pytest.mark.parametrize("algorithm", [algorithms.NashMP(), algorithms.EGPO()], ids=lambda a: type(a).__name__)
 def test_missing_answers_of_opponents_do_not_change_the_temperature(algorithm):
-    ratio, error = ratio_of_parts(algorithm, Sample(4, 2), draws=40_000, wrap=lambda oracle: Unanswered(oracle, 0.4))
+    ratio, error = ratio_of_parts(algorithm, Sample(4, 2), draws=100_000, wrap=lambda oracle: Unanswered(oracle, 0.4))
     assert error < 0.035
     assert abs(ratio - 1) < 4 * error
 

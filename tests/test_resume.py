@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -260,3 +261,170 @@ def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
     run = fit(killed, "--ckpt_path", "last")
     assert run.code == 0, run.err
     assert_same_run(tmp_path / "whole", killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_killed_at_every_point(name: str, tmp_path: Path):
+    steps = whole_run(tmp_path / "whole", CASES[name])
+    points = CLOSED_POINTS if name.startswith("closed") else POINTS
+    for point in points:
+        killed = tmp_path / point
+        write(killed, CASES[name])
+        for at in range(3, steps, 1 + steps // 8):
+            begun = (killed / RUN / "checkpoints/last.ckpt").is_file()
+            resume = ("--ckpt_path", "last") if begun else ()
+            run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
+            assert run.code == KILLED, (point, at, run.err)
+        assert fit(killed, "--ckpt_path", "last").code == 0
+        assert_same_run(tmp_path / "whole", killed)
+
+
+def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
+    config = CASES["sampled-egpo"]
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=10**6)
+    killed = tmp_path / "killed"
+    write(killed, config)
+    checkpoint = killed / RUN / "checkpoints/last.ckpt"
+    command = [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, cwd=killed, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            for _ in range(4000):
+                if checkpoint.is_file() or process.poll() is not None:
+                    break
+                time.sleep(0.05)
+            time.sleep(random.Random(0).uniform(0.2, 0.6))
+        finally:
+            process.kill()
+    assert process.returncode == KILLED, (tmp_path / "log").read_text()
+    rounds = load(killed)["online_game"]["progress"]["round"] + 5
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+    for folder in (killed, tmp_path / "whole"):
+        write(folder, config)
+    assert fit(killed, "--ckpt_path", "last").code == 0
+    assert fit(tmp_path / "whole").code == 0
+    assert load(killed)["online_game"]["progress"]["round"] == rounds
+    assert_same_run(tmp_path / "whole", killed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has spent its budget; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    whole_run(folder, CASES["sampled-nash_mp"])
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def change(folder: Path, **parts: Any) -> None:
+    """Change sections of a run's configuration."""
+    write(folder, yaml.safe_load((folder / "game.yaml").read_text()) | parts)
+
+
+@pytest.mark.parametrize("interval", [1, 100])
+def test_a_raised_budget_goes_on(interval: int, finished: Path, tmp_path: Path):
+    config = yaml.safe_load((finished / "game.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    callbacks[2] = part("GameCheckpoint", every_n_train_steps=interval)
+    callbacks[1] = part("Budget", rounds=4)
+    write(tmp_path, config)
+    assert fit(tmp_path).code == 0
+    callbacks[1] = part("Budget", rounds=ROUNDS)
+    write(tmp_path, config)
+    assert fit(tmp_path, "--ckpt_path", "last").code == 0
+    one, other = load(tmp_path), load(finished)
+    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(one[key], other[key]) == []
+    history = RUN / "history.bin"
+    assert (tmp_path / history).read_bytes() == (finished / history).read_bytes()
+
+
+def test_a_finished_run_plays_no_more(finished: Path, run: Path):
+    assert fit(run, "--ckpt_path", "last").code == 0
+    assert_same_run(finished, run)
+    assert [path.name for path in (run / "runs/game").iterdir()] == ["version_0"]
+    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
+    # config.yaml starts such a run afresh: it neither resumes nor writes into this one's folder.
+    assert config["ckpt_path"] is None
+    assert config["trainer"]["logger"]["init_args"]["version"] is None
+
+
+def test_a_checkpoint_by_its_file_is_resumed_in_place(finished: Path, run: Path):
+    assert fit(run, "--ckpt_path", str(RUN / "checkpoints/last.ckpt")).code == 0
+    assert_same_run(finished, run)
+
+
+def test_last_is_that_of_the_last_run(run: Path):
+    shutil.copytree(run / RUN, run / "runs/game/version_10")
+    shutil.copytree(run / RUN, run / "runs/game/version_9")
+    (run / "runs/game/version_11").mkdir()  # a run without a checkpoint
+    before = {p: p.stat().st_mtime_ns for p in run.glob("runs/game/*/config.yaml")}
+    assert fit(run, "--ckpt_path", "last").code == 0
+    changed = [p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t]
+    assert changed == ["version_10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.algorithm.eta", "0.3"], r"run had model\S*\.eta = None, the .* has 0\.3: resume"),
+        (["--model.algorithm", "EGPO"], r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
+        (["--model.beta", "0.2"], r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
+        (["--data.shuffle", "true"], r"run had data\S*\.shuffle = False, .* has True"),
+        (["--seed_everything", "4"], r"run had seed_everything = 3, the configuration has 4"),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["last", str(RUN / "checkpoints/last.ckpt")])
+def test_another_configuration_is_refused(
+    checkpoint: str, options: list[str], sentence: str, run: Path
+):
+    done = fit(run, *options, "--ckpt_path", checkpoint)
+    assert done.code == 2
+    assert re.search(sentence, done.err)
+
+
+def test_last_without_a_checkpoint_is_refused(tmp_path: Path):
+    write(tmp_path, CASES["closed-egpo"])
+    done = fit(tmp_path, "--ckpt_path", "last")
+    assert done.code == 2
+    assert "no run in runs/game has a checkpoint: leave it out to start afresh" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_half_a_checkpoint_is_refused(kept: float, run: Path):
+    path = run / RUN / "checkpoints/last.ckpt"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    done = fit(run, "--ckpt_path", "last")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "last.ckpt is no checkpoint, or not a whole one" in done.err
+
+
+def test_a_checkpoint_of_another_size_is_refused(run: Path):
+    shutil.copy(run / RUN / "checkpoints/last.ckpt", run / "mine.ckpt")  # nothing beside it tells
+    done = fit(run, "--model.oracle.init_args.oracle.num_actions", "5", "--ckpt_path", "mine.ckpt")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "does not fit the model" in done.err
+
+
+def test_a_checkpoint_does_not_replace_the_configuration(run: Path):
+    """LightningCLI alone takes model arguments from the file: https://github.com/Lightning-AI/pytorch-lightning/pull/21455."""
+    checkpoint = torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"] = {"beta": 0.9}
+    torch.save(checkpoint, run / "mine.ckpt")
+    done = fit(run, "--ckpt_path", "mine.ckpt", "--trainer.logger.init_args.name", "mine")
+    assert done.code == 0, done.err
+    config = yaml.safe_load((run / "runs/mine/version_0/config.yaml").read_text())
+    assert config["model"]["init_args"]["beta"] == 0.1

@@ -126,6 +126,8 @@ def test_plays_the_published_iteration(folder, update, eta, queries, algorithm):
         *("--beta", beta, "--updates", updates, "--algorithm", *algorithm),
     )
     log_mu, rows = np.log(mu), [np.log(start)]
+    equation = normalise(log_mu + P @ np.exp(out["nash_log_policy"]) / beta)
+    np.testing.assert_allclose(out["nash_log_policy"], equation, rtol=0, atol=1e-10)
     for t in range(updates):
         rows.append(normalise(update(P, log_mu, beta, eta, rows[-1], t)))
     np.testing.assert_allclose(out["log_policy"], rows[-1], rtol=0, atol=1e-11)
@@ -242,6 +244,19 @@ def test_prompts_may_have_different_alternatives(folder, beta):
     for name in CURVES if beta else ():
         assert np.isfinite(out[name]).all()
         np.testing.assert_allclose(out[name][:, 1], alone[name], rtol=0, atol=1e-12)
+
+
+def test_linear_programme_knows_what_exists(folder, monkeypatch):
+    """An absent alternative ties with everything: at beta = 0 it may be a solution."""
+    told, solver = [], solve.unregularised_nash
+
+    def spy(P, support):
+        told.append(support.tolist())
+        return solver(P, support)
+
+    monkeypatch.setattr(solve, "unregularised_nash", spy)
+    run("--votes", "ragged.csv", "--beta", 0)
+    assert told == [[[True, True, True], [True, True, False]]]
 
 
 def test_ragged_reference_and_start(folder):

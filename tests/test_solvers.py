@@ -205,13 +205,27 @@ def test_small_exploitability_has_correct_digits(beta, size):
 
 
 @pytest.mark.parametrize("beta", [0.001, 0.1])
-def test_forms_agree_far_from_the_solution(beta):
-    """Probabilities from 1 to e^-2000, where exp(-u) overflows by itself."""
+@pytest.mark.parametrize("mu_scale", [1.0, 2000.0])
+def test_forms_agree_far_from_the_solution(beta, mu_scale):
+    """Probabilities down to e^-4000: exp(-u) overflows, and the whole sum where mu is peaked."""
     P, log_mu = random_game(6, 4)
     for scale in (1.0, 30.0, 300.0, 2000.0):
         log_pi = log_policies((6,), 9, scale)
-        exact = float(textbook(P, log_pi, log_mu, beta))
-        assert float(exploitability(P, log_pi, log_mu, beta)) == pytest.approx(exact, rel=1e-12)
+        exact = float(textbook(P, log_pi, mu_scale * log_mu, beta))
+        computed = exploitability(P, log_pi, mu_scale * log_mu, beta)
+        assert float(computed) == pytest.approx(exact, rel=1e-12)
+
+
+def test_only_the_antisymmetric_part_counts():
+    P, log_mu = random_game(6, 14)
+    log_pi = log_policies((6,), 15)
+    symmetric = log_policies((6, 6), 16)
+    other = P + symmetric + symmetric.mT
+    for beta in (0.0, 0.1):
+        torch.testing.assert_close(
+            exploitability(other, log_pi, log_mu, beta), exploitability(P, log_pi, log_mu, beta)
+        )
+    torch.testing.assert_close(win_rates(other, log_pi), P @ log_pi.softmax(-1))
 
 
 def test_small_kl_has_correct_digits():
@@ -463,21 +477,19 @@ def test_solve_takes_arrays_lists_and_tensors():
     torch.testing.assert_close(both.log_policy, expected.expand(2, -1))
 
 
-def test_the_tolerance_is_a_millionth():
-    """Sums may miss 1 by 1e-6 and no more, for a matrix and for a reference."""
-    almost, beyond = torch.eye(2) * 0.9e-6 / 2, torch.eye(2) * 1.1e-6 / 2
-    for near, table in ((True, almost), (False, beyond)):
-        for check in (
-            lambda: check_preference(torch.tensor(GOOD, dtype=torch.float64) + table),
-            lambda: check_reference(
-                torch.tensor([0.3, 0.7], dtype=torch.float64) + table.sum(0), 2
-            ),
-        ):
-            if near:
-                assert float(check().sum()) in (2.0, 1.0)
-            else:
-                with pytest.raises(UserError):
-                    check()
+@pytest.mark.parametrize(("miss", "accepted"), [(0.9e-6, True), (1.1e-6, False)])
+def test_the_tolerance_is_a_millionth(miss, accepted):
+    """Sums may miss 1 by that and no more, for a matrix and for a reference."""
+    table = torch.tensor([[0.5, 0.7 + miss], [0.3, 0.5]], dtype=torch.float64)
+    mu = torch.tensor([0.3 + miss, 0.7], dtype=torch.float64)
+    if accepted:
+        fixed = check_preference(table)
+        assert torch.equal(fixed + fixed.mT, torch.ones_like(table))
+        assert float(check_reference(mu, 2).sum()) == pytest.approx(1, abs=1e-15)
+    else:
+        for check in (lambda: check_preference(table), lambda: check_reference(mu, 2)):
+            with pytest.raises(UserError, match="1e-06"):
+                check()
 
 
 def test_float32_tables_are_made_exactly_antisymmetric():

@@ -1,4 +1,4 @@
-"""The form that every algorithm takes: a short plan of proximal steps, and a loss that realises them."""
+"""The form of every algorithm: a short plan of proximal steps, and a loss that realises them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ class PolicyOptimizer(ABC):
         pairs = num_responses * num_opponents
         distinct = num_responses * (num_responses - 1) // 2
         total = 0
-        for step in self.steps(1e-9, 0):  # the count is the same at every beta, and every plan admits a small one
+        for step in self.steps(
+            1e-9, 0
+        ):  # the count is the same at every beta, and every plan admits a small one
             if (
                 enumerated
             ):  # a frozen opponent's product is asked for once, the policy's at each gradient step
@@ -93,5 +95,5 @@ class PolicyOptimizer(ABC):
                 )
         return total
 
-    def end_round(self, players: Players, round: int) -> None:
-        """Move the players after the last step of a round: the anchor, the magnet, ...  Nothing by default."""
+    def end_round(self, players: Players, round: int) -> None:  # noqa: B027  # optional
+        """Move the anchor, the magnet, ... after the last step of a round. Nothing by default."""

@@ -55,7 +55,7 @@ class MovingMagnet(PolicyOptimizer):
         return (*self.inner.players, "magnet")
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
-        """The plan inside, with `magnet` for `reference`; its schedule starts anew with each magnet."""
+        """The plan inside, with `magnet` for `reference`; schedules start anew with each magnet."""
         return [
             replace(
                 step,

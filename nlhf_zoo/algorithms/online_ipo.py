@@ -1,4 +1,6 @@
-r"""Online IPO, arXiv 2403.08635; in exact form online mirror descent, INPO (arXiv 2407.00617), magnetic mirror descent.
+r"""Online IPO, arXiv 2403.08635.
+
+In exact form it is online mirror descent, INPO (arXiv 2407.00617) and magnetic mirror descent:
 
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta P pi_t + const
 
@@ -48,7 +50,8 @@ class OnlineIPO(PolicyOptimizer):
     ) -> None:
         if self_play and not scored.is_plain:
             raise ValueError(
-                "in self-play the opponents are the scored responses: give self_play: false to temper these"
+                "in self-play the opponents are the scored responses: "
+                "give self_play: false to temper these"
             )
         self.eta = positive(eta, "eta")
         self.self_play = self_play

@@ -1,4 +1,4 @@
-r"""Optimistic mirror descent on the regularised game, after arXiv 2502.16852 (ONPO) and arXiv 2512.24818.
+r"""Optimistic mirror descent, after arXiv 2502.16852 (ONPO) and arXiv 2512.24818.
 
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (2 P pi_t - P pi_{t-1}) + const
 

@@ -47,7 +47,8 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     """
     if dict(step.sampler) != {"policy": 1.0} or not step.scored.is_plain:
         raise ValueError(
-            "the policy gradient needs responses of the policy itself, neither tempered nor truncated: "
+            "the policy gradient needs responses of the policy itself, "
+            "neither tempered nor truncated: "
             "leave the algorithm's `scored` decoding at its default or choose a regression"
         )
     value = batch.payoff - (batch.log_prob.detach() - batch.centre_log_prob) / step.step_size

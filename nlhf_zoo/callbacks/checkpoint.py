@@ -12,7 +12,7 @@ from nlhf_zoo.errors import UserError
 
 
 class GameCheckpoint(ModelCheckpoint):
-    """Write `checkpoints/last.ckpt` in the run's folder every so often, and at the end; `--ckpt_path last` resumes it.
+    """Write `checkpoints/last.ckpt` every so often, and at the end; `--ckpt_path last` resumes it.
 
     Args:
         every_n_train_steps: training steps between two; in closed form one training step plays
@@ -30,11 +30,16 @@ class GameCheckpoint(ModelCheckpoint):
             save_last=True,
             save_top_k=0,
             every_n_train_steps=every_n_train_steps,
-            enable_version_counter=False,  # else a resumed run would write last-v1.ckpt beside last.ckpt
+            enable_version_counter=False,  # else a resumed run would write last-v1.ckpt
         )
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Log this step's figures first: Lightning logs them after saving, and a kill in between would lose them."""
         if trainer.global_step % self._every_n_train_steps == 0:

@@ -29,6 +29,9 @@ TAGS = {
 # Metrics that TensorBoard gets a second time, against queries.
 BY_QUERY = ("exploitability", "kl_to_nash", "span")
 
+# What `ModelCheckpoint(monitor=...)`, `EarlyStopping` and the progress bar can see during a fit.
+MONITORED = ("game/exploitability", "game/exploitability_max")
+
 
 class ExactMetrics(L.Callback):
     """Exploitability, KL to the equilibrium, span and win rate of every round, exactly.
@@ -76,7 +79,8 @@ class ExactMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
-        if trainer.is_global_zero and trainer.log_dir is not None and not trainer.fast_dev_run:
+        dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its debugging connector
+        if trainer.is_global_zero and trainer.log_dir is not None and not dry:
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
             self._history = History(Path(trainer.log_dir), names, len(game.log_policy()))
             self._history.cut(self._rows)
@@ -157,7 +161,7 @@ class ExactMetrics(L.Callback):
                 solution = regularised_nash(table, log_reference, game.beta, progress=True)
                 self._certificate = float(solution.exploitability.max())
             self._game = prepare_game(
-                table, log_reference, game.beta, solution and solution.log_policy
+                table, log_reference, game.beta, solution.log_policy if solution else None
             )
         return self._game
 
@@ -197,7 +201,8 @@ class ExactMetrics(L.Callback):
         statistics = {}
         for name, value in metrics.items():
             statistics[TAGS[name]] = value.mean(1)
-            statistics[TAGS[name] + "_max"] = value.amax(1)
+            if name != "win_rate_vs_reference":  # the worst game is where the others are largest
+                statistics[TAGS[name] + "_max"] = value.amax(1)
         statistics["game/duality_gap"] = 2 * statistics["game/exploitability"]
         table = torch.stack(list(statistics.values()), 1)
         last = dict(zip(statistics, table[-1].tolist(), strict=True))
@@ -208,9 +213,9 @@ class ExactMetrics(L.Callback):
         last["game/nash_exploitability"] = self._certificate
         # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
         if trainer.training:
-            shown = last.pop("game/exploitability")
-            game.log("game/exploitability", shown, prog_bar=True, logger=False, rank_zero_only=True)
-            game.log_dict(last, logger=False, rank_zero_only=True)
+            for tag in MONITORED:
+                shown = tag == "game/exploitability"
+                game.log(tag, last[tag], prog_bar=shown, logger=False, rank_zero_only=True)
         if not trainer.is_global_zero or not trainer.loggers:
             return
         for i, number in enumerate(rounds):
@@ -223,12 +228,14 @@ class ExactMetrics(L.Callback):
                 for logger in trainer.loggers:
                     logger.log_metrics(row, number)
                     logger.log_metrics(by_query, int(queries[i]))
+        if len(rounds) == 1 and not is_logged(rounds[0], self.every):
+            return
+        totals = {
+            "oracle/queries": float(game.progress.queries),
+            "oracle/invalid": float(game.progress.invalid),
+            "game/nash_exploitability": self._certificate,
+        }
         for logger in trainer.loggers:
-            totals = {
-                "oracle/queries": float(game.progress.queries),
-                "oracle/invalid": float(game.progress.invalid),
-                "game/nash_exploitability": self._certificate,
-            }
             logger.log_metrics(totals, rounds[-1])
 
     def _evaluate(self, pl_module: L.LightningModule) -> None:

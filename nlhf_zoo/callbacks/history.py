@@ -48,7 +48,7 @@ class History:
         self._file.seek(0, 2)
         if self._file.tell() < size:
             raise UserError(
-                f"{self.path} holds fewer rounds than the checkpoint: it does not belong to this run"
+                f"{self.path} holds fewer rounds than the checkpoint: it is not of this run"
             )
         self._file.truncate(size)
         self._file.seek(size)
@@ -83,7 +83,7 @@ def read_history(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "history.json").is_file() or not (folder / "history.bin").is_file():
         raise UserError(
-            f"{folder} holds no history.json and history.bin: give a folder that `nlhf fit` logged to"
+            f"{folder} holds no history.json and history.bin: give a folder of `nlhf fit`"
         )
     header = json.loads((folder / "history.json").read_text())
     names, num_prompts = header["metrics"], header["num_prompts"]

@@ -1,4 +1,4 @@
-"""A progress bar over rounds or queries, where Lightning would count batches of an endless stream."""
+"""A progress bar over rounds, where Lightning would count batches of an endless stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nlhf_zoo.online_game import OnlineGame
 
 
 class GameProgressBar(ProgressBar):
-    """Rounds played of those in the budget, and the last figures; on standard error, for runs of over a second."""
+    """Rounds played of those in the budget, on standard error, for runs of over a second."""
 
     def __init__(self) -> None:
         super().__init__()

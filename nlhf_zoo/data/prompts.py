@@ -140,7 +140,7 @@ class TablePrompts(L.LightningDataModule):
         support = trainer.lightning_module.oracle.support  # type: ignore[union-attr]  # OnlineGame's
         if support is None:
             raise UserError("TablePrompts needs an oracle over a table")
-        return trainer, len(support)
+        return trainer, len(support)  # type: ignore[arg-type]
 
     @staticmethod
     def _loader(total: int, batches: Sampler[list[int]] | list[list[int]]) -> DataLoader[Prompts]:

@@ -109,7 +109,7 @@ def require_memory(num_bytes: int, where: str) -> None:
     if num_bytes > (available := _available_memory()):
         raise UserError(
             f"{where} will not fit in memory: it needs {num_bytes / 2**30:.3g} GiB "
-            f"and {available / 2**30:.3g} GiB are available, so use fewer alternatives"
+            f"and {available / 2**30:.3g} GiB are available, so make it smaller"
         )
 
 
@@ -189,6 +189,7 @@ def _read_npy(path: Path, what: str) -> NDArray[np.generic]:
             "save it with numpy.save, without Python objects"
         ) from error
     if not isinstance(values, np.ndarray):  # numpy reads .npz archives whatever their suffix
+        values.close()
         raise UserError(f"{what} {path} is an archive of several arrays: save one with numpy.save")
     if values.dtype.kind not in "fiu":
         raise UserError(f"{what} {path} holds {values.dtype}, not real numbers: save it as float64")

@@ -1,4 +1,4 @@
-"""Regression of log-ratios on payoffs: over pairs (IPO, INPO, EGPO, Nash Prox) and pointwise (SPPO)."""
+"""Regression of log-ratios on payoffs: on pairs (IPO, INPO, EGPO) and pointwise (SPPO)."""
 
 from __future__ import annotations
 

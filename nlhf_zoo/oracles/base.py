@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.records import Comparison, Prompts, Responses
@@ -53,7 +52,7 @@ class PreferenceOracle(nn.Module, ABC):
 
     @property
     def support(self) -> Tensor | None:
-        """Which actions exist for each prompt of a table, bool [C, N]; None where this is not a table."""
+        """Which actions exist for each prompt, bool [C, N]; None where this is not a table."""
         return None
 
     @property
@@ -68,5 +67,5 @@ class PreferenceOracle(nn.Module, ABC):
 
     @property
     def answers_table(self) -> bool:
-        """Whether its answers are the entries of ``table``, so that a closed form may read these instead."""
+        """Whether its answers are the entries of ``table``: a closed form may read these."""
         return self.table is not None

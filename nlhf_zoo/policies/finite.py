@@ -154,7 +154,7 @@ def _responses(actions: Tensor, weight: Tensor, enumerated: bool) -> Responses:
 
 
 def _decode(log_prob: Tensor, decoding: Decoding) -> Tensor:
-    """Temper and truncate a distribution over actions as a language model's next-token distribution is."""
+    """Temper and truncate a distribution over actions, as language models do with tokens."""
     logits = log_prob / decoding.temperature
     if decoding.temperature == torch.inf:
         logits = logits.masked_fill(log_prob == -torch.inf, -torch.inf)

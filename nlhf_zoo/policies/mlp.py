@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ class _BatchedMLP(nn.Module):
         bound = width**-0.5  # as torch.nn.Linear starts
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
             scale = 0.0 if layer == layers - 1 else bound
             weight = torch.empty(num_prompts, inputs, outputs, dtype=log_start.dtype).uniform_(
                 -scale, scale

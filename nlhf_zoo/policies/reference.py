@@ -87,14 +87,12 @@ class FileReference(Reference):
 
 
 def _log(probabilities: Tensor, support: Tensor, where: str) -> Tensor:
-    if (
-        probabilities.shape[-1] != support.shape[-1]
-        or probabilities.dim() == 2
-        and len(probabilities) != len(support)
+    if probabilities.shape[-1] != support.shape[-1] or (
+        probabilities.dim() == 2 and len(probabilities) != len(support)
     ):
         raise UserError(
-            f"{where} has shape {[*probabilities.shape]}, but the game has {support.shape[0]} prompts "
-            f"of {support.shape[1]} actions: give one probability for each action"
+            f"{where} has shape {[*probabilities.shape]}, but the game has {support.shape[0]} "
+            f"prompts of {support.shape[1]} actions: give one probability for each action"
         )
     probabilities = probabilities.expand(support.shape)
     inside = torch.where(support, probabilities, torch.ones_like(probabilities))

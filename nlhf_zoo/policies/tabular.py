@@ -30,7 +30,7 @@ class TabularPolicy(FinitePolicy):
         return _LogitTable(log_start)
 
     def logits(self) -> dict[str, Tensor]:
-        """The logits of every player but the reference, [C, N] each; the tensors themselves, not copies."""
+        """The logits of every player but the reference [C, N]: the tensors, not copies."""
         return {player: next(network.parameters()) for player, network in self.networks.items()}
 
 

@@ -35,9 +35,7 @@ from nlhf_zoo.solvers.solution import Solution
 Report = Callable[[float], None]  # takes the share of a game that is done
 
 _MOST_NEWTON_ACTIONS = 3000  # beyond, systems of N equations cost more than extragradient steps
-_ON_PATH = (
-    1e-6  # exploitability / beta at which the next beta is tried; less accurate paths get lost
-)
+_ON_PATH = 1e-6  # exploitability / beta at which the next beta is tried; a laxer path gets lost
 _ROUNDING = 1e-27  # exploitability / beta that no step improves
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of a Newton step, tried together
 
@@ -195,5 +193,5 @@ def _extragradient(
             return point, iteration
         half = _best(table, prior, beta, torch.lerp(point.xi, point.payoff / beta, size * beta))
         point = _best(table, prior, beta, torch.lerp(point.xi, half.payoff / beta, size * beta))
-        report(math.log(first / point.gain) / math.log(first / goal))
+        report(math.log(first / max(point.gain, goal)) / math.log(first / goal))
     return point, budget
