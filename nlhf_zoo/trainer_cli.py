@@ -170,7 +170,7 @@ class GameCLI(LightningCLI):
             UserError: a part refuses its arguments.
         """
         config = self.config[self.subcommand]
-        written = {key: config.get(key) for key in self._resumed}
+        written = {key: config.get(key) for key in self._resumed} | {"ckpt_path": None}
         for key, value in self._resumed.items():
             config[key] = value
         try:
@@ -222,7 +222,6 @@ def run(args: Sequence[str]) -> None:
                     "num_sanity_val_steps": 0,
                     "use_distributed_sampler": False,
                     "enable_model_summary": False,
-                    "accelerator": "cpu",
                 },
                 save_config_callback=SaveGameConfig,
                 save_config_kwargs={"overwrite": True},
@@ -262,6 +261,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
             # a run that resumes finds its own checkpoint
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not")
+            # and one that was moved lies elsewhere
+            warnings.filterwarnings("ignore", message="The dirpath has changed")
             warnings.filterwarnings("ignore", message="GPU available but not used")
             yield
     finally:

@@ -423,8 +423,8 @@ def test_a_checkpoint_does_not_replace_the_configuration(run: Path):
     """LightningCLI alone takes model arguments from the file: https://github.com/Lightning-AI/pytorch-lightning/pull/21455."""
     checkpoint = torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)
     checkpoint["hyper_parameters"] = {"beta": 0.9}
-    torch.save(checkpoint, run / "mine.ckpt")
-    done = fit(run, "--ckpt_path", "mine.ckpt", "--trainer.logger.init_args.name", "mine")
+    torch.save(checkpoint, run / RUN / "checkpoints/mine.ckpt")
+    done = fit(run, "--ckpt_path", str(RUN / "checkpoints/mine.ckpt"))
     assert done.code == 0, done.err
-    config = yaml.safe_load((run / "runs/mine/version_0/config.yaml").read_text())
+    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
     assert config["model"]["init_args"]["beta"] == 0.1

@@ -241,13 +241,11 @@ class ExactMetrics(L.Callback):
     def _evaluate(self, pl_module: L.LightningModule) -> None:
         game = _game(pl_module)
         measured = self._prepare(game).measure(game.log_policy()[None])
-        figures = {
-            TAGS[name]: value.mean()
-            for name, value in measured.items()
-            if name != "win_rate_vs_reference"
-        }
+        figures = {TAGS[name]: value.mean() for name, value in measured.items()}
         figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
-        game.log_dict({**figures, "game/nash_exploitability": self._certificate})
+        # Lightning would log against its own steps; a metric of this name is what it logs against instead.
+        axis = {"step": float(game.progress.round)}
+        game.log_dict({**figures, "game/nash_exploitability": self._certificate, **axis})
 
     def _close(self) -> None:
         if self._history is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, distributed
@@ -20,7 +20,7 @@ class BernoulliLabels(PreferenceOracle):
     Responses that are compared with themselves get one verdict a pair, P(y > y') = 1 - P(y' > y),
     and 1/2 against oneself. Verdicts are drawn from a stream of their own, keyed by seed, rank and
     the number of calls so far; that number is in the checkpoint, so that a resumed run goes on as
-    it would have.
+    it would have. Calls in evaluation mode have streams apart: looking must not change the training.
 
     Args:
         oracle: whose probabilities.
@@ -34,6 +34,7 @@ class BernoulliLabels(PreferenceOracle):
         self.oracle = oracle
         self.seed = run_seed(seed)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self._evaluated = 0
 
     @property
     def support(self) -> Tensor | None:
@@ -54,6 +55,11 @@ class BernoulliLabels(PreferenceOracle):
     def answers_table(self) -> bool:
         """It answers labels, not probabilities."""
         return False
+
+    def train(self, mode: bool = True) -> Self:
+        """Choose the streams of training, or those of an evaluation, from their start."""
+        self._evaluated = 0
+        return super().train(mode)
 
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Draw a verdict for each pair.
@@ -77,8 +83,12 @@ class BernoulliLabels(PreferenceOracle):
             if distributed.is_available() and distributed.is_initialized()
             else 0
         )
-        key = f"{self.seed}/{rank}/{int(self.calls)}".encode()
-        self.calls += 1
+        key = f"{self.seed}/{rank}/{int(self.calls)}"
+        if self.training:
+            self.calls += 1
+        else:
+            self._evaluated += 1
+            key += f"/evaluation/{self._evaluated}"
         return torch.Generator().manual_seed(
-            int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "little")
+            int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -171,6 +172,6 @@ def _decode(log_prob: Tensor, decoding: Decoding) -> Tensor:
         logits = logits.masked_fill(dropped, -torch.inf)
     if decoding.min_p > 0:
         logits = logits.log_softmax(-1)
-        floor = logits.max(-1, keepdim=True).values + torch.tensor(decoding.min_p).log()
+        floor = logits.max(-1, keepdim=True).values + math.log(decoding.min_p)
         logits = logits.masked_fill(logits < floor, -torch.inf)
     return logits.log_softmax(-1)

@@ -114,10 +114,7 @@ def _solve_one(
     if point.gain > goal:
         point, steps = _extragradient(table, prior, beta, goal, report)
         iterations += steps
-    log_policy = (log_reference + point.xi[:, 0]).masked_fill(
-        torch.isneginf(log_reference), -torch.inf
-    )
-    return normalise(log_policy), iterations
+    return normalise(log_reference + point.xi[:, 0]), iterations
 
 
 def _best(table: Tensor, prior: Tensor, beta: float, xi: Tensor) -> _Point:
