@@ -38,7 +38,7 @@ def check_parts(
                 "set model.rollout.num_responses to 2 or more"
             )
         for step in steps:
-            _try_loss(algorithm, step, beta, rollout.enumerated)
+            _try_loss(algorithm, step, beta, rollout)
         return
     if not algorithm.closed_form:
         raise UserError(f"{name} has no closed form: {gradient}")
@@ -57,26 +57,28 @@ def check_parts(
 
 
 def _try_loss(
-    algorithm: PolicyOptimizer, step: ProximalStep, beta: float, enumerated: bool
+    algorithm: PolicyOptimizer, step: ProximalStep, beta: float, rollout: Rollout
 ) -> None:
-    """Compute the loss of two equal responses: a surrogate that does not fit its step says so.
+    """Compute the loss of equal responses: a surrogate that does not fit its step says so.
 
     Raises:
         UserError: it does not fit.
     """
-    zero, half = torch.zeros(1, 2), torch.full((1, 2), 0.5)
+    enumerated = rollout.enumerated
+    num = 2 if enumerated else rollout.num_responses
+    zero, half = torch.zeros(1, num), torch.full((1, num), 0.5)
     compared = step.pairs or (step.self_play and not enumerated)
     batch = Batch(
         log_prob=zero,
         centre_log_prob=zero,
         reference_log_prob=zero,
         payoff=half,
-        weight=half,
+        weight=torch.full((1, num), 1 / num),
         beta=beta,
         enumerated=enumerated,
         self_play=step.self_play and not enumerated,
-        preference=torch.full((1, 2, 2), 0.5) if compared else None,
-        pair_weight=torch.full((1, 2, 2), 0.25) if step.pairs else None,
+        preference=torch.full((1, num, num), 0.5) if compared else None,
+        pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
     )
     try:
         algorithm.loss(step, batch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import math
 import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -195,6 +197,19 @@ class GameCLI(LightningCLI):
         if not self.trainer.fast_dev_run:
             _refuse_unwritable(self.trainer)
 
+    def predict(self, **kwargs: Any) -> None:
+        """Print the probability of each response as CSV, where the responses can be listed."""
+        log_probs = self.trainer.predict(**kwargs)
+        if not (isinstance(self.model, OnlineGame) and log_probs and self.trainer.is_global_zero):
+            return
+        names = self.model.oracle.names
+        table = csv.writer(sys.stdout)
+        table.writerow(("prompt", "response", "probability"))
+        for prompt, row in enumerate(torch.cat(log_probs).exp().tolist()):
+            for response, probability in enumerate(row[: len(names[prompt])] if names else row):
+                name = names[prompt][response] if names else response
+                table.writerow((prompt, name, probability))
+
     def after_fit(self) -> None:
         """Say where everything lies."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
@@ -261,6 +276,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
             # a run that resumes finds its own checkpoint
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not")
+            # in closed form nothing is optimised, and what is saved is what was played
+            warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optim")
             # and one that was moved lies elsewhere
             warnings.filterwarnings("ignore", message="The dirpath has changed")
             warnings.filterwarnings("ignore", message="GPU available but not used")

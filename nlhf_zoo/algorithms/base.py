@@ -82,17 +82,14 @@ class PolicyOptimizer(ABC):
         pairs = num_responses * num_opponents
         distinct = num_responses * (num_responses - 1) // 2
         total = 0
-        for step in self.steps(
-            1e-9, 0
-        ):  # the count is the same at every beta, and every plan admits a small one
-            if (
-                enumerated
-            ):  # a frozen opponent's product is asked for once, the policy's at each gradient step
+        # The count is the same at every beta, and every plan admits a small one.
+        for step in self.steps(1e-9, 0):
+            if enumerated:
+                # A frozen opponent's product is asked for once, the policy's at each gradient step.
                 total += sum(step.gradient_steps if "policy" in o else 1 for _, o in step.payoff)
             else:
-                total += step.gradient_steps * (
-                    distinct if step.self_play else pairs * len(step.payoff)
-                )
+                asked = distinct if step.self_play else pairs * len(step.payoff)
+                total += step.gradient_steps * asked
         return total
 
     def end_round(self, players: Players, round: int) -> None:  # noqa: B027  # optional

@@ -104,7 +104,7 @@ def _play(configuration: Configuration, contenders: list[Contender]) -> list[Ent
     each = each or 0
     entries: list[Entry] = []
     total = each * len(contenders) * len(configuration.seeds)
-    with tqdm(total=total, unit=f" {unit}", unit_scale=True, delay=1, file=sys.stderr) as bar:
+    with tqdm(total=total, unit=f" {unit}", unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr) as bar:
         done = 0
         for _, group in groupby(contenders, key=lambda c: (c.where, c.algorithm)):
             rivals = []

@@ -121,15 +121,12 @@ class TablePrompts(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        return self._loader(total, batches)
+        return self._loader(total, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Prompts]:
         """Every prompt once."""
         _, total = self._trainer_and_total()
-        size = self.batch_size or total
-        return self._loader(
-            total, [list(range(i, min(i + size, total))) for i in range(0, total, size)]
-        )
+        return self._loader(total, batch_size=self.batch_size or total)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
@@ -143,12 +140,15 @@ class TablePrompts(L.LightningDataModule):
         return trainer, len(support)  # type: ignore[arg-type]
 
     @staticmethod
-    def _loader(total: int, batches: Sampler[list[int]] | list[list[int]]) -> DataLoader[Prompts]:
+    def _loader(
+        total: int, batch_size: int = 1, batch_sampler: EndlessBatches | None = None
+    ) -> DataLoader[Prompts]:
         # With a generator of its own, making the loader's iterator does not draw from the global
         # random state.
         return DataLoader(
             range(total),  # type: ignore[arg-type]  # a range is a map-style data set
-            batch_sampler=batches,
+            batch_size=batch_size,
+            batch_sampler=batch_sampler,
             collate_fn=_collate,
             generator=torch.Generator(),
         )

@@ -22,7 +22,14 @@ def pair_regression(residual: Tensor, weight: Tensor, enumerated: bool) -> Tenso
 
     Returns:
         the loss [B]; 0 where fewer than two responses are valid.
+
+    Raises:
+        ValueError: one response is sampled, so there is no pair.
     """
+    if not enumerated and residual.shape[-1] < 2:
+        raise ValueError(
+            "a loss on pairs needs two responses a prompt: set num_responses to 2 or more"
+        )
     residual = torch.where(weight > 0, residual, torch.zeros_like(residual))
     mean = (weight * residual).sum(-1, keepdim=True)
     variance = (weight * (residual - mean) ** 2).sum(-1)

@@ -61,7 +61,7 @@ def draw(entries: Sequence[Entry], configuration: Configuration, path: Path) -> 
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=min(4, len(handles)),
+            ncols=min(2 * columns, len(handles)),
             frameon=False,
         )
         figure.savefig(path, dpi=150, format="png")
@@ -73,9 +73,11 @@ def _panel(ax: Axes, panel: list[Entry], configuration: Configuration, names: li
         number = names.index(entry.runs[0].contender.algorithm)
         colour = _COLOURS[number % len(_COLOURS)]
         style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        # Later lines are thinner, so that one that coincides with another does not hide it.
+        width = 3.4 - 2.0 * number / max(1, len(names) - 1)
         queries, mean, most = _curve(entry, configuration)
-        ax.plot(queries, mean, color=colour, linestyle=style, linewidth=1.8, label=names[number])
-        ax.plot(queries, most, color=colour, linestyle=style, linewidth=0.8, alpha=0.45)
+        ax.plot(queries, mean, color=colour, linestyle=style, linewidth=width, label=names[number])
+        ax.plot(queries, most, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)
         reached = max(reached, queries[-1])
     ax.set_yscale("log")
     if configuration.exploitability == "regularised":

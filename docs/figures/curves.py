@@ -1,0 +1,101 @@
+"""Each algorithm's own configuration against the others: one figure for its page.
+
+    python docs/figures/curves.py
+
+Runs `nlhf fit` on every file of configs/tabular that an algorithm's page is about, all on the same ten games, and
+draws the exploitability of the regularised and of the unregularised game against oracle queries: the mean over the
+games, and faintly the worst of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.cli import main as nlhf
+
+FOLDER = Path(__file__).parent
+CONFIGS = FOLDER.parent.parent / "configs" / "tabular"
+NAMES = {
+    "nash_mp": "Nash-MP",
+    "egpo": "EGPO",
+    "online_ipo": "online IPO",
+    "optimistic_mirror_descent": "optimistic mirror descent",
+    "nash_md": "Nash-MD",
+    "sppo": "SPPO",
+    "moving_magnet": "moving magnet around EGPO",
+    "online_dpo": "online DPO",
+}
+PANELS = {
+    "exploitability": "exploitability, β = 0.1",
+    "exploitability_unregularised": "exploitability, β = 0",
+}
+FLOOR = 1e-16  # below lies rounding
+
+
+def run(name: str, folder: str) -> dict[str, Any]:
+    """The history of `nlhf fit` on an algorithm's file."""
+    logs = ["--trainer.logger.save_dir", folder, "--trainer.logger.version", "0"]
+    nlhf(["fit", "--config", str(CONFIGS / f"{name}.yaml"), *logs])
+    return read_history(Path(folder) / "tabular" / name / "version_0")
+
+
+def line(ax: Axes, history: dict[str, Any], metric: str, own: bool, label: str) -> None:
+    """One algorithm: thick and coloured on its own page, thin and grey on the others'."""
+    queries, values = history["queries"], np.maximum(history[metric], FLOOR)
+    rows = np.unique(np.geomspace(1, len(queries), 400).astype(int)) - 1
+    style: dict[str, Any] = {"color": "#D55E00", "linewidth": 2.2, "zorder": 3}
+    if not own:
+        style = {"color": "0.7", "linewidth": 0.9, "zorder": 1}
+    ax.plot(queries[rows], values.mean(1)[rows], label=label, **style)
+    if own:
+        ax.plot(queries[rows], values.max(1)[rows], **(style | {"alpha": 0.35, "linewidth": 1.2}))
+
+
+def draw(own: str, histories: dict[str, dict[str, Any]]) -> None:
+    """The figure of one page."""
+    figure = Figure(figsize=(10, 3.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, (metric, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        for name, history in histories.items():
+            label = NAMES[own] if name == own else "the other algorithms"
+            line(ax, history, metric, name == own, label)
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=FLOOR if metric == "exploitability" else 1e-4, top=1)
+        ax.set_xlim(left=0)
+        ax.set_xlabel("oracle queries per prompt")
+        ax.set_ylabel(title)
+        ax.grid(alpha=0.25)
+    handles, labels = ax.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(FOLDER / f"{own}.png", dpi=100)
+
+
+def main() -> None:
+    """Run, draw, and print where each algorithm ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        histories = {name: run(name, folder) for name in NAMES}
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        for name in NAMES:
+            draw(name, histories)
+    for name, history in histories.items():
+        queries, figures = history["queries"], []
+        for metric in PANELS:
+            figures += [f"{metric} {history[metric][-1].mean():.2e} (worst {history[metric][-1].max():.2e})"]
+        small = history["exploitability"].max(1) < 1e-6
+        first = f"all games below 1e-6 after {queries[small.argmax()]:.0f}" if small.any() else ""
+        print(f"{NAMES[name]}: {queries[-1]:.0f} queries, {', '.join(figures)} {first}")
+
+
+if __name__ == "__main__":
+    main()

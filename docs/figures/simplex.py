@@ -1,0 +1,102 @@
+"""What four algorithms do on a cycle of three: their paths in the simplex, and their exploitability.
+
+python docs/figures/simplex.py
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nlhf_zoo.algorithms import SPPO, NashMD, NashMP, OnlineIPO, PolicyOptimizer
+from nlhf_zoo.closed_form import ClosedFormRounds
+from nlhf_zoo.data.games import cyclic
+from nlhf_zoo.solvers import exploitability, regularised_nash
+
+FOLDER = Path(__file__).parent
+BETA, QUERIES = 0.1, 200
+TABLE = cyclic(3, 0.9)  # 0 beats 1 beats 2 beats 0, nine times in ten
+REFERENCE = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+ALGORITHMS: dict[str, tuple[PolicyOptimizer, str]] = {
+    "Nash-MP": (NashMP(), "#0072B2"),
+    "online IPO, eta = 1": (OnlineIPO(eta=1.0), "#009E73"),
+    "Nash-MD, paper's schedule": (NashMD(), "#CC79A7"),
+    "SPPO, eta = 1": (SPPO(eta=1.0), "#D55E00"),
+}
+
+
+def play(algorithm: PolicyOptimizer) -> tuple[Tensor, Tensor]:
+    """Log-policies from the start on [R + 1, 3], and the queries until each [R + 1]."""
+    players = dict.fromkeys(("policy", *algorithm.players), REFERENCE)
+    rounds = QUERIES // algorithm.queries(0, 0, enumerated=True)
+    played = ClosedFormRounds(algorithm, BETA, TABLE, REFERENCE, players).run(0, rounds)
+    log_policy = torch.cat([REFERENCE, played.log_policy[:, 0]]).log_softmax(-1)
+    return log_policy, torch.cat([torch.zeros(1, dtype=torch.long), played.queries])
+
+
+def place(log_policy: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a policy lies in an equilateral triangle: x and y [...]."""
+    first, second, third = log_policy.exp().unbind(-1)
+    return second + third / 2, third * math.sqrt(3) / 2 + 0 * first
+
+
+def draw_simplex(ax: Axes, log_policy: Tensor, nash: Tensor, colour: str, title: str) -> None:
+    """One algorithm's path, with the reference and both equilibria."""
+    ax.plot([0, 1, 0.5, 0], [0, 0, math.sqrt(3) / 2, 0], color="0.6", linewidth=0.8)
+    for name, x, y in (("a", -0.05, -0.03), ("b", 1.02, -0.03), ("c", 0.485, 0.89)):
+        ax.text(x, y, name, color="0.3")
+    x, y = place(log_policy)
+    ax.plot(x, y, color=colour, linewidth=0.9, marker=".", markersize=3)
+    marks = {
+        "reference μ, the start": (REFERENCE[0], "s"),
+        "equilibrium π*, β = 0.1": (nash, "*"),
+        "equilibrium, β = 0": (torch.full((3,), 1 / 3).log(), "x"),
+    }
+    for label, (point, marker) in marks.items():
+        ax.scatter(*place(point), color="black", marker=marker, s=45, zorder=3, label=label)
+    ax.set_title(title)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+
+
+def main() -> None:
+    """Draw and save."""
+    nash = regularised_nash(TABLE, REFERENCE, BETA).log_policy[0]
+    paths = {name: play(algorithm) for name, (algorithm, _) in ALGORITHMS.items()}
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        for ax, (name, (log_policy, _)) in zip(figure.subplots(1, 4), paths.items(), strict=True):
+            draw_simplex(ax, log_policy, nash, ALGORITHMS[name][1], name)
+        handles, labels = ax.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.savefig(FOLDER / "simplex.png", dpi=110)
+
+        figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.subplots()
+        for name, (log_policy, queries) in paths.items():
+            gap = exploitability(TABLE[0], log_policy, REFERENCE[0], BETA)
+            ax.semilogy(queries, gap.clamp_min(1e-16), color=ALGORITHMS[name][1], label=name)
+        ax.set_ylim(1e-14, 1)
+        ax.set_xlabel("oracle queries")
+        ax.set_ylabel("exploitability, β = 0.1")
+        ax.grid(alpha=0.25)
+        ax.legend(frameon=False)
+        figure.savefig(FOLDER / "exploitability.png", dpi=110)
+    for name, (log_policy, _) in paths.items():
+        last = " ".join(f"{p:.4f}" for p in log_policy[-1].exp())
+        gap = exploitability(TABLE[0], log_policy[-1], REFERENCE[0], BETA).item()
+        print(f"{name}: {last}, exploitability {gap:.1e}")
+    print("equilibrium:", " ".join(f"{p:.4f}" for p in nash.exp()))
+
+
+if __name__ == "__main__":
+    main()
