@@ -324,8 +324,8 @@ class OnlineGame(L.LightningModule):
             UserError: several processes would play the same closed form.
         """
         if not self.realisation.closed_form:
-            if not self._snapshot:
-                self._begin_round()
+            if self.between_rounds or not self._snapshot:
+                self._begin_round()  # also in a second fit, whose optimiser is a new one
         elif self.trainer.world_size > 1:
             raise UserError("the closed form runs in one process: set trainer.devices to 1")
 

@@ -194,7 +194,7 @@ class GameCLI(LightningCLI):
         _refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
             _refuse_misfits(self.trainer, self.model, self.datamodule)
-        if not self.trainer.fast_dev_run:
+        if not _is_trial(self.trainer):
             _refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
@@ -205,14 +205,14 @@ class GameCLI(LightningCLI):
         names = self.model.oracle.names
         table = csv.writer(sys.stdout)
         table.writerow(("prompt", "response", "probability"))
-        for prompt, row in enumerate(torch.cat(log_probs).exp().tolist()):
+        for prompt, row in enumerate(torch.cat([*log_probs]).exp().tolist()):
             for response, probability in enumerate(row[: len(names[prompt])] if names else row):
                 name = names[prompt][response] if names else response
                 table.writerow((prompt, name, probability))
 
     def after_fit(self) -> None:
         """Say where everything lies."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not _is_trial(self.trainer):
             print(f"Logs, metrics and checkpoint: {self.trainer.log_dir}")
 
 
@@ -374,6 +374,14 @@ def _refuse_other_file(path: Path) -> None:
         raise UserError(f"ckpt_path {path} is no checkpoint, or not a whole one: give another file")
 
 
+def _is_trial(trainer: L.Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # lightning sets it elsewhere
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # likewise
+
+
 def _refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
     """Refuse a run that nothing would end.
 
@@ -382,11 +390,11 @@ def _refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> N
     """
     epochs_end = not isinstance(data, TablePrompts) or isinstance(trainer.limit_train_batches, int)
     ends = [
-        trainer.fast_dev_run,
+        _is_trial(trainer),
         trainer.max_steps != -1,
         epochs_end and trainer.max_epochs not in (None, -1),
     ]
-    for callback in trainer.callbacks:
+    for callback in _callbacks(trainer):
         ends.append(isinstance(callback, EarlyStopping | Timer))
         ends.append(isinstance(callback, Budget) and (callback.rounds, callback.queries) != (None, None))
     if not any(ends):
@@ -413,7 +421,7 @@ def _refuse_misfits(
         raise UserError(
             f"the closed form runs in one process, not in {trainer.world_size}: set trainer.devices to 1"
         )
-    for callback in trainer.callbacks:
+    for callback in _callbacks(trainer):
         if isinstance(callback, ExactMetrics):
             callback.check(game)
     if isinstance(data, TablePrompts) and game.oracle.support is not None:
@@ -428,8 +436,9 @@ def _refuse_unwritable(trainer: L.Trainer) -> None:
     Raises:
         UserError: one cannot.
     """
-    folders = [logger.save_dir for logger in trainer.loggers] or [trainer.default_root_dir]
-    folders += [c.dirpath for c in trainer.callbacks if isinstance(c, GameCheckpoint)]
+    folders: list[Any] = [logger.save_dir for logger in trainer.loggers]
+    folders = folders or [trainer.default_root_dir]
+    folders += [c.dirpath for c in _callbacks(trainer) if isinstance(c, GameCheckpoint)]
     for folder in folders:
         if folder is None:
             continue
@@ -484,7 +493,7 @@ def _choices(keys: list[str]) -> str:
         "realisation": Realisation,
     }.get(keys[0] if keys else "")
     names: set[str] = set()
-    todo = [] if base is None else base.__subclasses__()
+    todo: list[type] = [] if base is None else base.__subclasses__()
     for cls in todo:
         todo.extend(cls.__subclasses__())  # the loop goes on over these
         if cls.__module__.startswith("nlhf_zoo.") and not (isabstract(cls) or cls.__subclasses__()):

@@ -26,7 +26,7 @@ TABLE = cyclic(3, 0.9)  # 0 beats 1 beats 2 beats 0, nine times in ten
 REFERENCE = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
 ALGORITHMS: dict[str, tuple[PolicyOptimizer, str]] = {
     "Nash-MP": (NashMP(), "#0072B2"),
-    "online IPO, eta = 1": (OnlineIPO(eta=1.0), "#009E73"),
+    "online IPO, eta = 2": (OnlineIPO(eta=2.0), "#009E73"),
     "Nash-MD, paper's schedule": (NashMD(), "#CC79A7"),
     "SPPO, eta = 1": (SPPO(eta=1.0), "#D55E00"),
 }

@@ -34,6 +34,7 @@ from nlhf_zoo.commands.comparison.tables import (
     results_table,
     targets_csv,
     targets_table,
+    terminal,
 )
 from nlhf_zoo.errors import UserError
 
@@ -60,8 +61,7 @@ def main(args: list[str]) -> None:
             contenders = read_contenders(configuration, folder, bar.update)
         _clear(configuration, contenders)
         entries = _play(configuration, contenders)
-    tables = _write(configuration, entries)
-    print(tables)
+    _write(configuration, entries)
     print(f"Tables and figure: {configuration.output}/")
     print(f"TensorBoard logs:  tensorboard --logdir '{configuration.output}'")
 
@@ -104,7 +104,9 @@ def _play(configuration: Configuration, contenders: list[Contender]) -> list[Ent
     each = each or 0
     entries: list[Entry] = []
     total = each * len(contenders) * len(configuration.seeds)
-    with tqdm(total=total, unit=f" {unit}", unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr) as bar:
+    with tqdm(
+        total=total, unit=f" {unit}", unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr
+    ) as bar:
         done = 0
         for _, group in groupby(contenders, key=lambda c: (c.where, c.algorithm)):
             rivals = []
@@ -130,31 +132,27 @@ def _forget(entry: Entry) -> None:
             (run.folder / name).unlink()
 
 
-def _write(configuration: Configuration, entries: list[Entry]) -> str:
-    """Write the files, each beside its place and then renamed. Returns the tables."""
+def _write(configuration: Configuration, entries: list[Entry]) -> None:
+    """Write the files, each beside its place and then renamed, and print the tables."""
     seeds = ", ".join(map(str, configuration.seeds))
-    limits = [
-        (configuration.budget.queries, "queries per prompt"),
-        (configuration.budget.rounds, "rounds"),
-    ]
-    budget = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
-    tables = markdown(*results_table(entries, configuration))
-    tables = f"At most {budget}; mean and maximum over games and seeds {seeds}.\n\n{tables}"
+    budget = configuration.budget
+    limits = [(budget.queries, "queries per prompt"), (budget.rounds, "rounds")]
+    limit = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
+    heading = f"{configuration.exploitability.capitalize()} exploitability after at most {limit}; "
+    heading += f"mean and maximum over games and seeds {seeds}.\n\n"
+    targets = ""
     if configuration.target is not None:
-        gap = configuration.target.duality_gap
-        tables += (
-            f"\nOracle queries to a {configuration.exploitability} duality gap below {gap:g}, "
-        )
-        tables += (
-            f"median over games and seeds:\n\n{markdown(*targets_table(entries, configuration))}"
-        )
+        targets = f"Oracle queries to a duality gap below {configuration.target.duality_gap:g}; "
+        targets += "median over games and seeds, at the best value of a sweep.\n\n"
+        targets += markdown(*targets_table(entries, configuration))
+    results = heading + markdown(*results_table(entries)) + (f"\n{targets}" if targets else "")
     output = configuration.output
     _replace(output / "results.csv", lambda path: _text(path, results_csv(entries)))
-    _replace(output / "results.md", lambda path: _text(path, tables))
+    _replace(output / "results.md", lambda path: _text(path, results))
     if configuration.target is not None:
         _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
     _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
-    return tables
+    print(heading + terminal(entries) + targets)
 
 
 def _text(path: Path, text: str) -> None:

@@ -61,7 +61,7 @@ def draw(entries: Sequence[Entry], configuration: Configuration, path: Path) -> 
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=min(2 * columns, len(handles)),
+            ncols=2 if columns == 1 else 4,
             frameon=False,
         )
         figure.savefig(path, dpi=150, format="png")
@@ -73,8 +73,7 @@ def _panel(ax: Axes, panel: list[Entry], configuration: Configuration, names: li
         number = names.index(entry.runs[0].contender.algorithm)
         colour = _COLOURS[number % len(_COLOURS)]
         style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
-        # Later lines are thinner, so that one that coincides with another does not hide it.
-        width = 3.4 - 2.0 * number / max(1, len(names) - 1)
+        width = 1.5 if number % 2 else 3.0  # of two lines that coincide, both can be seen
         queries, mean, most = _curve(entry, configuration)
         ax.plot(queries, mean, color=colour, linestyle=style, linewidth=width, label=names[number])
         ax.plot(queries, most, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -112,9 +113,7 @@ def targets_csv(entries: Sequence[Entry]) -> str:
     return _csv(_TARGET_COLUMNS, rows)
 
 
-def results_table(
-    entries: Sequence[Entry], configuration: Configuration
-) -> tuple[list[str], list[list[str]]]:
+def results_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: mean and maximum over games and seeds of each figure; of a sweep, the best value."""
     head = ["game", "algorithm", "queries"]
     for name in _HEADS:
@@ -123,12 +122,39 @@ def results_table(
     rows = []
     for entry in entries:
         if entry.best:
-            figures = [float(f(entry.figures(name))) for name in _FIGURES for f in (np.mean, np.max)]
-            figures.append(max(run.certificate for run in entry.runs))
-            queries = sorted({run.queries for run in entry.runs})
-            asked = f"{queries[0]}" if len(queries) == 1 else f"{queries[0]} to {queries[-1]}"
-            rows.append([title(entry), entry.label, asked, *(f"{x:.2e}" for x in figures)])
+            certificate = max(run.certificate for run in entry.runs)
+            rows.append([title(entry), *_row(entry), f"{certificate:.2e}"])
     return head, rows
+
+
+def terminal(entries: Sequence[Entry]) -> str:
+    """The same for a terminal, a section a game."""
+    sections = []
+    for name, group in groupby((entry for entry in entries if entry.best), key=title):
+        section = list(group)
+        rows = [["", "", *(text for head in _HEADS for text in (head, ""))]]
+        rows += [["algorithm", "queries", *("mean", "max") * len(_HEADS)], *map(_row, section)]
+        widths = [max(len(row[i]) for row in rows[1:]) for i in range(len(rows[1]))]
+        runs = [run for entry in section for run in entry.runs]
+        games, certificate = len(runs[0].exploitability), max(run.certificate for run in runs)
+        counted = f"{games} games, " if games > 1 else ""
+        sections.append(
+            f"{name}: {counted}{len(section[0].runs)} seeds, π* exact to {certificate:.1e}"
+        )
+        for row in rows:
+            sections.append(
+                "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            )
+        sections.append("")
+    return "\n".join(sections)
+
+
+def _row(entry: Entry) -> list[str]:
+    """Label, queries, and mean and maximum of each figure."""
+    queries = sorted({run.queries for run in entry.runs})
+    asked = f"{queries[0]}" if len(queries) == 1 else f"{queries[0]} to {queries[-1]}"
+    figures = [f(entry.figures(name)) for name in _FIGURES for f in (np.mean, np.max)]
+    return [entry.label, asked, *(f"{x:.2e}" for x in figures)]
 
 
 def targets_table(
