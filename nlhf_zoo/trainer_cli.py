@@ -111,6 +111,8 @@ class GameCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
             raise UserError(f"an interpolation in the configuration fails: {error}") from error
+        except ValueError as error:  # by --print_config, of what YAML cannot hold
+            raise UserError(shorten(str(error))) from error
 
     def _set_seed(self) -> None:
         """Set it; one out of bounds is the user's error.
@@ -153,7 +155,9 @@ class GameCLI(LightningCLI):
         _refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
-        if found and runs is not None and run.parent == runs.absolute():  # go on in that run's folder
+        if (
+            found and runs is not None and run.parent == runs.absolute()
+        ):  # go on in that run's folder
             self._resumed["trainer.logger.init_args.version"] = int(found[1])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -212,8 +216,9 @@ class GameCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where everything lies."""
+        folder = self.trainer.log_dir  # asks all processes
         if self.trainer.is_global_zero and not _is_trial(self.trainer):
-            print(f"Logs, metrics and checkpoint: {self.trainer.log_dir}")
+            print(f"Logs, metrics and checkpoint: {folder}")
 
 
 def run(args: Sequence[str]) -> None:
@@ -249,13 +254,13 @@ def run(args: Sequence[str]) -> None:
     except MisconfigurationException as error:
         raise UserError(shorten(str(error))) from error
     except OSError as error:  # a full disk, a folder that may not be written to
-        raise UserError(f"{error.filename or 'input or output'}: {error.strerror or error}") from error
+        raise UserError(
+            f"{error.filename or 'input or output'}: {error.strerror or error}"
+        ) from error
     except RuntimeError as error:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
-        raise UserError(
-            f"the checkpoint does not fit the model: {shorten(str(error))}"
-        ) from error
+        raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
 
 
 @contextmanager
@@ -396,7 +401,9 @@ def _refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> N
     ]
     for callback in _callbacks(trainer):
         ends.append(isinstance(callback, EarlyStopping | Timer))
-        ends.append(isinstance(callback, Budget) and (callback.rounds, callback.queries) != (None, None))
+        ends.append(
+            isinstance(callback, Budget) and (callback.rounds, callback.queries) != (None, None)
+        )
     if not any(ends):
         raise UserError(
             "nothing would end this run: give it a budget, as in "
@@ -427,7 +434,9 @@ def _refuse_misfits(
     if isinstance(data, TablePrompts) and game.oracle.support is not None:
         total = len(game.oracle.support)
         if data.size(total, trainer.world_size) != total and closed_form:
-            raise UserError("the closed form plays all prompts at once: set data.batch_size to null")
+            raise UserError(
+                "the closed form plays all prompts at once: set data.batch_size to null"
+            )
 
 
 def _refuse_unwritable(trainer: L.Trainer) -> None:
@@ -442,9 +451,13 @@ def _refuse_unwritable(trainer: L.Trainer) -> None:
     for folder in folders:
         if folder is None:
             continue
-        there = next(p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists())
+        there = next(
+            p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists()
+        )
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"{folder} cannot be written to, because {there} is no folder or forbids it")
+            raise UserError(
+                f"{folder} cannot be written to, because {there} is no folder or forbids it"
+            )
 
 
 # Where it is wrong: as jsonargparse says it, and as `shorten` has said it of a part of a part.
@@ -472,7 +485,9 @@ def shorten(message: str) -> str:
     causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
     if causes:
         return option + " ".join(causes)
-    kinds = re.findall(r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|typing.Literal\[(.*?)\])", message)
+    kinds = re.findall(
+        r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|typing.Literal\[(.*?)\])", message
+    )
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if kinds and value:
         expected = " or ".join(_KINDS.get(kind, kind) or literals for kind, literals in kinds)

@@ -70,7 +70,9 @@ def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None
 
     from nlhf_zoo.cli import main
 
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process would leave behind
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is a semaphore, which a killed process would leave behind
     torch.set_num_threads(1)  # many small runs: threads would only wait for each other
     code: object = 0
     try:

@@ -1,4 +1,4 @@
-"""The closed form against formulas of the papers, and against the rates that the theory promises."""
+"""The closed form against formulas of the papers, and against the rates of the theory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from zoo import BETA, CLOSED_FORM, engine, normal_logits, test_games
+from zoo import BETA, CLOSED_FORM, engine, normal_logits, small_games
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.closed_form import ClosedFormRounds
@@ -17,14 +17,14 @@ from nlhf_zoo.solvers import exploitability, kl_to_nash, regularised_nash
 
 ROUNDS = 5  # by hand
 
-# ---- each algorithm by hand: a second implementation, from the papers' formulas ---------------------------
+# ---- each algorithm by hand: a second implementation, from the papers' formulas ----
 #
-# x and mu are log-policies of one game, P its preference; each function returns the log-policy after every
-# round. "+ const" is left out: policies are normalised by softmax where they meet an opponent.
+# x and mu are log-policies of one game, P its preference; each function yields the log-policy
+# after every round. "+ const" is left out: policies are normalised by softmax where they meet an opponent.
 
 
 def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):
-    """log pi_{k+1/2} = [log pi_k + eta log mu + (eta/beta) P pi_k] / (1 + eta), then with P pi_{k+1/2}."""
+    """log pi_{k+1/2} = [log pi_k + eta log mu + (eta/beta) P pi_k] / (1 + eta), and again."""
     eta = eta or 2 * beta
     anchor = x
     for _ in range(ROUNDS):
@@ -35,7 +35,7 @@ def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):
 
 
 def egpo(P, mu, x, beta, eta=None, scored=None):
-    """theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta), then with P pi_{t+1/2}."""
+    """theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta), and again."""
     eta = eta or 2 / (1 + 2 * beta)
     for _ in range(ROUNDS):
         half = (1 - eta * beta) * x + eta * beta * (mu + P @ softmax(x) / beta)
@@ -44,9 +44,13 @@ def egpo(P, mu, x, beta, eta=None, scored=None):
 
 
 def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
-    """Mirror descent on P(pi > pi_t) - beta KL(pi || mu): pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) e^(eta P pi_t)."""
+    """Mirror descent: pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta P pi_t)."""
     for _ in range(ROUNDS):
-        product = softmax(x) ** (1 - eta * beta) * np.exp(mu) ** (eta * beta) * np.exp(eta * P @ softmax(x))
+        product = (
+            softmax(x) ** (1 - eta * beta)
+            * np.exp(mu) ** (eta * beta)
+            * np.exp(eta * P @ softmax(x))
+        )
         x = np.log(product / product.sum())
         yield x
 
@@ -69,17 +73,19 @@ def sppo(P, mu, x, beta, eta=0.3, self_play=True, inner_steps=1):
 
 
 def optimistic_mirror_descent(P, mu, x, beta, eta=0.1, regularised=True):
-    """log pi_{t+1} = (1 - w) log pi_t + w log mu + 2 eta P pi_t - eta P pi_{t-1}, w = eta beta or 0."""
+    """log pi_{t+1} = (1 - w) log pi_t + w log mu + 2 eta P pi_t - eta P pi_{t-1}."""
     weight = eta * beta if regularised else 0.0
     previous = x
     for _ in range(ROUNDS):
-        new = (1 - weight) * x + weight * mu + 2 * eta * P @ softmax(x) - eta * P @ softmax(previous)
+        new = (
+            (1 - weight) * x + weight * mu + 2 * eta * P @ softmax(x) - eta * P @ softmax(previous)
+        )
         previous, x = x, new
         yield x
 
 
 def moving_magnet(P, mu, x, beta, inner, every):
-    """The algorithm inside, started anew every `every` rounds with the policy of that moment for mu."""
+    """The algorithm inside, begun anew every so many rounds with the policy for mu."""
     mu, left = log_softmax(x), ROUNDS
     while left > 0:
         stretch = BY_HAND[inner.algorithm](P, mu, x, beta, **inner.kwargs)
@@ -101,7 +107,7 @@ BY_HAND = {
 
 
 def three_action_games():
-    """Rock, paper, scissors at two strengths, COMAL's game, and a start and a reference that differ."""
+    """Rock, paper, scissors at two strengths and COMAL's game; reference and start differ."""
     P = torch.cat([games.cyclic(3, 0.9), games.cyclic(3, 0.6), games.comal()])
     return P, normal_logits(3, 3, seed=5).log_softmax(-1), normal_logits(3, 3, seed=6)
 
@@ -114,7 +120,9 @@ def test_rounds_equal_the_formula_by_hand(row, beta):
     for game in range(len(P)):
         arrays = (P[game].numpy(), mu[game].numpy(), start[game].numpy())
         expected = [log_softmax(x) for x in BY_HAND[row.algorithm](*arrays, beta, **row.kwargs)]
-        np.testing.assert_allclose(log_policies[:, game].numpy(), np.stack(expected), atol=1e-12, rtol=0)
+        np.testing.assert_allclose(
+            log_policies[:, game].numpy(), np.stack(expected), atol=1e-12, rtol=0
+        )
 
 
 def test_a_table_of_formulas_covers_every_closed_form():
@@ -122,18 +130,18 @@ def test_a_table_of_formulas_covers_every_closed_form():
 
 
 def test_an_algorithm_without_a_closed_form_is_refused():
-    P, mu = test_games()
+    P, mu = small_games()
     with pytest.raises(ValueError, match="OnlineDPO has no closed form"):
         engine(algorithms.OnlineDPO(), P, mu, mu)
 
 
-# ---- how rounds are cut must not matter ------------------------------------------------------------------
+# ---- how rounds are cut must not matter ----
 
 
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_rounds_in_one_go_are_rounds_in_pieces(row):
-    """Bit for bit, over a boundary of the normalisation, with players and products handed on as a checkpoint does."""
-    P, mu = test_games()
+    """Bit for bit, past a normalisation; players and products go on as from a checkpoint."""
+    P, mu = small_games()
     whole = engine(row.make(), P, mu, mu).run(0, 300)
     rows, queries, played, before = [], [], 0, engine(row.make(), P, mu, mu)
     for number in (1, 2, 250, 3, 44):
@@ -142,7 +150,9 @@ def test_rounds_in_one_go_are_rounds_in_pieces(row):
         queries += [q + (queries[-1] if played else 0) for q in part.queries.tolist()]
         assert part.first_round == played + 1
         played += number
-        before = ClosedFormRounds(row.make(), BETA, P, mu, before.logits(), before.products(), False)
+        before = ClosedFormRounds(
+            row.make(), BETA, P, mu, before.logits(), before.products(), False
+        )
     assert torch.equal(torch.cat(rows), whole.log_policy)
     # The only query more: an opponent that is remembered by two names at the cut.
     assert queries == whole.queries.tolist()
@@ -150,7 +160,7 @@ def test_rounds_in_one_go_are_rounds_in_pieces(row):
 
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_games_of_a_batch_do_not_meet(row):
-    P, mu = test_games()
+    P, mu = small_games()
     whole = engine(row.make(), P, mu, mu).run(0, 20).log_policy
     for game in range(len(P)):
         pick = slice(game, game + 1)
@@ -160,7 +170,7 @@ def test_games_of_a_batch_do_not_meet(row):
 
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_relabelled_actions_and_constants_change_nothing(row):
-    P, mu = test_games()
+    P, mu = small_games()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     plain = engine(row.make(), P, mu, mu).run(0, 20).log_policy.log_softmax(-1)
     relabelled = engine(row.make(), P[:, order][:, :, order], mu[:, order], mu[:, order] + 17.0)
@@ -171,26 +181,29 @@ def test_relabelled_actions_and_constants_change_nothing(row):
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_actions_that_do_not_exist_change_nothing(row):
     """A game padded with absent actions, whose entries say nothing, is played as it is alone."""
-    P, mu = test_games(3, 4)
-    padded_P, padded_mu = torch.full((3, 6, 6), 0.5, dtype=torch.float64), torch.full((3, 6), -math.inf).double()
-    padded_P[:, :4, :4], padded_mu[:, :4] = P, mu
-    padded_P[:, 4:, :4], padded_P[:, :4, 4:] = 0.9, 0.1  # they would win
+    P, mu = small_games(3, 4)
+    padded, padded_mu = (
+        torch.full((3, 6, 6), 0.5, dtype=torch.float64),
+        torch.full((3, 6), -math.inf).double(),
+    )
+    padded[:, :4, :4], padded_mu[:, :4] = P, mu
+    padded[:, 4:, :4], padded[:, :4, 4:] = 0.9, 0.1  # they would win
     small = engine(row.make(), P, mu, mu).run(0, 300).log_policy.log_softmax(-1)
-    padded = engine(row.make(), padded_P, padded_mu, padded_mu).run(0, 300).log_policy.log_softmax(-1)
+    padded = engine(row.make(), padded, padded_mu, padded_mu).run(0, 300).log_policy.log_softmax(-1)
     assert (padded[:, :, 4:] == -math.inf).all()
     torch.testing.assert_close(padded[:, :, :4], small, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_single_precision_follows_double(row):
-    P, mu = test_games()
+    P, mu = small_games()
     double = engine(row.make(), P, mu, mu).run(0, 50).log_policy.log_softmax(-1)
     single = engine(row.make(), P.float(), mu.float(), mu.float()).run(0, 50).log_policy
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.log_softmax(-1).double(), double, atol=3e-4, rtol=0)
 
 
-# ---- theory ----------------------------------------------------------------------------------------------
+# ---- theory ----
 
 
 @pytest.mark.parametrize("beta", [0.001, 0.01, 0.1, 1.0])
@@ -199,19 +212,32 @@ def test_nash_mp_and_egpo_are_one_map(beta, ratio):
     """Nash-MP(eta) = EGPO(eta / (beta (1 + eta))) to 1e-10 at every update, eta = ratio beta."""
     eta = ratio * beta
     for num_actions in (3, 30):
-        P, mu = test_games(5, num_actions)
+        P, mu = small_games(5, num_actions)
         first = engine(algorithms.NashMP(eta), P, mu, mu, beta).run(0, 500).log_policy
-        second = engine(algorithms.EGPO(eta / (beta * (1 + eta))), P, mu, mu, beta).run(0, 500).log_policy
+        second = (
+            engine(algorithms.EGPO(eta / (beta * (1 + eta))), P, mu, mu, beta)
+            .run(0, 500)
+            .log_policy
+        )
         assert (first.log_softmax(-1) - second.log_softmax(-1)).abs().max() < 1e-10
 
 
 def bound_ratios(P, mu, beta):
-    """Largest KL(pi* || pi_k) / ((1 + 2 beta)^-k KL(pi* || mu)) of each game, while the bound exceeds 1e-13, and k."""
+    """Of each game the largest KL(pi* || pi_k) over its bound (1 + 2 beta)^-k KL(pi* || mu).
+
+    Only while the bound exceeds 1e-13; and how many updates these are.
+    """
     solution = regularised_nash(P, mu, beta)
-    assert solution.exploitability.max() / beta < 1e-16, "the equilibrium must be better than what is compared with it"
+    assert solution.exploitability.max() / beta < 1e-16, (
+        "the equilibrium must be better than what is compared with it"
+    )
     start = kl_to_nash(solution.log_policy, mu)
     last = math.ceil(math.log(start.max().item() / 1e-13) / math.log1p(2 * beta))
-    play, played, worst = engine(algorithms.NashMP(), P, mu, mu, beta), 0, torch.zeros(len(P), dtype=torch.float64)
+    play, played, worst = (
+        engine(algorithms.NashMP(), P, mu, mu, beta),
+        0,
+        torch.zeros(len(P), dtype=torch.float64),
+    )
     while played < last:
         rounds = min(1000, last - played)
         log_policies = play.run(played, rounds).log_policy
@@ -236,7 +262,7 @@ def test_nash_mp_keeps_its_bound_at_every_update(beta, num_actions):
 
 def test_the_bound_can_be_missed():
     """By half the step, to which the theory gives another rate."""
-    P, mu = test_games(5, 30)
+    P, mu = small_games(5, 30)
     solution = regularised_nash(P, mu, 0.001)
     log_policies = engine(algorithms.NashMP(0.0005), P, mu, mu, 0.001).run(0, 3000).log_policy
     bound = kl_to_nash(solution.log_policy, mu) * 1.002 ** -torch.arange(1, 3001).double()[:, None]
@@ -297,7 +323,7 @@ def test_updates_do_not_depend_on_the_number_of_actions_up_to_ten_thousand(famil
 
 
 def test_updates_on_uniform_random_games_are_shown_beside(record_property):
-    """No claim of equality: with more actions a uniform random game has other equilibria. All keep the theory's number."""
+    """No equality is claimed: with more actions these are other games. All keep the bound."""
     counts = {}
     for num_actions in (10, 100, 1000):
         P = games.uniform_random(1, num_actions, seed=0)
@@ -312,7 +338,9 @@ def test_updates_on_uniform_random_games_are_shown_beside(record_property):
 
 def queries_to(algorithm, P, mu, beta, goal=1e-5, most=6000):
     """Products P pi until the duality gap of each game is below `goal`; `most` if it is not."""
-    trajectory = engine(algorithm, P, mu, mu, beta).run(0, most // algorithm.queries(0, 0, enumerated=True))
+    trajectory = engine(algorithm, P, mu, mu, beta).run(
+        0, most // algorithm.queries(0, 0, enumerated=True)
+    )
     gap = 2 * exploitability(P, trajectory.log_policy, mu, beta)
     first = [(curve < goal).nonzero()[:1, 0].tolist() for curve in gap.T]
     return sorted(int(trajectory.queries[i[0]]) if i else most for i in first)[len(first) // 2]
@@ -342,7 +370,7 @@ def test_the_extra_query_pays_at_small_beta_only(beta, ranking):
 
 
 def test_comal_solves_the_unregularised_game_where_others_cycle_or_are_biased():
-    """COMAL's game from (.5, .3, .2): unregularised duality gaps after 20,000 steps (arXiv 2410.23223)."""
+    """COMAL's game from (.5, .3, .2): unregularised duality gaps, arXiv 2410.23223."""
     P, start = games.comal(), torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
 
     def gaps(algorithm, beta=0.1):

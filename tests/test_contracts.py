@@ -1,4 +1,4 @@
-"""What every algorithm is held to, over the table in ``zoo.py``; skips are declared by the algorithms alone."""
+"""What every algorithm in ``zoo.py`` is held to; exceptions are what it declares, never its name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from zoo import (
     all_prompts,
     engine,
     fit,
+    small_games,
     snake_case,
-    test_games,
 )
 
 from nlhf_zoo import algorithms
@@ -37,7 +37,7 @@ every_closed_form = pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 @pytest.fixture(scope="module")
 def games():
     """Five games: preferences, references and certified equilibria."""
-    P, log_reference = test_games()
+    P, log_reference = small_games()
     solution = regularised_nash(P, log_reference, BETA)
     assert solution.exploitability.max() < 1e-12
     return P, log_reference, solution.log_policy
@@ -47,7 +47,8 @@ def gradient_game(algorithm, games, start=None, rollout=None, wrap=lambda oracle
     P, log_reference, _ = games
     return OnlineGame(
         TabularPolicy(
-            TensorReference(log_reference), TensorReference(log_reference if start is None else start)
+            TensorReference(log_reference),
+            TensorReference(log_reference if start is None else start),
         ),
         wrap(MatrixOracle(P)),
         algorithm,
@@ -58,15 +59,19 @@ def gradient_game(algorithm, games, start=None, rollout=None, wrap=lambda oracle
     )
 
 
-# ---- the table -------------------------------------------------------------------------------------------
+# ---- the table ----
 
 
 def concrete_algorithms():
-    return [cls for cls in PolicyOptimizer.__subclasses__() if cls.__module__.startswith("nlhf_zoo.")]
+    return [
+        cls for cls in PolicyOptimizer.__subclasses__() if cls.__module__.startswith("nlhf_zoo.")
+    ]
 
 
 def test_algorithms_are_final():
-    assert [cls.__subclasses__() for cls in concrete_algorithms()] == [[]] * len(concrete_algorithms())
+    assert [cls.__subclasses__() for cls in concrete_algorithms()] == [[]] * len(
+        concrete_algorithms()
+    )
 
 
 @pytest.mark.parametrize("cls", concrete_algorithms(), ids=lambda cls: cls.__name__)
@@ -82,10 +87,15 @@ def test_an_algorithm_is_a_row_a_configuration_a_page_and_an_export(cls):
 
 def test_snake_case():
     names = ["NashMP", "SPPO", "OnlineDPO", "MovingMagnet"]
-    assert [snake_case(name) for name in names] == ["nash_mp", "sppo", "online_dpo", "moving_magnet"]
+    assert [snake_case(name) for name in names] == [
+        "nash_mp",
+        "sppo",
+        "online_dpo",
+        "moving_magnet",
+    ]
 
 
-# ---- declarations ----------------------------------------------------------------------------------------
+# ---- declarations ----
 
 
 @every_algorithm
@@ -96,15 +106,15 @@ def test_plans_can_be_played_by_the_declared_players(row, beta):
     assert len(players) == 2 + len(algorithm.players)
     written = {"policy"}
     for number in (0, 1, 7):
-        # A given step may be too large for one beta: the plan then says so, it is not played wrongly.
-        try:
-            steps = algorithm.steps(beta, number)
-        except ValueError as error:
-            assert "eta" in str(error)
-            continue
+        steps = algorithm.steps(beta, number)
         assert steps[-1].writes == "policy"
         for step in steps:
-            named = {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o), step.reference}
+            named = {
+                *step.centre,
+                *step.sampler,
+                *(p for _, o in step.payoff for p in o),
+                step.reference,
+            }
             assert named <= players
             assert step.writes in players - {"reference"}
             assert step.step_size > 0
@@ -156,12 +166,15 @@ def test_declared_queries_are_those_that_the_game_counts(row, games, rollout):
     assert game.progress.queries_per_prompt == ROUNDS * game.queries_per_round()
     assert game.progress.queries == len(games[0]) * game.progress.queries_per_prompt
     if not rollout.enumerated:
-        # What the oracle was shown: K x L pairs, or all ordered pairs of K with K, of which K (K - 1) / 2 are distinct.
-        pairs = sum(k * (k - 1) // 2 if itself else k * l for k, l, itself in game.oracle.asked)
+        # Of K with L all pairs are distinct, of K with themselves K (K - 1) / 2.
+        pairs = sum(
+            num * (num - 1) // 2 if itself else num * other
+            for num, other, itself in game.oracle.asked
+        )
         assert game.progress.queries_per_prompt == pairs
 
 
-# ---- the equilibrium -------------------------------------------------------------------------------------
+# ---- the equilibrium ----
 
 
 def claims_fixed_point(algorithm):
@@ -169,13 +182,17 @@ def claims_fixed_point(algorithm):
 
 
 def moved_by_one_round(algorithm, games):
-    """How far a round moves the log-policy from the equilibrium, and its exploitability after it."""
+    """How far a round moves the equilibrium's log-policy, and the exploitability after it."""
     P, log_reference, nash = games
     log_policy = engine(algorithm, P, log_reference, nash).run(0, 1).log_policy[0].log_softmax(-1)
-    return (log_policy - nash).abs().max().item(), exploitability(P, log_policy, log_reference, BETA).max().item()
+    return (log_policy - nash).abs().max().item(), exploitability(
+        P, log_policy, log_reference, BETA
+    ).max().item()
 
 
-@pytest.mark.parametrize("row", [row for row in CLOSED_FORM if claims_fixed_point(row.make())], ids=str)
+@pytest.mark.parametrize(
+    "row", [row for row in CLOSED_FORM if claims_fixed_point(row.make())], ids=str
+)
 def test_the_equilibrium_is_a_fixed_point_where_that_is_claimed(row, games):
     distance, gap = moved_by_one_round(row.make(), games)
     assert distance < 1e-10
@@ -227,7 +244,9 @@ def test_negative_control_the_gradient_of_online_dpo_is_not_zero_at_the_equilibr
 def test_the_last_iterate_goes_where_it_is_declared_to_go(row, games):
     P, log_reference, _ = games
     algorithm = row.make()
-    log_policy = engine(algorithm, P, log_reference, log_reference).run(0, row.rounds).log_policy[-1]
+    log_policy = (
+        engine(algorithm, P, log_reference, log_reference).run(0, row.rounds).log_policy[-1]
+    )
     gap = exploitability(P, log_policy, log_reference, BETA).max().item()
     if algorithm.last_iterate:
         assert gap < row.reaches
@@ -237,7 +256,7 @@ def test_the_last_iterate_goes_where_it_is_declared_to_go(row, games):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.contraction], ids=str)
 def test_linear_convergence_has_the_rate_of_the_theory(row, games):
-    """Near the equilibrium log(pi/pi*) shrinks by the row's factor a round, and KL by its square."""
+    """Near the equilibrium log(pi/pi*) shrinks by the row's factor, and KL by its square."""
     P, log_reference, nash = games
     log_policies = engine(row.make(), P, log_reference, log_reference).run(0, 1500).log_policy
     divergence = trajectory_metrics(P, log_policies, log_reference, BETA, nash)["kl_to_nash"]
@@ -249,7 +268,7 @@ def test_linear_convergence_has_the_rate_of_the_theory(row, games):
 
 
 def test_sppo_stays_away_from_the_regularised_equilibrium(games):
-    """Its last iterate cycles: over a thousand rounds no game comes near, while EGPO is there after a hundred."""
+    """Its last iterate cycles: in a thousand rounds no game comes near; EGPO takes a hundred."""
     P, log_reference, nash = games
     curves = {}
     for algorithm in (algorithms.SPPO(), algorithms.EGPO()):

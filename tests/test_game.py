@@ -1,4 +1,4 @@
-"""The loop: when players move, what a gradient step is, what is counted, and what invalid answers do."""
+"""The loop: when players move, what a step is, what is counted, what invalid answers do."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from zoo import (
     fit,
     normal_logits,
     scatter_players,
-    test_games,
+    small_games,
 )
 
 from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import proximal_regression
 from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.data.prompts import TablePrompts
-from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
 from nlhf_zoo.realisation import ClosedForm, GradientSteps
 from nlhf_zoo.records import Comparison, Responses
@@ -52,16 +52,26 @@ def linear_decay(optimizer):
     return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=20)
 
 
-def make_game(algorithm, rollout=None, kind=TabularPolicy, num_games=C, num_actions=N, wrap=None, **kwargs):
-    P, log_reference = test_games(num_games, num_actions)
+def make_game(
+    algorithm, rollout=None, kind=TabularPolicy, num_games=C, num_actions=N, wrap=None, **kwargs
+):
+    P, log_reference = small_games(num_games, num_actions)
     oracle = MatrixOracle(P) if wrap is None else wrap(MatrixOracle(P))
     torch.manual_seed(0)  # of an MLP's weights
     return OnlineGame(
-        kind(TensorReference(log_reference), TensorReference(normal_logits(num_games, num_actions, seed=6))),
+        kind(
+            TensorReference(log_reference),
+            TensorReference(normal_logits(num_games, num_actions, seed=6)),
+        ),
         oracle,
         algorithm,
         BETA,
-        **{"optimizer": sgd, "rollout": rollout or Enumerate(), "realisation": GradientSteps(), **kwargs},
+        **{
+            "optimizer": sgd,
+            "rollout": rollout or Enumerate(),
+            "realisation": GradientSteps(),
+            **kwargs,
+        },
     )
 
 
@@ -73,11 +83,13 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-# ---- the loop rule: extragradient between optimiser steps is a hand-written double backward -------------------
+# ---- the loop rule: the plan advances between optimiser steps ----
 
 
-def double_backward(algorithm, kind, optimizer, rounds, scheduled, restore_state=True, restore_groups=False):
-    """Two half steps a round by hand: no hooks, no plan, no Trainer. Losses and samples alone are the game's."""
+def double_backward(
+    algorithm, kind, optimizer, rounds, scheduled, restore_state=True, restore_groups=False
+):
+    """Two half steps a round, without hooks and Trainer; losses and samples are the game's."""
     game = make_game(algorithm, Sample(4, 3), kind)
     optimizer = optimizer(list(game.policy.networks["policy"].parameters()))
     scheduler = linear_decay(optimizer) if scheduled else None
@@ -89,7 +101,9 @@ def double_backward(algorithm, kind, optimizer, rounds, scheduled, restore_state
         drawn += 1
         responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
         optimizer.zero_grad()
-        game.improve(step, prompts, responses, game.judge(step, prompts, responses, opponents)).backward()
+        game.improve(
+            step, prompts, responses, game.judge(step, prompts, responses, opponents)
+        ).backward()
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -101,7 +115,9 @@ def double_backward(algorithm, kind, optimizer, rounds, scheduled, restore_state
             gradient_step(first)
         game.policy.copy_("policy", "lookahead")
         with torch.no_grad():
-            for parameter, old in zip(game.policy.networks["policy"].parameters(), weights, strict=True):
+            for parameter, old in zip(
+                game.policy.networks["policy"].parameters(), weights, strict=True
+            ):
                 parameter.copy_(old)
         now = optimizer.state_dict()
         if restore_groups:
@@ -147,8 +163,8 @@ def test_the_comparison_sees_an_optimiser_state_that_was_not_restored():
 
 
 def test_enumerated_egpo_is_the_paper_s_loss_by_autograd():
-    """Nothing of the package in the loss: sum_yy' pi pi' (D log(pi/mu) - D P pi'' / beta)^2, from the matrix."""
-    P, log_mu = test_games(C, N)
+    """By its own formula: sum_yy' pi pi' (D log(pi/mu) - D P pi'' / beta)^2, from the matrix."""
+    P, log_mu = small_games(C, N)
     theta = normal_logits(C, N, seed=6).log_softmax(-1)
 
     def half_step(at, opponent):
@@ -168,18 +184,18 @@ def test_enumerated_egpo_is_the_paper_s_loss_by_autograd():
 
 
 def test_a_gradient_step_on_uniform_responses_is_the_exact_step():
-    """The gradient of 2 Var(d) under uniform weights is 4/N (d - mean d): a step of EGPO, up to constants."""
+    """The gradient of 2 Var(d) under uniform weights is 4/N (d - mean d): a step of EGPO."""
     eta = 0.5
     rate = eta * BETA * N / 4 * C  # the loss is a mean over C games
     game = make_game(EGPO(scored=UNIFORM), optimizer=lambda p: torch.optim.SGD(p, lr=rate))
-    P, log_reference = test_games(C, N)
+    P, log_reference = small_games(C, N)
     exact = engine(EGPO(eta), P, log_reference, game.log_policy()).run(0, 10).log_policy[-1]
     fit(game, rounds=10)
     torch.testing.assert_close(game.log_policy(), exact.log_softmax(-1), atol=1e-12, rtol=0)
 
 
 def test_a_second_fit_starts_from_a_new_optimiser():
-    """The state that a half step goes back to is the new optimiser's, not the one of the first fit."""
+    """A half step goes back to the new optimiser's state, not to that of the first fit."""
     game = fit(make_game(EGPO(), optimizer=adam), rounds=3)
     other = make_game(EGPO(), optimizer=adam)
     with torch.no_grad():
@@ -190,7 +206,7 @@ def test_a_second_fit_starts_from_a_new_optimiser():
     assert equal(parameters(game), parameters(other))
 
 
-# ---- players ------------------------------------------------------------------------------------------------------
+# ---- players ----
 
 
 class Watch(L.Callback):
@@ -201,7 +217,9 @@ class Watch(L.Callback):
 
     def on_train_batch_start(self, trainer, game, batch, batch_idx):
         players = {p: parameters(game, p) for p in game.policy.networks}
-        self.seen.append((game.progress.round, game.progress.step, game.progress.gradient_step, players))
+        self.seen.append(
+            (game.progress.round, game.progress.step, game.progress.gradient_step, players)
+        )
 
 
 def watch(algorithm, rounds=3):
@@ -231,7 +249,9 @@ def test_what_nash_mp_s_players_hold_at_each_phase(kappa):
         assert equal(late["lookahead"], restored["lookahead"])
         if number < 2:
             after = seen[4 * number + 4][3]
-            expected = [a.lerp(p, kappa) for a, p in zip(start["anchor"], after["policy"], strict=True)]
+            expected = [
+                a.lerp(p, kappa) for a, p in zip(start["anchor"], after["policy"], strict=True)
+            ]
             for found, wanted in zip(after["anchor"], expected, strict=True):
                 torch.testing.assert_close(found, wanted, atol=1e-15, rtol=0)
             assert equal(after["anchor"], after["policy"]) == (kappa == 1)
@@ -256,22 +276,32 @@ def test_the_magnet_moves_every_so_many_rounds():
     assert not equal(starts[4]["magnet"], starts[2]["magnet"])
 
 
-@pytest.mark.parametrize("algorithm", [NashMP(), EGPO(), SPPO(), NashMD(), OnlineDPO()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "algorithm", [NashMP(), EGPO(), SPPO(), NashMD(), OnlineDPO()], ids=lambda a: type(a).__name__
+)
 def test_the_reference_never_moves(algorithm):
     game = make_game(algorithm, Sample(4, 2), optimizer=adam)
     before = game.log_policy("reference").clone()
-    assert torch.equal(before, test_games(C, N)[1].log_softmax(-1))
+    assert torch.equal(before, small_games(C, N)[1].log_softmax(-1))
     fit(game, rounds=5)
     assert torch.equal(game.log_policy("reference"), before)
     assert not torch.equal(game.log_policy("policy"), before)
 
 
-# ---- batches ---------------------------------------------------------------------------------------------------------
+# ---- batches ----
 
 
 @pytest.mark.parametrize(
     "algorithm",
-    [EGPO(), NashMP(), NashMP(inner_steps=2, kappa=0.5), SPPO(), OnlineIPO(), NashMD(), OnlineDPO()],
+    [
+        EGPO(),
+        NashMP(),
+        NashMP(inner_steps=2, kappa=0.5),
+        SPPO(),
+        OnlineIPO(),
+        NashMD(),
+        OnlineDPO(),
+    ],
     ids=lambda a: type(a).__name__,
 )
 @pytest.mark.parametrize("optimizer", [sgd, adam])
@@ -285,15 +315,17 @@ def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optim
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
     assert parts.progress.round == whole.progress.round == 4
     assert parts.progress.batches == 8 * whole.progress.batches
-    if getattr(algorithm, "inner_steps", 1) == 1:  # products are remembered for one batch of prompts only
+    if (
+        getattr(algorithm, "inner_steps", 1) == 1
+    ):  # products are remembered for one batch of prompts only
         assert parts.progress.queries_per_prompt == whole.progress.queries_per_prompt
         assert parts.progress.queries == whole.progress.queries
 
 
 def test_games_of_a_batch_do_not_meet():
-    """Trained together with momentum or alone: the same policies, but for the mean over the batch."""
+    """Together or alone: the same policies, but for the mean over the batch."""
     together = fit(make_game(EGPO()), rounds=4)
-    P, log_reference = test_games(C, N)
+    P, log_reference = small_games(C, N)
     start = normal_logits(C, N, seed=6).log_softmax(-1)
     for game in range(C):
         pick = slice(game, game + 1)
@@ -306,12 +338,17 @@ def test_games_of_a_batch_do_not_meet():
             realisation=GradientSteps(),
         )
         fit(alone, rounds=4)
-        torch.testing.assert_close(alone.log_policy(), together.log_policy()[pick], atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            alone.log_policy(), together.log_policy()[pick], atol=1e-12, rtol=0
+        )
 
 
 def test_samples_of_two_steps_and_two_seeds_differ(monkeypatch):
     game = make_game(OnlineIPO(), Sample(50))
-    first, second = (game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream()) for _ in "ab")
+    first, second = (
+        game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream())
+        for _ in "ab"
+    )
     assert not torch.equal(first[0].tokens, second[0].tokens)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     game.progress.batches = 0
@@ -319,16 +356,18 @@ def test_samples_of_two_steps_and_two_seeds_differ(monkeypatch):
     assert not torch.equal(first[0].tokens, other[0].tokens)
 
 
-# ---- the closed form through the Trainer ------------------------------------------------------------------------------
+# ---- the closed form through the Trainer ----
 
 
 @pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
 def test_the_closed_form_in_training_steps_is_the_closed_form(row):
     game = make_game(row.make(), realisation=ClosedForm(rounds_per_step=7))
-    start, (P, log_reference) = game.log_policy(), test_games(C, N)
+    start, (P, log_reference) = game.log_policy(), small_games(C, N)
     exact = engine(row.make(), P, log_reference, start).run(0, 23)
     fit(game, rounds=23)
-    torch.testing.assert_close(game.log_policy(), exact.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        game.log_policy(), exact.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0
+    )
     assert game.progress.round == 23
     assert game.progress.queries_per_prompt == exact.queries[-1]
     assert game.progress.queries == C * exact.queries[-1]
@@ -345,7 +384,7 @@ def test_a_round_that_would_exceed_the_budget_is_not_begun(realisation, queries,
     assert game.finished
 
 
-# ---- answers that could not be had --------------------------------------------------------------------------------------
+# ---- answers that could not be had ----
 
 
 class Silent(PreferenceOracle):
@@ -372,7 +411,9 @@ class Silent(PreferenceOracle):
         for prompt in self.prompts:
             valid[prompts.ids == prompt] = False
         if self.action is not None:
-            valid &= (first.actions != self.action)[:, :, None] & (second.actions != self.action)[:, None, :]
+            valid &= (first.actions != self.action)[:, :, None] & (second.actions != self.action)[
+                :, None, :
+            ]
         return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
 
 
@@ -385,15 +426,29 @@ def drawn(*actions):
 
 def gradient_on(algorithm, scored, opponents, **silence):
     """Gradient of the loss [C, N] with these responses, and the game."""
-    game = make_game(algorithm, Sample(scored.num, opponents[0].num), wrap=lambda oracle: Silent(oracle, **silence))
+    game = make_game(
+        algorithm,
+        Sample(scored.num, opponents[0].num),
+        wrap=lambda oracle: Silent(oracle, **silence),
+    )
     scatter_players(game)
     verdict = game.judge(game.step, all_prompts(game), scored, opponents)
     loss = game.improve(game.step, all_prompts(game), scored, verdict)
     return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
 
 
-ALL_KINDS = [NashMP(), EGPO(), OnlineIPO(), SPPO(), OnlineDPO(), NashMD(), OnlineIPO(surrogate=proximal_regression)]
-all_kinds = pytest.mark.parametrize("algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}")
+ALL_KINDS = [
+    NashMP(),
+    EGPO(),
+    OnlineIPO(),
+    SPPO(),
+    OnlineDPO(),
+    NashMD(),
+    OnlineIPO(surrogate=proximal_regression),
+]
+all_kinds = pytest.mark.parametrize(
+    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
+)
 
 
 def opponents_of(algorithm, scored, *actions):
@@ -408,7 +463,7 @@ def test_an_invalid_response_leaves_the_loss_and_the_others_weigh_more(algorithm
     expected, _ = gradient_on(algorithm, short, opponents_of(algorithm, short, 3, 0))
     torch.testing.assert_close(found, expected)
     assert game.progress.unjudged == 0
-    # Of 4 x 4, the pairs with action 2 but not with itself, each once; of 4 x 3, a row and a column.
+    # Of 4 with themselves, action 2 with the 3 others; of 4 x 3, a row and a column.
     assert game.progress.invalid == C * (3 if game.step.self_play else 6)
 
 
@@ -430,7 +485,14 @@ def test_an_invalid_answer_is_never_a_label(algorithm):
     """Whatever stands in its place changes nothing, bit for bit."""
     scored = drawn(0, 1, 2, 3)
     found = [
-        gradient_on(algorithm, scored, opponents_of(algorithm, scored, 3, 2), prompts=(0,), action=1, lie=lie)[0]
+        gradient_on(
+            algorithm,
+            scored,
+            opponents_of(algorithm, scored, 3, 2),
+            prompts=(0,),
+            action=1,
+            lie=lie,
+        )[0]
         for lie in (0.0, 1.0, 0.5, math.nan)
     ]
     assert all(torch.equal(found[0], other) for other in found[1:])
@@ -453,7 +515,9 @@ def test_a_batch_without_any_answer_moves_nothing(algorithm):
     assert game.progress.invalid == game.progress.queries  # everything that was asked
 
 
-@pytest.mark.parametrize("algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}")
+@pytest.mark.parametrize(
+    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
+)
 def test_enumerated_responses_may_be_invalid_too(algorithm):
     """Weights are those of the valid responses, scaled to 1; no NaN, no trace of the rest."""
     gradients = []

@@ -1,10 +1,11 @@
 """Sampled gradients are unbiased for enumerated ones, in size and in direction.
 
-Draws are copies of one game in one batch: the logits of each copy get the gradient of their own draw. An
-expectation is exact where all draws are listed with their probabilities, and a mean over many elsewhere.
+Draws are copies of one game in one batch: the logits of each copy get the gradient of their own
+draw. An expectation is exact where all draws are listed with their probabilities, and a mean over
+many elsewhere.
 
-Statistics: each coordinate of a mean must lie within four standard errors, which a correct estimate misses with
-probability 6e-5; the seeds are fixed, and about 1,500 coordinates are compared.
+Statistics: each coordinate of a mean must lie within four standard errors, which a correct
+estimate misses with probability 6e-5; about 1,500 are compared, and the seeds are fixed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from zoo import BETA, ROWS, SURROGATES, TensorReference, all_prompts, fits, normal_logits, scatter_players
+from zoo import (
+    BETA,
+    ROWS,
+    SURROGATES,
+    TensorReference,
+    all_prompts,
+    fits,
+    normal_logits,
+    scatter_players,
+)
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
@@ -38,7 +48,9 @@ CASES = [
 def make_game(algorithm, copies, num_actions, rollout, wrap=lambda oracle: oracle):
     """Copies of one game, whose players are all different policies."""
     P = games.uniform_random(1, num_actions, seed=4).expand(copies, -1, -1)
-    mu, start = (normal_logits(num_actions, seed=i).expand(copies, -1).log_softmax(-1) for i in (8, 9))
+    mu, start = (
+        normal_logits(num_actions, seed=i).expand(copies, -1).log_softmax(-1) for i in (8, 9)
+    )
     policy = TabularPolicy(TensorReference(mu), TensorReference(start))
     game = OnlineGame(
         policy,
@@ -72,11 +84,15 @@ def enumerated_gradient(algorithm, number, num_actions, change=lambda verdict: v
     return gradients(game, step, *played, change)[0]
 
 
-def sampled_gradients(algorithm, number, num_actions, rollout, change=lambda verdict: verdict, **other):
+def sampled_gradients(
+    algorithm, number, num_actions, rollout, change=lambda verdict: verdict, **other
+):
     """Of many draws of one step of the plan [draws, N]."""
     game = make_game(algorithm, other.pop("draws", DRAWS), num_actions, rollout, **other)
     step = game.plan[number]
-    played = rollout.play(step, game.policy, all_prompts(game), random_stream(0, 0, 0, torch.device("cpu")))
+    played = rollout.play(
+        step, game.policy, all_prompts(game), random_stream(0, 0, 0, torch.device("cpu"))
+    )
     return gradients(game, step, *played, change)
 
 
@@ -85,7 +101,7 @@ def within_four_standard_errors(draws, expected):
     return bool(((draws.mean(0) - expected).abs() <= 4 * error + 1e-12).all())
 
 
-# ---- exactly: all draws with their probabilities -----------------------------------------------------------
+# ---- exactly: all draws with their probabilities ----
 
 
 def all_draws(step, num_actions, num_responses, num_opponents, algorithm):
@@ -123,10 +139,12 @@ def test_several_opponents_a_response_are_averaged():
     for number, step in enumerate(algorithm.steps(BETA, 0)):
         game, responses, opponents, probability = all_draws(step, 3, 2, 3, algorithm)
         found = probability @ gradients(game, game.plan[number], responses, opponents)
-        torch.testing.assert_close(found, enumerated_gradient(algorithm, number, 3), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            found, enumerated_gradient(algorithm, number, 3), rtol=1e-9, atol=1e-9
+        )
 
 
-# ---- in the mean: what is really drawn -----------------------------------------------------------------------
+# ---- in the mean: what is really drawn ----
 
 
 @pytest.mark.parametrize(("row", "surrogate"), CASES)
@@ -138,42 +156,51 @@ def test_the_mean_sampled_gradient_is_the_enumerated_one(row, surrogate, num_res
         assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if not row.kwargs.get("hard")], ids=str
-)
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.kwargs.get("hard")], ids=str)
 def test_labels_for_probabilities_leave_the_mean_where_it_was(row):
     algorithm = row.make()
     for number in range(len(algorithm.steps(BETA, 0))):
-        draws = sampled_gradients(algorithm, number, 4, Sample(4, 2), wrap=lambda o: BernoulliLabels(o, seed=1))
+        draws = sampled_gradients(
+            algorithm, number, 4, Sample(4, 2), wrap=lambda o: BernoulliLabels(o, seed=1)
+        )
         assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
 
 
 def test_hard_online_dpo_on_labels_is_soft_online_dpo_in_the_mean():
     draws = sampled_gradients(
-        algorithms.OnlineDPO(hard=True), 0, 4, Sample(4), wrap=lambda oracle: BernoulliLabels(oracle, seed=1)
+        algorithms.OnlineDPO(hard=True),
+        0,
+        4,
+        Sample(4),
+        wrap=lambda oracle: BernoulliLabels(oracle, seed=1),
     )
     assert within_four_standard_errors(draws, enumerated_gradient(algorithms.OnlineDPO(), 0, 4))
-    assert not within_four_standard_errors(draws, enumerated_gradient(algorithms.OnlineDPO(hard=True), 0, 4))
+    assert not within_four_standard_errors(
+        draws, enumerated_gradient(algorithms.OnlineDPO(hard=True), 0, 4)
+    )
 
 
-# ---- the self-play trap: the ratio of the payoff's part to the regularisation's ------------------------------
+# ---- the self-play trap: the ratio of the payoff's part to the regularisation's ----
 
 
 def indifferent(verdict):
-    """The verdict of an oracle that says 1/2 to everything: what is left of a gradient is the KL's part."""
+    """The verdict of an oracle that always says 1/2: it leaves the KL's part of a gradient."""
     half = None if verdict.preference is None else torch.full_like(verdict.preference, 0.5)
     return replace(verdict, payoff=torch.full_like(verdict.payoff, 0.5), preference=half)
 
 
 def ratio_of_parts(algorithm, rollout, change=lambda verdict: verdict, **other):
-    """Size of the payoff's part over that of the KL's, both against the enumerated gradient, and its standard error.
+    """Size of the payoff's part over that of the KL's, and its standard error.
 
-    1 is the stated game; r is the game at temperature beta / r.
+    Both parts are in units of the enumerated gradient's: 1 is the stated game, and r the game at
+    temperature beta / r.
     """
     kl_part = enumerated_gradient(algorithm, 0, 4, indifferent)
     payoff_part = enumerated_gradient(algorithm, 0, 4) - kl_part
     found = sampled_gradients(algorithm, 0, 4, rollout, change, **other)
-    shares = found @ torch.linalg.pinv(torch.stack([payoff_part, kl_part]))  # [draws, 2], each of mean 1
+    shares = found @ torch.linalg.pinv(
+        torch.stack([payoff_part, kl_part])
+    )  # [draws, 2], each of mean 1
     payoff, kl = shares.mean(0)
     ratio = (payoff / kl).item()
     error = (shares[:, 0] - ratio * shares[:, 1]).std() / kl / len(shares) ** 0.5
@@ -181,7 +208,7 @@ def ratio_of_parts(algorithm, rollout, change=lambda verdict: verdict, **other):
 
 
 def leave_oneself_out(verdict):
-    """The planted mistake: q over the K - 1 others, and a baseline that leaves oneself out as well."""
+    """The planted mistake: q over the K - 1 others, and a leave-one-out baseline as well."""
     num = verdict.payoff.shape[1]
     return replace(verdict, payoff=0.5 + (verdict.payoff - 0.5) * num / (num - 1))
 
@@ -202,7 +229,9 @@ def test_self_play_solves_the_game_at_its_own_temperature(algorithm, num_respons
     ratio, error = ratio_of_parts(algorithm, Sample(num_responses), draws=draws)
     assert abs(ratio - 1) < 4 * error
     # The mistake would be seen: it plays the game at beta (K - 1) / K.
-    planted, error = ratio_of_parts(algorithm, Sample(num_responses), leave_oneself_out, draws=draws)
+    planted, error = ratio_of_parts(
+        algorithm, Sample(num_responses), leave_oneself_out, draws=draws
+    )
     mistaken = num_responses / (num_responses - 1)
     assert abs(planted - mistaken) < 4 * error * mistaken
     assert abs(planted - 1) > 5 * error
@@ -246,19 +275,25 @@ def test_missing_answers_do_not_change_the_temperature(algorithm):
 
 
 def average_own_answers(verdict):
-    """The planted mistake: each response is averaged over its own valid opponents, itself among them."""
+    """The planted mistake: the average over one's own valid opponents, oneself among them."""
     payoff = (verdict.pair_valid * verdict.preference).sum(-1) / verdict.pair_valid.sum(-1)
     return replace(verdict, payoff=payoff)
 
 
-@pytest.mark.parametrize("algorithm", [algorithms.NashMP(), algorithms.EGPO()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "algorithm", [algorithms.NashMP(), algorithms.EGPO()], ids=lambda a: type(a).__name__
+)
 def test_missing_answers_of_opponents_do_not_change_the_temperature(algorithm):
-    ratio, error = ratio_of_parts(algorithm, Sample(4, 2), draws=100_000, wrap=lambda oracle: Unanswered(oracle, 0.4))
+    ratio, error = ratio_of_parts(
+        algorithm, Sample(4, 2), draws=100_000, wrap=lambda oracle: Unanswered(oracle, 0.4)
+    )
     assert error < 0.035
     assert abs(ratio - 1) < 4 * error
 
 
 def test_missing_answers_leave_the_mean_of_online_dpo_where_it_was():
-    draws = sampled_gradients(algorithms.OnlineDPO(), 0, 4, Sample(4), wrap=lambda oracle: Unanswered(oracle, 0.4))
+    draws = sampled_gradients(
+        algorithms.OnlineDPO(), 0, 4, Sample(4), wrap=lambda oracle: Unanswered(oracle, 0.4)
+    )
     assert len(draws) < DRAWS
     assert within_four_standard_errors(draws, enumerated_gradient(algorithms.OnlineDPO(), 0, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,11 +34,12 @@ def pairs(weight, enumerated):
 both = pytest.mark.parametrize("enumerated", [True, False], ids=["enumerated", "sampled"])
 
 
-# ---- values ----------------------------------------------------------------------------------------------
+# ---- values ----
 
 
 def test_pair_regression_by_hand():
-    # d = (1, 3), weights (1/4, 3/4): pairs (1, 3) and (3, 1) have weight 3/16 each and square 4: 2 * 3/16 * 4 = 3/2.
+    # d = (1, 3), weights (1/4, 3/4): the pairs (1, 3) and (3, 1) have weight 3/16 and square 4
+    # each: 2 * 3/16 * 4 = 3/2.
     d, weight = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.25, 0.75]])
     assert losses.pair_regression(d, weight, True).item() == pytest.approx(1.5)
     # Sampled, the only pair of distinct responses counts whole: (1 - 3)^2 = 4.
@@ -53,11 +55,13 @@ def test_pointwise_regression_by_hand():
 
 
 def test_policy_gradient_by_hand():
-    # v = (1, 3), weights (1/4, 3/4): baseline 5/2, advantages (-3/2, 1/2); the loss is 3/8 log p1 - 3/8 log p2.
+    # v = (1, 3), weights (1/4, 3/4): baseline 5/2, advantages (-3/2, 1/2); the loss is
+    # 3/8 log p1 - 3/8 log p2.
     log_prob, value = torch.tensor([[-1.0, -2.0]]), torch.tensor([[1.0, 3.0]])
     loss = losses.policy_gradient(log_prob, value, torch.tensor([[0.25, 0.75]]), True)
     assert loss.item() == pytest.approx(3 / 8 * (-1.0 + 2.0))
-    # Sampled, each one's baseline is the other's value: advantages (-2, 2), weights 1/2: log p1 - log p2 = 1.
+    # Sampled, each one's baseline is the other's value: advantages (-2, 2), weights 1/2, so
+    # log p1 - log p2 = 1.
     loss = losses.policy_gradient(log_prob, value, torch.tensor([[0.5, 0.5]]), False)
     assert loss.item() == pytest.approx(-1.0 + 2.0)
     # One response alone has the baseline 1/2: - (1 - 1/2) log p.
@@ -66,7 +70,8 @@ def test_policy_gradient_by_hand():
 
 
 def test_logistic_by_hand():
-    # beta D = 0.5 (3 - 1) = 1, p = 0.8: - 0.8 log sigma(-1) - 0.2 log sigma(1) for the pair (1, 2), the same for (2, 1).
+    # beta D = 0.5 (1 - 3) = -1, p = 0.8: - 0.8 log sigma(-1) - 0.2 log sigma(1) for the pair
+    # (1, 2), and the same for (2, 1).
     p = torch.tensor([[[0.5, 0.8], [0.2, 0.5]]])
     pair_weight = torch.tensor([[[0.0, 0.5], [0.5, 0.0]]])
     loss = losses.logistic(torch.tensor([[1.0, 3.0]]), p, pair_weight, 0.5)
@@ -81,14 +86,17 @@ def test_pair_regression_is_the_sum_over_pairs(enumerated):
     torch.testing.assert_close(losses.pair_regression(d, weight, enumerated), brute)
 
 
-# ---- gradients -------------------------------------------------------------------------------------------
+# ---- gradients ----
 
 
 @both
 def test_gradcheck(enumerated):
     x = normal_logits(B, K, seed=3).requires_grad_()
     target, weight = normal_logits(B, K, seed=4), weights(5, enumerated)
-    preference, pair_weight = torch.sigmoid(normal_logits(B, K, K, seed=6)), pairs(weight, enumerated)
+    preference, pair_weight = (
+        torch.sigmoid(normal_logits(B, K, K, seed=6)),
+        pairs(weight, enumerated),
+    )
     assert gradcheck(lambda d: losses.pair_regression(d, weight, enumerated), x)
     assert gradcheck(lambda d: losses.pointwise_regression(d, target, weight), x)
     assert gradcheck(lambda d: losses.logistic(d, preference, pair_weight, 0.3), x)
@@ -120,14 +128,16 @@ def test_the_policy_gradient_is_the_gradient_of_the_objective():
     """Autograd of -(E_pi[q] - KL(pi || c) / s), which knows no score function."""
     logits, log_mu, log_centre, payoff = simple_game()
     logits.requires_grad_()
-    found = gradient(surrogates.policy_gradient(step_of(), batch_of(logits, log_mu, log_centre, payoff)), logits)
+    found = gradient(
+        surrogates.policy_gradient(step_of(), batch_of(logits, log_mu, log_centre, payoff)), logits
+    )
     log_prob = logits.log_softmax(-1)
     objective = (log_prob.exp() * (payoff - (log_prob - log_centre) / 0.7)).sum(-1)
     torch.testing.assert_close(found, gradient(-objective, logits))
 
 
 def test_the_policy_gradient_is_the_regression_over_four_steps():
-    """Enumerated: 4 s grad(policy gradient) = grad(pair regression), at any policy that draws its own responses."""
+    """Enumerated: 4 s grad(policy gradient) = grad(pair regression), at any policy."""
     logits, log_mu, log_centre, payoff = simple_game()
     logits.requires_grad_()
     batch, step = batch_of(logits, log_mu, log_centre, payoff), step_of()
@@ -149,7 +159,7 @@ def test_the_leave_one_out_policy_gradient_is_the_sampled_regression_over_four_s
 
 
 def test_ipo_with_two_responses_in_self_play_is_the_formula_of_the_paper():
-    """(D log(pi/mu) - (P(y > y') - 1/2) / beta)^2 on the pair, arXiv 2403.08635; value and gradient."""
+    """(D log(pi/mu) - (P(y > y') - 1/2) / beta)^2, arXiv 2403.08635; value and gradient."""
     p, beta = torch.tensor([0.9, 0.3, 0.5]).double(), 0.1
     log_ratio = normal_logits(B, 2, seed=7).requires_grad_()
     # q averages over both responses, oneself with 1/2.
@@ -162,14 +172,18 @@ def test_ipo_with_two_responses_in_self_play_is_the_formula_of_the_paper():
     torch.testing.assert_close(gradient(loss, log_ratio), gradient(paper, log_ratio))
 
 
-# ---- minimisers ------------------------------------------------------------------------------------------
+# ---- minimisers ----
 
 
 def minimise(loss_at, start):
     """The logits where a loss is least."""
     logits = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [logits], max_iter=500, tolerance_grad=1e-14, tolerance_change=0, line_search_fn="strong_wolfe"
+        [logits],
+        max_iter=500,
+        tolerance_grad=1e-14,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
@@ -192,35 +206,43 @@ def test_the_minimiser_of_the_regression_is_the_step_for_any_sampler(sampler):
     }[sampler]
     step = step_of(1.3)
     found = minimise(
-        lambda x: surrogates.proximal_regression(step, batch_of(x, log_mu, log_centre, payoff, weight)), logits
+        lambda x: surrogates.proximal_regression(
+            step, batch_of(x, log_mu, log_centre, payoff, weight)
+        ),
+        logits,
     )
-    torch.testing.assert_close(found, (log_centre + 1.3 * payoff).log_softmax(-1), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        found, (log_centre + 1.3 * payoff).log_softmax(-1), atol=1e-7, rtol=0
+    )
 
 
 def total_variation_of_sppo(step_size):
-    """Between the minimiser of SPPO's loss and the step pi_t exp(s P pi_t), on rock, paper, scissors."""
+    """Between the minimiser of SPPO's loss and the step, on rock, paper, scissors."""
     P = torch.tensor([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]).double()
     log_start = torch.tensor([[0.6, 0.3, 0.1]]).double().log()
     payoff = log_start.exp() @ P.T
     step, weight = step_of(step_size), log_start.exp()
     found = minimise(
-        lambda x: surrogates.sppo_regression(step, batch_of(x, log_start, log_start, payoff, weight)), log_start
+        lambda x: surrogates.sppo_regression(
+            step, batch_of(x, log_start, log_start, payoff, weight)
+        ),
+        log_start,
     )
     exact = (log_start + step_size * payoff).softmax(-1)
     return (found.exp() - exact).abs().sum().item() / 2
 
 
 def test_the_minimiser_of_sppo_is_the_step_to_second_order():
-    """log Z / s = 1/2 + O(s), so the target is off by O(s^2), most of it a constant that the softmax takes out."""
+    """log Z / s = 1/2 + O(s), so the target is off by O(s^2)."""
     distances = [total_variation_of_sppo(s) for s in (0.1, 0.2, 0.4)]
     assert distances[0] > 0
-    for small, large in zip(distances, distances[1:], strict=False):
+    for small, large in pairwise(distances):
         assert small <= large / 4 * 1.2  # at least second order
     assert distances[2] < 1e-3
     assert total_variation_of_sppo(10.0) > 1e-2
 
 
-# ---- edges -----------------------------------------------------------------------------------------------
+# ---- edges ----
 
 
 def all_losses(x, weight, enumerated):
@@ -238,7 +260,11 @@ def all_losses(x, weight, enumerated):
 @both
 def test_extreme_log_probabilities_are_finite(enumerated):
     x = torch.tensor([[-1e4, 0.0, -3.0, -1e4]]).double().requires_grad_()
-    weight = torch.tensor([[0.1, 0.5, 0.2, 0.2]]).double() if enumerated else torch.full((1, 4), 0.25).double()
+    weight = (
+        torch.tensor([[0.1, 0.5, 0.2, 0.2]]).double()
+        if enumerated
+        else torch.full((1, 4), 0.25).double()
+    )
     for loss in all_losses(x, weight, enumerated):
         assert torch.isfinite(loss).all()
         assert torch.isfinite(gradient(loss, x)).all()
@@ -272,7 +298,9 @@ def test_absent_responses_leave_no_trace(enumerated):
 def test_absent_responses_leave_no_trace_in_the_logistic_loss():
     x = torch.tensor([[-1.0, -2.0, -math.inf]]).double().requires_grad_()
     pair_weight = torch.tensor([[[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]]).double()
-    preference = torch.tensor([[[0.5, 0.8, math.nan], [0.2, 0.5, math.nan], [math.nan] * 3]]).double()
+    preference = torch.tensor(
+        [[[0.5, 0.8, math.nan], [0.2, 0.5, math.nan], [math.nan] * 3]]
+    ).double()
     loss = losses.logistic(x, preference, pair_weight, 0.1)
     small = losses.logistic(x[:, :2], preference[:, :2, :2], pair_weight[:, :2, :2], 0.1)
     torch.testing.assert_close(loss, small)

@@ -22,12 +22,14 @@ from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 C, N = 3, 5
 PLAYERS = ("policy", "anchor", "lookahead")
-RAGGED = torch.tensor([[True] * 5, [True, False, True, True, False], [True, True, False, False, False]])
+RAGGED = torch.tensor(
+    [[True] * 5, [True, False, True, True, False], [True, True, False, False, False]]
+)
 CPU = torch.device("cpu")
 
 
 def make_policy(kind=TabularPolicy, support=None, dtype="float64", **kwargs):
-    """A policy whose players are all different from each other, from zero and from the reference."""
+    """A policy whose players all differ, from each other and from the reference."""
     support = torch.ones(C, N, dtype=torch.bool) if support is None else support
     policy = kind(TensorReference(normal_logits(C, N, seed=0)), dtype=dtype, **kwargs)
     policy.bind(PLAYERS[1:], support)
@@ -54,7 +56,7 @@ each_support = pytest.mark.parametrize("support", [None, RAGGED], ids=["whole", 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-# ---- players and mixtures ----------------------------------------------------------------------------------
+# ---- players and mixtures ----
 
 
 @each_kind
@@ -89,9 +91,14 @@ def test_a_mixture_of_weight_one_is_that_player_exactly(kind, support):
 def test_a_mixture_is_the_normalised_geometric_mean(kind, support):
     policy = make_policy(kind, support)
     weights = {"policy": 0.2, "reference": 0.5, "anchor": 0.3}
-    product = np.prod([log_probs(policy, {p: 1.0}).exp().detach().numpy() ** w for p, w in weights.items()], axis=0)
+    product = np.prod(
+        [log_probs(policy, {p: 1.0}).exp().detach().numpy() ** w for p, w in weights.items()],
+        axis=0,
+    )
     expected = product / product.sum(-1, keepdims=True)
-    np.testing.assert_allclose(log_probs(policy, weights).exp().detach().numpy(), expected, atol=1e-14)
+    np.testing.assert_allclose(
+        log_probs(policy, weights).exp().detach().numpy(), expected, atol=1e-14
+    )
 
 
 @each_kind
@@ -101,7 +108,7 @@ def test_gradient_reaches_the_policy_and_no_other_player(kind, support):
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert trained
     assert all(name.startswith("networks.policy.") for name in trained)
-    # Squares: the gradient of a sum of finite numbers, so that a NaN of an absent action would show.
+    # Finite numbers only go into the sum: a NaN of an absent action would show.
     log_prob = log_probs(policy, {"policy": 0.5, "anchor": 0.25, "reference": 0.25})
     log_prob[policy.support].square().sum().backward()
     for name, parameter in policy.named_parameters():
@@ -124,7 +131,10 @@ def test_copies_and_averages(kind):
     assert torch.equal(log_probs(policy, {"lookahead": 1.0}), before["policy"])
     policy.lerp_("policy", "anchor", 0.25)
     for new, anchor, source in zip(
-        policy.networks["anchor"].parameters(), parameters["anchor"], parameters["policy"], strict=True
+        policy.networks["anchor"].parameters(),
+        parameters["anchor"],
+        parameters["policy"],
+        strict=True,
     ):
         torch.testing.assert_close(new.detach(), 0.75 * anchor + 0.25 * source)
     policy.lerp_("policy", "anchor", 1.0)
@@ -152,12 +162,17 @@ def test_a_snapshot_is_restored_bit_for_bit(kind):
             parameter.mul_(1.1)
     moved = log_probs(policy, {"anchor": 1.0})
     policy.restore(snapshot)
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.networks["policy"].parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, policy.networks["policy"].parameters(), strict=True)
+    )
     assert not torch.equal(moved, others)
-    assert torch.equal(log_probs(policy, {"anchor": 1.0}), moved)  # a snapshot is of the policy alone
+    assert torch.equal(
+        log_probs(policy, {"anchor": 1.0}), moved
+    )  # a snapshot is of the policy alone
 
 
-# ---- starts ------------------------------------------------------------------------------------------------
+# ---- starts ----
 
 
 @each_kind
@@ -169,7 +184,9 @@ def test_a_policy_starts_at_the_reference_exactly(kind, support, dtype):
     reference = log_probs(policy, {"reference": 1.0})
     rounding = torch.finfo(reference.dtype).eps * 10
     for player in ("policy", "anchor"):
-        torch.testing.assert_close(log_probs(policy, {player: 1.0}).detach(), reference, atol=rounding, rtol=0)
+        torch.testing.assert_close(
+            log_probs(policy, {player: 1.0}).detach(), reference, atol=rounding, rtol=0
+        )
 
 
 @each_kind
@@ -178,7 +195,9 @@ def test_a_policy_starts_where_it_is_told(kind):
     policy.bind((), torch.ones(C, N, dtype=torch.bool))
     expected = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]] * C, dtype=torch.float64)
     torch.testing.assert_close(log_probs(policy, {"policy": 1.0}).exp(), expected)
-    torch.testing.assert_close(log_probs(policy, {"reference": 1.0}).exp(), torch.full((C, N), 0.2).double())
+    torch.testing.assert_close(
+        log_probs(policy, {"reference": 1.0}).exp(), torch.full((C, N), 0.2).double()
+    )
 
 
 def test_games_of_an_mlp_policy_have_networks_of_their_own():
@@ -211,7 +230,7 @@ def test_other_precisions_are_refused(kind, dtype):
         kind(dtype=dtype)
 
 
-# ---- decoding ------------------------------------------------------------------------------------------------
+# ---- decoding ----
 
 
 def brute_force(probability, decoding):
@@ -258,7 +277,9 @@ def test_decoding_is_what_brute_force_finds(kind, support, decoding):
     found = log_probs(policy, {"policy": 0.5, "reference": 0.5}, decoding).exp().detach().numpy()
     plain = log_probs(policy, {"policy": 0.5, "reference": 0.5}).exp().detach().numpy()
     for game in range(C):
-        np.testing.assert_allclose(found[game], brute_force(plain[game].tolist(), decoding), atol=1e-14)
+        np.testing.assert_allclose(
+            found[game], brute_force(plain[game].tolist(), decoding), atol=1e-14
+        )
     assert (found[~policy.support.numpy()] == 0).all()
 
 
@@ -296,21 +317,27 @@ def test_random_streams_are_repeatable_and_apart():
     def draw(*key):
         return tuple(torch.rand(4, generator=random_stream(*key, CPU)).tolist())
 
-    keys = [(seed, rank, step) for seed in (0, 1, 2) for rank in (0, 1, 2) for step in (-1, 0, 1, 2)]
+    keys = [
+        (seed, rank, step) for seed in (0, 1, 2) for rank in (0, 1, 2) for step in (-1, 0, 1, 2)
+    ]
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(*key) for key in keys}) == len(keys)
 
 
-# ---- rollouts --------------------------------------------------------------------------------------------------
+# ---- rollouts ----
 
 
 @each_support
 def test_enumerated_responses_weigh_what_is_probable(support):
     policy = make_policy(support=support)
-    responses = Enumerate().responses(policy, {"anchor": 1.0}, everything(policy), 0, Decoding(top_k=2))
+    responses = Enumerate().responses(
+        policy, {"anchor": 1.0}, everything(policy), 0, Decoding(top_k=2)
+    )
     assert responses.enumerated
     assert torch.equal(responses.actions, torch.arange(N).expand(C, N))
-    torch.testing.assert_close(responses.weight, log_probs(policy, {"anchor": 1.0}, Decoding(top_k=2)).exp())
+    torch.testing.assert_close(
+        responses.weight, log_probs(policy, {"anchor": 1.0}, Decoding(top_k=2)).exp()
+    )
     assert not responses.weight.requires_grad
     pairs = responses.pair_weight()
     torch.testing.assert_close(pairs, responses.weight[:, :, None] * responses.weight[:, None, :])
@@ -318,13 +345,15 @@ def test_enumerated_responses_weigh_what_is_probable(support):
 
 def test_sampled_pairs_weigh_the_same_off_the_diagonal():
     policy = make_policy()
-    drawn = Sample(3, 1).responses(policy, {"policy": 1.0}, everything(policy), 3, PLAIN, random_stream(0, 0, 0, CPU))
+    drawn = Sample(3, 1).responses(
+        policy, {"policy": 1.0}, everything(policy), 3, PLAIN, random_stream(0, 0, 0, CPU)
+    )
     pairs = drawn.pair_weight()
     torch.testing.assert_close(pairs.sum((1, 2)), torch.ones(C).double())
     torch.testing.assert_close(pairs[0], (1 - torch.eye(3).double()) / 6)
 
 
-# ---- invariances -----------------------------------------------------------------------------------------------
+# ---- invariances ----
 
 
 def test_constants_added_to_logits_change_nothing():
@@ -339,14 +368,19 @@ def test_constants_added_to_logits_change_nothing():
 
 def test_relabelled_actions_are_relabelled_probabilities():
     order = torch.tensor([4, 2, 0, 1, 3])
-    policy, other = make_policy(support=RAGGED), TabularPolicy(TensorReference(normal_logits(C, N, seed=0)[:, order]))
+    policy, other = (
+        make_policy(support=RAGGED),
+        TabularPolicy(TensorReference(normal_logits(C, N, seed=0)[:, order])),
+    )
     other.bind(PLAYERS[1:], RAGGED[:, order])
     with torch.no_grad():
         for player in PLAYERS:
             other.networks[player].logits.copy_(policy.networks[player].logits[:, order])
     for who in ({"policy": 1.0}, {"policy": 0.3, "reference": 0.7}):
         for decoding in (PLAIN, DECODINGS[-1]):
-            torch.testing.assert_close(log_probs(other, who, decoding), log_probs(policy, who, decoding)[:, order])
+            torch.testing.assert_close(
+                log_probs(other, who, decoding), log_probs(policy, who, decoding)[:, order]
+            )
 
 
 @each_kind
@@ -378,7 +412,14 @@ def test_a_policy_needs_a_table():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": 0.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": 1.0}],
+    [
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": 1.0},
+    ],
 )
 def test_decodings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -376,7 +376,10 @@ def test_last_is_that_of_the_last_run(run: Path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--model.algorithm.eta", "0.3"], r"run had model\S*\.eta = None, the .* has 0\.3: resume"),
+        (
+            ["--model.algorithm.eta", "0.3"],
+            r"run had model\S*\.eta = None, the .* has 0\.3: resume",
+        ),
         (["--model.algorithm", "EGPO"], r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
         (["--model.beta", "0.2"], r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
         (["--data.shuffle", "true"], r"run had data\S*\.shuffle = False, .* has True"),

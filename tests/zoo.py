@@ -37,10 +37,10 @@ class Row:
     Args:
         algorithm: the class.
         kwargs: its arguments.
-        rounds: rounds of the closed form on `test_games` after which the exploitability at BETA ...
-        reaches: ... is at most this, for an algorithm that declares `last_iterate`.
-        contraction: factor by which log(pi/pi*) shrinks in a round near the equilibrium at BETA, for an
-            algorithm that converges linearly: KL(pi* || pi) then falls by its square.
+        rounds: rounds of the closed form on `small_games`, after which ...
+        reaches: ... the exploitability at BETA is below this, if `last_iterate` is declared.
+        contraction: factor by which log(pi/pi*) shrinks in a round near the equilibrium at BETA,
+            for an algorithm that converges linearly: KL(pi* || pi) then falls by its square.
     """
 
     algorithm: type[PolicyOptimizer]
@@ -116,13 +116,10 @@ def normal_logits(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def test_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tensor]:
+def small_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tensor]:
     """Uniform random games and references with normal logits: P [C, N, N], log mu [C, N]."""
     P = games.uniform_random(num_games, num_actions, seed=3)
     return P, normal_logits(num_games, num_actions, seed=1).log_softmax(-1)
-
-
-test_games.__test__ = False  # pytest collects what begins with test_
 
 
 def engine(
@@ -144,7 +141,10 @@ class TensorReference(Reference):
 
 
 class Spy(PreferenceOracle):
-    """Another oracle's answers, through the interface alone; records (K, L, whether they met themselves)."""
+    """Another oracle's answers, through the interface alone.
+
+    It records of each question K, L, and whether responses met themselves.
+    """
 
     def __init__(self, oracle: PreferenceOracle) -> None:
         super().__init__()
@@ -172,7 +172,9 @@ def scatter_players(game: OnlineGame, scale: float = 0.7) -> None:
     """
     with torch.no_grad():
         for number, (player, network) in enumerate(game.policy.networks.items()):
-            game._versions[player] = 100 + number  # as if the game had moved them: no product is shared
+            game._versions[player] = (
+                100 + number
+            )  # as if the game had moved them: no product is shared
             logits = next(iter(network.parameters()))
             logits += scale * normal_logits(logits.shape[-1], seed=100 + number)
 

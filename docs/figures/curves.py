@@ -38,7 +38,7 @@ PANELS = {
     "exploitability": "exploitability, β = 0.1",
     "exploitability_unregularised": "exploitability, β = 0",
 }
-FLOOR = 1e-16  # below lies rounding
+FLOOR = 1e-16  # what is below is rounding
 
 
 def run(name: str, folder: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(name: str, folder: str) -> dict[str, Any]:
 
 def line(ax: Axes, history: dict[str, Any], metric: str, own: bool, label: str) -> None:
     """One algorithm: thick and coloured on its own page, thin and grey on the others'."""
-    queries, values = history["queries"], np.maximum(history[metric], FLOOR)
+    queries, values = history["queries"], history[metric]
     rows = np.unique(np.geomspace(1, len(queries), 400).astype(int)) - 1
     style: dict[str, Any] = {"color": "#D55E00", "linewidth": 2.2, "zorder": 3}
     if not own:

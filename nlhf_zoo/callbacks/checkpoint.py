@@ -41,15 +41,19 @@ class GameCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log this step's figures first: Lightning logs them after saving, and a kill in between would lose them."""
+        """Log this step's figures first.
+
+        Lightning logs them after saving, and a kill in between would lose them.
+        """
         if trainer.global_step % self._every_n_train_steps == 0:
             trainer._logger_connector.update_train_step_metrics()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The end of a run seldom falls on a multiple of the interval."""
-        super().on_train_end(trainer, pl_module)
-        if trainer.global_step != self._last_global_step_saved and not trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its debugging connector
+            return
+        if trainer.global_step != self._last_global_step_saved or not self._last_checkpoint_saved:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:

@@ -80,9 +80,10 @@ class ExactMetrics(L.Callback):
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
         dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its debugging connector
-        if trainer.is_global_zero and trainer.log_dir is not None and not dry:
+        folder = trainer.log_dir  # asks all processes
+        if trainer.is_global_zero and folder is not None and not dry:
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
-            self._history = History(Path(trainer.log_dir), names, len(game.log_policy()))
+            self._history = History(Path(folder), names, len(game.log_policy()))
             self._history.cut(self._rows)
         if self._rows == 0:
             queries = torch.tensor([game.progress.queries_per_prompt])

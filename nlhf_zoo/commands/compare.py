@@ -2,12 +2,14 @@
 
 The output folder receives
 
-- ``results.csv``: one row for each independent game, algorithm and seed, at the end of the run, with the columns
-  game, algorithm, seed, queries (for each prompt), rounds, exploitability, kl_to_nash, span, seconds;
+- ``results.csv``: one row for each independent game, algorithm and seed, at the end of the run;
+  columns game, algorithm, seed, queries (for each prompt), rounds, exploitability, kl_to_nash,
+  span, seconds;
 - ``results.md``: mean and maximum of these over games and seeds;
 - ``comparison.png``: exploitability against oracle queries, with the theory's rate;
 - with a target, ``queries_to_target.csv``: the queries until the duality gap was below it;
-- a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round (``read_history``).
+- a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round
+  (``read_history`` reads them; of a sweep, those of the best value are kept).
 
 A run that leaves the numbers is reported as infinitely far off, not dropped.
 """
@@ -15,17 +17,19 @@ A run that leaves the numbers is reported as infinitely far off, not dropped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from nlhf_zoo.commands.comparison.checks import check
 from nlhf_zoo.commands.comparison.configuration import Configuration, read_configuration
 from nlhf_zoo.commands.comparison.contenders import Contender, read_contenders, swept
 from nlhf_zoo.commands.comparison.figure import draw
-from nlhf_zoo.commands.comparison.runs import play, quiet, run_folder
+from nlhf_zoo.commands.comparison.runs import play, quiet
 from nlhf_zoo.commands.comparison.tables import (
     Entry,
     choose_best,
@@ -39,6 +43,7 @@ from nlhf_zoo.commands.comparison.tables import (
 from nlhf_zoo.errors import UserError
 
 _RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
+_SMALL = 1_000_000  # entries of a table
 _LOGS = ("history.json", "history.bin", "hparams.yaml", "events.out.tfevents.*")
 
 
@@ -52,6 +57,7 @@ def main(args: list[str]) -> None:
         UserError: the comparison cannot be made as it is asked for.
     """
     configuration, folder = read_configuration(args)
+    check(configuration)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     with quiet():
         total = _count(configuration)
@@ -59,11 +65,24 @@ def main(args: list[str]) -> None:
             total=total, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr
         ) as bar:
             contenders = read_contenders(configuration, folder, bar.update)
-        _clear(configuration, contenders)
-        entries = _play(configuration, contenders)
+        _clear(configuration)
+        with _threads(max(contender.size for contender in contenders)):
+            entries = _play(configuration, contenders)
     _write(configuration, entries)
     print(f"Tables and figure: {configuration.output}/")
     print(f"TensorBoard logs:  tensorboard --logdir '{configuration.output}'")
+
+
+@contextmanager
+def _threads(size: int) -> Iterator[None]:
+    """One thread for tables of few entries: to wake a second costs more than it takes over."""
+    before = torch.get_num_threads()
+    if size <= _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _count(configuration: Configuration) -> int:
@@ -71,7 +90,7 @@ def _count(configuration: Configuration) -> int:
     return len(configuration.games) * len(configuration.betas or [0]) * values
 
 
-def _clear(configuration: Configuration, contenders: list[Contender]) -> None:
+def _clear(configuration: Configuration) -> None:
     """Make the output folder, empty of an earlier comparison; of nothing else.
 
     Raises:
@@ -79,16 +98,16 @@ def _clear(configuration: Configuration, contenders: list[Contender]) -> None:
     """
     output = configuration.output
     earlier = [output / name for name in _RESULTS if (output / name).exists()]
-    folders = {header.parent for header in output.glob("*/*/seed_*/history.json")}
-    folders |= {run_folder(output, c, seed) for c in contenders for seed in configuration.seeds}
-    earlier += [path for folder in folders for pattern in _LOGS for path in folder.glob(pattern)]
+    logs = [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
+    earlier += logs
     if earlier and not configuration.overwrite:
         raise UserError(
-            f"output {output} holds an earlier comparison ({earlier[0].name}): give another folder, or --overwrite"
+            f"output {output} holds an earlier comparison ({earlier[0].name}): give another "
+            "folder, or --overwrite"
         )
     for path in earlier:
         path.unlink()
-    for folder in folders:
+    for folder in {path.parent for path in logs}:
         for empty in (folder, *folder.parents[:2]):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()

@@ -1,1 +1,1 @@
-"""The parts of ``nlhf compare``: its file, the contenders, their runs, the tables and the figure."""
+"""The parts of ``nlhf compare``: its file, the contenders, their runs, tables and figure."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
-import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader
+from jsonargparse import get_loader
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.trainer_cli import GameArgumentParser
 
 Block = dict[str, Any]  # a part of a model: {class_path: ..., init_args: {...}}
 
-_LARGEST_SEED = 2**32 - 1
-_NAME = re.compile(r"[^/\\\x00-\x1f.\s][^/\\\x00-\x1f]*")
+# Parts that an algorithm may replace in its file.
+BLOCKS = ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,8 @@ class AlgorithmBlocks:
         lr_scheduler: in place of the file's.
         rollout: in place of the file's.
         realisation: in place of the file's.
-        sweep: values of one argument, such as {algorithm.eta: [1.0, 0.3]}; each is played, and the best is shown.
+        sweep: values of one argument, such as {algorithm.eta: [1.0, 0.3]}; each is played, and the
+            best is shown.
     """
 
     config: str
@@ -121,26 +120,25 @@ def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
         args: what stands behind ``nlhf compare``.
 
     Returns:
-        the checked configuration, and the folder that its paths are relative to.
+        the configuration, and the folder that its paths are relative to.
 
     Raises:
         UserError: something in it cannot be used.
         SystemExit: help was asked for.
     """
-    parser = _Parser(
+    # It has --config already, for help's sake; the file is read here, for jsonargparse would take
+    # its games and algorithms for classes to be made.
+    parser = GameArgumentParser(
         prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
-    )
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="the comparison's YAML file, with its games and algorithms",
     )
     parser.add_class_arguments(Configuration, skip={"games", "algorithms"})
     path, rest = _config_path(args)
+    if {"-h", "--help"} & {*rest}:
+        parser.parse_args(["--help"])
     if path is None:
-        parser.parse_args(rest if {"-h", "--help"} & {*rest} else [])  # says what it needs
         raise UserError(
-            "there is no file: give the comparison's, as in --config configs/compare/quickstart.yaml"
+            "there is no file: give the comparison's, as in "
+            "--config configs/compare/quickstart.yaml"
         )
     file = load_yaml(path)
     if not isinstance(file, dict):
@@ -161,14 +159,15 @@ def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
     others = yaml.safe_dump(
         {key: value for key, value in file.items() if key not in ("games", "algorithms")}
     )
-    parsed = parser.parse_args(
-        ["--config", others, *(f"{a}=true" if a == "--overwrite" else a for a in rest)]
-    )
+    overrides = [f"{argument}=true" if argument == "--overwrite" else argument for argument in rest]
+    try:
+        parsed = parser.parse_args(["--config", others, *overrides])
+    except UserError as error:
+        raise UserError(str(error).replace("--config.", "")) from error
     del parsed["config"]
     configuration = Configuration(
         games=games, algorithms=algorithms, **vars(parser.instantiate(parsed))
     )
-    _check(configuration)
     return configuration, path.absolute().parent
 
 
@@ -184,39 +183,10 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def sentence(message: str) -> str:
-    """What jsonargparse says, on one line and with the key in front."""
-    message = " ".join(message.split()).removeprefix("Problems parsing config: ")
-    keys = re.findall(r'Parser key "([^"]+)": ', message)
-    message = re.sub(r'Parser key "[^"]+": ', "", message)
-    message = re.sub(r"Problem with given class_path '[^']+': ", "", message)
-    message = re.sub(r"Expected a dot import path string: (\S+)", r"there is no class \1", message)
-    kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
-    if kinds and value:
-        kinds = [kind.replace("NoneType", "null") for kind in kinds]
-        message = f"expected {' or '.join(kinds)}, but got {value[1]!r}"
-    if keys[:1] == ["config"]:  # the comparison's file: its keys speak for themselves
-        keys = keys[1:]
-    return f"{'.'.join(keys)}: {message}" if keys else message
-
-
-class _Parser(ArgumentParser):
-    """A parser that refuses in one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(sentence(message)) from ex
-
-
 def _config_path(args: list[str]) -> tuple[Path | None, list[str]]:
     """The comparison's file, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path, action="append", default=[])
+    parser.add_argument("-c", "--config", type=Path, action="append", default=[])
     try:
         known, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
@@ -240,7 +210,7 @@ _Blocks = TypeVar("_Blocks", GameBlocks, AlgorithmBlocks)
 
 
 def _blocks(kind: type[_Blocks], where: str, value: Any) -> _Blocks:
-    """What a game or an algorithm says, checked: these would be blamed on the wrong key by jsonargparse."""
+    """What a game or an algorithm says; jsonargparse would blame mistakes on the wrong key."""
     if not isinstance(value, dict):
         raise UserError(f"{where} must be a mapping, but it is {value!r}")
     accepted = {f.name: f for f in fields(kind)}
@@ -285,106 +255,11 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
                 )
             if key.value in seen:
                 raise UserError(
-                    f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}: give each once"
+                    f"{key.value!r} stands twice, again in line "
+                    f"{key.start_mark.line + 1}: give each once"
                 )
             seen.add(key.value)
             _refuse_duplicates(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _refuse_duplicates(value)
-
-
-def _check(configuration: Configuration) -> None:
-    _check_budget(configuration)
-    _check_names("games", list(configuration.games))
-    _check_names("algorithms", list(configuration.algorithms))
-    _check_seeds(configuration.seeds)
-    _check_numbers("betas", configuration.betas)
-    for name, algorithm in configuration.algorithms.items():
-        if algorithm.sweep is not None:
-            _check_sweep(f"algorithms.{name}.sweep", algorithm.sweep)
-    target = configuration.target
-    if target is not None and not (math.isfinite(target.duality_gap) and target.duality_gap > 0):
-        raise UserError(
-            f"target.duality_gap must be a finite number above 0, but it is {target.duality_gap}"
-        )
-    _check_output(configuration)
-
-
-def _check_budget(configuration: Configuration) -> None:
-    budget = configuration.budget
-    limits = {"queries": budget.queries, "rounds": budget.rounds}
-    if all(value is None for value in limits.values()):
-        raise UserError("there is no budget: set budget.queries or budget.rounds")
-    for name, value in limits.items():
-        if value is not None and value < 0:
-            raise UserError(f"budget.{name} must be at least 0, but it is {value}")
-
-
-def _check_names(what: str, names: list[str]) -> None:
-    if not names:
-        raise UserError(f"there are no {what}: name at least one under {what}")
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise UserError(
-                f"{what} has the name {name!r}, but names become folders: do without slashes, and start with no dot"
-            )
-
-
-def _check_seeds(seeds: list[int]) -> None:
-    if not seeds:
-        raise UserError("there are no seeds: give at least one, as in seeds: [0]")
-    for seed in seeds:
-        if not 0 <= seed <= _LARGEST_SEED:
-            raise UserError(f"seeds must lie between 0 and {_LARGEST_SEED}, but one is {seed}")
-        if seeds.count(seed) > 1:
-            raise UserError(f"the seed {seed} stands twice: give each once")
-
-
-def _check_numbers(what: str, values: list[float] | None) -> None:
-    if values is None:
-        return
-    if not values:
-        raise UserError(f"{what} is empty: give at least one value, or leave it out")
-    for value in values:
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{what} must be finite numbers above 0, but one is {value}")
-        if values.count(value) > 1:
-            raise UserError(f"{what} has {value} twice: give each once")
-
-
-def _check_sweep(where: str, sweep: Any) -> None:
-    if not isinstance(sweep, dict) or len(sweep) != 1:
-        raise UserError(
-            f"{where} must name one argument, as in {{algorithm.eta: [1.0, 0.3]}}, but it is {sweep!r}"
-        )
-    ((argument, values),) = sweep.items()
-    block, _, name = argument.partition(".")
-    if (
-        block not in ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
-        or not name
-    ):
-        raise UserError(
-            f"{where} names {argument!r}: give an argument of a block, such as algorithm.eta or optimizer.lr"
-        )
-    if not isinstance(values, list) or not all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
-    ):
-        raise UserError(f"{where}.{argument} must be a list of numbers, but it is {values!r}")
-    _check_numbers(f"{where}.{argument}", values)
-
-
-def _check_output(configuration: Configuration) -> None:
-    output = configuration.output
-    existing = output.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    below_here = output.absolute().resolve().is_relative_to(Path.cwd().resolve())
-    if existing != output.absolute() and not below_here and not output.absolute().parent.exists():
-        raise UserError(
-            f"output {output}: the folder {output.absolute().parent} does not exist, create it first"
-        )
-    if not existing.is_dir():
-        raise UserError(f"output {output}: {existing} is a file, give the name of a folder")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"output {output}: {existing} cannot be written to, check its permissions")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from nlhf_zoo.commands.comparison.configuration import (
+    BLOCKS,
     AlgorithmBlocks,
     Block,
     Configuration,
     GameBlocks,
     load_yaml,
-    sentence,
 )
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
@@ -27,8 +28,7 @@ from nlhf_zoo.online_game import OnlineGame
 # Its module also imports what short class names in the files stand for.
 from nlhf_zoo.trainer_cli import GameArgumentParser
 
-_BLOCKS = ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
-# What a file says of its Trainer that changes what is learnt, and where; the rest is the comparison's.
+# What a file says of its Trainer that changes what is learnt; the rest is the comparison's.
 _TRAINER_KEYS = (
     "accelerator",
     "precision",
@@ -51,6 +51,7 @@ class Contender:
         label: the algorithm's name with that value.
         make: makes the model; what is drawn takes the run's seed.
         trainer: arguments for the Trainer.
+        size: entries of the game's table, C N N.
     """
 
     game: str
@@ -61,6 +62,7 @@ class Contender:
     label: str
     make: Callable[[], OnlineGame]
     trainer: dict[str, Any]
+    size: int
 
 
 def read_contenders(
@@ -88,7 +90,7 @@ def read_contenders(
                 where = f"{label} on {game} ({own.config})"
                 make = _maker(_model(files[name]["model"], own, blocks, value, where), where)
                 for beta in betas:
-                    _try(lambda make=make, beta=beta: make(beta), configuration.seeds[0], where)  # type: ignore[misc]
+                    size = _try(partial(make, beta), configuration.seeds[0], where)
                     found.append(
                         Contender(
                             game=game,
@@ -97,11 +99,18 @@ def read_contenders(
                             algorithm=name,
                             value=value,
                             label=label,
-                            make=lambda make=make, beta=beta: make(beta),  # type: ignore[misc]
+                            make=partial(make, beta),
                             trainer=files[name]["trainer"],
+                            size=size,
                         )
                     )
                     report()
+    names = [(contender.where, contender.label) for contender in found]
+    for at, label in names:
+        if names.count((at, label)) > 1:
+            raise UserError(
+                f"{label} on {at} stands twice: name algorithms, betas and values apart"
+            )
     return sorted(
         found, key=lambda c: (list(configuration.games).index(c.game), betas.index(c.beta))
     )
@@ -131,10 +140,16 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     data = file.get("data") or {}
     if isinstance(data, dict) and data.get("init_args"):
         raise UserError(
-            f"{path} sets data.init_args, but a comparison plays all prompts at once: leave them out"
+            f"{path} sets data.init_args, but a comparison plays all prompts at once: "
+            "leave them out"
         )
     trainer = file.get("trainer") or {}
-    return {"model": model, "trainer": {k: trainer[k] for k in _TRAINER_KEYS if k in trainer}}
+    arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
+    try:
+        L.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"{path}, trainer: {error}") from error
+    return {"model": model, "trainer": arguments}
 
 
 def _common_beta(files: dict[str, dict[str, Any]]) -> float:
@@ -144,7 +159,8 @@ def _common_beta(files: dict[str, dict[str, Any]]) -> float:
     for name, other in betas.items():
         if other != beta:
             raise UserError(
-                f"{first} plays at beta = {beta} and {name} at beta = {other}, which are two games: set betas"
+                f"{first} plays at beta = {beta} and {name} at beta = {other}, which are two "
+                "games: set betas"
             )
     if not isinstance(beta, (int, float)):
         raise UserError("no beta is given, neither in the algorithms' files nor here: set betas")
@@ -154,7 +170,7 @@ def _common_beta(files: dict[str, dict[str, Any]]) -> float:
 def _model(
     model: dict[str, Any], own: AlgorithmBlocks, game: GameBlocks, value: float | None, where: str
 ) -> dict[str, Any]:
-    """The section `model` of an algorithm's file, with this game's and this comparison's blocks in it."""
+    """The section `model` of an algorithm's file, with the blocks of this game and comparison."""
     model = copy.deepcopy(model)
     arguments = model["init_args"]
     arguments["oracle"] = game.oracle
@@ -166,7 +182,7 @@ def _model(
         if block is not None:
             policy["init_args"][key] = block
     arguments["policy"] = policy
-    for key in _BLOCKS:
+    for key in BLOCKS:
         if (block := getattr(own, key)) is not None:
             arguments[key] = block
     if own.sweep is not None:
@@ -195,7 +211,7 @@ def _maker(model: dict[str, Any], where: str) -> Callable[[float], OnlineGame]:
     try:
         parsed: Namespace = parser.parse_object({"model": {"class_path": "OnlineGame", **model}})
     except UserError as error:
-        raise UserError(f"{where}: {sentence(str(error))}") from error
+        raise UserError(f"{where}: {str(error).removeprefix('--')}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: an interpolation fails: {error}") from error
 
@@ -208,16 +224,18 @@ def _maker(model: dict[str, Any], where: str) -> Callable[[float], OnlineGame]:
     return make
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> None:
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> int:
+    """Make a model; what it cannot do is found now. Returns the entries of the game's table."""
     L.seed_everything(seed, verbose=False)
     try:
         game = make()
         table = game.oracle.table
         if table is None:
-            name = type(game.oracle).__name__
             raise UserError(
-                f"{name} holds no table of preferences, which exact metrics need: compare games that do"
+                f"{type(game.oracle).__name__} holds no table of preferences, which exact metrics "
+                "need: compare on games that do"
             )
         game.log_policy()
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         raise UserError(f"{where}: {error}") from error
+    return table.numel()

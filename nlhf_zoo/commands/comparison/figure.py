@@ -18,7 +18,7 @@ from nlhf_zoo.commands.comparison.tables import Entry, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; without yellow, too pale for a line.
+# Okabe and Ito's colours, which the colour-blind can tell apart; yellow is too pale for a line.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "-.", (0, (1, 1)))
 _POINTS = 1500  # of a line
@@ -104,7 +104,7 @@ def _rate(ax: Axes, entry: Entry, configuration: Configuration, reached: float) 
 
 
 def _curve(entry: Entry, configuration: Configuration) -> tuple[Array, Array, Array]:
-    """Queries [R], and mean and maximum of the exploitability over games and seeds, as far as all seeds went."""
+    """Queries, mean and maximum over games and seeds, [R] each, as far as all seeds went."""
     histories = [read_history(run.folder) for run in entry.runs]
     length = min(len(history["queries"]) for history in histories)
     metric = metric_of(configuration)

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
 from nlhf_zoo.commands.comparison.configuration import Configuration
 from nlhf_zoo.commands.comparison.contenders import Contender
 from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
 
 Array = NDArray[np.float64]
@@ -42,7 +44,7 @@ class Run:
         exploitability: at the end [C].
         kl_to_nash: at the end [C].
         span: at the end [C].
-        to_target: queries until the target was reached [C], inf where it was not; None without a target.
+        to_target: queries to the target [C], inf where it was not reached; None without one.
         folder: its logs.
     """
 
@@ -92,7 +94,7 @@ def play(
         figures,
     )
     budget = configuration.budget
-    watch = _Watch(configuration, report)
+    exact, watch = ExactMetrics(), _Watch(configuration, report)
     trainer = L.Trainer(
         **{"accelerator": "cpu", **contender.trainer},
         devices=1,
@@ -103,9 +105,12 @@ def play(
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=logger,
-        callbacks=[ExactMetrics(), Budget(budget.rounds, budget.queries), watch],
+        callbacks=[exact, Budget(budget.rounds, budget.queries), watch],
     )
-    trainer.fit(game, TablePrompts())
+    try:
+        trainer.fit(game, TablePrompts())
+    except MisconfigurationException as error:
+        raise UserError(f"{contender.label} on {contender.where}: {error}") from error
     history = read_history(folder)
     curve = history[metric_of(configuration)]
     return Run(
@@ -114,7 +119,7 @@ def play(
         queries=game.progress.queries_per_prompt,
         rounds=game.progress.round,
         seconds=time.monotonic() - begun,
-        certificate=float(trainer.callback_metrics["game/nash_exploitability"]),
+        certificate=exact._certificate,
         exploitability=_told(curve[-1]),
         kl_to_nash=_told(history["kl_to_nash"][-1]),
         span=_told(history["span"][-1]),
@@ -130,7 +135,7 @@ def metric_of(configuration: Configuration) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning says nothing about devices, loaders and its other products, which are the same for each run."""
+    """Lightning says nothing of devices, loaders and other products, the same for each run."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     loggers += [logging.getLogger(f"{log.name}.utilities.rank_zero") for log in loggers]
     levels = [log.level for log in loggers]
@@ -150,7 +155,7 @@ def quiet() -> Iterator[None]:
 
 
 class _Watch(L.Callback):
-    """Reports progress, and ends the run when all games have reached the target; stands behind ExactMetrics."""
+    """Reports progress, and ends a run whose games are all at the target; after ExactMetrics."""
 
     def __init__(self, configuration: Configuration, report: Callable[[int], Any]) -> None:
         self.by_queries = configuration.budget.queries is not None

@@ -56,7 +56,7 @@ class Entry:
         return np.concatenate([getattr(run, name) for run in self.runs])
 
     def rank(self) -> float:
-        """The smaller the better: median of the queries to the target, or mean of the exploitability.
+        """The smaller the better: median of the queries to the target, or mean exploitability.
 
         A median of exploitabilities would hide the game that failed.
         """
@@ -114,7 +114,7 @@ def targets_csv(entries: Sequence[Entry]) -> str:
 
 
 def results_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: mean and maximum over games and seeds of each figure; of a sweep, the best value."""
+    """Head and rows: mean and maximum of each figure over games and seeds."""
     head = ["game", "algorithm", "queries"]
     for name in _HEADS:
         head += [f"{name}, mean", "max"]
@@ -128,7 +128,7 @@ def results_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]
 
 
 def terminal(entries: Sequence[Entry]) -> str:
-    """The same for a terminal, a section a game."""
+    """The same for a terminal: a section a game."""
     sections = []
     for name, group in groupby((entry for entry in entries if entry.best), key=title):
         section = list(group)

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Makes every figure of the documentation anew: sh docs/make_figures.sh, from the repository's root.
+set -e
+PATH="$PWD/.venv/bin:$PATH"
+for name in quickstart comal oracle_calls; do
+    nlhf compare --config "configs/compare/$name.yaml" --output "runs/figures/$name" --overwrite
+    cp "runs/figures/$name/comparison.png" "docs/figures/$name.png"
+done
+python docs/figures/simplex.py
+python docs/figures/curves.py
