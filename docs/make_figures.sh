@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes every figure of the documentation anew: sh docs/make_figures.sh, from the repository's root.
+# Makes every figure of the documentation anew, and prints every table: sh docs/make_figures.sh, from the root.
 set -e
 PATH="$PWD/.venv/bin:$PATH"
 for name in quickstart comal oracle_calls; do
     nlhf compare --config "configs/compare/$name.yaml" --output "runs/figures/$name" --overwrite
     cp "runs/figures/$name/comparison.png" "docs/figures/$name.png"
 done
+nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
 python docs/figures/curves.py

@@ -64,7 +64,8 @@ class OnlineGame(L.LightningModule):
         oracle: who judges.
         algorithm: how the policy improves.
         beta: temperature of the KL regularisation to the reference.
-        optimizer: for gradient steps; called on the policy's trained parameters.
+        optimizer: for gradient steps; called on the policy's trained parameters. Adam if it is not
+            given.
         lr_scheduler: for gradient steps; stepped with the optimiser.
         rollout: which responses enter a step; all of them by default.
         realisation: how a proximal step is made; in closed form by default.
@@ -79,7 +80,7 @@ class OnlineGame(L.LightningModule):
         oracle: PreferenceOracle,
         algorithm: PolicyOptimizer,
         beta: float = 0.1,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         rollout: Rollout | None = None,
         realisation: Realisation | None = None,
@@ -91,7 +92,9 @@ class OnlineGame(L.LightningModule):
         self.oracle = oracle
         self.algorithm = algorithm
         self.beta = beta
-        self.optimizer = optimizer
+        # No class as the default: jsonargparse hands a default's arguments on to another class, and
+        # AdamW's weight decay would draw every policy to the uniform one.
+        self.optimizer = optimizer or torch.optim.Adam
         self.lr_scheduler = lr_scheduler
         self.rollout = rollout or Enumerate()
         self.realisation = realisation or ClosedForm()

@@ -36,8 +36,6 @@ import nlhf_zoo.algorithms
 import nlhf_zoo.callbacks
 import nlhf_zoo.oracles
 import nlhf_zoo.policies
-import nlhf_zoo.realisation
-import nlhf_zoo.rollout
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.callbacks import (
     Budget,
@@ -68,7 +66,7 @@ class GameArgumentParser(LightningArgumentParser):
 
 
 class SaveGameConfig(SaveConfigCallback):
-    """Saves ``config.yaml`` in the run's folder, and the hyper-parameters beside the final metrics in TensorBoard."""
+    """Saves ``config.yaml`` in the run's folder, and hyper-parameters beside the final metrics."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save for `fit` alone: an evaluation must not overwrite what the run was made from."""
@@ -90,7 +88,7 @@ class SaveGameConfig(SaveConfigCallback):
 
 
 class GameCLI(LightningCLI):
-    """LightningCLI for games: OnlineGame by default, one-sentence errors, resumes that refuse another configuration."""
+    """LightningCLI for games: OnlineGame by default, errors in one sentence, exact resumes."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """An OnlineGame on a table unless told otherwise."""
@@ -111,6 +109,8 @@ class GameCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
             raise UserError(f"an interpolation in the configuration fails: {error}") from error
+        except UserError:
+            raise
         except ValueError as error:  # by --print_config, of what YAML cannot hold
             raise UserError(shorten(str(error))) from error
 
@@ -155,9 +155,8 @@ class GameCLI(LightningCLI):
         _refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
-        if (
-            found and runs is not None and run.parent == runs.absolute()
-        ):  # go on in that run's folder
+        if found and runs is not None and run.parent == runs.absolute():
+            # Go on in that run's folder.
             self._resumed["trainer.logger.init_args.version"] = int(found[1])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -311,7 +310,8 @@ def _runs_folder(config: Namespace) -> Path | None:
 def _last_checkpoint(config: Namespace, runs: Path | None) -> Path:
     if runs is None:
         raise UserError(
-            "ckpt_path last needs trainer.logger to be a TensorBoardLogger, or give the checkpoint's file"
+            "ckpt_path last needs trainer.logger to be a TensorBoardLogger: "
+            "else give the checkpoint's file"
         )
     version = config["trainer.logger.init_args"].get("version")
     if version is not None:
@@ -324,7 +324,8 @@ def _last_checkpoint(config: Namespace, runs: Path | None) -> Path:
             versions.append(int(number[1]))
     if not versions:
         raise UserError(
-            f"ckpt_path is last, but no run in {runs} has a checkpoint: leave it out to start afresh"
+            f"ckpt_path is last, but no run in {runs} has a checkpoint: "
+            "leave it out to start afresh"
         )
     return runs / f"version_{max(versions)}" / "checkpoints" / "last.ckpt"
 
@@ -339,8 +340,8 @@ def _refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
             raise UserError(
-                f"the checkpoint's run had {key} = {was.get(key)}, the configuration has {now.get(key)}: "
-                f"resume with {path}, or start afresh without ckpt_path"
+                f"the checkpoint's run had {key} = {was.get(key)}, "
+                f"the configuration has {now.get(key)}: resume with {path}, or start afresh without ckpt_path"
             )
 
 
@@ -401,9 +402,8 @@ def _refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> N
     ]
     for callback in _callbacks(trainer):
         ends.append(isinstance(callback, EarlyStopping | Timer))
-        ends.append(
-            isinstance(callback, Budget) and (callback.rounds, callback.queries) != (None, None)
-        )
+        if isinstance(callback, Budget):
+            ends.append((callback.rounds, callback.queries) != (None, None))
     if not any(ends):
         raise UserError(
             "nothing would end this run: give it a budget, as in "
@@ -426,7 +426,8 @@ def _refuse_misfits(
     closed_form = game.realisation.closed_form
     if closed_form and trainer.world_size > 1:
         raise UserError(
-            f"the closed form runs in one process, not in {trainer.world_size}: set trainer.devices to 1"
+            f"the closed form runs in one process, not in {trainer.world_size}: "
+            "set trainer.devices to 1"
         )
     for callback in _callbacks(trainer):
         if isinstance(callback, ExactMetrics):
@@ -451,9 +452,8 @@ def _refuse_unwritable(trainer: L.Trainer) -> None:
     for folder in folders:
         if folder is None:
             continue
-        there = next(
-            p for p in [Path(folder).absolute(), *Path(folder).absolute().parents] if p.exists()
-        )
+        path = Path(folder).absolute()
+        there = next(above for above in (path, *path.parents) if above.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(
                 f"{folder} cannot be written to, because {there} is no folder or forbids it"

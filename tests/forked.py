@@ -41,7 +41,8 @@ def nlhf(
     Args:
         args: the command and its options.
         folder: the working directory.
-        before: called in that process first, to plant a fault; a function of a module, or a partial of one.
+        before: called in that process first, to plant a fault; a function of a module, or a
+            partial of one.
         timeout: seconds after which a run is taken for hung.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ ROUNDS = 5  # by hand
 # ---- each algorithm by hand: a second implementation, from the papers' formulas ----
 #
 # x and mu are log-policies of one game, P its preference; each function yields the log-policy
-# after every round. "+ const" is left out: policies are normalised by softmax where they meet an opponent.
+# after every round. "+ const" is left out: softmax normalises policies where they meet an opponent.
 
 
 def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):

@@ -16,6 +16,7 @@ from nlhf_zoo.algorithms import EGPO
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli import main
 from nlhf_zoo.closed_form import ClosedFormRounds
+from nlhf_zoo.commands.comparison.checks import check
 from nlhf_zoo.commands.comparison.configuration import read_configuration
 from nlhf_zoo.commands.comparison.contenders import read_contenders
 from nlhf_zoo.data.games import comal, uniform_random
@@ -281,7 +282,7 @@ def test_sweep_and_target(here, capsys):
 
 
 def test_blocks_are_replaced_whole(here):
-    """Arguments of the file's class must not slip into the comparison's: LightningCLI keeps them."""
+    """Arguments of the file's class must not slip into another class."""
     content = small()
     file = yaml.safe_load(Path(fit_file("sppo")).read_text())
     file["model"]["init_args"]["algorithm"]["init_args"] = {"eta": 0.77}
@@ -316,12 +317,19 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_shipped_comparison_runs(here, path):
-    arguments = ["--output", "out", "--budget.queries", "4", "--seeds", "[0]"]
-    main(["compare", "--config", str(path), *arguments])
-    assert {row["algorithm"].split(" (eta")[0] for row in rows()} == set(
-        yaml.safe_load(path.read_text())["algorithms"]
-    )
+def test_every_shipped_comparison_can_be_made(here, path):
+    arguments = ["--config", str(path), "--betas", "[0.1]"]
+    configuration, folder = read_configuration(arguments)
+    check(configuration)
+    found = read_contenders(configuration, folder, lambda: None)
+    assert {c.algorithm for c in found} == set(yaml.safe_load(path.read_text())["algorithms"])
+
+
+def test_the_quickstart_runs(here):
+    path = CONFIGS / "compare" / "quickstart.yaml"
+    main(["compare", "--config", str(path), "--budget.queries", "4", "--seeds", "[0]"])
+    names = {row["algorithm"] for row in rows("runs/compare/quickstart")}
+    assert names == set(yaml.safe_load(path.read_text())["algorithms"])
 
 
 def test_comals_game_by_one_command(here):

@@ -1,4 +1,4 @@
-"""What every algorithm in ``zoo.py`` is held to; exceptions are what it declares, never its name."""
+"""What every algorithm in ``zoo.py`` is held to; exceptions are declared, never made by name."""
 
 from __future__ import annotations
 

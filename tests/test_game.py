@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+import yaml
 from zoo import (
     BETA,
     CLOSED_FORM,
@@ -23,7 +25,8 @@ from zoo import (
 
 from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import proximal_regression
-from nlhf_zoo.callbacks import Budget
+from nlhf_zoo.callbacks import Budget, read_history
+from nlhf_zoo.cli import main
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
@@ -33,6 +36,7 @@ from nlhf_zoo.records import Comparison, Responses
 from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 C, N = 3, 4
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -531,3 +535,49 @@ def test_enumerated_responses_may_be_invalid_too(algorithm):
     assert torch.isfinite(gradients[0]).all()
     assert (gradients[0][1] == 0).all()
     assert gradients[0][0].norm() > 0
+
+
+# ---- what the loop is for ----
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "tabular").rglob("*.yaml")), ids=lambda path: path.stem
+)
+def test_no_configuration_gets_a_weight_decay_that_it_did_not_ask_for(path, capsys):
+    """A default optimiser's arguments would go to the one in the file, and with them another game.
+
+    Weight decay on logits draws the policy to the uniform one.
+    """
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert stopped.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    optimizer = config["model"]["init_args"]["optimizer"]
+    assert optimizer is None or optimizer["init_args"]["weight_decay"] == 0
+    if optimizer is not None:
+        given = yaml.safe_load(path.read_text())["model"]["init_args"]["optimizer"]
+        assert optimizer["class_path"] == given["class_path"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["sampled", "mlp"])
+@pytest.mark.parametrize(
+    "name", ["nash_mp", "egpo", "nash_md", "online_ipo", "optimistic_mirror_descent"]
+)
+def test_a_hundred_sampled_pairs_a_step_solve_the_game(
+    folder, name, tmp_path, monkeypatch, record_property
+):
+    """A tenth of the reference's exploitability, mean of ten games (arXiv 2503.08942's simulation).
+
+    The policy starts at the reference, so the first row of the history is the reference's.
+    """
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", str(CONFIGS / "tabular" / folder / f"{name}.yaml")])
+    history = read_history(tmp_path / "runs" / "tabular" / folder / name / "version_0")
+    start, end = history["exploitability"][0], history["exploitability"][-1]
+    worst = (end / start).max()
+    figures = f"mean {end.mean() / start.mean():.3f} of the reference's, worst game {worst:.3f}"
+    record_property(f"exploitability, {folder} {name}", figures)
+    print(f"{folder} {name}: exploitability {figures}")
+    assert history["kl_to_reference"][0].max() < 1e-12
+    assert end.mean() < start.mean() / 10

@@ -1,4 +1,6 @@
-"""A mistake of the user's ends with exit code 2 and one sentence, before anything is computed or written."""
+"""A mistake of the user's ends with exit code 2 and one sentence, before anything is written."""
+
+# ruff: noqa: E501  # tables of one row a line
 
 from __future__ import annotations
 
@@ -221,7 +223,7 @@ SOLVES = {
 }
 
 COMPARES = {
-    "nothing": (["compare"], "required: output"),
+    "nothing": (["compare"], "there is no file: give the comparison's"),
     "unknown option": ([*COMPARE, "--nonsense", "1"], "nonsense"),
     "config missing": (["compare", "--config", "no.yaml"], "no.yaml"),
     "config a folder": (["compare", "--config", "folder"], "folder"),

@@ -1,6 +1,7 @@
 """A run that is killed and resumed gives what the uninterrupted one gives, bit for bit.
 
-SIGKILL comes at a point of our choosing: each phase of a round, and each moment of the writing of a checkpoint.
+SIGKILL comes at points of our choosing: each phase of a round, and each moment of the writing of a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "writte
 CLOSED_POINTS = ("forward", "metrics", "half", "written", "saved")
 
 
-def kill_at(point: str, batches: int) -> None:
+def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of places
     """Kill this process at a point of the training step that ``Progress.batches`` counts so."""
     import fsspec.implementations.local
     import lightning as L
@@ -243,7 +244,7 @@ def whole_run(folder: Path, config: dict[str, Any]) -> int:
 def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
     config = CASES[name]
     steps = whole_run(tmp_path / "whole", config)
-    # Each case has two of the points, in steps that fall in different phases of a round; all cases together have all.
+    # Each case has two of the points, at steps in different phases; all cases together have all.
     closed = name.startswith("closed")
     points = CLOSED_POINTS if closed else POINTS
     number = list(CASES).index(name)

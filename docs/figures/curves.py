@@ -2,9 +2,9 @@
 
     python docs/figures/curves.py
 
-Runs `nlhf fit` on every file of configs/tabular that an algorithm's page is about, all on the same ten games, and
-draws the exploitability of the regularised and of the unregularised game against oracle queries: the mean over the
-games, and faintly the worst of them.
+Runs `nlhf fit` on every file of configs/tabular that an algorithm's page is about, all on the same
+ten games, and draws the exploitability of the regularised and of the unregularised game against
+oracle queries: the mean over the games, and faintly the worst of them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def main() -> None:
     for name, history in histories.items():
         queries, figures = history["queries"], []
         for metric in PANELS:
-            figures += [f"{metric} {history[metric][-1].mean():.2e} (worst {history[metric][-1].max():.2e})"]
+            figures += [
+                f"{metric} {history[metric][-1].mean():.2e} (worst {history[metric][-1].max():.2e})"
+            ]
         small = history["exploitability"].max(1) < 1e-6
         first = f"all games below 1e-6 after {queries[small.argmax()]:.0f}" if small.any() else ""
         print(f"{NAMES[name]}: {queries[-1]:.0f} queries, {', '.join(figures)} {first}")

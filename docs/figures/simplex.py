@@ -1,4 +1,4 @@
-"""What four algorithms do on a cycle of three: their paths in the simplex, and their exploitability.
+"""What four algorithms do on a cycle of three: paths in the simplex, and exploitability.
 
 python docs/figures/simplex.py
 """

@@ -63,7 +63,7 @@ class GameCheckpoint(ModelCheckpoint):
         copy, which a kill would leave half done.
         """
         for logger in trainer.loggers:
-            logger.save()  # what was logged must reach the disk before the checkpoint that counts it
+            logger.save()  # what was logged must be on disk before the checkpoint that counts it
         beside = f"{filepath}.part"
         super()._save_checkpoint(trainer, beside)
         if trainer.is_global_zero:

@@ -244,7 +244,7 @@ class ExactMetrics(L.Callback):
         measured = self._prepare(game).measure(game.log_policy()[None])
         figures = {TAGS[name]: value.mean() for name, value in measured.items()}
         figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
-        # Lightning would log against its own steps; a metric of this name is what it logs against instead.
+        # Lightning would log against its own steps; a metric of this name takes their place.
         axis = {"step": float(game.progress.round)}
         game.log_dict({**figures, "game/nash_exploitability": self._certificate, **axis})
 

@@ -20,7 +20,7 @@ class BernoulliLabels(PreferenceOracle):
     Responses that are compared with themselves get one verdict a pair, P(y > y') = 1 - P(y' > y),
     and 1/2 against oneself. Verdicts are drawn from a stream of their own, keyed by seed, rank and
     the number of calls so far; that number is in the checkpoint, so that a resumed run goes on as
-    it would have. Calls in evaluation mode have streams apart: looking must not change the training.
+    it would have. Calls in evaluation mode have streams apart: to look does not change training.
 
     Args:
         oracle: whose probabilities.

@@ -126,11 +126,11 @@ def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
         UserError: something in it cannot be used.
         SystemExit: help was asked for.
     """
-    # It has --config already, for help's sake; the file is read here, for jsonargparse would take
-    # its games and algorithms for classes to be made.
     parser = GameArgumentParser(
         prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
     )
+    # Games and algorithms are read here: jsonargparse would make what they name.
+    parser.add_argument("-c", "--config", action="config", help="the comparison's YAML file")
     parser.add_class_arguments(Configuration, skip={"games", "algorithms"})
     path, rest = _config_path(args)
     if {"-h", "--help"} & {*rest}:

@@ -138,9 +138,8 @@ def terminal(entries: Sequence[Entry]) -> str:
         runs = [run for entry in section for run in entry.runs]
         games, certificate = len(runs[0].exploitability), max(run.certificate for run in runs)
         counted = f"{games} games, " if games > 1 else ""
-        sections.append(
-            f"{name}: {counted}{len(section[0].runs)} seeds, π* exact to {certificate:.1e}"
-        )
+        counted += "1 seed" if len(section[0].runs) == 1 else f"{len(section[0].runs)} seeds"
+        sections.append(f"{name}: {counted}, π* exact to {certificate:.1e}")
         for row in rows:
             sections.append(
                 "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
