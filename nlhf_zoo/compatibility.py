@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
@@ -27,8 +29,12 @@ def check_parts(
     Raises:
         UserError: they cannot.
     """
-    steps = algorithm.steps(beta, 0)  # may itself refuse its numbers
     name = type(algorithm).__name__
+    try:
+        steps = algorithm.steps(beta, 0)
+    except ValueError as error:  # its numbers do not fit the game's beta
+        raise UserError(f"{name} at beta = {beta}: {error}") from error
+    _check_plan(name, steps, {"policy", "reference", *algorithm.players})
     gradient = "set model.realisation to GradientSteps"
     if not realisation.closed_form:
         among_themselves = any(step.self_play or step.pairs for step in steps)
@@ -54,6 +60,21 @@ def check_parts(
         raise UserError(
             f"the closed form has no samples: set model.rollout to Enumerate, or {gradient}"
         )
+
+
+def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> None:
+    """A plan names players that there are, and writes the policy last.
+
+    Raises:
+        UserError: it does not.
+    """
+    named = {step.reference for step in steps} | {step.writes for step in steps}
+    for step in steps:
+        named |= {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o)}
+    if unknown := sorted(named - players):
+        raise UserError(f"{name} names the player {unknown[0]}, which it does not declare")
+    if any(step.writes == "policy" for step in steps[:-1]) or steps[-1].writes != "policy":
+        raise UserError(f"{name} must write the policy in the last step of a round, and only there")
 
 
 def _try_loss(

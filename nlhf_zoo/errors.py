@@ -4,6 +4,10 @@
 class UserError(ValueError):
     """A configuration or a file that cannot be used.
 
-    Its message is one sentence that says what is wrong, where, and what to do. The command line prints
-    that sentence and ends with exit code 2; it never shows a traceback for it.
+    Its message is one sentence that says what is wrong, where, and what to do. The command line
+    prints that sentence and ends with exit code 2; it never shows a traceback for it.
     """
+
+
+class DivergenceError(UserError):
+    """A run whose figures are no longer finite: the step or the learning rate is too large."""

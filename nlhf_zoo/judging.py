@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,12 +42,19 @@ class Judge:
 
     Args:
         oracle: who is asked.
-        version: names the weights of a player; equal names mean equal weights.
+        version: numbers the weights of a player; equal numbers mean equal weights.
+        players: says which players there are.
     """
 
-    def __init__(self, oracle: PreferenceOracle, version: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        oracle: PreferenceOracle,
+        version: Callable[[str], int],
+        players: Callable[[], Iterable[str]],
+    ) -> None:
         self.oracle = oracle
         self.version = version
+        self.players = players
         self.products: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -102,10 +110,10 @@ class Judge:
         payoff = torch.zeros_like(responses.weight)
         valid = torch.ones_like(payoff, dtype=torch.bool)
         queries = invalid = 0
-        kept: dict[str, Tensor] = {}
+        self._forget()
         for (coefficient, mixture), opponent in zip(step.payoff, opponents, strict=True):
             name = self._name(mixture, prompts)
-            product = kept.get(name, self.products.get(name))
+            product = self.products.get(name)
             if product is None:
                 product, answered = self.oracle.expected(prompts, responses, opponent)
                 queries += 1
@@ -114,9 +122,8 @@ class Judge:
                 if not answered.all():
                     payoff += coefficient * product
                     continue  # what could not be answered is asked for again
-            kept[name] = product
+            self.products[name] = product
             payoff += coefficient * product
-        self.products = kept
         return Verdict(payoff, valid, queries, invalid)
 
     def _by_samples(
@@ -142,4 +149,13 @@ class Judge:
     def _name(self, mixture: Mixture, prompts: Prompts) -> str:
         """Names a product by the weights of its players and by its prompts."""
         players = sorted((self.version(player), w) for player, w in mixture.items() if w)
-        return f"{players} {prompts.ids.tolist()}"
+        return json.dumps([players, prompts.ids.tolist()])
+
+    def _forget(self) -> None:
+        """Drop the products of weights that no player has any more."""
+        alive = {self.version(player) for player in self.players()}
+        self.products = {
+            name: product
+            for name, product in self.products.items()
+            if all(version in alive for version, _ in json.loads(name)[0])
+        }

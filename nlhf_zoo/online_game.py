@@ -19,7 +19,7 @@ from nlhf_zoo import snapshot
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.closed_form import ClosedFormRounds, Trajectory
 from nlhf_zoo.compatibility import check_parts
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.judging import Judge, Verdict
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
@@ -103,7 +103,7 @@ class OnlineGame(L.LightningModule):
         self.trajectory: Trajectory | None = None
         self.max_rounds: int | None = None
         self.max_queries: int | None = None
-        self._judge = Judge(oracle, self._version_of)
+        self._judge = Judge(oracle, self._version_of, lambda: policy.players)
         self._versions: dict[str, int] = {}
         self._snapshot: dict[str, Any] = {}
         self._plan: Sequence[ProximalStep] | None = None
@@ -132,7 +132,8 @@ class OnlineGame(L.LightningModule):
     ) -> Verdict:
         """Ask the oracle for the payoff of each response, and count the queries."""
         verdict = self._judge(step, prompts, responses, opponents)
-        self._count(len(prompts), verdict.queries, verdict.invalid)
+        unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
+        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged)
         return verdict
 
     def improve(
@@ -141,8 +142,12 @@ class OnlineGame(L.LightningModule):
         """The algorithm's loss, averaged over the prompts that could be judged."""
         batch = score(self.policy, step, prompts, responses, verdict, self.beta)
         judged = int(verdict.valid.any(-1).sum())
-        self.progress.unjudged += len(prompts) - judged
         loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
+        if not loss.isfinite():
+            raise DivergenceError(
+                f"training diverged: the loss is {loss.item()} in round {self.progress.round}, "
+                "so lower the learning rate or the step size"
+            )
         self._log_training(step, batch, loss)
         return loss
 
@@ -202,6 +207,11 @@ class OnlineGame(L.LightningModule):
         """
         self.max_rounds = max_rounds
         self.max_queries = max_queries
+
+    @property
+    def gradient_steps_per_round(self) -> int:
+        """Optimiser steps of a round; they see the same prompts. 1 in closed form."""
+        return 1 if self.realisation.closed_form else sum(s.gradient_steps for s in self.plan)
 
     def queries_per_round(self) -> int:
         """Preference queries of a round, for each prompt, as the algorithm declares them."""
@@ -267,6 +277,11 @@ class OnlineGame(L.LightningModule):
         )
         rounds, left = realisation.rounds(*policy.log_reference.shape), self._rounds_left()
         played = engine.run(progress.round, rounds if left is None else min(rounds, left))
+        if not played.log_policy[-1].exp().sum(-1).isfinite().all():
+            raise DivergenceError(
+                f"the closed form diverged before round {progress.round + len(played.queries)}: "
+                "lower the algorithm's step size"
+            )
         self.trajectory = replace(played, queries=played.queries + progress.queries_per_prompt)
         self._count(len(prompts), int(played.queries[-1]))
         self._judge.products = engine.products()
@@ -280,14 +295,15 @@ class OnlineGame(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.step()  # no gradients, so nothing moves: Lightning counts training steps by it
 
-    def _count(self, prompts: int, queries: int, invalid: int = 0) -> None:
+    def _count(self, prompts: int, queries: int, invalid: int = 0, unjudged: int = 0) -> None:
         asked = prompts * queries
         if self._trainer is not None and self.trainer.world_size > 1:
-            here = torch.tensor([asked, invalid], device=self.device)
+            here = torch.tensor([asked, invalid, unjudged], device=self.device)
             total = self.trainer.strategy.reduce(here, reduce_op="sum")
-            asked, invalid = (int(x) for x in total)
+            asked, invalid, unjudged = (int(x) for x in total)
         self.progress.queries += asked
         self.progress.invalid += invalid
+        self.progress.unjudged += unjudged
         if not self._accumulated:  # batches that accumulate to one step have different prompts
             self.progress.queries_per_prompt += queries
         self._accumulated += 1

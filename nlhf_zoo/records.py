@@ -26,15 +26,12 @@ class Decoding:
         top_k: keep the k most probable next tokens (actions, for a table); 0 keeps all.
         top_p: keep the smallest set whose probability reaches this share; 1 keeps all.
         min_p: drop what is less probable than this share of the most probable; 0 drops nothing.
-        max_new_tokens: length limit of a response; a table's responses have one token and ignore
-            it.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -272,6 +269,11 @@ class ProximalStep:
             if not math.isclose(sum(mixture.values()), 1.0, abs_tol=1e-9):
                 raise ValueError(
                     f"the weights of a mixture sum to 1, but the {name} is {dict(mixture)}"
+                )
+            if min(mixture.values()) < 0:
+                raise ValueError(
+                    f"the weights of a mixture are not negative, but the {name} is {dict(mixture)}: "
+                    "take a smaller step"
                 )
         if self.gradient_steps < 1:
             raise ValueError(

@@ -32,16 +32,13 @@ from lightning.pytorch.cli import (
 from omegaconf.errors import OmegaConfBaseException
 
 # Imported so that short class names resolve on the command line and in YAML files.
-import nlhf_zoo.algorithms
-import nlhf_zoo.callbacks
-import nlhf_zoo.oracles
-import nlhf_zoo.policies
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.callbacks import (
     Budget,
     ExactMetrics,
     GameCheckpoint,
     GameProgressBar,
+    QueryLog,
     ResumeState,
 )
 from nlhf_zoo.data.prompts import TablePrompts
@@ -236,7 +233,7 @@ def run(args: Sequence[str]) -> None:
             GameCLI(
                 seed_everything_default=0,
                 trainer_defaults={
-                    "callbacks": [ResumeState(), GameProgressBar()],
+                    "callbacks": [ResumeState(), QueryLog(), GameProgressBar()],
                     "max_epochs": -1,
                     "num_sanity_val_steps": 0,
                     "use_distributed_sampler": False,
@@ -341,7 +338,8 @@ def _refuse_other_config(path: Path, config: dict[str, Any]) -> None:
         if was.get(key) != now.get(key):
             raise UserError(
                 f"the checkpoint's run had {key} = {was.get(key)}, "
-                f"the configuration has {now.get(key)}: resume with {path}, or start afresh without ckpt_path"
+                f"the configuration has {now.get(key)}: resume with {path}, "
+                "or start afresh without ckpt_path"
             )
 
 

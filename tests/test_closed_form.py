@@ -86,7 +86,7 @@ def optimistic_mirror_descent(P, mu, x, beta, eta=0.1, regularised=True):
 
 def moving_magnet(P, mu, x, beta, inner, every):
     """The algorithm inside, begun anew every so many rounds with the policy for mu."""
-    mu, left = log_softmax(x), ROUNDS
+    left = ROUNDS
     while left > 0:
         stretch = BY_HAND[inner.algorithm](P, mu, x, beta, **inner.kwargs)
         for _ in range(min(every, left)):

@@ -125,8 +125,10 @@ def small_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tenso
 def engine(
     algorithm: PolicyOptimizer, P: Tensor, log_reference: Tensor, start: Tensor, beta: float = BETA
 ) -> ClosedFormRounds:
-    """The closed form with every player at `start`."""
+    """The closed form with every player at `start`, but the magnet, which is the reference yet."""
     players = {player: start.clone() for player in ("policy", *algorithm.players)}
+    if "magnet" in players:
+        players["magnet"] = log_reference.clone()
     return ClosedFormRounds(algorithm, beta, P, log_reference, players)
 
 

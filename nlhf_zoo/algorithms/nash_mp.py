@@ -37,7 +37,7 @@ class NashMP(PolicyOptimizer):
     Args:
         eta: step size of both proximal steps, dimensionless; None is 2 beta, the largest that the
             theory allows.
-        kappa: rate at which the anchor moves to the policy after a round; 1 copies it.
+        kappa: rate at which the anchor moves to the policy after a round; 1 copies it; above 0.
         inner_steps: gradient steps for each proximal step.
         surrogate: loss of a proximal step.
         opponent: decoding of the opponents' responses.
@@ -56,7 +56,7 @@ class NashMP(PolicyOptimizer):
         opponent: Decoding = PLAIN,
     ) -> None:
         self.eta = positive(eta, "eta")
-        self.kappa = share(kappa, "kappa")
+        self.kappa = share(positive(kappa, "kappa"), "kappa")
         self.inner_steps = at_least_one(inner_steps, "inner_steps")
         self.surrogate = surrogate
         self.opponent = opponent

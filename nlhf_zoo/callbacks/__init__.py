@@ -5,6 +5,7 @@ from nlhf_zoo.callbacks.checkpoint import GameCheckpoint
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
+from nlhf_zoo.callbacks.query_log import QueryLog
 from nlhf_zoo.callbacks.resume_state import ResumeState
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "GameCheckpoint",
     "GameProgressBar",
     "History",
+    "QueryLog",
     "ResumeState",
     "read_history",
 ]

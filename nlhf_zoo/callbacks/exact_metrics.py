@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.callbacks.history import History
+from nlhf_zoo.callbacks.query_log import is_logged
 from nlhf_zoo.closed_form import Trajectory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
@@ -37,9 +37,8 @@ class ExactMetrics(L.Callback):
     """Exploitability, KL to the equilibrium, span and win rate of every round, exactly.
 
     Every round goes to the file `history.bin` of the run's folder (`read_history` reads it);
-    TensorBoard gets a
-    thinned curve, mean and maximum over the prompts, against rounds (`game/...`) and against
-    queries (`by_query/...`).
+    TensorBoard gets a thinned curve, mean and maximum over the prompts, against rounds
+    (`game/...`) and against queries (`by_query/...`).
 
     Args:
         every: rounds between two that are measured.
@@ -199,45 +198,26 @@ class ExactMetrics(L.Callback):
         queries: Tensor,
         metrics: dict[str, Tensor],
     ) -> None:
-        statistics = {}
-        for name, value in metrics.items():
-            statistics[TAGS[name]] = value.mean(1)
-            if name != "win_rate_vs_reference":  # the worst game is where the others are largest
-                statistics[TAGS[name] + "_max"] = value.amax(1)
-        statistics["game/duality_gap"] = 2 * statistics["game/exploitability"]
-        table = torch.stack(list(statistics.values()), 1)
-        last = dict(zip(statistics, table[-1].tolist(), strict=True))
-        self.latest = {
-            "exploitability": last["game/exploitability"],
-            "exploitability_max": last["game/exploitability_max"],
-        }
-        last["game/nash_exploitability"] = self._certificate
+        statistics = _statistics(metrics)
+        values = torch.stack(list(statistics.values()), 1).tolist()
+        last = dict(zip(statistics, values[-1], strict=True))
+        self.latest = {tag.removeprefix("game/"): last[tag] for tag in MONITORED}
         # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
         if trainer.training:
             for tag in MONITORED:
                 shown = tag == "game/exploitability"
                 game.log(tag, last[tag], prog_bar=shown, logger=False, rank_zero_only=True)
-        if not trainer.is_global_zero or not trainer.loggers:
+        if not trainer.is_global_zero:
             return
-        for i, number in enumerate(rounds):
+        for number, asked, row in zip(rounds, queries.tolist(), values, strict=True):
             if is_logged(number, self.every) or number == game.max_rounds:
-                row = dict(zip(statistics, table[i].tolist(), strict=True))
-                row["oracle/queries_per_prompt"] = float(queries[i])
-                by_query = {
-                    f"by_query/{name}": row[TAGS[name]] for name in BY_QUERY if TAGS[name] in row
-                }
+                figures = dict(zip(statistics, row, strict=True))
+                figures["game/nash_exploitability"] = self._certificate
+                figures["oracle/queries_per_prompt"] = float(asked)
+                by_query = {f"by_query/{n}": figures[TAGS[n]] for n in BY_QUERY if n in metrics}
                 for logger in trainer.loggers:
-                    logger.log_metrics(row, number)
-                    logger.log_metrics(by_query, int(queries[i]))
-        if len(rounds) == 1 and not is_logged(rounds[0], self.every):
-            return
-        totals = {
-            "oracle/queries": float(game.progress.queries),
-            "oracle/invalid": float(game.progress.invalid),
-            "game/nash_exploitability": self._certificate,
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(totals, rounds[-1])
+                    logger.log_metrics(figures, number)
+                    logger.log_metrics(by_query, asked)
 
     def _evaluate(self, pl_module: L.LightningModule) -> None:
         game = _game(pl_module)
@@ -255,12 +235,14 @@ class ExactMetrics(L.Callback):
             self._history = None
 
 
-def is_logged(number: int, every: int = 1) -> bool:
-    """Whether TensorBoard gets this round: the first twenty, then 24 a decade."""
-    number //= every
-    return number <= 20 or math.floor(24 * math.log10(number)) != math.floor(
-        24 * math.log10(number - 1)
-    )
+def _statistics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean and maximum over the prompts by tag, [R] each, from metrics [R, C]."""
+    statistics = {}
+    for name, value in metrics.items():
+        statistics[TAGS[name]] = value.mean(1)
+        if name != "win_rate_vs_reference":  # the worst game is where the others are largest
+            statistics[TAGS[name] + "_max"] = value.amax(1)
+    return statistics | {"game/duality_gap": 2 * statistics["game/exploitability"]}
 
 
 def _game(module: L.LightningModule) -> OnlineGame:

@@ -11,7 +11,7 @@ The output folder receives
 - a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round
   (``read_history`` reads them; of a sweep, those of the best value are kept).
 
-A run that leaves the numbers is reported as infinitely far off, not dropped.
+A run that diverges is reported as infinitely far off in all its games, not dropped.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main(args: list[str]) -> None:
     """
     configuration, folder = read_configuration(args)
     check(configuration)
+    earlier = _earlier(configuration)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     with quiet():
         total = _count(configuration)
@@ -65,7 +66,7 @@ def main(args: list[str]) -> None:
             total=total, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr
         ) as bar:
             contenders = read_contenders(configuration, folder, bar.update)
-        _clear(configuration)
+        _clear(configuration.output, earlier)
         with _threads(max(contender.size for contender in contenders)):
             entries = _play(configuration, contenders)
     _write(configuration, entries)
@@ -90,24 +91,28 @@ def _count(configuration: Configuration) -> int:
     return len(configuration.games) * len(configuration.betas or [0]) * values
 
 
-def _clear(configuration: Configuration) -> None:
-    """Make the output folder, empty of an earlier comparison; of nothing else.
+def _earlier(configuration: Configuration) -> list[Path]:
+    """The files of an earlier comparison in the output folder.
 
     Raises:
-        UserError: there is an earlier one, and `overwrite` is not given.
+        UserError: there are some, and `overwrite` is not given.
     """
     output = configuration.output
-    earlier = [output / name for name in _RESULTS if (output / name).exists()]
+    results = [output / name for name in _RESULTS if (output / name).exists()]
     logs = [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
-    earlier += logs
-    if earlier and not configuration.overwrite:
+    if (results or logs) and not configuration.overwrite:
         raise UserError(
-            f"output {output} holds an earlier comparison ({earlier[0].name}): give another "
-            "folder, or --overwrite"
+            f"output {output} holds an earlier comparison ({(results + logs)[0].name}): give "
+            "another folder, or --overwrite"
         )
+    return results + logs
+
+
+def _clear(output: Path, earlier: list[Path]) -> None:
+    """Make the output folder, without these files and the folders that held nothing else."""
     for path in earlier:
         path.unlink()
-    for folder in {path.parent for path in logs}:
+    for folder in {path.parent for path in earlier} - {output}:
         for empty in (folder, *folder.parents[:2]):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
@@ -171,7 +176,7 @@ def _write(configuration: Configuration, entries: list[Entry]) -> None:
     if configuration.target is not None:
         _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
     _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
-    print(heading + terminal(entries) + targets)
+    print(heading + terminal(entries) + (f"\n{targets}" if targets else ""))
 
 
 def _text(path: Path, text: str) -> None:

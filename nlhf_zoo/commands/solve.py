@@ -130,6 +130,8 @@ def solve_files(
         size = 8 * len(_CURVES) * (updates + 1) * len(game.support)
         require_memory(size, f"a trajectory of {updates} updates")
         players = dict.fromkeys(("policy", *algorithm.players), log_start)
+        if "magnet" in players:  # it stands in for the reference, until it first moves
+            players["magnet"] = log_reference
         rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
 
     if beta == 0:

@@ -26,6 +26,9 @@ class EndlessBatches(Sampler[list[int]]):
         seed: of these orders.
         rank: number of this process.
         world_size: number of processes; together they see each prompt once a pass.
+        repeats: gradient steps that see the same prompts: those of one round, for what a step
+            writes is meant for the prompts of the next.
+        accumulate: batches of one gradient step.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class EndlessBatches(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.num_prompts = num_prompts
         self.batch_size = batch_size
@@ -45,12 +50,16 @@ class EndlessBatches(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.repeats = repeats
+        self.accumulate = accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches from where training stands."""
-        batch = self.consumed()
+        consumed = self.consumed()
         order_of: tuple[int, list[int]] = (-1, [])
         while True:
+            played, part = divmod(consumed, self.repeats * self.accumulate)
+            batch = played * self.accumulate + part % self.accumulate
             first = (batch * self.world_size + self.rank) * self.batch_size
             chosen = []
             for place in range(first, first + self.batch_size):
@@ -59,7 +68,7 @@ class EndlessBatches(Sampler[list[int]]):
                     order_of = (number, self._order(number))
                 chosen.append(order_of[1][index])
             yield chosen
-            batch += 1
+            consumed += 1
 
     def _order(self, number: int) -> list[int]:
         if not self.shuffle:
@@ -120,6 +129,8 @@ class TablePrompts(L.LightningDataModule):
             self.seed,
             trainer.global_rank,
             trainer.world_size,
+            game.gradient_steps_per_round,  # type: ignore[union-attr, arg-type]
+            trainer.accumulate_grad_batches,
         )
         return self._loader(total, batch_sampler=batches)
 

@@ -28,7 +28,8 @@ class Policy(nn.Module, ABC):
         """Make the players; called once by the game, before any optimiser exists.
 
         Args:
-            players: what the algorithm asks for; each starts as a copy of ``policy``.
+            players: what the algorithm asks for; each starts as a copy of ``policy``, but
+                ``magnet``, which stands in for the reference and starts as a copy of that.
             support: the oracle's actions, bool [C, N], for policies over a table.
         """
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.reference import Reference, UniformReference
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
@@ -62,7 +63,10 @@ class FinitePolicy(Policy, ABC):
         log_start = self.start_distribution.log_prob(support).to(self.dtype)
         self.networks["policy"] = self.make_network(log_start.masked_fill(~support, 0.0))
         for player in players:
-            self.networks[player] = copy.deepcopy(self.networks["policy"]).requires_grad_(False)
+            network = copy.deepcopy(self.networks["policy"])
+            if player == "magnet":  # it stands in for the reference, until it first moves
+                network = self.make_network(log_reference.masked_fill(~support, 0.0))
+            self.networks[player] = network.requires_grad_(False)
 
     def _logits(self, player: str, ids: Tensor) -> Tensor:
         if player == "reference":
@@ -101,8 +105,17 @@ class FinitePolicy(Policy, ABC):
         decoding: Decoding,
         generator: torch.Generator,
     ) -> Responses:
-        """Independent draws."""
+        """Independent draws.
+
+        Raises:
+            DivergenceError: the policy is no distribution any more.
+        """
         probability = self.distribution(who, prompts, decoding).exp()
+        if not probability.isfinite().all():
+            raise DivergenceError(
+                "training diverged: the policy has probabilities that are not finite, "
+                "so lower the learning rate or the step size"
+            )
         actions = torch.multinomial(probability, num, replacement=True, generator=generator)
         return _responses(
             actions,
@@ -129,9 +142,8 @@ class FinitePolicy(Policy, ABC):
         """
         if target == "reference" or source == "reference":
             raise ValueError("the reference never moves, and is no copy of the network")
-        for new, old in zip(
-            self.networks[source].parameters(), self.networks[target].parameters(), strict=True
-        ):
+        moved, kept = self.networks[source].state_dict(), self.networks[target].state_dict()
+        for new, old in zip(moved.values(), kept.values(), strict=True):
             if weight == 1:
                 old.copy_(new)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -45,13 +47,16 @@ class NormalReference(Reference):
     """
 
     def __init__(self, scale: float = 1.0, seed: int | None = None) -> None:
+        if not (math.isfinite(scale) and scale >= 0):
+            raise UserError(f"scale must be a finite number of at least 0, but it is {scale}")
         self.scale = scale
         self.seed = seed
 
     def logits(self, support: Tensor) -> Tensor:
         """Draw them."""
         seed = torch.initial_seed() if self.seed is None else self.seed
-        generator = torch.Generator().manual_seed(seed)
+        # Not the stream that a generated game of the same seed draws from: they must not be related.
+        generator = torch.Generator().manual_seed((seed + zlib.crc32(b"reference")) % 2**63)
         return self.scale * torch.randn(support.shape, generator=generator, dtype=torch.float64)
 
 

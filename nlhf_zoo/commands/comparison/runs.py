@@ -22,8 +22,9 @@ from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
 from nlhf_zoo.commands.comparison.configuration import Configuration
 from nlhf_zoo.commands.comparison.contenders import Contender
 from nlhf_zoo.data.prompts import TablePrompts
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.solvers import exploitability
 
 Array = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ _METRICS = {"regularised": "exploitability", "unregularised": "exploitability_un
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a run; C independent games. What is not a number is told as infinite.
+    """What came of a run of C independent games; all figures are inf where it diverged.
 
     Args:
         contender: who ran.
@@ -107,8 +108,11 @@ def play(
         logger=logger,
         callbacks=[exact, Budget(budget.rounds, budget.queries), watch],
     )
+    diverged = False
     try:
         trainer.fit(game, TablePrompts())
+    except DivergenceError:
+        diverged = True  # a result like any other
     except MisconfigurationException as error:
         raise UserError(f"{contender.label} on {contender.where}: {error}") from error
     history = read_history(folder)
@@ -120,9 +124,9 @@ def play(
         rounds=game.progress.round,
         seconds=time.monotonic() - begun,
         certificate=exact._certificate,
-        exploitability=_told(curve[-1]),
-        kl_to_nash=_told(history["kl_to_nash"][-1]),
-        span=_told(history["span"][-1]),
+        exploitability=_told(curve[-1], diverged),
+        kl_to_nash=_told(history["kl_to_nash"][-1], diverged),
+        span=_told(history["span"][-1], diverged),
         to_target=_queries_to(configuration, history["queries"], curve),
         folder=folder,
     )
@@ -155,12 +159,12 @@ def quiet() -> Iterator[None]:
 
 
 class _Watch(L.Callback):
-    """Reports progress, and ends a run whose games are all at the target; after ExactMetrics."""
+    """Reports progress, and ends a run whose games are all at the target."""
 
     def __init__(self, configuration: Configuration, report: Callable[[int], Any]) -> None:
         self.by_queries = configuration.budget.queries is not None
         self.target = configuration.target
-        self.tag = f"game/{metric_of(configuration)}_max"
+        self.regularised = configuration.exploitability == "regularised"
         self.report = report
         self._reported = 0
 
@@ -180,13 +184,17 @@ class _Watch(L.Callback):
         self._reported = position
         if self.target is None or progress.step or progress.gradient_step:
             return
-        if 2 * float(trainer.callback_metrics[self.tag]) < self.target.duality_gap:
+        table, reference = pl_module.oracle.table, pl_module.log_policy("reference")
+        assert table is not None  # `read_contenders` has made sure of it
+        beta = pl_module.beta if self.regularised else 0.0
+        gap = 2 * exploitability(table, pl_module.log_policy(), reference, beta)
+        if (gap < self.target.duality_gap).all():
             trainer.should_stop = True
 
 
-def _told(figures: Array) -> Array:
-    """A run that has left the numbers is told as infinitely far off."""
-    return np.where(np.isnan(figures), np.inf, figures)
+def _told(figures: Array, diverged: bool) -> Array:
+    """A run that has left the numbers is told as infinitely far off, in all its games."""
+    return np.where(np.isnan(figures) | diverged, np.inf, figures)
 
 
 def _queries_to(configuration: Configuration, queries: Array, curve: Array) -> Array | None:

@@ -1,0 +1,47 @@
+"""What the oracle was asked, in every logger, against rounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+
+from nlhf_zoo.online_game import OnlineGame
+
+
+class QueryLog(L.Callback):
+    """Log the queries so far, the answers that could not be had and the prompts left unjudged."""
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log at the end of a round, thinned; in closed form, after each training step."""
+        if not isinstance(pl_module, OnlineGame) or not pl_module.between_rounds:
+            return
+        progress = pl_module.progress
+        if pl_module.trajectory is None and not is_logged(progress.round):
+            return
+        figures = {
+            "oracle/queries": progress.queries,
+            "oracle/queries_per_prompt": progress.queries_per_prompt,
+            "oracle/invalid": progress.invalid,
+            "oracle/unjudged": progress.unjudged,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {tag: float(value) for tag, value in figures.items()}, progress.round
+            )
+
+
+def is_logged(number: int, every: int = 1) -> bool:
+    """Whether loggers get this round: the first twenty, then 24 a decade."""
+    number //= every
+    return number <= 20 or math.floor(24 * math.log10(number)) != math.floor(
+        24 * math.log10(number - 1)
+    )
