@@ -201,13 +201,14 @@ def test_a_divergence_is_reported_not_dropped(here, capsys):
         "class_path": "SPPO",
         "init_args": {"eta": 1e308},
     }
-    content["algorithms"]["DPO"] = {
-        "config": fit_file("online_dpo"),
-        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e308}},
+    content["algorithms"]["IPO"] = {
+        "config": fit_file("online_ipo"),
+        "realisation": {"class_path": "GradientSteps"},
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e200}},
     }
     compare(content)
     lines = Path("out/results.md").read_text().splitlines()
-    for name in ("SPPO", "DPO"):
+    for name in ("SPPO", "IPO"):
         diverged = of(rows(), algorithm=name)
         assert len(diverged) == 2
         for column in ("exploitability", "kl_to_nash", "span"):

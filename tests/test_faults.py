@@ -1,0 +1,103 @@
+"""What once went wrong without a word; each test failed on the fault that it names."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from zoo import TensorReference, fit, normal_logits, small_games
+
+from nlhf_zoo.algorithms import EGPO, MovingMagnet, NashMP, OnlineIPO
+from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles import BradleyTerry, MatrixOracle
+from nlhf_zoo.policies import NormalReference, TabularPolicy
+from nlhf_zoo.realisation import GradientSteps
+from nlhf_zoo.records import Decoding
+from nlhf_zoo.rollout import Sample
+
+
+def game_of(algorithm, num_games=2, lr=1.0, realisation=None, rollout=None, start=None):
+    P, log_reference = small_games(num_games)
+    reference = TensorReference(log_reference)
+    return OnlineGame(
+        TabularPolicy(reference, start and TensorReference(start(num_games))),
+        MatrixOracle(P),
+        algorithm,
+        optimizer=partial(torch.optim.SGD, lr=lr),
+        realisation=realisation,
+        rollout=rollout,
+    )
+
+
+def test_all_steps_of_a_round_see_the_same_prompts():
+    """With a new batch each step, the lookahead was trained on prompts that were never improved."""
+    whole = fit(game_of(EGPO(), lr=0.2, realisation=GradientSteps()), rounds=2)
+    parts = fit(
+        game_of(EGPO(), lr=0.1, realisation=GradientSteps()),  # a mean over one prompt, not two
+        rounds=4,
+        data=TablePrompts(batch_size=1),
+    )
+    moved = (whole.log_policy() - whole.log_policy("reference")).abs().amax(-1)
+    assert (moved > 1e-3).all()
+    torch.testing.assert_close(parts.log_policy(), whole.log_policy(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_products_are_remembered_by_prompt(accumulate):
+    """Only the last batch's product was kept, so that inner steps cost a query each."""
+    algorithm = NashMP(inner_steps=3)
+    game = fit(
+        game_of(algorithm, num_games=4, realisation=GradientSteps()),
+        rounds=5,
+        data=TablePrompts(batch_size=2),
+        accumulate_grad_batches=accumulate,
+    )
+    assert game.progress.queries_per_prompt == 5 * algorithm.queries(0, 0, enumerated=True)
+    assert game.progress.queries == 2 * accumulate * 2 * 5  # prompts, batches, steps, rounds
+
+
+def test_the_magnet_starts_at_the_reference():
+    """It started where the policy starts, and so regularised to another policy."""
+
+    def start(num_games):
+        return normal_logits(num_games, 6, seed=8)
+
+    inner = fit(game_of(EGPO(), start=start), rounds=40)
+    outer = fit(game_of(MovingMagnet(EGPO(), every=1000), start=start), rounds=40)
+    torch.testing.assert_close(outer.log_policy(), inner.log_policy(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("rollout", [None, Sample(4, 4)])
+def test_divergence_stops_the_run(rollout):
+    """It went on to the end of the budget with NaN, or ended in a traceback of torch's."""
+    uniform = Decoding(temperature=float("inf"))  # so that no weight vanishes on the way
+    algorithm = OnlineIPO(self_play=False, scored=uniform)
+    game = game_of(algorithm, lr=1e6, realisation=GradientSteps(), rollout=rollout)
+    with pytest.raises(DivergenceError, match="diverged"):
+        fit(game, rounds=200)
+
+
+@pytest.mark.parametrize("algorithm", [OnlineIPO(eta=20.0), EGPO(eta=11.0)])
+def test_steps_past_the_reference_are_refused(algorithm):
+    """A negative weight was played, and solved nothing."""
+    with pytest.raises(UserError, match="not negative"):
+        game_of(algorithm)
+
+
+def test_a_reference_is_not_the_score_of_its_game():
+    """Both drew from the run's seed: the reference was the Bradley-Terry answer."""
+    torch.manual_seed(0)
+    oracle = BradleyTerry(num_games=1, num_actions=50)
+    log_mu = NormalReference().log_prob(oracle.support)
+    scores = oracle.table[0].logit(eps=1e-12).mean(-1)
+    correlation = torch.corrcoef(torch.stack([scores, log_mu[0]]))[0, 1]
+    assert correlation.abs() < 0.55  # 4 standard errors of 50 independent pairs
+
+
+def test_undeclared_players_are_named(monkeypatch):
+    monkeypatch.setattr(EGPO, "players", ())
+    with pytest.raises(UserError, match="player lookahead, which it does not declare"):
+        game_of(EGPO())
