@@ -55,7 +55,7 @@ def test_enumerated_gradients_are_those_of_one_process(name: str, tmp_path: Path
         torch.testing.assert_close(two["state_dict"][key], tensor, rtol=0, atol=1e-6)
     state = one["state_dict"]
     moved = state["policy.networks.policy.logits"].log_softmax(-1) - state["policy.log_reference"]
-    assert (moved.abs().amax(-1) > 0.05).all()  # in every game
+    assert (moved.abs().amax(-1) > 0.01).all()  # in every game
     # Batches are each process's own; what was asked is counted for both together.
     assert two["online_game"]["progress"] == one["online_game"]["progress"]
     assert one["online_game"]["progress"]["queries"] > 0

@@ -129,7 +129,7 @@ class TablePrompts(L.LightningDataModule):
             self.seed,
             trainer.global_rank,
             trainer.world_size,
-            game.gradient_steps_per_round,  # type: ignore[union-attr, arg-type]
+            game.gradient_steps_per_round,  # type: ignore[arg-type]
             trainer.accumulate_grad_batches,
         )
         return self._loader(total, batch_sampler=batches)

@@ -55,14 +55,14 @@ class Entry:
         """A figure at the end, over all games and seeds."""
         return np.concatenate([getattr(run, name) for run in self.runs])
 
-    def rank(self) -> float:
-        """The smaller the better: median of the queries to the target, or mean exploitability.
+    def rank(self) -> tuple[float, float]:
+        """The smaller the better: median of the queries to the target, then mean exploitability.
 
         A median of exploitabilities would hide the game that failed.
         """
-        if self.runs[0].to_target is not None:
-            return float(np.median(self.to_target))
-        return float(np.mean(self.figures("exploitability")))
+        reached = self.runs[0].to_target is not None
+        queries = float(np.median(self.to_target)) if reached else 0.0
+        return queries, float(np.mean(self.figures("exploitability")))
 
 
 def choose_best(entries: Sequence[Entry]) -> list[Entry]:
