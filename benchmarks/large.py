@@ -33,7 +33,7 @@ def ten_thousand(repeats: int, rounds: int = 10) -> None:
     table = sine_game(10_000, seed=0, dtype=torch.float32)
     log_mu = torch.randn(1, 10_000).log_softmax(-1)
     engine = ClosedFormRounds(
-        NashMP(), 0.1, table, log_mu, {p: log_mu for p in ("policy", "anchor", "lookahead")}
+        NashMP(), 0.1, table, log_mu, dict.fromkeys(("policy", "anchor", "lookahead"), log_mu)
     )
     vector = log_mu[0].exp()
 

@@ -1,3 +1,3 @@
-"""Nash learning from human feedback in PyTorch Lightning: a zoo of algorithms around one online game."""
+"""Nash learning from human feedback in PyTorch Lightning: algorithms around one online game."""
 
 __version__ = "0.1.0"

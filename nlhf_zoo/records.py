@@ -270,10 +270,10 @@ class ProximalStep:
                 raise ValueError(
                     f"the weights of a mixture sum to 1, but the {name} is {dict(mixture)}"
                 )
-            if min(mixture.values()) < 0:
+            if min(mixture.values()) < -1e-9:
                 raise ValueError(
-                    f"the weights of a mixture are not negative, but the {name} is {dict(mixture)}: "
-                    "take a smaller step"
+                    f"the weights of a mixture are not negative, but the {name} is "
+                    f"{dict(mixture)}: take a smaller step"
                 )
         if self.gradient_steps < 1:
             raise ValueError(

@@ -29,7 +29,7 @@ from nlhf_zoo.commands.comparison.checks import check
 from nlhf_zoo.commands.comparison.configuration import Configuration, read_configuration
 from nlhf_zoo.commands.comparison.contenders import Contender, read_contenders, swept
 from nlhf_zoo.commands.comparison.figure import draw
-from nlhf_zoo.commands.comparison.runs import play, quiet
+from nlhf_zoo.commands.comparison.runs import play
 from nlhf_zoo.commands.comparison.tables import (
     Entry,
     choose_best,
@@ -41,6 +41,7 @@ from nlhf_zoo.commands.comparison.tables import (
     terminal,
 )
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.quiet import quiet
 
 _RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
 _SMALL = 1_000_000  # entries of a table

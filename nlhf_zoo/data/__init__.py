@@ -1,0 +1,1 @@
+"""Games, votes, tables and prompts."""

@@ -55,7 +55,7 @@ class NormalReference(Reference):
     def logits(self, support: Tensor) -> Tensor:
         """Draw them."""
         seed = torch.initial_seed() if self.seed is None else self.seed
-        # Not the stream that a generated game of the same seed draws from: they must not be related.
+        # Not the stream that a generated game of that seed draws from: they must be unrelated.
         generator = torch.Generator().manual_seed((seed + zlib.crc32(b"reference")) % 2**63)
         return self.scale * torch.randn(support.shape, generator=generator, dtype=torch.float64)
 

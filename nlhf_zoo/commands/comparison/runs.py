@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,27 +132,6 @@ def play(
 def metric_of(configuration: Configuration) -> str:
     """The name of the exploitability that is reported, in histories."""
     return _METRICS[configuration.exploitability]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning says nothing of devices, loaders and other products, the same for each run."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    loggers += [logging.getLogger(f"{log.name}.utilities.rank_zero") for log in loggers]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # a table of games needs no worker processes
-            warnings.filterwarnings("ignore", message=r"The '\w+_dataloader' does not have many")
-            # lightning asks torch's pytree: https://github.com/Lightning-AI/pytorch-lightning/issues/21326
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
-            warnings.filterwarnings("ignore", message="GPU available but not used")
-            yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
 
 
 class _Watch(L.Callback):
