@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of two things that are measured in turn in one run."""

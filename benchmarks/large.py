@@ -1,4 +1,4 @@
-"""Large games: one of 10,000 actions against its two matrix-vector products; a million actions within 2 GiB.
+"""Large games: 10,000 actions against two matrix-vector products; a million in 2 GiB.
 
 python -m benchmarks.large [--repeats 5]
 """
@@ -9,6 +9,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,8 +23,8 @@ CONFIG = Path(__file__).parent.parent / "configs" / "tabular" / "million.yaml"
 _MEMORY = """
 import resource, sys
 from nlhf_zoo.cli import main
-main(["fit", "--config", sys.argv[1], "--trainer.logger", "false", "--trainer.enable_checkpointing", "false",
-      "--trainer.callbacks", "Budget", "--trainer.callbacks.rounds", "200", "--trainer.enable_progress_bar", "false"])
+main(["fit", "--config", sys.argv[1], "--trainer.enable_progress_bar", "false",
+      "--trainer.logger.init_args.save_dir", sys.argv[2]])
 print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -47,25 +48,22 @@ def ten_thousand(repeats: int, rounds: int = 10) -> None:
     rows = [(_seconds(updates) / rounds, _seconds(products) / rounds) for _ in range(repeats)]
     ours, floor = (statistics.median(column) for column in zip(*rows, strict=True))
     ratio = statistics.median(a / b for a, b in rows)
-    print(
-        "| 10,000 actions, float32 | update, ms | two products, ms | ratio | target |\n|---|---|---|---|---|"
-    )
+    print("| 10,000 actions, float32 | update, ms | two products, ms | ratio | target |")
+    print("|---|---|---|---|---|")
     print(f"| Nash-MP, closed form | {1e3 * ours:.1f} | {1e3 * floor:.1f} | {ratio:.2f} | 1.3 |\n")
 
 
 def million() -> None:
     """Peak memory of training on a million actions."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", _MEMORY, str(CONFIG)], check=True, capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _MEMORY, str(CONFIG), folder]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
     peak = int(done.stdout.split("PEAK")[1]) / 2**20
-    print(
-        "| a million actions | peak memory, GiB | seconds, start-up included | target, GiB |\n|---|---|---|---|"
-    )
-    print(
-        f"| online IPO, 200 rounds, 256 x 256 samples | {peak:.2f} | {time.perf_counter() - start:.0f} | 2 |"
-    )
+    print("| a million actions | peak memory, GiB | seconds, start-up included | target, GiB |")
+    print("|---|---|---|---|")
+    print(f"| online IPO, 200 rounds, 256 x 256 samples | {peak:.2f} | {seconds:.0f} | 2 |")
 
 
 def _seconds(work: object) -> float:

@@ -45,13 +45,15 @@ def ours(num_actions: int, updates: int) -> float:
     """Updates a second of ``nlhf fit``."""
     with tempfile.TemporaryDirectory() as folder:
         main(
-            ["fit", "--config", str(CONFIG)]
-            + ["--model.oracle.init_args.num_actions", str(num_actions)]
-            + ["--trainer.callbacks", "ExactMetrics"]
-            + ["--trainer.callbacks+=Budget", f"--trainer.callbacks.rounds={updates}"]
-            + ["--trainer.callbacks+=benchmarks.updates.Stopwatch"]
-            + ["--trainer.logger.init_args.save_dir", folder]
-            + ["--trainer.enable_progress_bar", "false"]
+            [
+                *("fit", "--config", str(CONFIG)),
+                *("--model.oracle.init_args.num_actions", str(num_actions)),
+                *("--trainer.callbacks", "ExactMetrics"),
+                *("--trainer.callbacks+=Budget", f"--trainer.callbacks.rounds={updates}"),
+                "--trainer.callbacks+=benchmarks.updates.Stopwatch",
+                *("--trainer.logger.init_args.save_dir", folder),
+                *("--trainer.enable_progress_bar", "false"),
+            ]
         )
     return updates / TIMES.pop()
 
@@ -106,12 +108,10 @@ def run() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(
-        f"torch {torch.__version__}, lightning {L.__version__}, {arguments.threads} threads, median of {arguments.repeats}"
-    )
-    print(
-        "| actions | nlhf fit, updates/s | plain loop, updates/s | ratio | target |\n|---|---|---|---|---|"
-    )
+    versions = f"torch {torch.__version__}, lightning {L.__version__}"
+    print(f"{versions}, {arguments.threads} threads, median of {arguments.repeats}")
+    print("| actions | nlhf fit, updates/s | plain loop, updates/s | ratio | target |")
+    print("|---|---|---|---|---|")
     for num_actions, target in ((10, 20), (100, 15)):
         rows = [
             (ours(num_actions, 20_000), plain_loop(num_actions, 500))

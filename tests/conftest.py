@@ -5,7 +5,7 @@ import os
 # Before anything imports them: no window, and no network for a model that was forgotten in a test.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tests are small: waking a second thread costs more than it saves, by far on a machine that is shared.
+# Tests are small: waking a second thread costs more than it saves, by far on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
