@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from zoo import BETA, CLOSED_FORM, engine, normal_logits, small_games
+from zoo import BETA, CLOSED_FORM, TwoSteps, engine, normal_logits, small_games
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.closed_form import ClosedFormRounds
@@ -123,6 +123,26 @@ def test_rounds_equal_the_formula_by_hand(row, beta):
         np.testing.assert_allclose(
             log_policies[:, game].numpy(), np.stack(expected), atol=1e-12, rtol=0
         )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_a_step_starts_where_the_step_before_it_ended(weight):
+    """Where two steps have one centre and the first moves a player of it, the second sees that."""
+    P, mu, start = three_action_games()
+    found = engine(TwoSteps(weight), P, mu, start).run(0, 3).log_policy[-1].log_softmax(-1)
+    lookahead = policy = start
+    for _ in range(3):
+        payoff = torch.einsum("cij,cj->ci", P, policy.softmax(-1))
+        lookahead = (1 - weight) * lookahead + weight * mu + 0.5 * payoff
+        policy = (1 - weight) * lookahead + weight * mu + 0.5 * payoff
+    torch.testing.assert_close(found, policy.log_softmax(-1), atol=1e-12, rtol=0)
+
+
+def test_constants_do_not_pile_up_in_the_logits():
+    """Each round of SPPO adds about -eta / 2 to every logit, which would cost digits in the end."""
+    P, mu = small_games()
+    log_policy = engine(algorithms.SPPO(eta=1.0), P, mu, mu).run(0, 3000).log_policy
+    assert log_policy.logsumexp(-1).abs().max() < 256
 
 
 def test_a_table_of_formulas_covers_every_closed_form():

@@ -13,6 +13,7 @@ from zoo import (
     ROWS,
     Spy,
     TensorReference,
+    TwoSteps,
     all_prompts,
     engine,
     fit,
@@ -172,6 +173,13 @@ def test_declared_queries_are_those_that_the_game_counts(row, games, rollout):
             for num, other, itself in game.oracle.asked
         )
         assert game.progress.queries_per_prompt == pairs
+
+
+def test_the_policy_as_opponent_is_asked_about_at_each_gradient_step(games):
+    game = fit(gradient_game(TwoSteps(weight=0.1), games), ROUNDS)
+    assert game.queries_per_round() == 4
+    # In the first round the lookahead is still the policy that the second step starts from again.
+    assert game.progress.queries_per_prompt == 4 * ROUNDS - 1
 
 
 # ---- the equilibrium ----

@@ -25,7 +25,7 @@ from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.policies import Reference
-from nlhf_zoo.records import Comparison, Decoding, Prompts, ProximalStep, Responses
+from nlhf_zoo.records import Batch, Comparison, Decoding, Prompts, ProximalStep, Responses
 
 BETA = 0.1
 
@@ -120,6 +120,33 @@ def small_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tenso
     """Uniform random games and references with normal logits: P [C, N, N], log mu [C, N]."""
     P = games.uniform_random(num_games, num_actions, seed=3)
     return P, normal_logits(num_games, num_actions, seed=1).log_softmax(-1)
+
+
+class TwoSteps(PolicyOptimizer):
+    """A plan unlike those of the package: the second step starts where the first one ended.
+
+    Both take two gradient steps against the policy of the moment.
+
+    Args:
+        weight: of the reference in the centre.
+    """
+
+    paper = "none"
+    last_iterate = False
+    players = ("lookahead",)
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+        centre = {"lookahead": 1 - self.weight, "reference": self.weight}
+        return [
+            ProximalStep(centre, ((1.0, {"policy": 1.0}),), 0.5, writes, gradient_steps=2)
+            for writes in ("lookahead", "policy")
+        ]
+
+    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
+        return surrogates.proximal_regression(step, batch)
 
 
 def engine(

@@ -56,7 +56,7 @@ class ExactMetrics(L.Callback):
         self._measured = -1  # the last round that was measured
         self._history: History | None = None
         self._game: PreparedGame | None = None
-        self._certificate = float("nan")
+        self.certificate = float("nan")  # the exploitability of the pi* that the metrics use
 
     @staticmethod
     def check(game: OnlineGame) -> None:
@@ -159,7 +159,7 @@ class ExactMetrics(L.Callback):
             solution: Solution | None = None
             if self.nash:
                 solution = regularised_nash(table, log_reference, game.beta, progress=True)
-                self._certificate = float(solution.exploitability.max())
+                self.certificate = float(solution.exploitability.max())
             self._game = prepare_game(
                 table, log_reference, game.beta, solution.log_policy if solution else None
             )
@@ -212,7 +212,7 @@ class ExactMetrics(L.Callback):
         for number, asked, row in zip(rounds, queries.tolist(), values, strict=True):
             if is_logged(number, self.every) or number == game.max_rounds:
                 figures = dict(zip(statistics, row, strict=True))
-                figures["game/nash_exploitability"] = self._certificate
+                figures["game/nash_exploitability"] = self.certificate
                 figures["oracle/queries_per_prompt"] = float(asked)
                 by_query = {f"by_query/{n}": figures[TAGS[n]] for n in BY_QUERY if n in metrics}
                 for logger in trainer.loggers:
@@ -226,7 +226,7 @@ class ExactMetrics(L.Callback):
         figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
         # Lightning would log against its own steps; a metric of this name takes their place.
         axis = {"step": float(game.progress.round)}
-        game.log_dict({**figures, "game/nash_exploitability": self._certificate, **axis})
+        game.log_dict({**figures, "game/nash_exploitability": self.certificate, **axis})
 
     def _close(self) -> None:
         if self._history is not None:

@@ -120,7 +120,7 @@ def play(
         queries=game.progress.queries_per_prompt,
         rounds=game.progress.round,
         seconds=time.monotonic() - begun,
-        certificate=exact._certificate,
+        certificate=exact.certificate,
         exploitability=_told(curve[-1], diverged),
         kl_to_nash=_told(history["kl_to_nash"][-1], diverged),
         span=_told(history["span"][-1], diverged),
