@@ -9,9 +9,9 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.records import Mixture, ProximalStep
 
-_SMALL = 200_000  # entries of a table below which threads cost more than they save
+_SMALL = 50_000  # entries of a table below which threads cost more than they save
 _NORMALISE_EVERY = (
     256  # rounds; constants that steps leave in the logits must not grow until they cost digits
 )
@@ -58,22 +58,40 @@ class _Players:
             )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A step with what does not change from round to round worked out once."""
+
+    centre: Mixture
+    same_centre: bool  # as the step before, and no player of it has moved
+    writes: str
+    payoff: list[tuple[float, Mixture]]  # (s a_j, o_j)
+    opponent: Mixture | None  # the only one, where there is but one
+    opponent_is_centre: bool
+    scale: float  # s a_j of the only opponent
+
+
 class _Plan:
-    """One round's steps, with what they share worked out once."""
+    """The moves of one round."""
 
-    steps: Sequence[ProximalStep]
-    same_centre: list[bool] = field(
-        default_factory=list
-    )  # as the step before, and no player of it has moved
-
-    def __post_init__(self) -> None:
-        self.same_centre = [
-            i > 0
-            and step.centre == self.steps[i - 1].centre
-            and self.steps[i - 1].writes not in step.centre
-            for i, step in enumerate(self.steps)
-        ]
+    def __init__(self, steps: Sequence[ProximalStep]) -> None:
+        self.moves = []
+        for i, step in enumerate(steps):
+            before = steps[i - 1] if i else None
+            same = before is not None and step.centre == before.centre
+            payoff = [(step.step_size * a, o) for a, o in step.payoff]
+            opponent = payoff[0][1] if len(payoff) == 1 else None
+            self.moves.append(
+                _Move(
+                    step.centre,
+                    same and before is not None and before.writes not in step.centre,
+                    step.writes,
+                    payoff,
+                    opponent,
+                    opponent == step.centre,
+                    payoff[0][0],
+                )
+            )
 
 
 class ClosedFormRounds:
@@ -119,7 +137,7 @@ class ClosedFormRounds:
             else None
         )
         self._reference = log_reference.masked_fill(absent, 0.0)[:, None]
-        self._weighted: dict[float, Tensor] = {}
+        self._combinations: dict[int, tuple[Mixture, Callable[[], Tensor]]] = {}
         players: dict[str, Tensor] = {}
         for name, tensor in logits.items():
             row = tensor.detach().masked_fill(absent, 0.0)[:, None].clone()
@@ -128,7 +146,6 @@ class ClosedFormRounds:
             players[name] = next(copies, row)
         self.players = _Players(players)
         self._remembered = [(players[name], p[:, None]) for name, p in (products or {}).items()]
-        self._plan: _Plan | None = None
 
     def run(self, first_round: int, rounds: int) -> Trajectory:
         """Play rounds on.
@@ -143,28 +160,30 @@ class ClosedFormRounds:
         players = self.players.log_policy
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
         rows = trajectory.unbind(0)
-        queries = torch.empty(rounds, dtype=torch.long)
+        queries: list[int] = []
         asked = 0
         constant = (
             None
             if self.algorithm.scheduled
             else _Plan(self.algorithm.steps(self.beta, first_round))
         )
-        with torch.no_grad(), _threads(self.table.numel()):
+        with torch.inference_mode(), _threads(self.table.numel()):
             for i in range(rounds):
                 number = first_round + i
+                if constant is None:
+                    self._combinations.clear()  # a new plan has mixtures of its own
                 plan = constant or _Plan(self.algorithm.steps(self.beta, number))
                 asked += self._round(plan, rows[i])
                 if (number + 1) % _NORMALISE_EVERY == 0:
                     self._normalise(rows[i])
                 self.algorithm.end_round(self.players, number)
-                queries[i] = asked
+                queries.append(asked)
         # The players must not be views of a trajectory that is handed out.
         shared = {id(t): t.clone() for t in players.values()}
         self._remembered = [(shared[id(t)], p) for t, p in self._remembered if id(t) in shared]
         self.players.log_policy = {name: shared[id(t)] for name, t in players.items()}
         log_policy = trajectory if self._mask is None else trajectory + self._mask
-        return Trajectory(first_round + 1, queries, log_policy[:, :, 0])
+        return Trajectory(first_round + 1, torch.tensor(queries), log_policy[:, :, 0])
 
     def products(self) -> dict[str, Tensor]:
         """The remembered products, by a player that they belong to [C, N] each."""
@@ -182,28 +201,24 @@ class ClosedFormRounds:
         players = self.players.log_policy
         asked = 0
         centre = row
-        for step, same_centre in zip(plan.steps, plan.same_centre, strict=True):
-            if not same_centre:
-                centre = self._combine(step.centre)
-            out = row if step.writes == "policy" else None
-            if len(step.payoff) == 1:
-                coefficient, mixture = step.payoff[0]
-                opponent = self._probability(
-                    centre if mixture == step.centre else self._combine(mixture)
-                )
-                new = torch.baddbmm(
-                    centre, opponent, self.table, alpha=-step.step_size * coefficient, out=out
-                )
+        for move in plan.moves:
+            if not move.same_centre:
+                centre = self._combine(move.centre)
+            out = row if move.writes == "policy" else None
+            if move.opponent is not None:
+                opponent = centre if move.opponent_is_centre else self._combine(move.opponent)
+                probability = self._probability(opponent)
+                new = torch.baddbmm(centre, probability, self.table, alpha=-move.scale, out=out)
                 asked += 1
             else:
                 new = centre
-                for coefficient, mixture in step.payoff:
+                for coefficient, mixture in move.payoff:
                     product, fresh = self._product(mixture)
                     asked += fresh
-                    new = torch.add(new, product, alpha=step.step_size * coefficient)
+                    new = torch.add(new, product, alpha=coefficient)
                 if out is not None:
                     new = out.copy_(new)
-            players[step.writes] = new
+            players[move.writes] = new
         return asked
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
@@ -224,23 +239,32 @@ class ClosedFormRounds:
 
     def _combine(self, mixture: Mixture) -> Tensor:
         """sum_i w_i log pi_i [C, 1, N], up to a constant."""
-        fixed = mixture.get("reference", 0.0)
-        total = self._fixed(fixed) if fixed else None
-        for player, weight in mixture.items():
-            if player == "reference" or not weight:
-                continue
-            log_policy = self.players.log_policy[player]
-            if total is not None:
-                total = torch.add(total, log_policy, alpha=weight)
-            else:
-                total = log_policy if weight == 1 else weight * log_policy
-        return self._reference if total is None else total
+        combine = self._combinations.get(id(mixture))
+        if combine is None:
+            # The mixture is kept with its combination, so that its id stays its own.
+            combine = self._combinations[id(mixture)] = (mixture, self._compile(mixture))
+        return combine[1]()
 
-    def _fixed(self, weight: float) -> Tensor:
-        """The reference's part of a mixture; the same in every round, so it is kept."""
-        if weight not in self._weighted:
-            self._weighted = {weight: weight * self._reference}
-        return self._weighted[weight]
+    def _compile(self, mixture: Mixture) -> Callable[[], Tensor]:
+        """What a mixture is made of does not change, so it is looked at once."""
+        moving = [(p, w) for p, w in mixture.items() if p != "reference" and w]
+        share = mixture.get("reference", 0.0)
+        fixed = share * self._reference if share else None
+        if not moving:
+            return lambda: self._reference
+        (first, weight), *others = moving
+        if not others and fixed is not None:
+            return lambda: torch.add(fixed, self.players.log_policy[first], alpha=weight)
+        if not others and weight == 1:
+            return lambda: self.players.log_policy[first]
+
+        def combine() -> Tensor:
+            total = weight * self.players.log_policy[first]
+            for player, w in others:
+                total = torch.add(total, self.players.log_policy[player], alpha=w)
+            return total if fixed is None else total + fixed
+
+        return combine
 
     @staticmethod
     def _normalise(row: Tensor) -> None:

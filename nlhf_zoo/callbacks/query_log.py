@@ -40,8 +40,8 @@ class QueryLog(L.Callback):
 
 
 def is_logged(number: int, every: int = 1) -> bool:
-    """Whether loggers get this round: the first twenty, then 24 a decade."""
+    """Whether loggers get this round: the first ten, then 12 a decade."""
     number //= every
-    return number <= 20 or math.floor(24 * math.log10(number)) != math.floor(
-        24 * math.log10(number - 1)
-    )
+    if number <= 10:
+        return True
+    return math.floor(12 * math.log10(number)) != math.floor(12 * math.log10(number - 1))
