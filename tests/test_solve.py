@@ -564,7 +564,8 @@ REFUSALS = {
     "no such folder": (f"{ONE} --output nowhere/out.npz", "the folder nowhere does not exist"),
     "output is a folder": (f"{ONE} --output .", "is a folder"),
     "output is the input": (f"{ONE} --output game.npy", "would overwrite an input"),
-    "diverges": (f"{ONE} --algorithm OnlineIPO --algorithm.eta 100", "diverged at update"),
+    "diverges": (f"{ONE} --algorithm SPPO --algorithm.eta 1e308", "diverged at update"),
+    "step past mu": (f"{ONE} --algorithm OnlineIPO --algorithm.eta 100", "are not negative"),
 }
 
 
