@@ -78,7 +78,7 @@ def main() -> None:
         f"`regularised_nash`, beta = {beta:g}": lambda: (
             regularised_nash(P, log_mu, beta).log_policy
         ),
-        "`unregularised_nash` (HiGHS simplex)": lambda: unregularised_nash(P).log_policy,
+        "`unregularised_nash` (HiGHS)": lambda: unregularised_nash(P).log_policy,
         "scipy `linprog(method='highs-ipm')`": lambda: interior_point(P).log(),
         "nashpy `linear_program`": lambda: nashpy_programme(P).log(),
         "nashpy `fictitious_play`, 2,000 rounds": lambda: nashpy_fictitious_play(P).log(),
