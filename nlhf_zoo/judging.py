@@ -119,10 +119,8 @@ class Judge:
                 queries += 1
                 invalid += int((~answered).sum())
                 valid = valid & answered
-                if not answered.all():
-                    payoff += coefficient * product
-                    continue  # what could not be answered is asked for again
-            self.products[name] = product
+                if answered.all():  # what could not be answered is asked for again
+                    self.products[name] = product
             payoff += coefficient * product
         return Verdict(payoff, valid, queries, invalid)
 
