@@ -22,6 +22,7 @@ from nlhf_zoo.compatibility import check_parts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.judging import Judge, Verdict
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.phases import Phases
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.tabular import TabularPolicy
 from nlhf_zoo.realisation import ClosedForm, Realisation
@@ -44,6 +45,7 @@ class Progress:
             compared by.
         invalid: answers of the oracle that could not be had.
         unjudged: prompts that left the loss because none of their answers was valid.
+        tokens: tokens that all processes have drawn, of scored responses and of opponents.
     """
 
     round: int = 0
@@ -54,6 +56,7 @@ class Progress:
     queries_per_prompt: int = 0
     invalid: int = 0
     unjudged: int = 0
+    tokens: int = 0
 
 
 class OnlineGame(L.LightningModule):
@@ -69,6 +72,8 @@ class OnlineGame(L.LightningModule):
         lr_scheduler: for gradient steps; stepped with the optimiser.
         rollout: which responses enter a step; all of them by default.
         realisation: how a proximal step is made; in closed form by default.
+        allow_stale: train on responses that earlier weights drew, as an asynchronous generator
+            hands them over; the policy gradient is then biased.
 
     Raises:
         UserError: the parts do not fit each other.
@@ -84,6 +89,7 @@ class OnlineGame(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         rollout: Rollout | None = None,
         realisation: Realisation | None = None,
+        allow_stale: bool = False,
     ) -> None:
         super().__init__()
         if not (math.isfinite(beta) and beta > 0):
@@ -98,7 +104,10 @@ class OnlineGame(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.rollout = rollout or Enumerate()
         self.realisation = realisation or ClosedForm()
+        self.allow_stale = allow_stale
+        self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
+        self.phases = Phases()
         self.progress = Progress()
         self.trajectory: Trajectory | None = None
         self.max_rounds: int | None = None
@@ -111,17 +120,24 @@ class OnlineGame(L.LightningModule):
         # Lightning must not run a backward where there is none.
         self.automatic_optimization = not self.realisation.closed_form
         check_parts(policy, oracle, algorithm, beta, self.rollout, self.realisation)
-        policy.bind(algorithm.players, oracle.support)
+        policy.versions = self._versions
+        policy.bind(algorithm.players, oracle.support, oracle.names)
 
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
         """One gradient step of the current proximal step; or, in closed form, many rounds."""
         if isinstance(self.realisation, ClosedForm):
             self._play_in_closed_form(self.realisation, prompts)
             return None
-        step = self.step
-        responses, opponents = self.rollout.play(step, self.policy, prompts, self._random_stream())
-        verdict = self.judge(step, prompts, responses, opponents)
-        return self.improve(step, prompts, responses, verdict)
+        step, prompts = self.step, self.policy.encode(prompts)
+        with self.phases.phase("generate"):
+            played = self.rollout.play(step, self.policy, prompts, self._random_stream())
+        responses, opponents = played
+        with self.phases.phase("judge"):
+            verdict = self.judge(step, prompts, responses, opponents)
+        with self.phases.phase("score"):
+            loss = self.improve(step, prompts, responses, verdict)
+        self.phases.begin_update()
+        return loss
 
     def judge(
         self,
@@ -133,13 +149,21 @@ class OnlineGame(L.LightningModule):
         """Ask the oracle for the payoff of each response, and count the queries."""
         verdict = self._judge(step, prompts, responses, opponents)
         unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
-        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged)
+        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
+        tokens = sum(int(r.mask.sum()) for r in drawn.values())
+        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
         return verdict
 
     def improve(
         self, step: ProximalStep, prompts: Prompts, responses: Responses, verdict: Verdict
     ) -> Tensor:
-        """The algorithm's loss, averaged over the prompts that could be judged."""
+        """The algorithm's loss, averaged over the prompts that could be judged.
+
+        Raises:
+            UserError: the responses were drawn by earlier weights, and that is not allowed.
+            DivergenceError: the loss is not finite.
+        """
+        self._refuse_stale(step, responses)
         batch = score(self.policy, step, prompts, responses, verdict, self.beta)
         judged = int(verdict.valid.any(-1).sum())
         loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
@@ -149,6 +173,7 @@ class OnlineGame(L.LightningModule):
                 "so lower the learning rate or the step size"
             )
         self._log_training(step, batch, loss)
+        self._log_responses(step, responses, batch)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -157,6 +182,7 @@ class OnlineGame(L.LightningModule):
         Here, and not at the end of a batch: so accumulation and checkpoints agree with the plan.
         """
         super().optimizer_step(*args, **kwargs)  # whatever Lightning hands over
+        self.phases.end_update()
         progress, step = self.progress, self.step
         self._accumulated = 0
         self._versions["policy"] = self._new_version()
@@ -236,6 +262,14 @@ class OnlineGame(L.LightningModule):
     def _new_version(self) -> int:
         return max([0, *self._versions.values()]) + 1
 
+    def _refuse_stale(self, step: ProximalStep, responses: Responses) -> None:
+        now = self.policy.stamp(step.sampler)
+        if responses.version != now and not responses.enumerated and not self.allow_stale:
+            raise UserError(
+                f"the responses were drawn by version {responses.version} of the weights, but "
+                f"these are at version {now}: draw anew, or set model.allow_stale to true"
+            )
+
     def _rounds_left(self) -> int | None:
         left = [] if self.max_rounds is None else [self.max_rounds - self.progress.round]
         if self.max_queries is not None:
@@ -295,15 +329,18 @@ class OnlineGame(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.step()  # no gradients, so nothing moves: Lightning counts training steps by it
 
-    def _count(self, prompts: int, queries: int, invalid: int = 0, unjudged: int = 0) -> None:
+    def _count(
+        self, prompts: int, queries: int, invalid: int = 0, unjudged: int = 0, tokens: int = 0
+    ) -> None:
         asked = prompts * queries
         if self._trainer is not None and self.trainer.world_size > 1:
-            here = torch.tensor([asked, invalid, unjudged], device=self.device)
+            here = torch.tensor([asked, invalid, unjudged, tokens], device=self.device)
             total = self.trainer.strategy.reduce(here, reduce_op="sum")
-            asked, invalid, unjudged = (int(x) for x in total)
+            asked, invalid, unjudged, tokens = (int(x) for x in total)
         self.progress.queries += asked
         self.progress.invalid += invalid
         self.progress.unjudged += unjudged
+        self.progress.tokens += tokens
         if not self._accumulated:  # batches that accumulate to one step have different prompts
             self.progress.queries_per_prompt += queries
         self._accumulated += 1
@@ -322,6 +359,19 @@ class OnlineGame(L.LightningModule):
             ratio = batch.log_prob.detach() - batch.reference_log_prob
             ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
             self.log("train/kl", (batch.weight * ratio).sum(-1).mean())
+
+    def _log_responses(self, step: ProximalStep, responses: Responses, batch: Batch) -> None:
+        """What is particular to responses of several tokens."""
+        if self._trainer is None or responses.enumerated or responses.log_prob is None:
+            return
+        self.log("rollout/length", responses.mask.sum(-1).float().mean())
+        if responses.truncated is not None:
+            self.log("rollout/truncated", responses.truncated.float().mean())
+        if dict(step.sampler) == {"policy": 1.0}:
+            # The loss takes what was computed again; a gap says that the generator drew from
+            # another distribution than the one that is trained.
+            gap = (batch.log_prob.detach() - responses.log_prob).abs().max()
+            self.log("rollout/log_prob_gap", gap)
 
     # Lightning ----------------------------------------------------------------------------------
 
@@ -381,11 +431,10 @@ class OnlineGame(L.LightningModule):
         Raises:
             UserError: the responses cannot be listed.
         """
-        support = self.oracle.support
-        if support is None:
+        prompts = self.oracle.prompts
+        if prompts is None:
             raise UserError("this game has no table of responses: exact metrics need one")
-        prompts = Prompts(torch.arange(len(support), device=self.device))
-        return self._log_prob_of_all(player, prompts)
+        return self._log_prob_of_all(player, prompts.to(self.device))
 
     @torch.no_grad()
     def _log_prob_of_all(self, player: str, prompts: Prompts) -> Tensor:
@@ -399,8 +448,21 @@ class OnlineGame(L.LightningModule):
         """Register a metric, so that it moves with the game (callbacks call this)."""
         self.metrics[name] = metric
 
+    def _kept_names(self) -> set[str]:
+        """Names in ``state_dict`` that a checkpoint holds."""
+        policy = {f"policy.{name}" for name in self.policy.kept_names()}
+        frozen = {f"oracle.{n}" for n, p in self.oracle.named_parameters() if not p.requires_grad}
+        rest = {name for name in self.state_dict() if not name.startswith("policy.")}
+        return policy | (rest - frozen)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not know of: position, versions, snapshot, products."""
+        """Hold what trains, and what Lightning does not know of: position, versions, products.
+
+        Weights that are loaded from files again, a base model's or an oracle's, are left out.
+        """
+        kept = self._kept_names()
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint["online_game"] = {
             "progress": asdict(self.progress),
             "versions": dict(self._versions),
@@ -418,9 +480,16 @@ class OnlineGame(L.LightningModule):
             raise UserError(
                 "the checkpoint holds no online game: give one that `nlhf fit` has written"
             )
+        missing = sorted(self._kept_names() - checkpoint["state_dict"].keys())
+        if missing:  # loading is not strict, for the sake of the weights that were left out
+            raise UserError(
+                f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
+                f"parameters, {missing[0]} among them"
+            )
         state = checkpoint["online_game"]
         self.progress = Progress(**state["progress"])
-        self._versions = dict(state["versions"])
+        self._versions.clear()  # the policy reads this very dictionary
+        self._versions.update(state["versions"])
         self._snapshot = state["snapshot"]
         self._judge.products = dict(state["products"])
         self._plan = None

@@ -7,7 +7,7 @@ from inspect import isabstract
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.oracles import PreferenceOracle
-from nlhf_zoo.policies import Policy, Reference
+from nlhf_zoo.policies import Generator, Policy, Reference
 from nlhf_zoo.realisation import Realisation
 from nlhf_zoo.rollout import Rollout
 
@@ -57,6 +57,7 @@ def _choices(keys: list[str]) -> str:
         "start": Reference,
         "rollout": Rollout,
         "realisation": Realisation,
+        "generator": Generator,
     }.get(keys[0] if keys else "")
     names: set[str] = set()
     todo: list[type] = [] if base is None else base.__subclasses__()

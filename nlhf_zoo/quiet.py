@@ -31,6 +31,12 @@ def quiet() -> Iterator[None]:
             # and one that was moved lies elsewhere
             warnings.filterwarnings("ignore", message="The dirpath has changed")
             warnings.filterwarnings("ignore", message="GPU available but not used")
+            # a language model is scored without dropout: it is in evaluation on purpose
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            # the name of transformers 5.0 for `activation_checkpointing_enable` of 5.23
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is depr")
+            # peft 0.21 asks transformers 5.23 for an older name of `is_activation_checkpointing`
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             yield
     finally:
         for log, level in zip(loggers, levels, strict=True):

@@ -16,6 +16,9 @@ from torch import Tensor
 # to 1.
 Mixture = Mapping[str, float]
 
+# What was said so far: messages with `role` and `content`.
+Conversation = Sequence[Mapping[str, str]]
+
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
 class Decoding:
@@ -64,13 +67,16 @@ class Prompts:
         ids: which prompts these are, LongTensor[B]; for a table the row of the game.
         tokens: token ids [B, S], None for a table.
         mask: 1 where ``tokens`` is not padding [B, S], None for a table.
-        text: the prompts as text, where there is one.
+        text: the prompts as text, where there is one; of a conversation, its last message.
+        conversations: the prompts as conversations, B lists of messages with ``role`` and
+            ``content``; None for prompts that are plain text or rows of a table.
     """
 
     ids: Tensor
     tokens: Tensor | None = None
     mask: Tensor | None = None
     text: Sequence[str] | None = None
+    conversations: Sequence[Conversation] | None = None
 
     def __post_init__(self) -> None:
         """Check the shapes.
@@ -84,6 +90,9 @@ class Prompts:
             )
         if (self.tokens is None) != (self.mask is None):
             raise ValueError("Prompts.tokens and Prompts.mask come together or not at all")
+        for name in ("text", "conversations"):
+            if (words := getattr(self, name)) is not None and len(words) != len(self.ids):
+                raise ValueError(f"Prompts.{name} has {len(words)} entries, not {len(self.ids)}")
         if self.tokens is None or self.mask is None:
             return
         if self.tokens.shape != self.mask.shape or self.tokens.shape[:1] != self.ids.shape:
@@ -119,6 +128,10 @@ class Responses:
         text: the responses as text, B lists of K, where there is one.
         version: version of the weights that drew them; training on stale ones is refused unless
             asked for.
+        truncated: bool [B, K], True where a response was cut at the limit of tokens before it
+            ended; None where responses cannot be cut.
+        log_prob: what the sampler itself says of their log-probability, untempered and whole
+            [B, K]; for comparison alone, never for a loss. None where it says nothing.
     """
 
     tokens: Tensor
@@ -127,6 +140,8 @@ class Responses:
     enumerated: bool = False
     text: Sequence[Sequence[str]] | None = None
     version: int = 0
+    truncated: Tensor | None = None
+    log_prob: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check the shapes.
@@ -140,6 +155,10 @@ class Responses:
         if self.weight.shape != self.tokens.shape[:2]:
             shapes = f"{[*self.weight.shape]} must be [B, K] = {[*self.tokens.shape[:2]]}"
             raise ValueError(f"Responses.weight {shapes}")
+        for name in ("truncated", "log_prob"):
+            if (per := getattr(self, name)) is not None and per.shape != self.weight.shape:
+                shapes = f"{[*per.shape]} must be [B, K] = {[*self.weight.shape]}"
+                raise ValueError(f"Responses.{name} {shapes}")
 
     @property
     def num(self) -> int:

@@ -13,7 +13,8 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
-from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.data.prompts import TablePrompts, table_prompts
+from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
 
@@ -53,7 +54,9 @@ def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> No
     Raises:
         UserError: there is neither a budget nor another limit.
     """
-    epochs_end = not isinstance(data, TablePrompts) or isinstance(trainer.limit_train_batches, int)
+    epochs_end = not isinstance(data, TablePrompts | TextPrompts) or isinstance(
+        trainer.limit_train_batches, int
+    )
     ends = [
         is_trial(trainer),
         trainer.max_steps != -1,
@@ -91,8 +94,10 @@ def refuse_misfits(
     for callback in _callbacks(trainer):
         if isinstance(callback, ExactMetrics):
             callback.check(game)
-    if isinstance(data, TablePrompts) and game.oracle.support is not None:
-        total = len(game.oracle.support)
+    if isinstance(data, TextPrompts):
+        data.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
+    if isinstance(data, TablePrompts):
+        total = len(table_prompts(game.oracle))
         if data.size(total, trainer.world_size) != total and closed_form:
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 # Imported so that short class names resolve on the command line and in YAML files.
 import nlhf_zoo.algorithms
+import nlhf_zoo.data.text_prompts
 import nlhf_zoo.oracles
 import nlhf_zoo.policies
 import nlhf_zoo.realisation
 import nlhf_zoo.rollout  # noqa: F401
-from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState
+from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
@@ -217,11 +218,12 @@ class GameCLI(LightningCLI):
             print(f"Logs, metrics and checkpoint: {folder}")
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     """Run one command of the Trainer.
 
     Args:
         args: the command (fit, validate, test, predict) and its options.
+        cli: what parses and runs it.
 
     Raises:
         UserError: a mistake of the user's making.
@@ -230,10 +232,10 @@ def run(args: Sequence[str]) -> None:
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     try:
         with quiet():
-            GameCLI(
+            cli(
                 seed_everything_default=0,
                 trainer_defaults={
-                    "callbacks": [ResumeState(), QueryLog(), GameProgressBar()],
+                    "callbacks": [ResumeState(), QueryLog(), TimeLog(), GameProgressBar()],
                     "max_epochs": -1,
                     "num_sanity_val_steps": 0,
                     "use_distributed_sampler": False,

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["nlhf_zoo.trainer_cli", "nlhf_zoo.commands", "tensorboard"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "nlhf_zoo.trainer_cli",
+        "nlhf_zoo.commands",
+        "tensorboard",
+        "peft",
+        "transformers.models.llama",
+    ]
+)
 KILLED = -9
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from forked import Run
-from test_resume import ROOT, ROUNDS, RUN, configuration, fit, part, write
+from test_resume import LANGUAGE, ROOT, ROUNDS, RUN, configuration, fit, part, write
 from torch import Tensor
 
 from nlhf_zoo.callbacks import read_history
@@ -28,6 +28,7 @@ ALGORITHMS = {
     "online_dpo": part("OnlineDPO"),
     "optimistic_mirror_descent": part("OptimisticMirrorDescent"),
 }
+LAST = ("--ckpt_path", "last")
 
 
 def play(folder: Path, processes: int, config: dict[str, Any], *args: str, **kwargs: Any) -> Run:
@@ -128,6 +129,45 @@ def test_two_processes_resume(tmp_path: Path):
     for key, tensor in one["state_dict"].items():
         assert torch.equal(tensor, other["state_dict"][key]), key
     assert (whole / RUN / "history.bin").read_bytes() == (parts / RUN / "history.bin").read_bytes()
+
+
+def language(**parts: Any) -> dict[str, Any]:
+    """EGPO with a LoRA language model over words of two letters; two prompts."""
+    return configuration(algorithm=ALGORITHMS["egpo"], **(STEPS | LANGUAGE | parts))
+
+
+def test_language_model_of_two_processes_is_that_of_one(tmp_path: Path):
+    """Enumerated; SGD, so that a gradient of twice the size would show."""
+    parts = {
+        "rollout": part("Enumerate"),
+        "oracle": part("SmallLanguage", num_letters=4, length=2),
+        "optimizer": part("torch.optim.SGD", lr=0.1),
+        "lr_scheduler": None,
+    }
+    for processes in (1, 2):
+        play(tmp_path / str(processes), processes, language(**parts))
+    one, two = (checkpoint(tmp_path / n) for n in "12")
+    moved = 0.0
+    for key, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], tensor, rtol=0, atol=1e-5)
+        if "lora_B.policy" in key:  # begins at 0
+            moved = max(moved, float(tensor.abs().max()))
+    assert moved > 0.01
+    assert two["online_game"]["progress"] == one["online_game"]["progress"]
+
+
+def test_language_model_of_two_processes_resumes(tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, rounds, resume in ((whole, ROUNDS, ()), (parts, 4, ()), (parts, ROUNDS, LAST)):
+        config = language()
+        config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+        play(folder, 2, config, *resume)
+    one, other = checkpoint(whole), checkpoint(parts)
+    assert one["online_game"]["progress"] == other["online_game"]["progress"]
+    # Both processes draw: 4 responses and 2 opponents of 2 tokens, in 2 steps a round.
+    assert one["online_game"]["progress"]["tokens"] == 2 * ROUNDS * 2 * (4 + 2) * 2
+    for key, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, other["state_dict"][key]), key
 
 
 @pytest.mark.slow

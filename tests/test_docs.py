@@ -260,8 +260,11 @@ def test_every_logged_tag_is_explained(played):
         accumulator = EventAccumulator(str(file))
         accumulator.Reload()
         logged |= set(accumulator.Tags()["scalars"])
-    told = set(re.findall(r"^\| `([\w/]+)` \|", text_of("docs/metrics.md"), re.MULTILINE))
-    assert logged == told
+    text = text_of("docs/metrics.md")
+    rows = dict(re.findall(r"^\| `([\w/]+)` \|(.*)$", text, re.MULTILINE))
+    # What these pages run need not train on text, nor end a response.
+    elsewhere = {tag for tag, row in rows.items() if re.search("language models|TextPrompts", row)}
+    assert logged | elsewhere == set(rows)
 
 
 # ---- the worked example --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -28,6 +29,7 @@ from nlhf_zoo.algorithms.surrogates import proximal_regression
 from nlhf_zoo.callbacks import Budget, read_history
 from nlhf_zoo.cli import main
 from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
@@ -403,7 +405,7 @@ class Silent(PreferenceOracle):
 
     def __init__(self, oracle, prompts=(), action=None, lie=float("nan")):
         super().__init__()
-        self.oracle, self.prompts, self.action, self.lie = oracle, prompts, action, lie
+        self.oracle, self.silent, self.action, self.lie = oracle, prompts, action, lie
 
     @property
     def support(self):
@@ -412,7 +414,7 @@ class Silent(PreferenceOracle):
     def forward(self, prompts, first, second):
         answer = self.oracle(prompts, first, second)
         valid = torch.ones_like(answer.valid)
-        for prompt in self.prompts:
+        for prompt in self.silent:
             valid[prompts.ids == prompt] = False
         if self.action is not None:
             valid &= (first.actions != self.action)[:, :, None] & (second.actions != self.action)[
@@ -436,9 +438,27 @@ def gradient_on(algorithm, scored, opponents, **silence):
         wrap=lambda oracle: Silent(oracle, **silence),
     )
     scatter_players(game)
+    scored = replace(scored, version=game.policy.stamp(game.step.sampler))
     verdict = game.judge(game.step, all_prompts(game), scored, opponents)
     loss = game.improve(game.step, all_prompts(game), scored, verdict)
     return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
+    """Drawn before a gradient step, trained on after it."""
+    game = make_game(OnlineDPO(), Sample(4, 1))
+    game.allow_stale = allowed
+    prompts, step = all_prompts(game), game.step
+    drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
+    verdict = game.judge(step, prompts, drawn, opponents)
+    assert game.improve(step, prompts, drawn, verdict).isfinite()  # fresh
+    game._versions["policy"] = game._new_version()  # as after a gradient step
+    if allowed:
+        assert game.improve(step, prompts, drawn, verdict).isfinite()
+    else:
+        with pytest.raises(UserError, match="drawn by version 0 of the weights, .* version 1"):
+            game.improve(step, prompts, drawn, verdict)
 
 
 ALL_KINDS = [

@@ -45,7 +45,7 @@ FITS = {
         r"--model\.algorithm: there is no class 'NashXX': choose one of EGPO, .*SPPO$",
     ),
     "unknown oracle": ([*FIT, "--model.oracle", "Oracle"], "no class 'Oracle': .*VotesOracle"),
-    "unknown policy": ([*FIT, "--model.policy", "P"], "choose one of MLPPolicy, TabularPolicy$"),
+    "unknown policy": ([*FIT, "--model.policy", "P"], "choose one of CausalLMPolicy, MLPPolicy, TabularPolicy$"),
     "unknown optimizer": ([*DPO, "--model.optimizer", "Adm"], r"--model\.optimizer: .*'Adm'"),
     "unknown model": ([*FIT, "--model", "NoGame"], "--model: there is no class 'NoGame'"),
     "unknown data": ([*FIT, "--data", "Nothing"], "--data: there is no class 'Nothing'"),

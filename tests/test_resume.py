@@ -6,6 +6,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import random
@@ -104,6 +105,23 @@ CASES = {
         algorithm=GRADIENT["optimistic_mirror_descent"], **ENUMERATED
     ),
 }
+# A LoRA language model with all its players, and one without LoRA, over words of two letters.
+LANGUAGE = SAMPLED | {
+    "oracle": part("SmallLanguage", num_letters=4, length=2),
+    "optimizer": part("torch.optim.AdamW", lr=0.01),
+    "policy": part(
+        "CausalLMPolicy",
+        model=part("SmallLanguageModel", hidden_size=16, layers=1, num_letters=4),
+        lora={"r": 2},
+        max_new_tokens=2,
+    ),
+}
+CASES |= {
+    "language-nash_mp": configuration(algorithm=GRADIENT["nash_mp"], **LANGUAGE),
+    "language-egpo": configuration(algorithm=GRADIENT["egpo"], **LANGUAGE),
+}
+CASES["language-egpo"] = copy.deepcopy(CASES["language-egpo"])
+CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = None
 CASES["mlp-nash_mp"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
 CASES["sampled-egpo"]["trainer"] |= {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
 
@@ -201,7 +219,7 @@ def scalars(folder: Path) -> dict[tuple[str, int], str]:
         (tag, event.step): float(event.value).hex()  # hex: nan is nan
         for tag in events.Tags()["scalars"]
         for event in events.Scalars(tag)
-        if tag != "epoch"
+        if tag != "epoch" and not tag.startswith(("time/", "speed/"))
     }
 
 

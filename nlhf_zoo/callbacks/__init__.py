@@ -6,7 +6,9 @@ from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.query_log import QueryLog
+from nlhf_zoo.callbacks.reference_fingerprint import ReferenceFingerprint
 from nlhf_zoo.callbacks.resume_state import ResumeState
+from nlhf_zoo.callbacks.time_log import TimeLog
 
 __all__ = [
     "Budget",
@@ -15,6 +17,8 @@ __all__ = [
     "GameProgressBar",
     "History",
     "QueryLog",
+    "ReferenceFingerprint",
     "ResumeState",
+    "TimeLog",
     "read_history",
 ]

@@ -18,6 +18,7 @@ class GameProgressBar(ProgressBar):
         super().__init__()
         self._bar: tqdm[Any] | None = None
         self._enabled = True
+        self._tokens = 0  # that were drawn before this run began
 
     def disable(self) -> None:
         """Show nothing (Lightning calls this in all processes but the first)."""
@@ -37,6 +38,7 @@ class GameProgressBar(ProgressBar):
                 total or pl_module.max_queries,
                 pl_module.max_queries // pl_module.queries_per_round(),
             )
+        self._tokens = pl_module.progress.tokens
         name = type(pl_module.algorithm).__name__
         self._bar = tqdm(
             total=total, initial=pl_module.progress.round, desc=name, unit=" rounds", delay=1
@@ -55,8 +57,21 @@ class GameProgressBar(ProgressBar):
             return
         figures = self.get_metrics(trainer, pl_module)
         figures.pop("v_num", None)
-        self._bar.set_postfix({k.split("/")[-1]: v for k, v in figures.items()}, refresh=False)
+        shown = {k.split("/")[-1]: v for k, v in figures.items()}
+        self._bar.set_postfix(shown | self._speed(pl_module), refresh=False)
         self._bar.update(pl_module.progress.round - self._bar.n)
+
+    def _speed(self, game: OnlineGame) -> dict[str, str]:
+        """Tokens per second, and which phase takes the largest share; nothing in closed form."""
+        seconds = game.phases.total
+        whole = sum(seconds.values())
+        if game.progress.tokens == self._tokens or not whole:
+            return {}
+        slowest = max(seconds, key=seconds.__getitem__)
+        return {
+            "tokens/s": f"{(game.progress.tokens - self._tokens) / whole:.0f}",
+            slowest: f"{seconds[slowest] / whole:.0%}",
+        }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar."""

@@ -11,7 +11,7 @@ from nlhf_zoo.online_game import OnlineGame
 
 
 class QueryLog(L.Callback):
-    """Log the queries so far, the answers that could not be had and the prompts left unjudged."""
+    """Log what was asked so far, what could not be answered, and the tokens that were drawn."""
 
     def on_train_batch_end(
         self,
@@ -32,6 +32,7 @@ class QueryLog(L.Callback):
             "oracle/queries_per_prompt": progress.queries_per_prompt,
             "oracle/invalid": progress.invalid,
             "oracle/unjudged": progress.unjudged,
+            "rollout/tokens": progress.tokens,
         }
         for logger in trainer.loggers:
             logger.log_metrics(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
@@ -29,6 +31,7 @@ class EndlessBatches(Sampler[list[int]]):
         repeats: gradient steps that see the same prompts: those of one round, for what a step
             writes is meant for the prompts of the next.
         accumulate: batches of one gradient step.
+        first_pass: order of the first pass, in place of a drawn one.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class EndlessBatches(Sampler[list[int]]):
         world_size: int = 1,
         repeats: int = 1,
         accumulate: int = 1,
+        first_pass: Sequence[int] | None = None,
     ) -> None:
         self.num_prompts = num_prompts
         self.batch_size = batch_size
@@ -52,11 +56,12 @@ class EndlessBatches(Sampler[list[int]]):
         self.world_size = world_size
         self.repeats = repeats
         self.accumulate = accumulate
+        self.first_pass = first_pass
 
     def __iter__(self) -> Iterator[list[int]]:
         """Batches from where training stands."""
         consumed = self.consumed()
-        order_of: tuple[int, list[int]] = (-1, [])
+        order_of: tuple[int, Sequence[int]] = (-1, [])
         while True:
             played, part = divmod(consumed, self.repeats * self.accumulate)
             batch = played * self.accumulate + part % self.accumulate
@@ -70,7 +75,9 @@ class EndlessBatches(Sampler[list[int]]):
             yield chosen
             consumed += 1
 
-    def _order(self, number: int) -> list[int]:
+    def _order(self, number: int) -> Sequence[int]:
+        if number == 0 and self.first_pass is not None:
+            return self.first_pass
         if not self.shuffle:
             return list(range(self.num_prompts))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
@@ -145,14 +152,14 @@ class TablePrompts(L.LightningDataModule):
     def _trainer_and_total(self) -> tuple[L.Trainer, int]:
         trainer = self.trainer
         assert trainer is not None
-        support = trainer.lightning_module.oracle.support  # type: ignore[union-attr]  # OnlineGame's
-        if support is None:
-            raise UserError("TablePrompts needs an oracle over a table")
-        return trainer, len(support)  # type: ignore[arg-type]
+        return trainer, len(self._prompts())
 
-    @staticmethod
+    def _prompts(self) -> Prompts:
+        assert self.trainer is not None
+        return table_prompts(self.trainer.lightning_module.oracle)  # OnlineGame's
+
     def _loader(
-        total: int, batch_size: int = 1, batch_sampler: EndlessBatches | None = None
+        self, total: int, batch_size: int = 1, batch_sampler: EndlessBatches | None = None
     ) -> DataLoader[Prompts]:
         # With a generator of its own, making the loader's iterator does not draw from the global
         # random state.
@@ -160,10 +167,25 @@ class TablePrompts(L.LightningDataModule):
             range(total),  # type: ignore[arg-type]  # a range is a map-style data set
             batch_size=batch_size,
             batch_sampler=batch_sampler,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, self._prompts().text),
             generator=torch.Generator(),
         )
 
 
-def _collate(ids: list[int]) -> Prompts:
-    return Prompts(torch.tensor(ids))
+def table_prompts(oracle: Any) -> Prompts:
+    """The prompts that belong to an oracle.
+
+    Raises:
+        UserError: none do.
+    """
+    prompts = oracle.prompts
+    if not isinstance(prompts, Prompts):
+        raise UserError(
+            f"TablePrompts needs an oracle over a table, and {type(oracle).__name__} is none: set "
+            "data to TextPrompts"
+        )
+    return prompts
+
+
+def _collate(text: Sequence[str] | None, ids: list[int]) -> Prompts:
+    return Prompts(torch.tensor(ids), text=None if text is None else [text[i] for i in ids])

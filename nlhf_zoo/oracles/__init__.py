@@ -13,6 +13,9 @@ from nlhf_zoo.oracles.generated import (
     UniformRandom,
 )
 from nlhf_zoo.oracles.matrix import MatrixOracle
+from nlhf_zoo.oracles.reward_model import RewardModelOracle
+from nlhf_zoo.oracles.rule import RuleOracle
+from nlhf_zoo.oracles.small_language import SmallLanguage
 from nlhf_zoo.oracles.table import TableOracle
 from nlhf_zoo.oracles.votes import VotesOracle
 
@@ -26,7 +29,10 @@ __all__ = [
     "EmbeddingOracle",
     "MatrixOracle",
     "PreferenceOracle",
+    "RewardModelOracle",
+    "RuleOracle",
     "SineGame",
+    "SmallLanguage",
     "TableOracle",
     "UniformRandom",
     "VotesOracle",

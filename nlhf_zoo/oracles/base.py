@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.records import Comparison, Prompts, Responses
@@ -54,6 +55,14 @@ class PreferenceOracle(nn.Module, ABC):
     def support(self) -> Tensor | None:
         """Which actions exist for each prompt, bool [C, N]; None where this is not a table."""
         return None
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """All prompts, where these belong to the oracle (a table's); None otherwise."""
+        support = self.support
+        if support is None:
+            return None
+        return Prompts(torch.arange(len(support), device=support.device))
 
     @property
     def names(self) -> list[list[str]] | None:

@@ -42,6 +42,11 @@ class BernoulliLabels(PreferenceOracle):
         return self.oracle.support
 
     @property
+    def prompts(self) -> Prompts | None:
+        """The other oracle's."""
+        return self.oracle.prompts
+
+    @property
     def names(self) -> list[list[str]] | None:
         """The other oracle's."""
         return self.oracle.names

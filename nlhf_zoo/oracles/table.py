@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ class TableOracle(PreferenceOracle):
         preference: P(y > y') [C, N, N], antisymmetric about 1/2.
         support: which actions each prompt has, bool [C, N]; None for all.
         names: names of the actions of each prompt, C lists.
+        texts: the prompts as texts.
     """
 
     tolerance = 1e-6  # rounding of float32; a float64 table is exact
@@ -37,6 +39,7 @@ class TableOracle(PreferenceOracle):
         preference: Tensor,
         support: Tensor | None = None,
         names: list[list[str]] | None = None,
+        texts: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         num_prompts, num_actions, _ = preference.shape
@@ -47,6 +50,7 @@ class TableOracle(PreferenceOracle):
         self.register_buffer("_support", support, persistent=False)
         self.register_buffer("_all_ids", torch.arange(num_prompts), persistent=False)
         self._names = names
+        self._texts = texts
 
     @property
     def num_prompts(self) -> int:
@@ -64,6 +68,11 @@ class TableOracle(PreferenceOracle):
         return self._support
 
     @property
+    def prompts(self) -> Prompts:
+        """All prompts."""
+        return Prompts(self._all_ids, text=self._texts)
+
+    @property
     def names(self) -> list[list[str]] | None:
         """Names of the actions of each prompt, C lists; None where they have none."""
         return self._names
@@ -72,6 +81,10 @@ class TableOracle(PreferenceOracle):
     def table(self) -> Tensor:
         """The whole preference [C, N, N]."""
         return self.preference
+
+    def actions(self, responses: Responses) -> Tensor:
+        """Rows of the table that these responses are [B, K]."""
+        return responses.actions
 
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Look the pairs up; all pairs of all prompts are the table itself, not a copy.
@@ -93,7 +106,7 @@ class TableOracle(PreferenceOracle):
         if first.enumerated or not second.enumerated:
             rows = self._look_up(prompts, first, second)
         else:
-            rows = self.preference[prompts.ids[:, None], first.actions]
+            rows = self.preference[prompts.ids[:, None], self.actions(first)]
         weight = second.weight.to(rows.dtype)
         # A row vector times the transpose: bmm has a fast path for it, and not for a column vector.
         product = torch.bmm(weight[:, None, :], rows.mT)[:, 0]
@@ -108,7 +121,7 @@ class TableOracle(PreferenceOracle):
                 )
         if first.enumerated and second.enumerated:
             return self._rows(prompts)
-        rows, columns = first.actions[:, :, None], second.actions[:, None, :]
+        rows, columns = self.actions(first)[:, :, None], self.actions(second)[:, None, :]
         return self.preference[prompts.ids[:, None, None], rows, columns]
 
     def _rows(self, prompts: Prompts) -> Tensor:

@@ -21,5 +21,5 @@ class VotesOracle(TableOracle):
 
     def __init__(self, votes: str | Path, prior: float = 1.0, dtype: Precision = "float64") -> None:
         read = read_votes(votes, prior)
-        super().__init__(read.preference.to(DTYPES[dtype]), read.support, read.names)
-        self.prompts = read.prompts
+        preference = read.preference.to(DTYPES[dtype])
+        super().__init__(preference, read.support, read.names, read.prompts)

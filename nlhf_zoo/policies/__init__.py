@@ -1,7 +1,11 @@
 """Policies and the distributions that they start from."""
 
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.policies.generation import Generator, TransformersGenerator
 from nlhf_zoo.policies.mlp import MLPPolicy
+from nlhf_zoo.policies.model_source import ModelSource, Pretrained, SmallLanguageModel
+from nlhf_zoo.policies.players import LoRA
 from nlhf_zoo.policies.reference import (
     FileReference,
     GivenReference,
@@ -12,12 +16,19 @@ from nlhf_zoo.policies.reference import (
 from nlhf_zoo.policies.tabular import TabularPolicy
 
 __all__ = [
+    "CausalLMPolicy",
     "FileReference",
+    "Generator",
     "GivenReference",
+    "LoRA",
     "MLPPolicy",
+    "ModelSource",
     "NormalReference",
     "Policy",
+    "Pretrained",
     "Reference",
+    "SmallLanguageModel",
     "TabularPolicy",
+    "TransformersGenerator",
     "UniformReference",
 ]

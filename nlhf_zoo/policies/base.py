@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +18,12 @@ class Policy(nn.Module, ABC):
 
     ``policy`` is the one that is trained and ``reference`` never moves; an algorithm asks for
     others (``anchor``, ``lookahead``, ``magnet``) by name.
+
+    Attributes:
+        versions: numbers of the players' weights, kept by the game; samples carry them.
     """
+
+    versions: Mapping[str, int] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -24,14 +31,35 @@ class Policy(nn.Module, ABC):
         """Names of the players there are."""
 
     @abstractmethod
-    def bind(self, players: tuple[str, ...], support: Tensor | None) -> None:
+    def bind(
+        self,
+        players: tuple[str, ...],
+        support: Tensor | None,
+        names: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         """Make the players; called once by the game, before any optimiser exists.
 
         Args:
             players: what the algorithm asks for; each starts as a copy of ``policy``, but
                 ``magnet``, which stands in for the reference and starts as a copy of that.
             support: the oracle's actions, bool [C, N], for policies over a table.
+            names: the oracle's actions as texts, C lists, for policies over texts.
         """
+
+    @abstractmethod
+    def encode(self, prompts: Prompts) -> Prompts:
+        """The prompts as this policy reads them: with tokens, for a language model."""
+
+    def stamp(self, who: Mixture) -> int:
+        """Version of what a mixture draws: that of its latest weights."""
+        return max((self.versions.get(p, 0) for p, w in who.items() if w), default=0)
+
+    def kept_names(self) -> set[str]:
+        """Names in ``state_dict`` that a checkpoint must hold; what is loaded from files need not.
+
+        All of them by default.
+        """
+        return set(self.state_dict())
 
     @abstractmethod
     def sample(

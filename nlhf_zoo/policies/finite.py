@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +50,12 @@ class FinitePolicy(Policy, ABC):
         """All players, ``reference`` among them."""
         return (*self.networks, "reference")
 
-    def bind(self, players: tuple[str, ...], support: Tensor | None) -> None:
+    def bind(
+        self,
+        players: tuple[str, ...],
+        support: Tensor | None,
+        names: Sequence[Sequence[str]] | None = None,
+    ) -> None:
         """Make the players over the oracle's actions.
 
         Raises:
@@ -67,6 +74,10 @@ class FinitePolicy(Policy, ABC):
             if player == "magnet":  # it stands in for the reference, until it first moves
                 network = self.make_network(log_reference.masked_fill(~support, 0.0))
             self.networks[player] = network.requires_grad_(False)
+
+    def encode(self, prompts: Prompts) -> Prompts:
+        """A table knows its prompts by number."""
+        return prompts
 
     def _logits(self, player: str, ids: Tensor) -> Tensor:
         if player == "reference":
@@ -117,11 +128,8 @@ class FinitePolicy(Policy, ABC):
                 "so lower the learning rate or the step size"
             )
         actions = torch.multinomial(probability, num, replacement=True, generator=generator)
-        return _responses(
-            actions,
-            torch.full(actions.shape, 1 / num, dtype=self.dtype, device=actions.device),
-            False,
-        )
+        weight = torch.full(actions.shape, 1 / num, dtype=self.dtype, device=actions.device)
+        return replace(_responses(actions, weight, False), version=self.stamp(who))
 
     def enumerate(self, prompts: Prompts) -> Responses:
         """All actions; those that do not exist for a prompt have weight 0."""

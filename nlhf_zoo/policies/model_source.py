@@ -1,0 +1,172 @@
+"""Where a language model and its tokenizer come from."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nlhf_zoo.data.small_language import LETTERS
+from nlhf_zoo.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A causal language model and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+class ModelSource(ABC):
+    """Makes a causal language model and its tokenizer."""
+
+    @abstractmethod
+    def load(self) -> Loaded:
+        """Make both.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+
+
+class Pretrained(ModelSource):
+    """A model of the Hugging Face hub or a local folder, with the tokenizer beside it.
+
+    Args:
+        name: hub name or folder.
+        dtype: of the base model's weights; "auto" is the file's.
+        attention: implementation, such as "sdpa", "eager" or "flash_attention_2"; None takes the
+            fastest that the architecture supports without further packages.
+        four_bit: load the base model in 4-bit NF4 (QLoRA, arXiv 2305.14314); needs the extra
+            `qlora` and a GPU.
+        revision: of the hub's repository.
+        tokenizer: hub name or folder of the tokenizer, where it is not beside the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attention: str | None = None,
+        four_bit: bool = False,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.attention = attention
+        self.four_bit = four_bit
+        self.revision = revision
+        self.tokenizer = tokenizer
+
+    def load(self) -> Loaded:
+        """Load both; no code of the repository is run, and weights are safetensors."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if Path(self.name).is_absolute() and not Path(self.name).is_dir():
+            raise UserError(f"model.policy.model: there is no folder {self.name}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.tokenizer or self.name, revision=self.revision
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"model.policy.model {self.name}: the tokenizer cannot be loaded: {error}"
+            ) from error
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.name,
+                dtype=self.dtype,
+                attn_implementation=self.attention,
+                revision=self.revision,
+                use_safetensors=True,
+                **self._four_bit(),
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UserError(
+                f"model.policy.model {self.name} cannot be loaded as a causal language model: "
+                f"{error}"
+            ) from error
+        return Loaded(model, tokenizer)
+
+    def _four_bit(self) -> dict[str, Any]:
+        if not self.four_bit:
+            return {}
+        if not torch.cuda.is_available():
+            raise UserError("model.policy.model.four_bit needs a GPU, and there is none here")
+        try:
+            import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401  # an extra
+        except ImportError as error:
+            raise UserError(
+                "model.policy.model.four_bit needs bitsandbytes: pip install 'nlhf_zoo[qlora]'"
+            ) from error
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        return {
+            "quantization_config": config,
+            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))},
+        }
+
+
+class SmallLanguageModel(ModelSource):
+    """A random Llama over the letters of the small language; its tokens are exactly the letters.
+
+    Nothing ends a response but its length, so all responses can be listed and their probabilities
+    sum to 1: what is computed over them is exact.
+
+    Args:
+        hidden_size: width.
+        layers: transformer blocks.
+        seed: of its weights; not the run's, so that all runs have one reference.
+        num_letters: letters of the language.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 32,
+        layers: int = 2,
+        seed: int = 0,
+        num_letters: int = len(LETTERS),
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.layers = layers
+        self.seed = seed
+        self.num_letters = num_letters
+
+    def load(self) -> Loaded:
+        """Build both."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+        letters = LETTERS[: self.num_letters]
+        words = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}))
+        words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        words.decoder = decoders.Fuse()
+        config = LlamaConfig(
+            vocab_size=len(letters),
+            hidden_size=self.hidden_size,
+            intermediate_size=4 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = LlamaForCausalLM(config)
+        return Loaded(model, PreTrainedTokenizerFast(tokenizer_object=words))
