@@ -219,7 +219,7 @@ class OnlineGame(L.LightningModule):
     @property
     def between_rounds(self) -> bool:
         """Whether no round is under way."""
-        return self.progress.step == self.progress.gradient_step == 0
+        return self.progress.step == self.progress.gradient_step == self._accumulated == 0
 
     @property
     def finished(self) -> bool:

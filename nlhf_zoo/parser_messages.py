@@ -33,6 +33,8 @@ def shorten(message: str) -> str:
     lines = [line for line in lines if line and not _NOISE.match(line)]
     if missing := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{option}there is no class {missing[1]!r}{_choices(keys[-1:])}"
+    if function := re.search(r"a function or a callable class: (.*)\. Got value: (\S+)", message):
+        return f"{option}{function[2]} cannot be imported: {function[1]}"
     causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
     if causes:
         return option + " ".join(causes)

@@ -37,6 +37,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is depr")
             # peft 0.21 asks transformers 5.23 for an older name of `is_activation_checkpointing`
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            # a language model stays in evaluation, for dropout is off in every log-probability
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             yield
     finally:
         for log, level in zip(loggers, levels, strict=True):

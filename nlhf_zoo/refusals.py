@@ -85,6 +85,11 @@ def refuse_misfits(
         game.configure_optimizers()
     except (ValueError, TypeError) as error:
         raise UserError(f"--model.optimizer or --model.lr_scheduler: {error}") from error
+    if str(trainer.precision) in ("16-true", "bf16-true"):
+        raise UserError(
+            f"trainer.precision {trainer.precision} would round what is trained: leave it at "
+            "32-true, and set the dtype of the base model instead"
+        )
     closed_form = game.realisation.closed_form
     if closed_form and trainer.world_size > 1:
         raise UserError(

@@ -74,8 +74,8 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
             raise UserError(
-                f"the checkpoint's run had {key} = {was.get(key)}, "
-                f"the configuration has {now.get(key)}: resume with {path}, "
+                f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
+                f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "
                 "or start afresh without ckpt_path"
             )
 

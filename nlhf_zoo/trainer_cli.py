@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -229,6 +230,8 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         UserError: a mistake of the user's making.
     """
     refuse_bad_files(args)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     try:
         with quiet():

@@ -526,6 +526,9 @@ def test_equal_texts_pass_once(passes):
     assert texts_passed(passes) == 2 + 2
     assert (answer.preference[0, :2, 0] == 0.5).all()
     assert (answer.preference[1] == answer.preference[1, :1]).all()
+    same = responses(["w1"], ["w1"])
+    passes.oracle(prompts("w0", "w0"), same, same)
+    assert texts_passed(passes) == 1
 
 
 def test_batches_hold_like_lengths_the_longest_first(passes):
@@ -697,6 +700,7 @@ def test_auto_is_bfloat16_on_a_gpu_that_has_it(has_bfloat16, dtype, llama, monke
         ({"template": "{prompt} {response} {prompt.text}"}, "has the field 'prompt.text'"),
         ({"template": "{prompt} {response!r}"}, r"has no field \{response\}"),
         ({"template": "{prompt} {response:>3} {response}"}, "has the field 'response'"),
+        ({"template": "{prompt} {response} {response!r}"}, "has the field 'response'"),
         ({"template": "{prompt} {response} {"}, "cannot be read"),
     ],
 )

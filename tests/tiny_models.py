@@ -1,7 +1,8 @@
 """Tiny language models for tests: four architectures with random weights, saved and loaded again.
 
 They are built from a configuration, never downloaded, and written to a folder, so that a test goes
-the way that a user's model goes. Weights are large enough that next-token laws are far from uniform.
+the way that a user's model goes. Their weights are large, for
+next-token laws far from the uniform one.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class CausalLMPolicy(Policy):
         # The repository's defaults (a temperature, a repetition penalty) would be another policy.
         model.generation_config = GenerationConfig()
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint_activations(model)
         if self.lora is None:
             self._players = CopiedPlayers(model)
         else:
@@ -154,9 +154,17 @@ class CausalLMPolicy(Policy):
         return self
 
     @contextmanager
-    def _scoring(self) -> Iterator[None]:
-        """The model in training mode where checkpointing or dropout needs it, and gradient."""
-        if not (torch.is_grad_enabled() and (self.dropout or self.gradient_checkpointing)):
+    def _scoring(self, player: str) -> Iterator[None]:
+        """Gradient for the policy alone, in training mode where checkpointing or dropout needs it.
+
+        A checkpoint of another player would be computed again in the backward, when the policy's
+        adapter is back in its place.
+        """
+        if player != "policy" or not torch.is_grad_enabled():
+            with torch.no_grad():
+                yield
+            return
+        if not (self.dropout or self.gradient_checkpointing):
             yield
             return
         self._players.module("policy").train()
@@ -226,6 +234,10 @@ class CausalLMPolicy(Policy):
             )
         return prompts.to(self.device)
 
+    def _ready(self, prompts: Prompts) -> Prompts:
+        """Encoded prompts that have room for a response."""
+        return self.encode(prompts if prompts.tokens is not None else self.encode(prompts))
+
     def _tokenised(self, prompts: Prompts) -> Prompts:
         if prompts.conversations is not None:
             rows = [self._templated(list(c)) for c in prompts.conversations]
@@ -273,7 +285,7 @@ class CausalLMPolicy(Policy):
         generator: torch.Generator,
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
-        prompts = self.encode(prompts)
+        prompts = self._ready(prompts)
         assert prompts.tokens is not None
         assert prompts.mask is not None
         request = Request(
@@ -342,7 +354,7 @@ class CausalLMPolicy(Policy):
         Raises:
             UserError: all responses are listed, but the model gives others a probability too.
         """
-        prompts = self.encode(prompts)
+        prompts = self._ready(prompts)
         if responses.enumerated and _are_the_same(responses):
             log_prob = self._by_prefixes(who, prompts, responses, decoding)
         else:
@@ -408,8 +420,11 @@ class CausalLMPolicy(Policy):
         whole_mask = torch.cat([prompts.mask.repeat_interleave(each, 0), mask], 1)
         start = prompts.tokens.shape[1] - 1
         players = [(player, weight) for player, weight in who.items() if weight]
-        with self._scoring():
-            hidden = [self._hidden(p, whole, whole_mask, start) for p, _ in players]
+        hidden = []
+        for player, _ in players:
+            self._probe(player, whole[:_PROBE], whole_mask[:_PROBE])
+            with self._scoring(player):
+                hidden.append(self._hidden(player, whole, whole_mask, start))
         heads = [self._head(player) for player, _ in players]
         weights = [weight for _, weight in players]
         warped = warp(decoding)
@@ -423,26 +438,18 @@ class CausalLMPolicy(Policy):
 
     def _hidden(self, player: str, tokens: Tensor, mask: Tensor, start: int) -> Tensor:
         """Hidden states that the output layer takes, from position ``start`` on; or logits."""
-        model: Any = self._players.module(player)
-        language_model = self._players.language_model(player)
-        inputs = {
-            "input_ids": tokens,
-            "attention_mask": mask.long(),
-            "position_ids": position_ids(mask),
-            "use_cache": False,
-        }
-        if not self.softmax_chunk:
-            with self._players.playing([player], len(tokens)):
-                logits: Tensor = model(**inputs, logits_to_keep=tokens.shape[1] - start).logits
-            return logits
+        inputs = _inputs(tokens, mask)
         with self._players.playing([player], len(tokens)):
-            hidden: Tensor = self._body(language_model)(**inputs).last_hidden_state
-            self._probe(player, hidden, inputs)
-        return hidden[:, start:]
+            if self.softmax_chunk:
+                hidden: Tensor = self._body(player)(**inputs).last_hidden_state[:, start:]
+            else:
+                model: Any = self._players.module(player)
+                hidden = model(**inputs, logits_to_keep=tokens.shape[1] - start).logits
+        return hidden
 
-    def _body(self, language_model: Any) -> Callable[..., Any]:
+    def _body(self, player: str) -> Callable[..., Any]:
         """The model without its output layer; compiled for scoring alone."""
-        body: nn.Module = language_model.base_model
+        body: nn.Module = self._players.language_model(player).base_model
         if not self.compile_body:
             return body
         return self._compiled.setdefault(id(body), torch.compile(body, dynamic=True))
@@ -462,18 +469,20 @@ class CausalLMPolicy(Policy):
         return head
 
     @torch.no_grad()
-    def _probe(self, player: str, hidden: Tensor, inputs: dict[str, Any]) -> None:
+    def _probe(self, player: str, tokens: Tensor, mask: Tensor) -> None:
         """Compare the output layer with the model's own logits, once for each player.
 
         Raises:
             UserError: this architecture makes its logits otherwise.
         """
-        if player in self._probed:
+        if player in self._probed or not self.softmax_chunk:
             return
-        few = {n: v[:_PROBE] if isinstance(v, Tensor) else v for n, v in inputs.items()}
-        logits = self._players.module(player)(**few, logits_to_keep=1).logits
-        ours, theirs = self._head(player)(hidden[:_PROBE, -1:]), logits.float()
-        tolerance = 1e-4 if logits.dtype == torch.float32 else 0.05
+        model: Any = self._players.module(player)
+        with self._players.playing([player], len(tokens)):
+            theirs = model(**_inputs(tokens, mask), logits_to_keep=1).logits
+        ours = self._head(player)(self._hidden(player, tokens, mask, -1))
+        tolerance = 1e-4 if theirs.dtype == torch.float32 else 0.05
+        theirs = theirs.float()
         if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
             kind = type(self._players.language_model(player)).__name__
             raise UserError(
@@ -482,6 +491,16 @@ class CausalLMPolicy(Policy):
                 "model.policy.softmax_chunk to 0"
             )
         self._probed.add(player)
+
+
+def _inputs(tokens: Tensor, mask: Tensor) -> dict[str, Any]:
+    """What a model is called with to score rows [R, S]."""
+    return {
+        "input_ids": tokens,
+        "attention_mask": mask.long(),
+        "position_ids": position_ids(mask),
+        "use_cache": False,
+    }
 
 
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:
@@ -512,6 +531,12 @@ def _context(config: Any) -> int | None:
     """Positions that a model has, where its configuration says so."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """By the name that transformers has for it since 5.23, or by the one before."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _switch_dropout_off(model: nn.Module) -> None:

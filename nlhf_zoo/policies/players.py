@@ -164,10 +164,12 @@ class AdapterPlayers(Players):
 
         config = self._config
         own = {id(parameter) for parameter in self.parameters_of("policy").values()}
-        shared = [
-            n for n, p in self._model.named_parameters() if p.requires_grad and id(p) not in own
-        ]
-        if getattr(config, "use_dora", False) or shared or not own:
+        every = self._model.parameters()
+        shared = any(p.requires_grad and id(p) not in own for p in every)
+        changes_base = (
+            getattr(config, "use_dora", False) or getattr(config, "bias", "none") != "none"
+        )
+        if changes_base or shared or not own:
             raise UserError(
                 "model.policy.adapter must be a plain LoRA adapter, because DoRA, trained biases, "
                 "modules_to_save and other methods cannot be switched between players"

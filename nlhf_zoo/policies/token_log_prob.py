@@ -47,7 +47,8 @@ def token_log_prob(
         if trained:
             parts.append(checkpoint(of_chunk, now, *inputs, use_reentrant=False))
         elif in_parts:
-            parts.append(_WithDerivative.apply(of_chunk, now, *inputs))
+            found: Tensor = _WithDerivative.apply(of_chunk, now, *inputs)  # type: ignore[no-untyped-call]
+            parts.append(found)
         else:
             parts.append(of_chunk(now, *inputs))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -73,7 +74,7 @@ class _WithDerivative(torch.autograd.Function):
         return log_prob.detach()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it so
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the derivatives."""
         saved = iter(ctx.saved_tensors)
