@@ -1,4 +1,4 @@
-"""The command line: ``nlhf fit | validate | test | predict | solve | compare``.
+"""The command line: ``nlhf fit | validate | test | predict | doctor | export | solve | compare``.
 
 Nothing heavy is imported before it is known which command runs: ``nlhf --help`` answers without
 torch.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from nlhf_zoo import __version__
 from nlhf_zoo.errors import UserError
@@ -21,12 +22,15 @@ usage: nlhf COMMAND [options]
   validate  evaluate a checkpoint:               nlhf validate --config ... --ckpt_path ...
   test      likewise, on the test prompts
   predict   the probabilities of all responses
+  doctor    check what goes wrong silently:      nlhf doctor --config ...
+  export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
 
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+_COMMANDS = ("doctor", "export", "solve", "compare")  # each a module of that name
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -52,16 +56,10 @@ def main(args: Sequence[str] | None = None) -> None:
             from nlhf_zoo.trainer_cli import run
 
             run(argv)
-        elif command == "solve":
-            from nlhf_zoo.commands import solve
-
-            solve.main(rest)
-        elif command == "compare":
-            from nlhf_zoo.commands import compare
-
-            compare.main(rest)
+        elif command in _COMMANDS:
+            import_module(f"nlhf_zoo.commands.{command}").main(rest)
         else:
-            known = ", ".join([*_TRAINER_COMMANDS, "solve", "compare"])
+            known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])
             raise UserError(f"{command!r} is no command of nlhf: choose one of {known}")
     except UserError as error:
         print(f"nlhf: error: {one_sentence(error)}", file=sys.stderr)

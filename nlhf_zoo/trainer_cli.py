@@ -30,7 +30,14 @@ import nlhf_zoo.oracles
 import nlhf_zoo.policies
 import nlhf_zoo.realisation
 import nlhf_zoo.rollout  # noqa: F401
-from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
+from nlhf_zoo.callbacks import (
+    GameProgressBar,
+    HealthCheck,
+    QueryLog,
+    ReferenceFingerprint,
+    ResumeState,
+    TimeLog,
+)
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
@@ -238,7 +245,14 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
             cli(
                 seed_everything_default=0,
                 trainer_defaults={
-                    "callbacks": [ResumeState(), QueryLog(), TimeLog(), GameProgressBar()],
+                    "callbacks": [
+                        ResumeState(),
+                        HealthCheck(),
+                        ReferenceFingerprint(),
+                        QueryLog(),
+                        TimeLog(),
+                        GameProgressBar(),
+                    ],
                     "max_epochs": -1,
                     "num_sanity_val_steps": 0,
                     "use_distributed_sampler": False,

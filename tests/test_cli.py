@@ -19,6 +19,8 @@ from test_resume import RUN, configuration, fit, load, part, write
 
 from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.cli import main
+from nlhf_zoo.policies.players import AdapterPlayers
 
 ROOT = Path(__file__).parent.parent
 GAME = configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
@@ -229,3 +231,15 @@ def test_a_logger_can_be_left_out(folder: Path):
     assert run.code == 0, run.err
     assert len(read_history(folder / "here")["round"]) > 1
     assert not (folder / "runs").exists()
+
+
+def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, capsys):
+    """The reference that others took from `get_base_model()`: with the adapter in its layers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AdapterPlayers, "_switch", lambda self, adapter: None)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(ROOT / "configs/language/nash_mp.yaml")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "this model cannot be trained as it is: the reference" in said
+    assert not list(tmp_path.rglob("last.ckpt"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 import sys
@@ -16,6 +17,7 @@ import pytest
 import test_contracts as contracts
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import save_tiny
 from zoo import BETA, Row, small_games, snake_case
 
 from nlhf_zoo import algorithms
@@ -216,14 +218,25 @@ SAMPLED = (
 )
 
 
+def bring_a_model(folder: Path) -> None:
+    """What the README asks its reader to bring: a model, prompts, and the rule that it shows."""
+    save_tiny(folder / "my_model", "llama", chat=True, max_position_embeddings=256)
+    rows = [json.dumps({"prompt": prompt}) for prompt in ("name a fruit.", "a", "b?", "tell me")]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    (rule,) = re.findall(r"```python\n(def shorter_wins.*?)```", text_of("README.md"), re.DOTALL)
+    (folder / "my_rules.py").write_text(rule)
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     """The commands of the README and the quickstart, one after the other in one empty folder."""
     folder = tmp_path_factory.mktemp("quickstart")
     (folder / "configs").symlink_to(ROOT / "configs")
+    bring_a_model(folder)
     todo = [*dict.fromkeys([*commands("docs/quickstart.md"), *commands("README.md")]), SAMPLED]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])  # `fit` adds the folder that it runs in
         return folder, [play(command) for command in todo]
 
 

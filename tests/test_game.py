@@ -457,7 +457,7 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
     if allowed:
         assert game.improve(step, prompts, drawn, verdict).isfinite()
     else:
-        with pytest.raises(UserError, match="drawn by version 0 of the weights, .* version 1"):
+        with pytest.raises(UserError, match=r"drawn by version 0 of the weights, .* version 1"):
             game.improve(step, prompts, drawn, verdict)
 
 

@@ -3,6 +3,7 @@
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
+from nlhf_zoo.callbacks.health_check import HealthCheck
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.query_log import QueryLog
@@ -15,6 +16,7 @@ __all__ = [
     "ExactMetrics",
     "GameCheckpoint",
     "GameProgressBar",
+    "HealthCheck",
     "History",
     "QueryLog",
     "ReferenceFingerprint",

@@ -1,0 +1,23 @@
+"""The checks of a game's health: what must never go wrong silently, on the user's own parts."""
+
+from nlhf_zoo.health.check import Check, Note
+from nlhf_zoo.health.examination import Finding, examine, refuse_unhealthy
+from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
+from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, rounding, total_log_prob
+
+__all__ = [
+    "Check",
+    "Finding",
+    "Note",
+    "Probe",
+    "drawn",
+    "examine",
+    "gap",
+    "kept_tensors",
+    "random_tokens",
+    "refuse_unhealthy",
+    "rounding",
+    "scatter",
+    "total_log_prob",
+    "untouched",
+]

@@ -1,0 +1,135 @@
+"""All checks in one go; and the cheap ones, which a run makes before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.health import generation, judging, players, probe, rehearsal, scoring
+from nlhf_zoo.health.check import Check, Note
+from nlhf_zoo.health.preservation import untouched
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.records import Prompts
+
+Finding = Check | Note
+_Check = Callable[[], Check | Note | Sequence[Finding] | None]
+Context = Callable[[], AbstractContextManager[object]]
+
+
+def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
+    """Refuse to train a language model that fails a cheap check; others are not looked at.
+
+    A few passes over two prompts with short responses of random tokens; the oracle is not asked.
+
+    Args:
+        game: the game; it is left as it was.
+        prompts: some to train on, at least one.
+
+    Raises:
+        UserError: a check fails.
+    """
+    policy = game.policy
+    if not isinstance(policy, CausalLMPolicy):
+        return
+    with untouched(game):
+        game.eval()
+        few = policy.encode(prompts)
+        tried = probe.random_tokens(policy, probe.take(few, range(min(2, len(few)))))
+        checks: list[Callable[[], Check]] = [
+            partial(players.adapters_apart, game),  # what is merged is unmerged at the first use
+            lambda: players.reference_stays(game, tried, players.scattered_reference(game, tried)),
+            partial(players.players_differ, game, tried, mixture=False),
+            partial(players.policy_alone_trains, game),
+            partial(scoring.dropout_off, game, tried),
+        ]
+        for check in checks:
+            if (found := check()).passed is False:
+                limit = f" ({found.limit})" if found.limit else ""
+                raise UserError(
+                    f"this model cannot be trained as it is: {found.name}: {found.figure}{limit}: "
+                    f"{found.advice}"
+                )
+
+
+def examine(
+    game: OnlineGame,
+    prompts: Prompts,
+    make_trainer: rehearsal.MakeTrainer | None = None,
+    context: Context = nullcontext,
+) -> Iterator[tuple[str, Sequence[Finding]]]:
+    """Make all checks, each when it is asked for.
+
+    Args:
+        game: the game; it is left as it was when all checks are made, or the iterator is closed.
+        prompts: B prompts, as they were read.
+        make_trainer: makes a trainer for the rehearsal of a round; None leaves that out.
+        context: in which log-probabilities are computed, such as a trainer's autocast.
+
+    Yields:
+        what is looked at next, and what was found of what was looked at last.
+    """
+    found: Sequence[Finding] = []
+    with untouched(game):
+        for title, check in _checks(game, prompts, make_trainer, context):
+            yield title, found
+            found = _try(title, check)
+    yield "", found
+
+
+def _try(title: str, check: _Check) -> list[Finding]:
+    """What a check finds; what it stumbles over is a finding too."""
+    try:
+        found = check()
+    except UserError as error:
+        return [Check(title, False, "could not be checked", "", str(error))]
+    if found is None:
+        return []
+    return [found] if isinstance(found, Check | Note) else list(found)
+
+
+def _checks(
+    game: OnlineGame,
+    prompts: Prompts,
+    make_trainer: rehearsal.MakeTrainer | None,
+    context: Context,
+) -> Iterator[tuple[str, _Check]]:
+    """All checks in order; the game is prepared for each when it is asked for."""
+
+    def within(
+        check: _Check,
+    ) -> _Check:
+        def run() -> Check | Note | Sequence[Finding] | None:
+            with context():
+                return check()
+
+        return run
+
+    with untouched(game):
+        game.eval()
+        yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
+        with context():
+            tried = probe.drawn(game.policy, prompts)
+            before = players.scattered_reference(game, tried)
+        yield "reference", within(partial(players.reference_stays, game, tried, before))
+        yield "base model", within(partial(players.reference_is_loaded, game, tried))
+        yield "players", within(partial(players.players_differ, game, tried))
+        yield "mixtures", within(partial(players.mixture_of_one, game, tried))
+        yield "training", partial(players.policy_alone_trains, game)
+        yield "gradient", within(partial(players.gradient_reaches, game, tried))
+        yield "padding", within(partial(scoring.padding_and_batch, game, tried))
+        yield "dropout", within(partial(scoring.dropout_off, game, tried))
+        yield "end of sequence", within(partial(scoring.end_scored_once, game, tried))
+        yield "responses", partial(scoring.responses_end, game, tried)
+        yield "generator", within(partial(generation.generator_agrees, game, prompts))
+    with judging.listening(game.oracle) as asked:
+        yield "oracle", within(partial(judging.oracle_answers, game, prompts))
+        if make_trainer is not None:
+            yield "one round", partial(rehearsal.rehearse, game, prompts, make_trainer)
+    yield "text", partial(generation.read_back, game, tried)
+    game.eval()
+    yield "speed", within(lambda: list(generation.speed(game, prompts)))
+    yield "size", partial(generation.size, game)
+    yield "queries", lambda: Note("the oracle was asked", f"{asked.queries} queries")

@@ -1,0 +1,122 @@
+"""What is drawn is what is scored; and what drawing costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from nlhf_zoo.health.check import Check, Note, at_most, skipped
+from nlhf_zoo.health.probe import Probe, gap, rounding
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts
+from nlhf_zoo.rollout import random_stream
+
+_MIB = 2**20
+
+
+def _drawn_from(game: OnlineGame) -> Iterator[tuple[Mixture, Decoding]]:
+    """All that a round draws from, each once."""
+    seen: list[tuple[Mixture, Decoding]] = [({"policy": 1.0}, PLAIN)]
+    for step in game.plan:
+        seen.append((dict(step.sampler), step.scored))
+        seen += [(dict(opponent), step.opponent) for _, opponent in step.payoff]
+    for number, one in enumerate(seen):
+        if one not in seen[:number]:
+            yield one
+
+
+@torch.no_grad()
+def generator_agrees(game: OnlineGame, prompts: Prompts) -> Check:
+    """The generator's own log-probabilities are those that are computed again.
+
+    Of all mixtures that a round draws from: with a cache that is not theirs they would not be.
+    """
+    name, policy, worst = "the generator draws what is scored", game.policy, 0.0
+    prompts = policy.encode(prompts)
+    for who, decoding in _drawn_from(game):
+        stream = random_stream(1, 0, 0, prompts.ids.device)
+        responses = policy.sample(who, prompts, 2, decoding, stream)
+        if responses.log_prob is None:
+            return skipped(name, "the policy's generator says nothing of log-probabilities")
+        again = policy.log_prob(who, prompts, responses)
+        normalised = getattr(policy, "length_normalised", False)
+        worst = max(worst, gap(responses.log_prob, again, None if normalised else responses))
+    return at_most(
+        name,
+        worst,
+        rounding(policy),
+        "the generator samples from another distribution than the one that is trained: look at "
+        "its cache, its positions and its weights",
+        " a token",
+    )
+
+
+def read_back(game: OnlineGame, probe: Probe) -> Note | None:
+    """How many responses are other tokens after they were decoded and encoded again."""
+    policy, responses = game.policy, probe.responses
+    if not isinstance(policy, CausalLMPolicy) or responses.text is None:
+        return None
+    changed = total = 0
+    for tokens, mask, texts in zip(responses.tokens, responses.mask, responses.text, strict=True):
+        for row, keep, text in zip(tokens, mask, texts, strict=True):
+            drawn = [t for t in row[keep].tolist() if t not in policy.ends]
+            again = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+            changed += drawn != list(again)
+            total += 1
+    return Note(
+        "tokens that change in a round trip by text",
+        f"in {changed} of {total} responses (they are scored as they were drawn)",
+    )
+
+
+def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
+    """Tokens a second, mean length and the share that was cut."""
+    policy = game.policy
+    if not isinstance(policy, CausalLMPolicy):
+        return
+    prompts, num = policy.encode(prompts), max(1, game.rollout.num_responses)
+    for _ in range(2):  # the first call warms up
+        stream = random_stream(2, 0, 0, prompts.ids.device)
+        began = _now()
+        responses = policy.sample({"policy": 1.0}, prompts, num, PLAIN, stream)
+        seconds = _now() - began
+    tokens, count = int(responses.mask.sum()), responses.weight.numel()
+    yield Note(
+        "generation",
+        f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses",
+    )
+    yield Note("mean length of a response", f"{tokens / count:.1f} tokens")
+    if responses.truncated is not None:
+        cut = int(responses.truncated.sum())
+        yield Note(
+            f"cut at max_new_tokens = {policy.max_new_tokens}",
+            f"{cut / count:.0%} of the responses",
+        )
+
+
+def size(game: OnlineGame) -> Note:
+    """Parameters that are trained, and the memory of the players."""
+    policy, kept = game.policy, game.policy.kept_names()
+    numbers = dict.fromkeys(("all", "trained", "players"), 0)
+    memory = dict(numbers)
+    for name, parameter in policy.named_parameters():
+        groups = ["all"]
+        groups += ["trained"] if parameter.requires_grad else []
+        groups += ["players"] if name in kept else []
+        for group in groups:
+            numbers[group] += parameter.numel()
+            memory[group] += parameter.numel() * parameter.element_size()
+    return Note(
+        "trained parameters",
+        f"{numbers['trained']:,} of {numbers['all']:,}; all players but the reference take "
+        f"{memory['players'] / _MIB:,.1f} of {memory['all'] / _MIB:,.1f} MiB",
+    )
+
+
+def _now() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,230 @@
+"""The reference is the reference, and the players are who they are."""
+
+from __future__ import annotations
+
+import gc
+import math
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.health.check import Check, above, at_most, skipped
+from nlhf_zoo.health.preservation import scatter
+from nlhf_zoo.health.probe import (
+    Probe,
+    gap,
+    rounding,
+    take_responses,
+    total_log_prob,
+    unpadded,
+)
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+
+_APART = 1e-3  # log-probabilities of scattered players differ by far more
+
+
+@torch.no_grad()
+def reference_log_prob(policy: Policy, probe: Probe) -> Tensor:
+    """Log-probabilities [B, K] of a probe under the reference."""
+    return policy.log_prob({"reference": 1.0}, probe.prompts, probe.responses)
+
+
+def reference_stays(game: OnlineGame, probe: Probe, before: Tensor) -> Check:
+    """The reference does not move when all other players do.
+
+    Args:
+        game: whose players have been scattered.
+        probe: prompts and responses.
+        before: the reference's log-probabilities before that [B, K].
+    """
+    after = reference_log_prob(game.policy, probe)
+    return at_most(
+        "the reference stays when the policy moves",
+        gap(before, after),
+        0.0,
+        "the reference is not the model without its adapters: take it from Players.playing, and "
+        "not from peft's get_base_model",
+    )
+
+
+def adapters_apart(game: OnlineGame) -> Check:
+    """No adapter is merged into the base model's weights."""
+    merged = sum(bool(getattr(module, "merged", False)) for module in game.policy.modules())
+    return at_most(
+        "no adapter is merged into the base",
+        merged,
+        0.0,
+        "merging changes the reference, and unmerging does not bring its bits back: do not call "
+        "merge_adapter",
+    )
+
+
+def reference_is_loaded(game: OnlineGame, probe: Probe) -> Check:
+    """The reference is the model of its folder, played by plain transformers, row by row.
+
+    No adapters of ours, no padding, no batch and no chunks. The model is loaded once more.
+    """
+    name, policy = "the reference is the model as it is loaded", game.policy
+    if not isinstance(policy, CausalLMPolicy):
+        return skipped(name, "the policy is no language model")
+    try:
+        model = _load_again(policy)
+        theirs = _plain_log_prob(model, probe)
+    except torch.OutOfMemoryError:
+        return skipped(name, "there is no memory for a second base model")
+    finally:
+        model = None
+        gc.collect()
+    with torch.no_grad():
+        ours = total_log_prob(policy, {"reference": 1.0}, probe.prompts, probe.responses)
+    return at_most(
+        name,
+        gap(ours, theirs, probe.responses),
+        rounding(policy),
+        "the reference's weights or its log-probabilities are not those of the model's folder",
+        " a token",
+    )
+
+
+def _load_again(policy: CausalLMPolicy) -> Any:
+    model = policy.source.load().model.eval()
+    if policy.adapter is not None:
+        model.load_adapter(policy.adapter)
+    here = next(policy.parameters())
+    if next(model.parameters()).dtype != here.dtype:
+        model = model.to(here.dtype)
+    return model.to(here.device)
+
+
+@torch.no_grad()
+def _plain_log_prob(model: Any, probe: Probe) -> Tensor:
+    """Log-probabilities [B, K] from a model's own logits, one response at a time."""
+    found = torch.zeros_like(probe.responses.weight, dtype=torch.float32)
+    for row, number in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
+        prompt = unpadded(probe.prompts, row).tokens
+        response = take_responses(probe.responses, row, number)
+        assert prompt is not None
+        tokens = torch.cat([prompt, response.tokens[0]], 1)
+        law = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        each = law.gather(-1, tokens[:, 1:, None])[0, prompt.shape[1] - 1 :, 0]
+        found[row, number] = each[response.mask[0, 0]].sum()
+    return found
+
+
+@torch.no_grad()
+def players_differ(game: OnlineGame, probe: Probe, mixture: bool = True) -> Check:
+    """All players, and half a mixture, have distributions of their own.
+
+    Args:
+        game: whose players have been scattered.
+        probe: prompts and responses.
+        mixture: whether half of policy and reference is among them.
+    """
+    policy = game.policy
+    who: dict[str, dict[str, float]] = {player: {player: 1.0} for player in policy.players}
+    if mixture:
+        who["a half mixture"] = {"policy": 0.5, "reference": 0.5}
+    log_prob = {
+        name: policy.log_prob(weights, probe.prompts, probe.responses)
+        for name, weights in who.items()
+    }
+    gaps = {pair: gap(log_prob[pair[0]], log_prob[pair[1]]) for pair in combinations(who, 2)}
+    nearest = min(gaps, key=lambda pair: gaps[pair])
+    return above(
+        "players have weights of their own",
+        gaps[nearest],
+        _APART,
+        f"{nearest[0]} and {nearest[1]} are one distribution: a player is switched to the "
+        "weights of another",
+    )
+
+
+@torch.no_grad()
+def mixture_of_one(game: OnlineGame, probe: Probe) -> Check:
+    """A mixture of weight 1 on one player is exactly that player."""
+    policy, worst = game.policy, 0.0
+    for player in policy.players:
+        other = "reference" if player != "reference" else "policy"
+        alone = policy.log_prob({player: 1.0}, probe.prompts, probe.responses)
+        mixed = policy.log_prob({player: 1.0, other: 0.0}, probe.prompts, probe.responses)
+        worst = max(worst, gap(alone, mixed))
+    return at_most(
+        "a mixture of weight 1 is that player",
+        worst,
+        0.0,
+        "a player of weight 0 enters a mixture: leave it out",
+    )
+
+
+@torch.no_grad()
+def policy_alone_trains(game: OnlineGame) -> Check:
+    """What requires gradient is what `Policy.restore` puts back: the policy, all of it, alone.
+
+    Args:
+        game: whose players have been scattered, so that none of the weights is 0.
+    """
+    policy = game.policy
+    before = _sums(policy)
+    weights = policy.snapshot()
+    _negate(policy, weights)
+    after = _sums(policy)
+    _negate(policy, weights)
+    moved = {name for name, value in after.items() if value != before[name]}
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    return at_most(
+        "the policy, and it alone, is trained",
+        len(moved ^ trained),
+        0.0,
+        "some parameter of the policy is frozen, or another player's is not (peft's set_adapter "
+        f"and disable_adapter flip these flags): {min(moved ^ trained, default='')}",
+        " tensors wrong",
+    )
+
+
+def _negate(policy: Policy, weights: dict[str, Any]) -> None:
+    """Change all of the policy's weights; a second time puts their bits back."""
+    for value in weights.values():
+        value.neg_()
+    policy.restore(weights)
+
+
+def _sums(policy: Policy) -> dict[str, float]:
+    return {name: float(p.detach().double().sum()) for name, p in policy.named_parameters()}
+
+
+def gradient_reaches(game: OnlineGame, probe: Probe) -> Check:
+    """The loss's gradient reaches the policy, and no other player carries one."""
+    name, policy = "gradient reaches the policy alone", game.policy
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    advice = "the policy was switched off on the way: its training would do nothing, without a word"
+    if not trained:
+        return Check(name, False, "nothing requires gradient", "", advice)
+    with torch.enable_grad():
+        for player in set(policy.players) - {"policy"}:
+            log_prob = policy.log_prob({player: 1.0}, probe.prompts, probe.responses)
+            # Under gradient checkpointing the inputs carry gradient, and no parameter need.
+            if log_prob.requires_grad and _norm(log_prob, trained) is not None:
+                return Check(name, False, f"{player} carries gradient", "", "freeze that player")
+        log_prob = policy.log_prob({"policy": 1.0}, probe.prompts, probe.responses)
+        if not log_prob.requires_grad:
+            return Check(name, False, "the policy carries none", "", advice)
+        norm = _norm(log_prob, trained)
+    return above(name, norm or 0.0, 0.0, advice)
+
+
+def _norm(log_prob: Tensor, parameters: list[nn.Parameter]) -> float | None:
+    """Norm of the gradient of a sum of log-probabilities; None where it reaches no parameter."""
+    found = torch.autograd.grad(log_prob.sum(), parameters, allow_unused=True)
+    squares = [float(g.double().square().sum()) for g in found if g is not None]
+    return math.sqrt(sum(squares)) if squares else None
+
+
+def scattered_reference(game: OnlineGame, probe: Probe) -> Tensor:
+    """Scatter the players, and say what the reference was before that."""
+    before = reference_log_prob(game.policy, probe)
+    scatter(game.policy)
+    return before

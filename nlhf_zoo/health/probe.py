@@ -1,0 +1,148 @@
+"""What the checks are tried on: a few prompts, and responses to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
+from nlhf_zoo.rollout import random_stream
+
+_SEED = 20_250_519  # of the probes' own random streams
+_LENGTH = 16  # tokens of a response that is not drawn
+# Largest gap of a log-probability, for each token, that rounding makes: of the logits of a model of
+# that precision, whose kernels depend on the shape of a batch.
+_ROUNDING = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 0.01,
+    torch.bfloat16: 0.05,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a check is tried on.
+
+    Args:
+        prompts: B prompts as the policy reads them.
+        responses: K responses to each.
+    """
+
+    prompts: Prompts
+    responses: Responses
+
+
+def drawn(policy: Policy, prompts: Prompts, num: int = 2) -> Probe:
+    """A probe with responses that the policy draws."""
+    prompts = policy.encode(prompts)
+    stream = random_stream(_SEED, 0, 0, prompts.ids.device)
+    return Probe(prompts, policy.sample({"policy": 1.0}, prompts, num, PLAIN, stream))
+
+
+def random_tokens(policy: CausalLMPolicy, prompts: Prompts, num: int = 2) -> Probe:
+    """A probe with responses of random tokens, which cost nothing: the same in every process.
+
+    No token ends a response but the last one.
+    """
+    prompts = policy.encode(prompts)
+    length = min(_LENGTH, policy.max_new_tokens)
+    tokens = inner_tokens(policy, (len(prompts), num, length)).to(prompts.ids.device)
+    weight = torch.full(tokens.shape[:2], 1 / num, device=tokens.device)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    return Probe(prompts, Responses(tokens, mask, weight))
+
+
+def inner_tokens(policy: CausalLMPolicy, shape: tuple[int, ...]) -> Tensor:
+    """Random tokens that end no response."""
+    tokens = sorted(set(policy.tokenizer.get_vocab().values()) - {*policy.ends})
+    stream = torch.Generator().manual_seed(_SEED)
+    return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=stream)]
+
+
+def take(prompts: Prompts, rows: Sequence[int]) -> Prompts:
+    """Some of the prompts, in the padding of all."""
+    kept = torch.tensor([*rows], device=prompts.ids.device)
+    return Prompts(
+        ids=prompts.ids[kept],
+        tokens=None if prompts.tokens is None else prompts.tokens[kept],
+        mask=None if prompts.mask is None else prompts.mask[kept],
+        text=None if prompts.text is None else [prompts.text[i] for i in rows],
+        conversations=(
+            None if prompts.conversations is None else [prompts.conversations[i] for i in rows]
+        ),
+    )
+
+
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """Batches as one, padded on the left."""
+    first, tokens, mask = parts[0], None, None
+    widths = [0 if part.tokens is None else part.tokens.shape[1] for part in parts]
+    if any(widths):
+        wide = [
+            (pad(part.tokens, (max(widths) - w, 0)), pad(part.mask.bool(), (max(widths) - w, 0)))
+            for part, w in zip(parts, widths, strict=True)
+            if part.tokens is not None and part.mask is not None
+        ]
+        tokens, mask = (torch.cat(both) for both in zip(*wide, strict=True))
+    return Prompts(
+        ids=torch.cat([part.ids for part in parts]),
+        tokens=tokens,
+        mask=mask,
+        text=None if first.text is None else [t for part in parts for t in part.text or ()],
+        conversations=(
+            None
+            if first.conversations is None
+            else [c for part in parts for c in part.conversations or ()]
+        ),
+    )
+
+
+def take_responses(responses: Responses, row: int, number: int) -> Responses:
+    """One response to one prompt, cut where it ends; an empty one keeps a token that is masked."""
+    kept = max(1, int(responses.mask[row, number].sum()))
+    return Responses(
+        tokens=responses.tokens[row, number, :kept][None, None],
+        mask=responses.mask[row, number, :kept][None, None],
+        weight=torch.ones_like(responses.weight[:1, :1]),
+    )
+
+
+def unpadded(prompts: Prompts, row: int) -> Prompts:
+    """One prompt without padding."""
+    one = take(prompts, [row])
+    if one.tokens is None or one.mask is None:
+        return one
+    kept = one.mask[0].bool()
+    return replace(one, tokens=one.tokens[:, kept], mask=one.mask[:, kept])
+
+
+def total_log_prob(policy: Policy, who: Mixture, prompts: Prompts, responses: Responses) -> Tensor:
+    """Log-probability of whole responses [B, K], also where the policy divides by their length."""
+    log_prob = policy.log_prob(who, prompts, responses)
+    if getattr(policy, "length_normalised", False):
+        return log_prob * responses.mask.sum(-1)
+    return log_prob
+
+
+def gap(one: Tensor, other: Tensor, responses: Responses | None = None) -> float:
+    """Largest difference, for each token where the responses are given."""
+    difference = (one.double() - other.double()).abs()
+    difference = torch.where(one == other, torch.zeros_like(difference), difference)  # of -inf too
+    if responses is not None:
+        difference = difference / responses.mask.sum(-1).clamp(min=1)
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+def rounding(policy: Policy) -> float:
+    """Largest gap of a log-probability, for each token, that rounding makes in this policy."""
+    found = {p.dtype for p in policy.parameters() if p.is_floating_point()}
+    if torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"):
+        found.add(torch.bfloat16)
+    return max(_ROUNDING.get(dtype, 0.05) for dtype in found)

@@ -1,0 +1,172 @@
+"""Log-probabilities are those of the response, whatever stands beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.health.check import Check, at_most, skipped
+from nlhf_zoo.health.probe import (
+    Probe,
+    gap,
+    inner_tokens,
+    rounding,
+    take_responses,
+    total_log_prob,
+    unpadded,
+)
+from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.records import Prompts, Responses
+
+_POLICY = {"policy": 1.0}
+_COLUMNS = 3  # of further padding
+_MASK = "the mask of a response must hold its end-of-sequence token once, and no padding"
+
+
+@torch.no_grad()
+def padding_and_batch(game: OnlineGame, probe: Probe) -> Check:
+    """A response has one log-probability: in a batch, alone, and with more padding on each side."""
+    policy, prompts, responses = game.policy, probe.prompts, probe.responses
+    together = total_log_prob(policy, _POLICY, prompts, responses)
+    alone = torch.zeros_like(together)
+    for row, number in torch.cartesian_prod(*map(torch.arange, together.shape)).tolist():
+        one = take_responses(responses, row, number)
+        alone[row, number] = total_log_prob(policy, _POLICY, unpadded(prompts, row), one)
+    worst = gap(together, alone, responses)
+    if prompts.tokens is not None:
+        worst = max(worst, gap(_padded(policy, prompts, responses), alone, responses))
+    return at_most(
+        "padding and batch do not matter",
+        worst,
+        rounding(policy),
+        "give the model position ids that do not count padding, and its attention mask",
+        " a token",
+    )
+
+
+def _padded(policy: Policy, prompts: Prompts, responses: Responses) -> Tensor:
+    """With columns of padding to the left of the prompts and to the right of the responses."""
+    assert prompts.tokens is not None
+    assert prompts.mask is not None
+    token = int(prompts.tokens[0, -1])  # any: what is masked must not matter
+    wide = replace(
+        prompts,
+        tokens=pad(prompts.tokens, (_COLUMNS, 0), value=token),
+        mask=pad(prompts.mask.bool(), (_COLUMNS, 0), value=False),
+    )
+    long = Responses(
+        tokens=pad(responses.tokens, (0, _COLUMNS), value=token),
+        mask=pad(responses.mask, (0, _COLUMNS), value=False),
+        weight=responses.weight,
+    )
+    try:
+        return total_log_prob(policy, _POLICY, wide, long)
+    except UserError:  # no room for more columns in the model's context
+        return total_log_prob(policy, _POLICY, prompts, responses)
+
+
+def dropout_off(game: OnlineGame, probe: Probe) -> Check:
+    """Two passes of the trained log-probability, and two draws from one stream, are equal."""
+    name, policy = "dropout is off", game.policy
+    if getattr(policy, "dropout", False):
+        return skipped(name, "model.policy.dropout asks for it")
+    mode = policy.training
+    policy.train()
+    try:
+        with torch.enable_grad():
+            first, second = (
+                policy.log_prob(_POLICY, probe.prompts, probe.responses).detach() for _ in range(2)
+            )
+    finally:
+        policy.train(mode)
+    return at_most(
+        name,
+        gap(first, second),
+        0.0,
+        "something draws random numbers in the model: put it in evaluation mode",
+    )
+
+
+@torch.no_grad()
+def end_scored_once(game: OnlineGame, probe: Probe) -> Check:
+    """The end-of-sequence token counts once where it was generated, and never where it was not.
+
+    log pi(y, end | x) = log pi(y | x) + log pi(end | x, y), and neither padding that is the end
+    itself nor an end that is masked adds to it.
+    """
+    name, policy, prompts = "the end of a sequence is scored once", game.policy, probe.prompts
+    if not isinstance(policy, CausalLMPolicy):
+        return skipped(name, "the policy is no language model")
+    if not policy.ends:
+        return skipped(name, "no token ends a response of this model")
+    assert prompts.tokens is not None
+    assert prompts.mask is not None
+    body = inner_tokens(policy, (len(prompts), 1, 2)).to(prompts.tokens)
+    end = torch.full_like(body[..., :1], policy.ends[0])
+    after = replace(
+        prompts,
+        tokens=torch.cat([prompts.tokens, body[:, 0]], 1),
+        mask=torch.cat([prompts.mask.bool(), torch.ones_like(body[:, 0]).bool()], 1),
+    )
+    ended = torch.cat([body, end], -1)
+    try:
+        whole, without, alone = (
+            _masked(policy, prompts, ended, 3),
+            _masked(policy, prompts, body, 2),
+            _masked(policy, after, end, 1),
+        )
+        padded = _masked(policy, prompts, torch.cat([ended, end], -1), 3)
+        masked = _masked(policy, prompts, ended, 2)
+    except UserError:
+        return skipped(name, "there is no room for it in the model's context")
+    if bool((alone >= 0).any()):
+        return Check(name, False, "the end has log-probability 0", "below 0", _MASK)
+    worst = max(gap(whole, without + alone), gap(padded, whole), gap(masked, without))
+    return at_most(
+        name,
+        worst / 3,
+        rounding(policy),
+        _MASK,
+        " a token",
+    )
+
+
+def _masked(policy: Policy, prompts: Prompts, tokens: Tensor, kept: int) -> Tensor:
+    """Log-probability [B, 1] of the first tokens of responses."""
+    mask = (torch.arange(tokens.shape[-1], device=tokens.device) < kept).expand(tokens.shape)
+    weight = torch.ones(tokens.shape[:2], device=tokens.device)
+    return total_log_prob(policy, _POLICY, prompts, Responses(tokens, mask, weight))
+
+
+def responses_end(game: OnlineGame, probe: Probe) -> Check:
+    """Drawn responses hold their end once, as their last token, or are marked as truncated."""
+    name, policy, responses = "responses stop at their end", game.policy, probe.responses
+    if not isinstance(policy, CausalLMPolicy):
+        return skipped(name, "the policy is no language model")
+    mask = responses.mask
+    ends = torch.isin(responses.tokens, torch.tensor(policy.ends).to(responses.tokens)) & mask
+    last = mask & ~pad(mask, (0, 1), value=False)[..., 1:]
+    has_end = (ends & last).any(-1)
+    truncated = torch.zeros_like(has_end) if policy.ends else ~has_end
+    if responses.truncated is not None:
+        truncated = responses.truncated
+    wrong = (
+        (mask[..., 1:] & ~mask[..., :-1]).any(-1)  # a hole in the mask
+        | (ends & ~last).any(-1)
+        | (has_end == truncated)
+        | (truncated & ~mask.all(-1))
+    )
+    return at_most(
+        name,
+        int(wrong.sum()),
+        0.0,
+        "the mask of a response ends with its first end-of-sequence token, and one without is "
+        "truncated",
+        f" of {wrong.numel()} wrong, {int(has_end.sum())} have an end",
+    )
