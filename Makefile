@@ -40,13 +40,13 @@ lint: .venv/.installed  ## style, types, layers and the documentation's links
 	@$(BIN)/mkdocs build --strict --quiet
 
 test: lint  ## every check, then the default tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 nightly: lint  ## every check, then all tests, the slow and the nightly ones among them (hours)
 	@$(BIN)/pytest -m ''
 
 bench: .venv/.installed  ## the benchmarks, each a ratio of two things measured in one run
-	@for name in updates large startup solver; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in updates large startup solver language language_memory; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: .venv/.installed  ## the documentation, into site/
 	@$(BIN)/mkdocs build --strict --quiet
