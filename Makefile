@@ -4,6 +4,7 @@ BIN := .venv/bin
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 QUICKSTART := configs/compare/quickstart.yaml
+LANGUAGE := configs/compare/language_quickstart.yaml
 
 # mkdocs-material announces its end of life in 2027 at each build; constraints.txt pins what works.
 export NO_MKDOCS_2_WARNING := 1
@@ -28,8 +29,9 @@ help:  ## list the targets
 
 venv: .venv/.installed  ## make .venv with the tested versions
 
-demo: .venv/.installed  ## all algorithms on embedded games, on one budget of preference queries
+demo: .venv/.installed  ## all algorithms on embedded games, and three on a small language model
 	@$(BIN)/nlhf compare --config $(QUICKSTART)
+	@$(BIN)/nlhf compare --config $(LANGUAGE)
 	@echo "The curves in TensorBoard: $(BIN)/tensorboard --logdir runs"
 
 lint: .venv/.installed  ## style, types, layers and the documentation's links

@@ -36,6 +36,11 @@ def check_parts(
         raise UserError(f"{name} at beta = {beta}: {error}") from error
     _check_plan(name, steps, {"policy", "reference", *algorithm.players})
     gradient = "set model.realisation to GradientSteps"
+    if rollout.enumerated and oracle.support is None:
+        raise UserError(
+            f"{type(oracle).__name__} lists no responses that could be enumerated: set "
+            "model.rollout to Sample"
+        )
     if not realisation.closed_form:
         among_themselves = any(step.self_play or step.pairs for step in steps)
         if among_themselves and not rollout.enumerated and rollout.num_responses < 2:

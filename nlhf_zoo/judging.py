@@ -121,7 +121,7 @@ class Judge:
                 valid = valid & answered
                 if answered.all():  # what could not be answered is asked for again
                     self.products[name] = product
-            payoff += coefficient * product
+            payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
         return Verdict(payoff, valid, queries, invalid)
 
     def _by_samples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -74,6 +75,8 @@ class OnlineGame(L.LightningModule):
         realisation: how a proximal step is made; in closed form by default.
         allow_stale: train on responses that earlier weights drew, as an asynchronous generator
             hands them over; the policy gradient is then biased.
+        max_invalid: largest share of responses without a valid answer, over twenty training steps;
+            above it the run stops, for little is learnt of an oracle that does not answer.
 
     Raises:
         UserError: the parts do not fit each other.
@@ -90,10 +93,13 @@ class OnlineGame(L.LightningModule):
         rollout: Rollout | None = None,
         realisation: Realisation | None = None,
         allow_stale: bool = False,
+        max_invalid: float = 0.5,
     ) -> None:
         super().__init__()
         if not (math.isfinite(beta) and beta > 0):
             raise UserError(f"beta must be a finite number above 0, but model.beta is {beta}")
+        if not 0 <= max_invalid <= 1:
+            raise UserError(f"model.max_invalid is a share, in [0, 1], but it is {max_invalid}")
         self.policy = policy
         self.oracle = oracle
         self.algorithm = algorithm
@@ -105,6 +111,8 @@ class OnlineGame(L.LightningModule):
         self.rollout = rollout or Enumerate()
         self.realisation = realisation or ClosedForm()
         self.allow_stale = allow_stale
+        self.max_invalid = max_invalid
+        self._unanswered: deque[float] = deque(maxlen=20)  # shares of the last training steps
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
         self.phases = Phases()
@@ -146,12 +154,17 @@ class OnlineGame(L.LightningModule):
         responses: Responses,
         opponents: Sequence[Responses],
     ) -> Verdict:
-        """Ask the oracle for the payoff of each response, and count the queries."""
+        """Ask the oracle for the payoff of each response, and count the queries.
+
+        Raises:
+            UserError: too many answers could not be had.
+        """
         verdict = self._judge(step, prompts, responses, opponents)
         unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
         drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
         tokens = sum(int(r.mask.sum()) for r in drawn.values())
         self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
+        self._refuse_silence(verdict)
         return verdict
 
     def improve(
@@ -175,6 +188,11 @@ class OnlineGame(L.LightningModule):
         self._log_training(step, batch, loss)
         self._log_responses(step, responses, batch)
         return loss
+
+    def on_after_backward(self) -> None:
+        """Count the backward of each batch, also of those that only accumulate."""
+        self.phases.end_update()
+        self.phases.begin_update()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a gradient step, then advance the plan.
@@ -261,6 +279,16 @@ class OnlineGame(L.LightningModule):
 
     def _new_version(self) -> int:
         return max([0, *self._versions.values()]) + 1
+
+    def _refuse_silence(self, verdict: Verdict) -> None:
+        self._unanswered.append(1 - float(verdict.valid.float().mean()))
+        shares = self._unanswered
+        if len(shares) == shares.maxlen and (share := sum(shares) / len(shares)) > self.max_invalid:
+            raise UserError(
+                f"{type(self.oracle).__name__} had no valid answer for {share:.0%} of the "
+                f"responses of the last {len(shares)} training steps: look at it by `nlhf doctor`, "
+                f"or raise model.max_invalid, which is {self.max_invalid}"
+            )
 
     def _refuse_stale(self, step: ProximalStep, responses: Responses) -> None:
         now = self.policy.stamp(step.sampler)

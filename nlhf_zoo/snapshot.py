@@ -29,7 +29,12 @@ def put_back(snapshot: dict[str, Any], policy: Policy, optimizer: torch.optim.Op
     parameters = _parameters(optimizer)
     optimizer.state.clear()
     for index, state in snapshot["optimizer"].items():
-        optimizer.state[parameters[index]] = _clone(state)
+        parameter = parameters[index]
+        # A checkpoint's lies in main memory; a step count stays there, as torch has it.
+        optimizer.state[parameter] = {
+            name: v.to(parameter.device) if isinstance(v, Tensor) and v.dim() else v
+            for name, v in _clone(state).items()
+        }
 
 
 def _clone(state: dict[str, Any]) -> dict[str, Any]:

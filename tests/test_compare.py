@@ -298,6 +298,170 @@ def test_sweep_and_target(here, capsys):
     assert line.split("|")[3].strip() == "not in 3,000"
 
 
+def held_out() -> dict:
+    """A sweep that the first seed chooses by, and the others report."""
+    content = small()
+    content |= {"seeds": [0, 1, 2], "sweep_seeds": 1, "budget": {"queries": 40}}
+    content["algorithms"]["MD"] = {
+        "config": fit_file("online_ipo"),
+        "sweep": {"algorithm.eta": [0.01, 1.0, 1e-4]},
+    }
+    return content
+
+
+def test_the_seeds_that_choose_of_a_sweep_are_not_reported(here, capsys):
+    compare(held_out())
+    found = rows()
+    seeds = {
+        name: [] for name in ("MD (eta=0.01)", "MD (eta=1)", "MD (eta=0.0001)", "SPPO", "EGPO")
+    }
+    for row in of(found, game="cycle"):
+        seeds[row["algorithm"]].append(row["seed"])
+    assert seeds == {
+        "MD (eta=0.01)": ["0"],
+        "MD (eta=1)": ["0", "1", "2"],
+        "MD (eta=0.0001)": ["0"],
+        "SPPO": ["1", "2"],
+        "EGPO": ["1", "2"],
+    }
+    best = of(found, game="cycle", algorithm="MD (eta=1)")
+    choosing, *reported = numbers(best, "exploitability")
+    tried = of(found, game="cycle", seed="0")
+    assert choosing == min(numbers(tried, "exploitability"))
+    lines = Path("out/results.md").read_text().splitlines()
+    (line,) = [line for line in lines if "cycle" in line and "MD (eta=1)" in line]
+    assert line.split("|")[4].strip() == f"{np.mean(reported):.2e}"
+    assert f"{choosing:.2e}" not in line
+    assert "seeds 1, 2. Of a sweep the best value, chosen by other runs (seeds 0)." in lines[0]
+    assert Path("out/cycle/MD (eta=1)/seed_2/history.bin").exists()
+    assert not Path("out/cycle/MD (eta=0.01)/seed_0/history.bin").exists()
+
+
+def test_what_chose_of_a_sweep_is_said(here):
+    content = sweeping() | {"budget": {"queries": 5}}
+    del content["target"]
+    compare(content)
+    assert "chosen by these same runs" in Path("out/results.md").read_text()
+    compare(small(), "--overwrite")
+    assert "sweep" not in Path("out/results.md").read_text()
+
+
+def sampled() -> dict:
+    """Both kinds of runs, and a sweep: what is drawn, too, must not depend on where it is."""
+    content = held_out()
+    content["games"] = {"uniform": UNIFORM}
+    content["algorithms"]["sampled"] = {"config": fit_file("sampled/egpo")}
+    return content | {"budget": {"queries": 600}}
+
+
+def test_the_number_of_processes_changes_no_figure(here, capsys):
+    compare(sampled())
+    capsys.readouterr()
+    compare(sampled(), "--output", "side", "--processes", "2")
+    shown = capsys.readouterr()
+    assert "uniform, " in shown.err  # the bar names what runs
+    assert "100%" in shown.err
+    for column in set(COLUMNS) - {"seconds"}:
+        assert [row[column] for row in rows("side")] == [row[column] for row in rows()]
+    names = sorted(str(path.relative_to("out")) for path in Path("out").rglob("history.bin"))
+    assert names == sorted(str(p.relative_to("side")) for p in Path("side").rglob("history.bin"))
+    for name in names:
+        assert Path("side", name).read_bytes() == Path("out", name).read_bytes()
+
+
+FAULTY = """
+import os
+import signal
+from multiprocessing import parent_process
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles import Cyclic, PreferenceOracle
+
+
+class Faulty(PreferenceOracle):
+    def __init__(self, fault: str, everywhere: bool = False) -> None:
+        super().__init__()
+        self.oracle, self.fault, self.everywhere = Cyclic(num_actions=3), fault, everywhere
+
+    @property
+    def support(self):
+        return self.oracle.support
+
+    @property
+    def table(self):
+        return self.oracle.table
+
+    @property
+    def answers_table(self):
+        return False
+
+    def forward(self, prompts, first, second):
+        if self.everywhere or parent_process() is not None:
+            if self.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise (UserError if self.fault == "refused" else ZeroDivisionError)("no answer")
+        return self.oracle(prompts, first, second)
+"""
+
+
+def faulty(here: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> dict:
+    """A comparison whose runs cannot be played."""
+    (here / "faulty.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(here)
+    content = small() | {"seeds": [5]}
+    content["games"] = {
+        "cycle": {"oracle": {"class_path": "faulty.Faulty", "init_args": arguments}}
+    }
+    content["algorithms"] = {
+        "DPO": {"config": fit_file("online_dpo"), "realisation": {"class_path": "GradientSteps"}}
+    }
+    return content
+
+
+def test_a_run_whose_process_dies_is_named(here, capsys, monkeypatch):
+    content = faulty(here, monkeypatch, fault="killed") | {"processes": 2}
+    message = "cycle, DPO, seed 5: its process died (exit code -9): lower processes"
+    refused(capsys, lambda: compare(content), message)
+
+
+def test_a_run_that_fails_elsewhere_is_named(here, capsys, monkeypatch):
+    content = faulty(here, monkeypatch, fault="broken") | {"processes": 2}
+    with pytest.raises(RuntimeError, match="the run cycle, DPO, seed 5 failed:") as end:
+        compare(content)
+    assert "ZeroDivisionError: no answer" in str(end.value)
+
+
+def test_a_run_that_fails_here_is_named(here, capsys, monkeypatch):
+    content = faulty(here, monkeypatch, fault="broken", everywhere=True)
+    with pytest.raises(ZeroDivisionError) as end:
+        compare(content)
+    assert end.value.__notes__ == ["in the run cycle, DPO, seed 5"]
+    content = faulty(here, monkeypatch, fault="refused", everywhere=True)
+    message = "cycle, DPO, seed 5: no answer"
+    refused(capsys, lambda: compare(content, "--overwrite"), message)
+
+
+def test_the_theorys_rate_is_drawn_for_products_alone(here, monkeypatch):
+    """It counts products P o; a query of samples is one pair."""
+    from matplotlib.figure import Figure
+
+    labels = []
+    legend = Figure.legend
+    monkeypatch.setattr(
+        Figure,
+        "legend",
+        lambda self, *args, **k: labels.append([*args[1]]) or legend(self, *args, **k),
+    )
+    compare(small())
+    content = sampled()
+    content["algorithms"] = {"sampled": content["algorithms"]["sampled"]}
+    del content["sweep_seeds"]
+    compare(content, "--output", "other")
+    products, samples = labels
+    assert len(products) == 3
+    assert samples == ["sampled"]
+
+
 def test_blocks_are_replaced_whole(here):
     """Arguments of the file's class must not slip into another class."""
     content = small()
@@ -509,6 +673,14 @@ REFUSALS = {
         yaml.safe_dump(small()).replace("  SPPO:", "  EGPO:"),
         "'EGPO' stands twice",
     ),
+    "no processes": (changed("processes", to=0), "processes must be at least 1"),
+    "no seeds that choose": (held_out() | {"sweep_seeds": 0}, "sweep_seeds must be at least 1"),
+    "no seeds to report": (held_out() | {"sweep_seeds": 3}, "leave a seed to report of the 3"),
+    "seeds that choose of nothing": (changed("sweep_seeds", to=1), "no algorithm has a sweep"),
+    "a reference for a language model": (
+        changed("algorithms", "EGPO", "config", to=str(CONFIGS / "language" / "egpo.yaml")),
+        "the game gives a reference, but CausalLMPolicy takes none: leave it out of the game",
+    ),
     "an interpolation of nothing": (
         changed(
             "algorithms",
@@ -548,6 +720,9 @@ def test_files_that_play_different_games_are_refused(here, capsys):
     file["data"]["init_args"] = {"batch_size": 1}
     Path("sppo.yaml").write_text(yaml.safe_dump(file))
     refused(capsys, lambda: compare(content), "all prompts at once")
+    file["data"] = {"class_path": "TextPrompts", "init_args": {"path": "prompts.jsonl"}}
+    Path("sppo.yaml").write_text(yaml.safe_dump(file))
+    refused(capsys, lambda: compare(content), "sets data to TextPrompts")
 
 
 @pytest.mark.parametrize(

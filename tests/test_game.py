@@ -461,6 +461,17 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
             game.improve(step, prompts, drawn, verdict)
 
 
+def test_an_oracle_that_does_not_answer_ends_the_run():
+    def play(silent, rounds):
+        game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: Silent(o, prompts=silent))
+        return fit(game, rounds=rounds, callbacks=())
+
+    with pytest.raises(UserError, match="Silent had no valid answer for 67% of the responses"):
+        play((0, 1), 30)
+    assert play((0, 1), 19).progress.round == 19  # twenty steps are looked at
+    assert play((0,), 30).progress.round == 30  # a third is less than half
+
+
 ALL_KINDS = [
     NashMP(),
     EGPO(),

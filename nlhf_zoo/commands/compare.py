@@ -11,14 +11,17 @@ The output folder receives
 - a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round
   (``read_history`` reads them; of a sweep, those of the best value are kept).
 
+Runs that choose the best value of a sweep, and are not reported themselves (``sweep_seeds``), are
+in ``results.csv`` too.
+
 A run that diverges is reported as infinitely far off in all its games, not dropped.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -29,7 +32,8 @@ from nlhf_zoo.commands.comparison.checks import check
 from nlhf_zoo.commands.comparison.configuration import Configuration, read_configuration
 from nlhf_zoo.commands.comparison.contenders import Contender, read_contenders, swept
 from nlhf_zoo.commands.comparison.figure import draw
-from nlhf_zoo.commands.comparison.runs import play
+from nlhf_zoo.commands.comparison.processes import Task, Team
+from nlhf_zoo.commands.comparison.runs import Run
 from nlhf_zoo.commands.comparison.tables import (
     Entry,
     choose_best,
@@ -44,7 +48,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.quiet import quiet
 
 _RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
-_SMALL = 1_000_000  # entries of a table
+_SMALL = 2_000_000  # entries of a table
 _LOGS = ("history.json", "history.bin", "hparams.yaml", "events.out.tfevents.*")
 
 
@@ -120,35 +124,84 @@ def _clear(output: Path, earlier: list[Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
+class _Bar:
+    """The progress bar of all runs."""
+
+    def __init__(self, configuration: Configuration, runs: int) -> None:
+        budget = configuration.budget
+        by_queries = budget.queries is not None
+        self._each = (budget.queries if by_queries else budget.rounds) or 0
+        self._seen: dict[str, int] = {}
+        self._bar = tqdm(
+            total=self._each * runs,
+            unit=" queries" if by_queries else " rounds",
+            unit_scale=True,
+            delay=1,
+            mininterval=0.5,
+            file=sys.stderr,
+        )
+
+    def begin(self, task: Task) -> None:
+        """Name it."""
+        self._bar.set_description(task.name, False)
+
+    def advance(self, task: Task, amount: int) -> None:
+        """Advance."""
+        self._seen[task.name] = self._seen.get(task.name, 0) + amount
+        self._bar.update(amount)
+
+    def end(self, task: Task) -> None:
+        """Make up for what a run left of its budget."""
+        self._bar.update(self._each - self._seen.pop(task.name, 0))
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        self._bar.close()
+
+
 def _play(configuration: Configuration, contenders: list[Contender]) -> list[Entry]:
-    """All runs; of the values of a sweep only the best one's metrics of every round are kept."""
-    budget = configuration.budget
-    unit, each = (
-        ("queries", budget.queries) if budget.queries is not None else ("rounds", budget.rounds)
-    )
-    each = each or 0
-    entries: list[Entry] = []
-    total = each * len(contenders) * len(configuration.seeds)
-    with tqdm(
-        total=total, unit=f" {unit}", unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr
-    ) as bar:
-        done = 0
-        for _, group in groupby(contenders, key=lambda c: (c.where, c.algorithm)):
-            rivals = []
-            for contender in group:
-                runs = []
-                for seed in configuration.seeds:
-                    bar.set_description(f"{contender.where}, {contender.label}, seed {seed}", False)
-                    runs.append(play(contender, seed, configuration, bar.update))
-                    done += each  # a run may end before its budget
-                    bar.update(done - bar.n)
-                rivals.append(Entry(runs))
-            rivals = choose_best(rivals)
-            for entry in rivals:
-                if not entry.best:
-                    _forget(entry)
-            entries += rivals
+    """All runs; those that choose of a sweep come first, where these are runs of their own."""
+    groups = [list(g) for _, g in groupby(contenders, key=lambda c: (c.where, c.algorithm))]
+    choosing, reported = configuration.choosing, configuration.reported
+    swept = [group if choosing and len(group) > 1 else [] for group in groups]
+    trials = [Task(c, seed) for group in swept for c in group for seed in choosing]
+    finals = sum(1 if tried else len(group) for group, tried in zip(groups, swept, strict=True))
+    with (
+        closing(_Bar(configuration, len(trials) + finals * len(reported))) as bar,
+        closing(Team(configuration, bar)) as team,
+    ):
+        runs = team.play(trials)
+        rivals = [_choose(_entries(runs, group, choosing)) for group in swept]
+        finalists = [
+            [c for c, entry in zip(group, tried, strict=True) if entry.best] if tried else group
+            for group, tried in zip(groups, rivals, strict=True)
+        ]
+        tasks = [Task(c, seed) for group in finalists for c in group for seed in reported]
+        runs = team.play(tasks)
+        entries: list[Entry] = []
+        for group, tried in zip(finalists, rivals, strict=True):
+            played = _entries(runs, group, reported)
+            if tried:
+                entries += [Entry(played[0].runs, True, e.runs) if e.best else e for e in tried]
+            else:
+                entries += _choose(played)
     return entries
+
+
+def _entries(
+    runs: Iterator[Run], contenders: Sequence[Contender], seeds: Sequence[int]
+) -> list[Entry]:
+    """The next runs, gathered by contender."""
+    return [Entry([next(runs) for _ in seeds]) for _ in contenders]
+
+
+def _choose(rivals: list[Entry]) -> list[Entry]:
+    """Mark the best of a sweep; its metrics of every round alone are kept."""
+    rivals = choose_best(rivals) if rivals else []
+    for entry in rivals:
+        if not entry.best:
+            _forget(entry)
+    return rivals
 
 
 def _forget(entry: Entry) -> None:
@@ -159,12 +212,12 @@ def _forget(entry: Entry) -> None:
 
 def _write(configuration: Configuration, entries: list[Entry]) -> None:
     """Write the files, each beside its place and then renamed, and print the tables."""
-    seeds = ", ".join(map(str, configuration.seeds))
+    seeds = ", ".join(map(str, configuration.reported))
     budget = configuration.budget
     limits = [(budget.queries, "queries per prompt"), (budget.rounds, "rounds")]
     limit = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
     heading = f"{configuration.exploitability.capitalize()} exploitability after at most {limit}; "
-    heading += f"mean and maximum over games and seeds {seeds}.\n\n"
+    heading += f"mean and maximum over games and seeds {seeds}.{_selection(configuration)}\n\n"
     targets = ""
     if configuration.target is not None:
         targets = f"Oracle queries to a duality gap below {configuration.target.duality_gap:g}; "
@@ -178,6 +231,16 @@ def _write(configuration: Configuration, entries: list[Entry]) -> None:
         _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
     _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
     print(heading + terminal(entries) + (f"\n{targets}" if targets else ""))
+
+
+def _selection(configuration: Configuration) -> str:
+    """By what the best value of a sweep was chosen: by what is reported, it flatters."""
+    if all(own.sweep is None for own in configuration.algorithms.values()):
+        return ""
+    if not configuration.choosing:
+        return " Of a sweep the best value, chosen by these same runs."
+    seeds = ", ".join(map(str, configuration.choosing))
+    return f" Of a sweep the best value, chosen by other runs (seeds {seeds})."
 
 
 def _text(path: Path, text: str) -> None:

@@ -56,7 +56,7 @@ def preference(
     numbers = torch.tensor([*itertools.product(range(num_letters), repeat=length)])  # [N, length]
     utility = sum(weights[:, place, numbers[:, place]] for place in range(length))
     assert isinstance(utility, Tensor)
-    phase = 2 * math.pi / 3 * (numbers.sum(-1) % 3)
+    phase = 2 * math.pi / 3 * (numbers.sum(-1) % 3).double()
     difference = utility[:, :, None] - utility[:, None, :]
     return torch.sigmoid(difference + cycle * torch.sin(phase[:, None] - phase[None, :]))
 

@@ -41,7 +41,8 @@ class CausalLMPolicy(Policy):
     Args:
         model: hub name, local folder, or a source of models.
         lora: shape of the adapters; null trains all weights, and players are copies.
-        adapter: folder of a PEFT adapter that policy and reference start from.
+        adapter: folder of a PEFT adapter that policy and reference start from; its shape replaces
+            that of `lora`.
         max_new_tokens: longest response.
         generator: engine that draws responses.
         softmax_chunk: tokens whose logits over the vocabulary are held at a time; 0 holds all, for
@@ -71,6 +72,11 @@ class CausalLMPolicy(Policy):
             raise UserError(
                 "model.policy needs max_new_tokens of at least 1 and softmax_chunk of at least 0, "
                 f"but they are {max_new_tokens} and {softmax_chunk}"
+            )
+        if dropout and gradient_checkpointing:
+            raise UserError(
+                "model.policy.dropout and gradient_checkpointing do not go together: what is "
+                "computed again in the backward would drop other units"
             )
         if lora is None and adapter is not None:
             raise UserError("model.policy.adapter is a LoRA adapter: do not set lora to null")
@@ -119,6 +125,7 @@ class CausalLMPolicy(Policy):
         if self.gradient_checkpointing:
             _checkpoint_activations(model)
         if self.lora is None:
+            _refuse_low_precision(model)
             self._players = CopiedPlayers(model)
         else:
             self._players = AdapterPlayers(model, self.lora, self.adapter)
@@ -505,6 +512,21 @@ def _inputs(tokens: Tensor, mask: Tensor) -> dict[str, Any]:
 
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:
     return nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
+
+
+def _refuse_low_precision(model: nn.Module) -> None:
+    """Weights of 8 or fewer digits would swallow the steps of a usual learning rate.
+
+    Raises:
+        UserError: the weights are such.
+    """
+    for parameter in model.parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(
+                f"model.policy.lora is null, so that all weights train, but they are "
+                f"{str(parameter.dtype).removeprefix('torch.')}, which rounds small steps away: "
+                "set the dtype of model.policy.model to float32"
+            )
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:

@@ -185,12 +185,18 @@ def draw_one(probability: Tensor, stream: torch.Generator) -> Tensor:
     """One index a row, by inversion of the distribution function [R, 1].
 
     One random number a row, where `torch.multinomial` takes one for each token of the vocabulary,
-    which is a tenth of the time of decoding with a small model on a CPU.
+    which is a tenth of the time of decoding with a small model on a CPU. A GPU takes the latter:
+    its cumulative sums are not the same in each run, and a resumed run must be.
 
     Args:
         probability: [R, V]; its sum need not be exactly 1.
         stream: random numbers.
     """
+    if probability.device.type != "cpu":
+        # Of NaN it would raise on the device: a uniform draw lets the game say that it diverged.
+        finite = probability.isfinite().all(-1, keepdim=True)
+        safe = torch.where(finite, probability, torch.ones_like(probability))
+        return torch.multinomial(safe, 1, generator=stream)
     below = probability.cumsum(-1, dtype=torch.float64)  # in float32, rare tokens would be lost
     total = below[:, -1:]
     at = torch.rand(total.shape, dtype=torch.float64, device=total.device, generator=stream) * total
@@ -202,7 +208,7 @@ def draw_one(probability: Tensor, stream: torch.Generator) -> Tensor:
 
 def _up_to_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
     """True up to and with the first end-of-sequence token [R, T]."""
-    is_end = torch.isin(tokens, torch.tensor(list(ends), device=tokens.device))
+    is_end = torch.isin(tokens, torch.tensor(list(ends), dtype=torch.long, device=tokens.device))
     return is_end.long().cumsum(-1) - is_end.long() == 0
 
 
@@ -241,7 +247,7 @@ def _draw_processor(players: Players, request: Request, mixture: Mixture) -> Any
     device = request.tokens.device
     weights = list(mixture.values())
     warped = warp(request.decoding)
-    ends = torch.tensor(list(request.ends), device=device)
+    ends = torch.tensor(list(request.ends), dtype=torch.long, device=device)
     companions = []
     if not players.one_call:
         mask = request.mask.repeat_interleave(request.num, 0)

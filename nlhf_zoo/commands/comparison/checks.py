@@ -29,6 +29,9 @@ def check(configuration: Configuration) -> None:
     for name, algorithm in configuration.algorithms.items():
         if algorithm.sweep is not None:
             _sweep(f"algorithms.{name}.sweep", algorithm.sweep)
+    _sweep_seeds(configuration)
+    if configuration.processes < 1:
+        raise UserError(f"processes must be at least 1, but it is {configuration.processes}")
     target = configuration.target
     if target is not None and not (math.isfinite(target.duality_gap) and target.duality_gap > 0):
         raise UserError(
@@ -98,6 +101,19 @@ def _sweep(where: str, sweep: Any) -> None:
     ):
         raise UserError(f"{where}.{argument} must be a list of numbers, but it is {values!r}")
     _numbers(f"{where}.{argument}", values)
+
+
+def _sweep_seeds(configuration: Configuration) -> None:
+    number, seeds = configuration.sweep_seeds, len(configuration.seeds)
+    if number is None:
+        return
+    if not 1 <= number < seeds:
+        raise UserError(
+            f"sweep_seeds must be at least 1 and leave a seed to report of the {seeds}, "
+            f"but it is {number}"
+        )
+    if all(algorithm.sweep is None for algorithm in configuration.algorithms.values()):
+        raise UserError("sweep_seeds is given, but no algorithm has a sweep: leave it out")
 
 
 def _output(configuration: Configuration) -> None:

@@ -98,6 +98,11 @@ class Configuration:
         exploitability: which game's exploitability table and figure report.
         target: a duality gap; the queries to it are then tabulated.
         queries_axis: of the figure.
+        sweep_seeds: so many of the first seeds choose the best value of each sweep and are not
+            reported; the others play that value alone. Without it all seeds play all values, and
+            what is chosen by them is reported of them, which flatters it.
+        processes: runs that go on at a time, each in a process of its own on one thread; they
+            change no figure.
         overwrite: whether an earlier comparison in the output folder is replaced.
     """
 
@@ -110,7 +115,19 @@ class Configuration:
     exploitability: Literal["regularised", "unregularised"] = "regularised"
     target: Target | None = None
     queries_axis: Literal["linear", "log"] = "linear"
+    sweep_seeds: int | None = None
+    processes: int = 1
     overwrite: bool = False
+
+    @property
+    def choosing(self) -> list[int]:
+        """Seeds that choose the best value of each sweep, where these are others than reported."""
+        return self.seeds[: self.sweep_seeds or 0]
+
+    @property
+    def reported(self) -> list[int]:
+        """Seeds that tables and figure are of."""
+        return self.seeds[self.sweep_seeds or 0 :]
 
 
 def read_configuration(args: list[str]) -> tuple[Configuration, Path]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import lightning as L
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from nlhf_zoo.commands.comparison.configuration import (
     BLOCKS,
@@ -24,6 +25,7 @@ from nlhf_zoo.commands.comparison.configuration import (
 )
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.policies import Policy
 
 # Its module also imports what short class names in the files stand for.
 from nlhf_zoo.trainer_cli import GameArgumentParser
@@ -38,6 +40,39 @@ _TRAINER_KEYS = (
 )
 
 
+class Maker:
+    """Makes a game, any number of times, in this process or another.
+
+    Args:
+        model: the section `model` of a file for ``nlhf fit``.
+    """
+
+    def __init__(self, model: Block) -> None:
+        self.model = model
+        self._parsed: tuple[GameArgumentParser, Namespace] | None = None
+
+    def __call__(self, beta: float) -> OnlineGame:
+        """Make it; the section is parsed the first time.
+
+        Args:
+            beta: temperature, in place of the file's.
+
+        Raises:
+            UserError: it cannot be.
+        """
+        if self._parsed is None:
+            self._parsed = _parse(self.model)
+        parser, parsed = self._parsed
+        now = parsed.clone()
+        now.model.init_args.beta = beta
+        game: OnlineGame = parser.instantiate(now).model
+        return game
+
+    def __reduce__(self) -> tuple[type[Maker], tuple[Block]]:
+        """What another process makes it from; it parses anew."""
+        return Maker, (self.model,)
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """An algorithm with its arguments, on a game at one temperature.
@@ -49,9 +84,10 @@ class Contender:
         algorithm: the algorithm's name in the comparison.
         value: of the argument that is swept; None where nothing is.
         label: the algorithm's name with that value.
-        make: makes the model; what is drawn takes the run's seed.
+        maker: makes the game; what is drawn takes the run's seed.
         trainer: arguments for the Trainer.
         size: entries of the game's table, C N N.
+        enumerated: whether a query is a product P o, rather than a pair of samples.
     """
 
     game: str
@@ -60,9 +96,18 @@ class Contender:
     algorithm: str
     value: float | None
     label: str
-    make: Callable[[], OnlineGame]
+    maker: Maker
     trainer: dict[str, Any]
     size: int
+    enumerated: bool
+
+    def make(self) -> OnlineGame:
+        """The game that it plays.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        return self.maker(self.beta)
 
 
 def read_contenders(
@@ -88,9 +133,9 @@ def read_contenders(
             for value in swept(own):
                 label = _label(name, own, value)
                 where = f"{label} on {game} ({own.config})"
-                make = _maker(_model(files[name]["model"], own, blocks, value, where), where)
+                maker = Maker(_model(files[name]["model"], own, blocks, value, where))
                 for beta in betas:
-                    size = _try(partial(make, beta), configuration.seeds[0], where)
+                    tried, table = _try(maker, beta, configuration.seeds[0], where)
                     found.append(
                         Contender(
                             game=game,
@@ -99,9 +144,10 @@ def read_contenders(
                             algorithm=name,
                             value=value,
                             label=label,
-                            make=partial(make, beta),
+                            maker=maker,
                             trainer=files[name]["trainer"],
-                            size=size,
+                            size=table.numel(),
+                            enumerated=tried.rollout.enumerated,
                         )
                     )
                     report()
@@ -137,12 +183,7 @@ def _read(name: str, path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has no section `model` with init_args: give a complete file for `nlhf fit`"
         )
-    data = file.get("data") or {}
-    if isinstance(data, dict) and data.get("init_args"):
-        raise UserError(
-            f"{path} sets data.init_args, but a comparison plays all prompts at once: "
-            "leave them out"
-        )
+    _refuse_other_prompts(path, file.get("data") or {})
     trainer = file.get("trainer") or {}
     arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
     try:
@@ -150,6 +191,21 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise UserError(f"{path}, trainer: {error}") from error
     return {"model": model, "trainer": arguments}
+
+
+def _refuse_other_prompts(path: Path, data: object) -> None:
+    """The prompts are the game's, and a file that names others would be read but in part."""
+    kind = data.get("class_path", "TablePrompts") if isinstance(data, dict) else data
+    if str(kind).split(".")[-1] != "TablePrompts":
+        raise UserError(
+            f"{path} sets data to {kind}, but a comparison plays the prompts of its games: "
+            "set it to TablePrompts"
+        )
+    if isinstance(data, dict) and data.get("init_args"):
+        raise UserError(
+            f"{path} sets data.init_args, but a comparison plays all prompts at once: "
+            "leave them out"
+        )
 
 
 def _common_beta(files: dict[str, dict[str, Any]]) -> float:
@@ -177,11 +233,12 @@ def _model(
     policy = _with_arguments(arguments.get("policy"))
     if policy is None:
         raise UserError(f"{where}: the file has no model.init_args.policy")
-    for key, block in (("reference", game.reference), ("start", game.start)):
-        policy["init_args"].pop(key, None)
-        if block is not None:
-            policy["init_args"][key] = block
     arguments["policy"] = policy
+    for key, given in (("reference", game.reference), ("start", game.start)):
+        policy["init_args"].pop(key, None)
+        if given is not None:
+            _refuse_unused(key, str(policy.get("class_path")), where)
+            policy["init_args"][key] = given
     for key in BLOCKS:
         if (block := getattr(own, key)) is not None:
             arguments[key] = block
@@ -195,6 +252,23 @@ def _model(
     return model
 
 
+def _refuse_unused(key: str, policy: str, where: str) -> None:
+    """Refuse a game's reference or start that the policy has no use for.
+
+    Raises:
+        UserError: the policy takes none.
+    """
+    known: list[type] = [Policy]
+    for cls in known:
+        known.extend(cls.__subclasses__())  # the loop goes on over these
+    name = policy.rpartition(".")[2]
+    found = [cls for cls in known if cls.__name__ == name]  # of another, the parser will know
+    if found and not any(key in inspect.signature(cls).parameters for cls in found):
+        raise UserError(
+            f"{where}: the game gives a {key}, but {name} takes none: leave it out of the game"
+        )
+
+
 def _with_arguments(block: object) -> Block | None:
     """A block that can be added to; it may be a class name alone."""
     if isinstance(block, str):
@@ -204,31 +278,23 @@ def _with_arguments(block: object) -> Block | None:
     return {**block, "init_args": {**(block.get("init_args") or {})}}
 
 
-def _maker(model: dict[str, Any], where: str) -> Callable[[float], OnlineGame]:
-    """Parse a model once, to be made any number of times at any beta."""
+def _parse(model: Block) -> tuple[GameArgumentParser, Namespace]:
+    """A model's section as the command line reads it."""
     parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
     parser.add_argument("--model", type=OnlineGame)
     try:
-        parsed: Namespace = parser.parse_object({"model": {"class_path": "OnlineGame", **model}})
+        return parser, parser.parse_object({"model": {"class_path": "OnlineGame", **model}})
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix('--')}") from error
+        raise UserError(str(error).removeprefix("--")) from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: an interpolation fails: {error}") from error
-
-    def make(beta: float) -> OnlineGame:
-        now = parsed.clone()
-        now.model.init_args.beta = beta
-        game: OnlineGame = parser.instantiate(now).model
-        return game
-
-    return make
+        raise UserError(f"an interpolation fails: {error}") from error
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> int:
-    """Make a model; what it cannot do is found now. Returns the entries of the game's table."""
+def _try(maker: Maker, beta: float, seed: int, where: str) -> tuple[OnlineGame, Tensor]:
+    """Make a game; what it cannot do is found now. Returns the game and its table."""
     L.seed_everything(seed, verbose=False)
     try:
-        game = make()
+        game = maker(beta)
         table = game.oracle.table
         if table is None:
             raise UserError(
@@ -238,4 +304,4 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> int:
         game.log_policy()
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         raise UserError(f"{where}: {error}") from error
-    return table.numel()
+    return game, table

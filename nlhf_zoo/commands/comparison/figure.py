@@ -79,7 +79,8 @@ def _panel(ax: Axes, panel: list[Entry], configuration: Configuration, names: li
         ax.plot(queries, most, color=colour, linestyle=style, linewidth=0.8, alpha=0.5)
         reached = max(reached, queries[-1])
     ax.set_yscale("log")
-    if configuration.exploitability == "regularised":
+    enumerated = all(entry.runs[0].contender.enumerated for entry in panel)
+    if configuration.exploitability == "regularised" and enumerated:
         _rate(ax, panel[0], configuration, reached)
     if configuration.queries_axis == "log":
         ax.set_xscale("symlog", linthresh=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -34,12 +34,14 @@ class Entry:
     """The runs of one contender, a run a seed.
 
     Args:
-        runs: of one contender.
+        runs: of one contender; those that are reported.
         best: whether it has the best value of its sweep; True where nothing is swept.
+        trials: runs by which it was chosen of its sweep, where these are others than reported.
     """
 
     runs: list[Run]
     best: bool = True
+    trials: list[Run] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -75,7 +77,7 @@ def results_csv(entries: Sequence[Entry]) -> str:
     """One row for each independent game, algorithm and seed."""
     rows = []
     for entry in entries:
-        for run in entry.runs:
+        for run in [*entry.trials, *entry.runs]:
             games, where = len(run.exploitability), run.contender.where
             for i in range(games):
                 rows.append(
