@@ -164,7 +164,7 @@ def same(one, other):
         ("llama", NashMP(inner_steps=2), {}),
         ("llama", EGPO(), {"lora": None}),
         ("llama", OnlineDPO(), {"softmax_chunk": 0, "length_normalised": True}),
-        ("llama", NashMP(), {"gradient_checkpointing": True, "dropout": True}),
+        ("llama", NashMP(), {"dropout": True}),
     ],
     ids=["mixture", "inner steps", "copies", "normalised", "dropout"],
 )

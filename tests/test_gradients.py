@@ -116,7 +116,8 @@ def all_draws(step, num_actions, num_responses, num_opponents, algorithm):
         probability = probability * log_prob.sum(-1).exp().detach()
         tokens = actions[:, :, None]
         weight = torch.full(actions.shape, 1 / actions.shape[1], dtype=torch.float64)
-        responses.append(Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight))
+        mask, version = torch.ones_like(tokens, dtype=torch.bool), game.policy.stamp(mixture)
+        responses.append(Responses(tokens, mask, weight, version=version))
     return game, responses[0], responses[1:] or responses, probability
 
 

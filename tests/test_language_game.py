@@ -552,6 +552,7 @@ def test_a_file_takes_a_step(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @every
 def test_a_file_trains(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

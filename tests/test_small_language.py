@@ -24,6 +24,7 @@ from language_models import (
 )
 from tiny_models import (
     EOS_ID,
+    PAD,
     VOCABULARY,
     make_policy,
     tiny_model,
@@ -121,7 +122,7 @@ class ShortWords(ModelSource):
         plain = tiny_model("llama")
         model = Model(plain.config).eval()
         model.load_state_dict(plain.state_dict())
-        return Loaded(model, tiny_tokenizer())
+        return Loaded(model, tiny_tokenizer(pad=PAD))
 
 
 SHORT = ["".join(w) for n in (1, 2) for w in itertools.product("abc", repeat=n)]
