@@ -41,7 +41,8 @@ class ResumeState(L.Callback):
             return
         torch.set_rng_state(self._loaded["torch"])
         if self._loaded["cuda"]:
-            torch.cuda.set_rng_state_all(self._loaded["cuda"])
+            # a run may go on with fewer devices than it had
+            torch.cuda.set_rng_state_all(self._loaded["cuda"][: torch.cuda.device_count()])
         name, keys, *rest = self._loaded["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, internal, gauss = self._loaded["python"]
