@@ -11,3 +11,10 @@ class UserError(ValueError):
 
 class DivergenceError(UserError):
     """A run whose figures are no longer finite: the step or the learning rate is too large."""
+
+
+class OracleStoppedError(UserError):
+    """The oracle cannot be asked any more, or may not be: it is down, or its budget is spent.
+
+    What was asked so far is kept: a run ends with a checkpoint, from which it can go on.
+    """

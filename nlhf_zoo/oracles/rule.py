@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
-import torch
-
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.oracles.texts import prompt_texts, response_texts, shown
-from nlhf_zoo.records import Comparison, Prompts, Responses
+from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
+from nlhf_zoo.oracles.texts import shown
 
 _CHECKED = 3  # batches whose pairs are asked about in both orders
 
 
 @final
-class RuleOracle(PreferenceOracle):
+class RuleOracle(TextOracle):
     """P(first > second | prompt) from a Python function of the three texts.
 
     The function gives a number in [0, 1], or None (or NaN) where it has no answer: such a pair is
@@ -48,47 +46,41 @@ class RuleOracle(PreferenceOracle):
         self.check_symmetry = check_symmetry
         self._unchecked = _CHECKED if check_symmetry else 0
 
-    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Ask the function about each pair of texts.
-
-        Returns:
-            preference and validity [B, K, L].
+    @property
+    def fingerprint(self) -> str:
+        """Its name and its source: a rule that was rewritten is another rule.
 
         Raises:
-            UserError: there are no texts, the function fails or gives no probability, or its
-                answers for two orders do not sum to 1.
+            UserError: there is no source to be seen.
         """
-        oracle = type(self).__name__
-        answers = [
-            self._compare(*texts)
-            for texts in zip(
-                prompt_texts(prompts, oracle),
-                response_texts(first, oracle),
-                response_texts(second, oracle),
-                strict=True,
-            )
-        ]
+        named = self.function if inspect.isroutine(self.function) else type(self.function)
+        try:
+            source = inspect.getsource(named)
+            options = json.dumps(_plain_options(self.function), sort_keys=True)
+        except (OSError, TypeError) as error:
+            raise UserError(
+                f"answers of the rule {self.name} cannot be remembered, for its source or its "
+                "options cannot be read: leave out CachedOracle"
+            ) from error
+        return f"rule {self.name} {options}\n{source}"
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """Ask the function.
+
+        Raises:
+            UserError: the function fails or gives no probability, or its answers for two orders do
+                not sum to 1.
+        """
+        for number, question in enumerate(questions):
+            texts = question.prompt, question.first, question.second
+            self.count([question])
+            answer = self._ask_function(*texts)
+            if self._unchecked:
+                self._refuse_asymmetry(*texts, answer)
+            yield number, answer
         self._unchecked = max(0, self._unchecked - 1)
-        dtype = torch.promote_types(first.weight.dtype, torch.float32)
-        preference = torch.tensor(answers, dtype=dtype, device=first.weight.device)
-        valid = ~preference.isnan()
-        return Comparison(preference.masked_fill(~valid, 0.5), valid)
 
-    def _compare(
-        self, prompt: str, first: Sequence[str], second: Sequence[str]
-    ) -> list[list[float]]:
-        """P(first_k > second_l), K rows of L; NaN where there is no answer."""
-        known: dict[tuple[str, str], float] = {(text, text): 0.5 for text in first}
-        for one in first:
-            for other in second:
-                if (one, other) not in known:
-                    answer = self._ask(prompt, one, other)
-                    if self._unchecked:
-                        self._refuse_asymmetry(prompt, one, other, answer)
-                    known[one, other], known[other, one] = answer, 1 - answer
-        return [[known[one, other] for other in second] for one in first]
-
-    def _ask(self, prompt: str, first: str, second: str) -> float:
+    def _ask_function(self, prompt: str, first: str, second: str) -> float:
         """The function's answer; NaN for none."""
         try:
             answer = self.function(prompt, first, second)
@@ -106,7 +98,7 @@ class RuleOracle(PreferenceOracle):
         return value
 
     def _refuse_asymmetry(self, prompt: str, first: str, second: str, answer: float) -> None:
-        swapped = self._ask(prompt, second, first)
+        swapped = self._ask_function(prompt, second, first)
         if abs(answer + swapped - 1) > self.tolerance:  # never of NaN
             raise UserError(
                 f"the rule {self.name} gives P(first > second) = {answer:.7g} and "
@@ -118,6 +110,13 @@ class RuleOracle(PreferenceOracle):
 def _name(function: object) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+
+
+def _plain_options(function: object) -> dict[str, object]:
+    """What an instance of a class was made with; a function has nothing."""
+    if inspect.isroutine(function) or not hasattr(function, "__dict__"):
+        return {}
+    return {name: value for name, value in vars(function).items() if not name.startswith("_")}
 
 
 def _refuse_signature(function: Callable[..., object], name: str) -> None:

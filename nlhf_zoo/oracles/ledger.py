@@ -1,0 +1,95 @@
+"""What oracles were really asked, and what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+from torch import nn
+
+# What is counted, of one oracle and of all processes:
+#   queries        distinct pairs of texts that it was asked about
+#   swapped        of these, how many it was asked about again in the other order
+#   cache_hits     pairs that a cache answered instead
+#   invalid        pairs without an answer
+#   requests       requests to a server, those that are tried again too
+#   retries        requests that repeat one that failed
+#   prompt_tokens  tokens that a judge read, where it says so
+#   reply_tokens   tokens that a judge wrote, likewise
+#   microseconds   time spent in asking
+FIELDS = (
+    "queries",
+    "swapped",
+    "cache_hits",
+    "invalid",
+    "requests",
+    "retries",
+    "prompt_tokens",
+    "reply_tokens",
+    "microseconds",
+)
+# Called before something is counted, with what would be: it may raise `OracleStoppedError`.
+Gate = Callable[[Mapping[str, int]], None]
+
+
+@final
+class Ledger(nn.Module):
+    """Counts of one oracle; a module, so that a game finds those of all parts of its oracle.
+
+    Counts of this process are kept apart until `settle` adds those of all processes up. They are
+    in the game's checkpoint, beside its tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled = dict.fromkeys(FIELDS, 0)
+        self.here = dict.fromkeys(FIELDS, 0)
+        self.gates: list[Gate] = []
+
+    def __getitem__(self, field: str) -> int:
+        """The count so far: of all processes up to the last `settle`, of this one since."""
+        return self.settled[field] + self.here[field]
+
+    def charge(self, **counts: int) -> None:
+        """Count what is about to be asked, or what an answer has cost.
+
+        Call it *before* a question is put: what a budget does not allow is refused, and not
+        counted.
+
+        Args:
+            counts: by the names of ``FIELDS``.
+
+        Raises:
+            OracleStoppedError: a budget does not allow it.
+        """
+        if unknown := counts.keys() - self.here.keys():
+            raise KeyError(f"a ledger has no {sorted(unknown)[0]}: its fields are {FIELDS}")
+        for gate in self.gates:
+            gate(counts)
+        for field, count in counts.items():
+            self.here[field] += count
+
+    def settle(self, of_all: Mapping[str, int]) -> None:
+        """Move this process's counts to those of all processes.
+
+        Args:
+            of_all: the sum of ``here`` over all processes.
+        """
+        for field in FIELDS:
+            self.settled[field] += of_all[field]
+            self.here[field] = 0
+
+    def restore(self, counts: Mapping[str, int]) -> None:
+        """Go on from counts that were saved; one that an older version did not know begins at 0."""
+        self.settled = {field: counts.get(field, 0) for field in FIELDS}
+        self.here = dict.fromkeys(FIELDS, 0)
+
+
+def ledgers(oracle: nn.Module) -> dict[str, Ledger]:
+    """The ledgers of an oracle and of its parts, by their names within it."""
+    return {name: part for name, part in oracle.named_modules() if isinstance(part, Ledger)}
+
+
+def spent(oracle: nn.Module) -> dict[str, int]:
+    """What an oracle and its parts were asked together, by the names of ``FIELDS``."""
+    return {f: sum(ledger[f] for ledger in ledgers(oracle).values()) for f in FIELDS}

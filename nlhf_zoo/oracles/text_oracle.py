@@ -1,0 +1,227 @@
+"""What oracles that read texts have in common: questions about pairs of texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.ledger import Ledger
+from nlhf_zoo.oracles.texts import conversations, response_texts
+from nlhf_zoo.records import Comparison, Conversation, Prompts, Responses
+
+# One answer: the number of the question, and P(first > second), NaN where it could not be had.
+Answer = tuple[int, float]
+_Written = tuple[str, bool]  # a response: its text, and whether it was cut before it ended
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which of two different responses to a prompt is better?
+
+    Args:
+        conversation: the prompt; one of plain text is one message of the user's.
+        first: text of the first response.
+        second: text of the second response.
+        first_cut: whether the first was cut at the limit of tokens; False for oracles that do not
+            read this.
+        second_cut: likewise.
+        again: whether the pair was asked about in the other order before: that is a swapped call,
+            and no other query.
+    """
+
+    conversation: Conversation
+    first: str
+    second: str
+    first_cut: bool = False
+    second_cut: bool = False
+    again: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """The last message of the prompt."""
+        return self.conversation[-1]["content"]
+
+    @property
+    def prompt_key(self) -> str:
+        """The prompt as one text that no other prompt has."""
+        return conversation_key(self.conversation)
+
+    def swapped(self) -> Question:
+        """The same pair in the other order, to be asked about again."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            first_cut=self.second_cut,
+            second_cut=self.first_cut,
+            again=True,
+        )
+
+    def digest(self, oracle: str, ordered: bool) -> bytes:
+        """A name for the question, 16 bytes; in either order the same unless ``ordered``.
+
+        Args:
+            oracle: fingerprint of who is asked.
+            ordered: whether the order of the responses matters.
+        """
+        pair = [[self.first, self.first_cut], [self.second, self.second_cut]]
+        text = json.dumps([oracle, self.prompt_key, pair if ordered else sorted(pair)])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+class TextOracle(PreferenceOracle):
+    """An oracle that is asked about pairs of texts.
+
+    A subclass says in ``answers`` what it thinks of each question. This class makes the questions
+    from prompts and responses: one for each two different texts among the responses to a prompt,
+    however often they occur; P(y' > y) is 1 - P(y > y'), and P(y > y) = 1/2 is never asked.
+    """
+
+    symmetric: bool = True  # its answer to a question is 1 minus that to the swapped one
+    reads_cut: bool = False  # whether it matters that a response was cut before it ended
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+
+    @abstractmethod
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """P(first > second) of each question, as soon as it is known, in any order.
+
+        Each question's number comes exactly once, with a probability in [0, 1], or with NaN for an
+        answer that could not be had. Who is really asked calls ``count`` before asking.
+
+        Args:
+            questions: different ones.
+
+        Yields:
+            number of a question among these, and its answer.
+
+        Raises:
+            OracleStoppedError: it cannot go on, after all answers that it has were handed out.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A text that differs where answers may differ: model, template, options.
+
+        It holds no secret. Equal fingerprints mean that a remembered answer is this oracle's own.
+
+        Raises:
+            UserError: answers cannot be remembered, since they are drawn anew each time, say.
+        """
+
+    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """As ``answers``, but by one look at the first response first: no order is swapped.
+
+        For diagnostics of a preference for a place. Who swaps orders itself overrides this.
+        """
+        return self.answers(questions)
+
+    def count(self, questions: Sequence[Question]) -> None:
+        """Count questions that are about to be asked.
+
+        Raises:
+            OracleStoppedError: a budget does not allow them.
+        """
+        again = sum(question.again for question in questions)
+        self.ledger.charge(queries=len(questions) - again, swapped=again)
+
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        """Ask about each two different texts.
+
+        Returns:
+            preference and validity [B, K, L].
+
+        Raises:
+            UserError: there are no texts, or the oracle refuses them.
+            OracleStoppedError: the oracle cannot be asked any more.
+        """
+        asked = _Pairs()
+        rows = zip(
+            conversations(prompts, type(self).__name__),
+            self._written(first),
+            self._written(second),
+            strict=True,
+        )
+        places = [
+            [[asked.place(talk, key, one, other) for other in theirs] for one in ours]
+            for talk, ours, theirs in rows
+            for key in [conversation_key(talk)]
+        ]
+        # The end of the table stands for P(y > y), see `_Pairs`.
+        known = torch.tensor([*self._ask(asked.questions), 0.5], dtype=torch.float64)
+        place = torch.tensor(places, dtype=torch.long).reshape(len(prompts), first.num, second.num)
+        answers = known[place.abs() - 1]
+        answers = torch.where(place < 0, 1 - answers, answers)
+        dtype = torch.promote_types(first.weight.dtype, torch.float32)
+        preference = answers.to(first.weight.device, dtype)
+        valid = ~preference.isnan()
+        return Comparison(preference.masked_fill(~valid, 0.5), valid)
+
+    def _ask(self, questions: Sequence[Question]) -> list[float]:
+        """The answer to each question; time and invalid answers are counted."""
+        if not questions:
+            return []
+        found: list[float | None] = [None] * len(questions)
+        began = time.perf_counter()
+        try:
+            for number, answer in self.answers(questions):
+                if found[number] is not None or not (math.isnan(answer) or 0 <= answer <= 1):
+                    raise RuntimeError(
+                        f"{type(self).__name__} answered {answer} to question {number}, and "
+                        f"{found[number]} before"
+                    )
+                found[number] = answer
+        finally:
+            self.ledger.charge(microseconds=int(1e6 * (time.perf_counter() - began)))
+        answered = [answer for answer in found if answer is not None]
+        if len(answered) < len(found):
+            missing = len(found) - len(answered)
+            raise RuntimeError(f"{type(self).__name__} left {missing} questions open")
+        self.ledger.charge(invalid=sum(map(math.isnan, answered)))
+        return answered
+
+    def _written(self, responses: Responses) -> list[list[_Written]]:
+        """B rows of K responses."""
+        texts = response_texts(responses, type(self).__name__)
+        cut = responses.truncated if self.reads_cut else None
+        if cut is None:
+            return [[(text, False) for text in row] for row in texts]
+        return [list(zip(*row, strict=True)) for row in zip(texts, cut.tolist(), strict=True)]
+
+
+class _Pairs:
+    """Numbers different pairs of texts; question n has place n + 1, swapped it has -(n + 1).
+
+    Equal responses have place 0: one before the first question is the end of a table.
+    """
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self._places: dict[tuple[str, _Written, _Written], int] = {}
+
+    def place(self, talk: Conversation, key: str, one: _Written, other: _Written) -> int:
+        if one == other:
+            return 0
+        if (known := self._places.get((key, one, other))) is not None:
+            return known
+        if (known := self._places.get((key, other, one))) is not None:
+            return -known
+        self.questions.append(Question(talk, one[0], other[0], one[1], other[1]))
+        self._places[key, one, other] = len(self.questions)
+        return len(self.questions)
+
+
+def conversation_key(conversation: Conversation) -> str:
+    """A prompt as one text that no other prompt has."""
+    return json.dumps([[message["role"], message["content"]] for message in conversation])
