@@ -1,4 +1,4 @@
-"""The command line: ``nlhf fit | validate | test | predict | doctor | export | solve | compare``.
+"""The command line: ``nlhf fit | validate | test | predict | doctor | oracle | export | ...``.
 
 Nothing heavy is imported before it is known which command runs: ``nlhf --help`` answers without
 torch.
@@ -23,6 +23,7 @@ usage: nlhf COMMAND [options]
   test      likewise, on the test prompts
   predict   the probabilities of all responses
   doctor    check what goes wrong silently:      nlhf doctor --config ...
+  oracle    what an oracle says of sample responses, before anyone trains against it
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
@@ -30,7 +31,7 @@ usage: nlhf COMMAND [options]
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-_COMMANDS = ("doctor", "export", "solve", "compare")  # each a module of that name
+_COMMANDS = ("doctor", "oracle", "export", "solve", "compare")  # each a module of that name
 
 
 def main(args: Sequence[str] | None = None) -> None:

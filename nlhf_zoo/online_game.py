@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -20,9 +21,11 @@ from nlhf_zoo import snapshot
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.closed_form import ClosedFormRounds, Trajectory
 from nlhf_zoo.compatibility import check_parts
-from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.errors import DivergenceError, OracleStoppedError, UserError
 from nlhf_zoo.judging import Judge, Verdict
+from nlhf_zoo.micro_batches import MicroBatches
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.phases import Phases
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.tabular import TabularPolicy
@@ -30,6 +33,8 @@ from nlhf_zoo.realisation import ClosedForm, Realisation
 from nlhf_zoo.records import PLAIN, Batch, Prompts, ProximalStep, Responses
 from nlhf_zoo.rollout import Enumerate, Rollout, random_stream
 from nlhf_zoo.scoring import score
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -78,6 +83,12 @@ class OnlineGame(L.LightningModule):
         max_invalid: largest share of responses without a valid answer, over twenty training steps;
             above it the run stops, for little is learnt of an oracle that does not answer.
 
+        micro_batches: parts of a batch of prompts, for which responses are drawn, and judged, one
+            part after the other.
+        overlap_judging: judge each part while responses to the next are drawn, which is worth it
+            where judging is waiting, as for a server. An oracle is asked in the same order, so that
+            nothing else changes.
+
     Raises:
         UserError: the parts do not fit each other.
     """
@@ -94,6 +105,8 @@ class OnlineGame(L.LightningModule):
         realisation: Realisation | None = None,
         allow_stale: bool = False,
         max_invalid: float = 0.5,
+        micro_batches: int = 1,
+        overlap_judging: bool = False,
     ) -> None:
         super().__init__()
         if not (math.isfinite(beta) and beta > 0):
@@ -112,6 +125,7 @@ class OnlineGame(L.LightningModule):
         self.realisation = realisation or ClosedForm()
         self.allow_stale = allow_stale
         self.max_invalid = max_invalid
+        self._micro_batches = MicroBatches(micro_batches, overlap_judging)
         self._unanswered: deque[float] = deque(maxlen=20)  # shares of the last training steps
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
@@ -128,6 +142,11 @@ class OnlineGame(L.LightningModule):
         # Lightning must not run a backward where there is none.
         self.automatic_optimization = not self.realisation.closed_form
         check_parts(policy, oracle, algorithm, beta, self.rollout, self.realisation)
+        if micro_batches > 1 and self.rollout.enumerated:
+            raise UserError(
+                f"model.micro_batches is {micro_batches}, but responses that are listed are not "
+                "drawn: leave it at 1"
+            )
         policy.versions = self._versions
         policy.bind(algorithm.players, oracle.support, oracle.names)
 
@@ -137,15 +156,29 @@ class OnlineGame(L.LightningModule):
             self._play_in_closed_form(self.realisation, prompts)
             return None
         step, prompts = self.step, self.policy.encode(prompts)
-        with self.phases.phase("generate"):
-            played = self.rollout.play(step, self.policy, prompts, self._random_stream())
-        responses, opponents = played
-        with self.phases.phase("judge"):
-            verdict = self.judge(step, prompts, responses, opponents)
+        responses, verdict = self.play_and_judge(step, prompts)
         with self.phases.phase("score"):
             loss = self.improve(step, prompts, responses, verdict)
         self.phases.begin_update()
         return loss
+
+    def play_and_judge(self, step: ProximalStep, prompts: Prompts) -> tuple[Responses, Verdict]:
+        """Draw responses and judge them, one micro-batch after the other.
+
+        Raises:
+            OracleStoppedError: the oracle cannot be asked any more, or answers too little.
+        """
+        stream = self._random_stream()
+        responses, opponents, verdict = self._unless_stopped(
+            lambda: self._micro_batches(
+                prompts,
+                lambda part: self.rollout.play(step, self.policy, part, stream),
+                partial(self._judge, step),
+                self.phases,
+            )
+        )
+        self._account(prompts, responses, opponents, verdict)
+        return responses, verdict
 
     def judge(
         self,
@@ -157,14 +190,10 @@ class OnlineGame(L.LightningModule):
         """Ask the oracle for the payoff of each response, and count the queries.
 
         Raises:
-            UserError: too many answers could not be had.
+            OracleStoppedError: the oracle cannot be asked any more, or answers too little.
         """
-        verdict = self._judge(step, prompts, responses, opponents)
-        unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
-        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
-        tokens = sum(int(r.mask.sum()) for r in drawn.values())
-        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
-        self._refuse_silence(verdict)
+        verdict = self._unless_stopped(lambda: self._judge(step, prompts, responses, opponents))
+        self._account(prompts, responses, opponents, verdict)
         return verdict
 
     def improve(
@@ -240,6 +269,11 @@ class OnlineGame(L.LightningModule):
         return self.progress.step == self.progress.gradient_step == self._accumulated == 0
 
     @property
+    def accumulates(self) -> bool:
+        """Whether gradients of some batches wait for an optimiser step."""
+        return self._accumulated != 0
+
+    @property
     def finished(self) -> bool:
         """Whether another round would exceed the budget."""
         return self._rounds_left() == 0 and self.between_rounds
@@ -280,14 +314,46 @@ class OnlineGame(L.LightningModule):
     def _new_version(self) -> int:
         return max([0, *self._versions.values()]) + 1
 
+    def _unless_stopped(self, ask: Callable[[], _T]) -> _T:
+        """What the oracle says; where it has stopped in one process, all of them end."""
+        stopped = None
+        try:
+            said = ask()
+        except OracleStoppedError as error:
+            stopped = error
+        (number,) = self._sum_over_processes([int(stopped is not None)])
+        if number:
+            self.settle_ledgers()
+            raise stopped or OracleStoppedError("the oracle of another process has stopped")
+        return said
+
+    def _account(
+        self,
+        prompts: Prompts,
+        responses: Responses,
+        opponents: Sequence[Responses],
+        verdict: Verdict,
+    ) -> None:
+        unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
+        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
+        tokens = sum(int(r.mask.sum()) for r in drawn.values())
+        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
+        self.settle_ledgers()
+        self._refuse_silence(verdict)
+
     def _refuse_silence(self, verdict: Verdict) -> None:
-        self._unanswered.append(1 - float(verdict.valid.float().mean()))
+        answered, asked = self._sum_over_processes(
+            [int(verdict.valid.sum()), verdict.valid.numel()]
+        )
+        self._unanswered.append(1 - answered / asked)
         shares = self._unanswered
         if len(shares) == shares.maxlen and (share := sum(shares) / len(shares)) > self.max_invalid:
-            raise UserError(
+            said = [ledger.last_words for ledger in ledgers(self.oracle).values()]
+            last_words = "".join(f"; it last said: {words}" for words in said[:1] if words)
+            raise OracleStoppedError(
                 f"{type(self.oracle).__name__} had no valid answer for {share:.0%} of the "
-                f"responses of the last {len(shares)} training steps: look at it by `nlhf doctor`, "
-                f"or raise model.max_invalid, which is {self.max_invalid}"
+                f"responses of the last {len(shares)} training steps: look at it by `nlhf oracle`, "
+                f"or raise model.max_invalid, which is {self.max_invalid}{last_words}"
             )
 
     def _refuse_stale(self, step: ProximalStep, responses: Responses) -> None:
@@ -360,11 +426,9 @@ class OnlineGame(L.LightningModule):
     def _count(
         self, prompts: int, queries: int, invalid: int = 0, unjudged: int = 0, tokens: int = 0
     ) -> None:
-        asked = prompts * queries
-        if self._trainer is not None and self.trainer.world_size > 1:
-            here = torch.tensor([asked, invalid, unjudged, tokens], device=self.device)
-            total = self.trainer.strategy.reduce(here, reduce_op="sum")
-            asked, invalid, unjudged, tokens = (int(x) for x in total)
+        asked, invalid, unjudged, tokens = self._sum_over_processes(
+            [prompts * queries, invalid, unjudged, tokens]
+        )
         self.progress.queries += asked
         self.progress.invalid += invalid
         self.progress.unjudged += unjudged
@@ -372,6 +436,25 @@ class OnlineGame(L.LightningModule):
         if not self._accumulated:  # batches that accumulate to one step have different prompts
             self.progress.queries_per_prompt += queries
         self._accumulated += 1
+
+    def _sum_over_processes(self, numbers: Sequence[int]) -> list[int]:
+        """Sums of numbers that each process has."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return [*numbers]
+        total = self.trainer.strategy.reduce(
+            torch.tensor(numbers, dtype=torch.long, device=self.device), reduce_op="sum"
+        )
+        return [int(number) for number in total]
+
+    def settle_ledgers(self) -> None:
+        """Add up what the oracle was really asked in all processes; each of them calls this."""
+        kept = ledgers(self.oracle).values()
+        if not kept:
+            return
+        counts = [ledger.here[field] for ledger in kept for field in FIELDS]
+        total = iter(self._sum_over_processes(counts))
+        for ledger in kept:
+            ledger.settle({field: next(total) for field in FIELDS})
 
     def _random_stream(self) -> torch.Generator:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
@@ -472,6 +555,32 @@ class OnlineGame(L.LightningModule):
             raise UserError(f"{kind} cannot list its responses: exact figures need them all")
         return self.policy.log_prob({player: 1.0}, prompts, responses)
 
+    def on_validation_epoch_end(self) -> None:
+        """What was asked for validation is counted too."""
+        self.settle_ledgers()
+
+    def position(self) -> dict[str, Any]:
+        """Where the game stands, weights apart: progress, and what the oracle keeps in its state.
+
+        For `rewind`. A training step that fails has moved nothing else.
+        """
+        frozen = {name for name, p in self.oracle.named_parameters() if not p.requires_grad}
+        state = self.oracle.state_dict()
+        kept = {name: state[name].clone() for name in state if name not in frozen}
+        return {"progress": asdict(self.progress), "oracle": kept}
+
+    @torch.no_grad()
+    def rewind(self, position: dict[str, Any]) -> None:
+        """Go back to a position between two optimiser steps, so that what failed is tried anew.
+
+        What the oracle was asked stays counted in its ledgers.
+        """
+        self.progress = Progress(**position["progress"])
+        state = self.oracle.state_dict()
+        for name, value in position["oracle"].items():
+            state[name].copy_(value)
+        self._accumulated = 0
+
     def add_metric(self, name: str, metric: Metric) -> None:
         """Register a metric, so that it moves with the game (callbacks call this)."""
         self.metrics[name] = metric
@@ -496,6 +605,7 @@ class OnlineGame(L.LightningModule):
             "versions": dict(self._versions),
             "snapshot": self._snapshot,
             "products": dict(self._judge.products),
+            "ledgers": {name: ledger.counts() for name, ledger in ledgers(self.oracle).items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -520,4 +630,6 @@ class OnlineGame(L.LightningModule):
         self._versions.update(state["versions"])
         self._snapshot = state["snapshot"]
         self._judge.products = dict(state["products"])
+        for name, ledger in ledgers(self.oracle).items():
+            ledger.restore(state.get("ledgers", {}).get(name, {}))
         self._plan = None

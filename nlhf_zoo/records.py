@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # A geometric mixture of players, prod_i pi_i^{w_i} / Z, written as {player: weight}; weights sum
 # to 1.
@@ -105,6 +107,31 @@ class Prompts:
         """The number of prompts, B."""
         return len(self.ids)
 
+    def take(self, rows: Sequence[int]) -> Prompts:
+        """Some of the prompts, in the padding of all."""
+        kept = torch.tensor([*rows], dtype=torch.long, device=self.ids.device)
+        return Prompts(
+            ids=self.ids[kept],
+            tokens=None if self.tokens is None else self.tokens[kept],
+            mask=None if self.mask is None else self.mask[kept],
+            text=None if self.text is None else [self.text[i] for i in rows],
+            conversations=(
+                None if self.conversations is None else [self.conversations[i] for i in rows]
+            ),
+        )
+
+    def split(self, parts: int) -> list[Prompts]:
+        """These prompts in parts of nearly equal size; fewer parts where there are fewer prompts.
+
+        Args:
+            parts: how many.
+        """
+        parts = min(parts, len(self))
+        if parts < 2:
+            return [self]
+        ends = [len(self) * part // parts for part in range(parts + 1)]
+        return [self.take(range(*both)) for both in pairwise(ends)]
+
     def to(self, device: torch.device | str) -> Prompts:
         """These prompts on another device (Lightning moves batches by this method)."""
         move = {
@@ -159,6 +186,34 @@ class Responses:
             if (per := getattr(self, name)) is not None and per.shape != self.weight.shape:
                 shapes = f"{[*per.shape]} must be [B, K] = {[*self.weight.shape]}"
                 raise ValueError(f"Responses.{name} {shapes}")
+
+    @classmethod
+    def joined(cls, parts: Sequence[Responses]) -> Responses:
+        """Sampled responses to different prompts as one record.
+
+        Args:
+            parts: of the same number of responses and the same version; the shorter ones are padded
+                behind their end.
+        """
+        longest = max(part.tokens.shape[2] for part in parts)
+
+        def padded(tensor: Tensor) -> Tensor:
+            return pad(tensor, (0, longest - tensor.shape[2]))
+
+        def all_of(name: str) -> Tensor | None:
+            found = [getattr(part, name) for part in parts]
+            return None if any(one is None for one in found) else torch.cat(found)
+
+        texts = [part.text for part in parts]
+        return cls(
+            tokens=torch.cat([padded(part.tokens) for part in parts]),
+            mask=torch.cat([padded(part.mask) for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+            text=None if None in texts else [row for text in texts for row in text or ()],
+            version=parts[0].version,
+            truncated=all_of("truncated"),
+            log_prob=all_of("log_prob"),
+        )
 
     @property
     def num(self) -> int:

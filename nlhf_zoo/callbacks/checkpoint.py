@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.online_game import OnlineGame
+
+
+@dataclass(slots=True)
+class _Stepped:
+    """The last optimiser step.
+
+    Args:
+        position: of the game then.
+        batches: that have been accumulated since.
+    """
+
+    position: dict[str, Any]
+    batches: int
 
 
 class GameCheckpoint(ModelCheckpoint):
     """Write `checkpoints/last.ckpt` every so often, and at the end; `--ckpt_path last` resumes it.
+
+    Also where the oracle has stopped, because a server is down or a budget is spent: the run can go
+    on from the last optimiser step as if nothing had happened.
 
     Args:
         every_n_train_steps: training steps between two; in closed form one training step plays
@@ -32,6 +52,13 @@ class GameCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,  # else a resumed run would write last-v1.ckpt
         )
+        self._stepped: _Stepped | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember where the run begins."""
+        super().on_train_start(trainer, pl_module)
+        if isinstance(pl_module, OnlineGame):
+            self._stepped = _Stepped(pl_module.position(), 0)
 
     def on_train_batch_end(
         self,
@@ -48,6 +75,34 @@ class GameCheckpoint(ModelCheckpoint):
         if trainer.global_step % self._every_n_train_steps == 0:
             trainer._logger_connector.update_train_step_metrics()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if isinstance(pl_module, OnlineGame) and self._stepped is not None:
+            if pl_module.accumulates:
+                self._stepped.batches += 1
+            else:
+                self._stepped = _Stepped(pl_module.position(), 0)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Where the oracle has stopped, write a checkpoint of the last optimiser step."""
+        if not (
+            isinstance(exception, OracleStoppedError)
+            and isinstance(pl_module, OnlineGame)
+            and self._stepped is not None
+            and trainer.state.fn == TrainerFn.FITTING
+            and not trainer.fast_dev_run  # type: ignore[attr-defined]  # as below
+        ):
+            return
+        pl_module.rewind(self._stepped.position)
+        read: Any = trainer.fit_loop.epoch_loop.batch_progress
+        for progress in (read.total, read.current):
+            # as if the batches since then, and the one that failed, had not been read
+            progress.completed -= self._stepped.batches
+            progress.reset_on_restart()
+            progress.ready = progress.started = progress.completed
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.is_global_zero and self._last_checkpoint_saved:
+            print(f"Checkpoint: {self._last_checkpoint_saved}", file=sys.stderr)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The end of a run seldom falls on a multiple of the interval."""

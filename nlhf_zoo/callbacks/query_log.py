@@ -8,10 +8,15 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles.ledger import ledgers, spent
 
 
 class QueryLog(L.Callback):
-    """Log what was asked so far, what could not be answered, and the tokens that were drawn."""
+    """Log what was asked so far, what could not be answered, and the tokens that were drawn.
+
+    `oracle/queries` counts as algorithms are compared; `ledger/...` is what an oracle of texts was
+    really asked, by its own count: a cache answers for it, an order is swapped, a request fails.
+    """
 
     def on_train_batch_end(
         self,
@@ -27,13 +32,18 @@ class QueryLog(L.Callback):
         progress = pl_module.progress
         if pl_module.trajectory is None and not is_logged(progress.round):
             return
-        figures = {
+        figures: dict[str, float] = {
             "oracle/queries": progress.queries,
             "oracle/queries_per_prompt": progress.queries_per_prompt,
             "oracle/invalid": progress.invalid,
             "oracle/unjudged": progress.unjudged,
             "rollout/tokens": progress.tokens,
         }
+        if ledgers(pl_module.oracle):
+            counts = spent(pl_module.oracle)
+            seconds = counts.pop("microseconds") / 1e6
+            figures |= {f"ledger/{field}": count for field, count in counts.items()}
+            figures["ledger/seconds"] = seconds
         for logger in trainer.loggers:
             logger.log_metrics(
                 {tag: float(value) for tag, value in figures.items()}, progress.round

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.health import Probe, gap, random_tokens, rounding
-from nlhf_zoo.health.probe import take
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.policies.causal_lm import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
@@ -59,7 +58,7 @@ class ReferenceFingerprint(L.Callback):
         assert isinstance(policy, CausalLMPolicy)
         if self._probe is None:
             prompts = policy.encode(batch)
-            few = take(prompts, range(min(_PROMPTS, len(prompts))))
+            few = prompts.take(range(min(_PROMPTS, len(prompts))))
             self._probe = random_tokens(policy, few, num=1)
         self._probe = _to(self._probe, policy.device)
         self._here = self._log_prob(pl_module)

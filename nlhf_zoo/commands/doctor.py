@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nlhf_zoo.callbacks import ResumeState
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.health import Check, Finding, examine
-from nlhf_zoo.health.probe import joined, take
+from nlhf_zoo.health.probe import joined
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.records import Prompts
 from nlhf_zoo.refusals import refuse_misfits
@@ -155,7 +155,7 @@ class _Collector(L.Callback):
             new = [i for i, number in enumerate(batch.ids.tolist()) if number not in seen]
             if new := new[: self.num - len(seen)]:
                 encoded = pl_module.policy.encode(batch.to(pl_module.device))
-                self._found.append(take(encoded, new))
+                self._found.append(encoded.take(new))
                 seen |= {int(number) for number in batch.ids[new]}
             if len(seen) >= self.num:
                 break

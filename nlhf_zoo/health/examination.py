@@ -37,7 +37,7 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
     with untouched(game):
         game.eval()
         few = policy.encode(prompts)
-        tried = probe.random_tokens(policy, probe.take(few, range(min(2, len(few)))))
+        tried = probe.random_tokens(policy, few.take(range(min(2, len(few)))))
         checks: list[Callable[[], Check]] = [
             partial(players.adapters_apart, game),  # what is merged is unmerged at the first use
             lambda: players.reference_stays(game, tried, players.scattered_reference(game, tried)),

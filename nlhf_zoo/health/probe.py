@@ -66,20 +66,6 @@ def inner_tokens(policy: CausalLMPolicy, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=stream)]
 
 
-def take(prompts: Prompts, rows: Sequence[int]) -> Prompts:
-    """Some of the prompts, in the padding of all."""
-    kept = torch.tensor([*rows], device=prompts.ids.device)
-    return Prompts(
-        ids=prompts.ids[kept],
-        tokens=None if prompts.tokens is None else prompts.tokens[kept],
-        mask=None if prompts.mask is None else prompts.mask[kept],
-        text=None if prompts.text is None else [prompts.text[i] for i in rows],
-        conversations=(
-            None if prompts.conversations is None else [prompts.conversations[i] for i in rows]
-        ),
-    )
-
-
 def joined(parts: Sequence[Prompts]) -> Prompts:
     """Batches as one, padded on the left."""
     first, tokens, mask = parts[0], None, None
@@ -116,7 +102,7 @@ def take_responses(responses: Responses, row: int, number: int) -> Responses:
 
 def unpadded(prompts: Prompts, row: int) -> Prompts:
     """One prompt without padding."""
-    one = take(prompts, [row])
+    one = prompts.take([row])
     if one.tokens is None or one.mask is None:
         return one
     kept = one.mask[0].bool()

@@ -6,7 +6,6 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from nlhf_zoo.data.prompts import EndlessBatches
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.judging import Asked, listening
 from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
-from nlhf_zoo.health.probe import gap, take
+from nlhf_zoo.health.probe import gap
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.records import Prompts
 
@@ -167,7 +166,7 @@ def _loader(game: OnlineGame, prompts: Prompts) -> DataLoader[Prompts]:
     return DataLoader(
         range(size),  # type: ignore[arg-type]  # a range is a map-style data set
         batch_sampler=batches,
-        collate_fn=partial(take, prompts),
+        collate_fn=prompts.take,
         generator=torch.Generator(),
     )
 

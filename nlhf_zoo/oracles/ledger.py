@@ -45,10 +45,15 @@ class Ledger(nn.Module):
         self.settled = dict.fromkeys(FIELDS, 0)
         self.here = dict.fromkeys(FIELDS, 0)
         self.gates: list[Gate] = []
+        self.last_words = ""  # what the oracle last said that was no answer, without secrets
 
     def __getitem__(self, field: str) -> int:
         """The count so far: of all processes up to the last `settle`, of this one since."""
         return self.settled[field] + self.here[field]
+
+    def counts(self) -> dict[str, int]:
+        """All counts so far."""
+        return {field: self[field] for field in FIELDS}
 
     def charge(self, **counts: int) -> None:
         """Count what is about to be asked, or what an answer has cost.
