@@ -26,6 +26,7 @@ from nlhf_zoo.judging import Judge, Verdict
 from nlhf_zoo.micro_batches import MicroBatches
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
+from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.phases import Phases
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.tabular import TabularPolicy
@@ -348,8 +349,8 @@ class OnlineGame(L.LightningModule):
         self._unanswered.append(1 - answered / asked)
         shares = self._unanswered
         if len(shares) == shares.maxlen and (share := sum(shares) / len(shares)) > self.max_invalid:
-            said = [ledger.last_words for ledger in ledgers(self.oracle).values()]
-            last_words = "".join(f"; it last said: {words}" for words in said[:1] if words)
+            parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
+            last_words = "".join(f"; its last words: {p.last_words}" for p in parts if p.last_words)
             raise OracleStoppedError(
                 f"{type(self.oracle).__name__} had no valid answer for {share:.0%} of the "
                 f"responses of the last {len(shares)} training steps: look at it by `nlhf oracle`, "

@@ -56,7 +56,7 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
 
 
 def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on with a run that another configuration made; its budget may differ.
+    """Refuse to go on with a run that another configuration made; its budgets may differ.
 
     Args:
         path: the run's config.yaml; without one nothing is refused.
@@ -72,12 +72,19 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     was = dict(flatten({key: saved.get(key) for key in kept}))
     now = dict(flatten({key: config.get(key) for key in kept}))
     for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key):
+        if was.get(key) != now.get(key) and not _is_budget(key, now):
             raise UserError(
                 f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
                 f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "
                 "or start afresh without ckpt_path"
             )
+
+
+def _is_budget(key: str, config: dict[str, Any]) -> bool:
+    """Whether a key is a limit of a `BudgetedOracle`: a run goes on with a larger one."""
+    part, _, name = key.rpartition(".init_args.")
+    is_budgeted = str(config.get(f"{part}.class_path")).endswith("BudgetedOracle")
+    return name.startswith("max_") and is_budgeted
 
 
 def refuse_other_file(path: Path) -> None:

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 # Imported so that short class names resolve on the command line and in YAML files.
 import nlhf_zoo.algorithms
+import nlhf_zoo.data.pairs
 import nlhf_zoo.data.text_prompts
 import nlhf_zoo.oracles
 import nlhf_zoo.policies
@@ -41,6 +42,7 @@ from nlhf_zoo.callbacks import (
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.parser_messages import shorten
 from nlhf_zoo.quiet import quiet
 from nlhf_zoo.refusals import (
@@ -223,6 +225,8 @@ class GameCLI(LightningCLI):
         """Say where everything lies."""
         folder = self.trainer.log_dir  # asks all processes
         if self.trainer.is_global_zero and not is_trial(self.trainer):
+            if isinstance(self.model, OnlineGame) and ledgers(self.model.oracle):
+                print(f"The oracle was asked: {summary(spent(self.model.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
 
 
@@ -268,6 +272,8 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
             )
     except MisconfigurationException as error:
         raise UserError(shorten(str(error))) from error
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, a folder that may not be written to
         raise UserError(
             f"{error.filename or 'input or output'}: {error.strerror or error}"

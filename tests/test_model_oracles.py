@@ -12,46 +12,32 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    GPT2Config,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
+from text_models import (
+    CHAT,
+    CONFIGS,
+    PAD,
+    VOCABULARY,
+    prompts,
+    responses,
+    save,
+    tokenizer,
+    user,
 )
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.judging import Judge
-from nlhf_zoo.oracles import PreferenceOracle, RewardModelOracle, RuleOracle
-from nlhf_zoo.oracles.rules import LengthBetween, Mentions, shorter_wins
-from nlhf_zoo.records import Prompts, ProximalStep, Responses
-
-WORDS = [f"w{number}" for number in range(40)]
-PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
-VOCABULARY = {word: i for i, word in enumerate([PAD, BEGIN, END, UNKNOWN, "user:", "bot:", *WORDS])}
-# Every message ends with the end-of-sequence token, as that of many a real template.
-CHAT = (
-    "<s>{% for m in messages %} {{ 'bot:' if m['role'] == 'assistant' else m['role'] + ':' }} "
-    "{{ m['content'] }} </s>{% endfor %}"
+from nlhf_zoo.oracles import (
+    GenerativePairModelOracle,
+    PairModelOracle,
+    PreferenceOracle,
+    RewardModelOracle,
+    RuleOracle,
 )
-
-
-def prompts(*texts, conversations=None):
-    return Prompts(torch.arange(len(texts)), text=texts, conversations=conversations)
-
-
-def responses(*rows, dtype=torch.float32, truncated=None):
-    """Responses of these texts; their tokens are another tokenizer's, and mean nothing here."""
-    num, each = len(rows), len(rows[0])
-    tokens = torch.randint(10**6, (num, each, 3))
-    weight = torch.full((num, each), 1 / each, dtype=dtype)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    truncated = None if truncated is None else torch.tensor(truncated)
-    return Responses(tokens, mask, weight, text=rows, truncated=truncated)
+from nlhf_zoo.oracles.model_settings import ModelSettings, read_settings, write_settings
+from nlhf_zoo.oracles.rules import LengthBetween, Mentions, shorter_wins
+from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.records import Prompts, ProximalStep, Responses
 
 
 class Asked:
@@ -319,61 +305,6 @@ def test_a_rule_is_named_in_a_configuration(function, tmp_path, monkeypatch):
 # ---- reward models -------------------------------------------------------------------------------
 
 
-def tokenizer(chat=CHAT, **options):
-    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token=UNKNOWN))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A {END}",
-        special_tokens=[(BEGIN, VOCABULARY[BEGIN]), (END, VOCABULARY[END])],
-    )
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token=END, bos_token=BEGIN, unk_token=UNKNOWN, **options
-    )
-    made.chat_template = chat
-    return made
-
-
-SMALL = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "num_labels": 1,
-    "bos_token_id": VOCABULARY[BEGIN],
-    "eos_token_id": VOCABULARY[END],
-}
-GPT2 = {
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
-    **{key: SMALL[key] for key in SMALL if "size" not in key and not key.startswith("num_h")},
-    "vocab_size": len(VOCABULARY),
-}
-CONFIGS = {
-    "llama": lambda: LlamaConfig(**SMALL, max_position_embeddings=64, pad_token_id=None),
-    "llama_pad": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
-    "llama_pad_is_end": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[END]),
-    "llama_pad_below_0": lambda: LlamaConfig(**SMALL, pad_token_id=-1),
-    "gpt2": lambda: GPT2Config(**GPT2, pad_token_id=None),
-    "gpt2_pad_is_end": lambda: GPT2Config(**GPT2, pad_token_id=VOCABULARY[END]),
-    "bert": lambda: BertConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
-    "roberta": lambda: RobertaConfig(
-        **SMALL, max_position_embeddings=20, pad_token_id=VOCABULARY[PAD] + 1
-    ),
-}
-
-
-def save(folder, config, **options):
-    torch.manual_seed(1)
-    model = AutoModelForSequenceClassification.from_config(config)
-    model.save_pretrained(folder)
-    tokenizer(**options).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Folders of classifiers by the name of their configuration, each made when it is needed."""
@@ -404,10 +335,6 @@ def one_by_one(folder, conversations, rows):
             with torch.no_grad():
                 rewards.append(model(input_ids=tokens["input_ids"]).logits.item())
     return torch.tensor(rewards).view(len(rows), -1)
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
 
 
 FIRST = [["w1 w2 w3", "w9", "", "w30 w2 w4 w5 w6 w7 w8"], ["w4 w4", "w5 w1", "w6", "w7 w2 w1"]]
@@ -488,7 +415,10 @@ def test_a_template_without_a_chat_template(tmp_path):
 
 def test_braces_of_a_text_are_text(tmp_path):
     oracle = RewardModelOracle(save(tmp_path, CONFIGS["llama"]()), template="{prompt} {response}")
-    assert oracle._render(user("{response} {0}"), "{prompt}") == "{response} {0} {prompt}"
+    assert (
+        oracle.encoders[0].render_response(user("{response} {0}"), "{prompt}")
+        == "{response} {0} {prompt}"
+    )
 
 
 @pytest.fixture
@@ -500,7 +430,7 @@ def passes(llama):
     def hook(module, arguments, keywords, output):
         sizes.append(tuple(keywords["input_ids"].shape))
 
-    oracle.model.register_forward_hook(hook, with_kwargs=True)
+    oracle.models[0].network.register_forward_hook(hook, with_kwargs=True)
     return SimpleNamespace(oracle=oracle, sizes=sizes)
 
 
@@ -526,9 +456,9 @@ def test_equal_texts_pass_once(passes):
     assert texts_passed(passes) == 2 + 2
     assert (answer.preference[0, :2, 0] == 0.5).all()
     assert (answer.preference[1] == answer.preference[1, :1]).all()
-    same = responses(["w1"], ["w1"])
+    same = responses(["w1", "w2"], ["w1", "w2"])
     passes.oracle(prompts("w0", "w0"), same, same)
-    assert texts_passed(passes) == 1
+    assert texts_passed(passes) == 2
 
 
 def test_batches_hold_like_lengths_the_longest_first(passes):
@@ -572,8 +502,11 @@ def test_too_long_is_invalid_and_not_cut(llama):
     oracle = RewardModelOracle(llama, max_tokens=tokens)
     mine = responses(["w1 w2", "w1 w2 w3", "w4"])
     answer = oracle(prompts("w0"), mine, mine)
-    assert answer.valid.tolist() == [[[True, False, True], [False] * 3, [True, False, True]]]
-    assert oracle.unread == 1
+    # That a text is no better than itself is known without reading it.
+    assert answer.valid.tolist() == [
+        [[True, False, True], [False, True, False], [True, False, True]]
+    ]
+    assert oracle.models[0].unread == 1
     rewards = one_by_one(llama, [user("w0")], [["w1 w2", "w4"]])
     torch.testing.assert_close(answer.preference[:, ::2, ::2], bradley_terry(rewards, rewards))
     step = ProximalStep({"policy": 1}, ((1, {"policy": 1}),), 1, self_play=True)
@@ -588,7 +521,7 @@ def test_too_long_is_invalid_and_not_cut(llama):
 )
 def test_the_limit_is_the_models_own(name, limit, folders):
     oracle = RewardModelOracle(folders(name), template="{prompt} {response}")
-    assert oracle.max_tokens == limit
+    assert oracle.models[0].max_tokens == limit
     beside = 3  # beginning, prompt and end
     rows = [" ".join(["w1"] * number) for number in (limit - beside, limit - beside + 1)]
     answer = oracle(prompts("w0"), responses(rows), responses(["w2"]))
@@ -610,19 +543,22 @@ def test_a_reward_that_is_not_finite_is_invalid(bad, llama):
     def hook(module, arguments, output):
         output.logits[0] = bad  # of the longest text
 
-    oracle.model.register_forward_hook(hook)
+    oracle.models[0].network.register_forward_hook(hook)
     answer = oracle(prompts("w0"), responses(["w1 w2", "w1"]), responses(["w3"]))
     assert answer.valid.tolist() == [[[False], [True]]]
     assert answer.preference.isfinite().all()
-    assert oracle.not_finite == 1
+    assert oracle.models[0].not_finite == 1
+    assert oracle.last_words == "outputs that were not finite: 1"
 
 
 def test_nothing_of_it_is_trained(llama):
     oracle, graphs = RewardModelOracle(llama), []
     assert len(list(oracle.parameters())) > 10
     assert not any(p.requires_grad for p in oracle.parameters())
-    oracle.model.requires_grad_(True)  # nor is a graph made where somebody thaws it
-    oracle.model.score.register_forward_hook(lambda *passed: graphs.append(passed[-1].grad_fn))
+    oracle.models[0].network.requires_grad_(True)  # nor is a graph made where somebody thaws it
+    oracle.models[0].network.score.register_forward_hook(
+        lambda *passed: graphs.append(passed[-1].grad_fn)
+    )
     answer = oracle(prompts("w0"), responses(["w1"]), responses(["w2"]))
     assert not answer.preference.requires_grad
     assert graphs == [None]
@@ -636,7 +572,7 @@ def test_a_checkpoint_needs_none_of_its_buffers(name, folders):
 
 def test_dropout_stays_off(folders):
     oracle = RewardModelOracle(folders("gpt2"))
-    assert oracle.model.config.resid_pdrop > 0
+    assert oracle.models[0].network.config.resid_pdrop > 0
     answers = []
     for mode in (True, False, True):
         oracle.train(mode)
@@ -678,6 +614,190 @@ def test_auto_is_bfloat16_on_a_gpu_that_has_it(has_bfloat16, dtype, llama, monke
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
     oracle = RewardModelOracle(llama)
     assert {p.dtype for p in oracle.parameters()} == {getattr(torch, dtype)}
+
+
+# ---- several reward models -----------------------------------------------------------------------
+
+
+def test_several_rewards_are_weighted_not_their_preferences(folders):
+    """Each model reads with its own tokenizer and chat template, and is given each text once."""
+    names, weights = ["llama", "gpt2", "bert"], [1.5, -0.5, 2.0]
+    models = [folders(name) for name in names]
+    said = [user(text) for text in PROMPTS]
+    oracle = RewardModelOracle(models, weights=weights, temperature=0.7)
+    passed = [0, 0, 0]
+    for number, model in enumerate(oracle.models):
+
+        def hook(module, arguments, keywords, output, number=number):
+            passed[number] += len(keywords["input_ids"])
+
+        model.network.register_forward_hook(hook, with_kwargs=True)
+    answer = oracle(prompts(*PROMPTS), responses(*FIRST), responses(*SECOND))
+    assert passed == [8 + 4 - 1] * 3  # "w9" is a response of both players to the first prompt
+    first, second = (
+        sum(w * one_by_one(m, said, rows) for m, w in zip(models, weights, strict=True))
+        for rows in (FIRST, SECOND)
+    )
+    expected = bradley_terry(first, second, temperature=0.7)
+    torch.testing.assert_close(answer.preference, expected, atol=1e-5, rtol=0)
+    mean = RewardModelOracle(models)(prompts(*PROMPTS), responses(*FIRST), responses(*SECOND))
+    first, second = (sum(one_by_one(m, said, rows) for m in models) / 3 for rows in (FIRST, SECOND))
+    torch.testing.assert_close(mean.preference, bradley_terry(first, second), atol=1e-5, rtol=0)
+
+
+def test_the_penalty_is_that_of_the_sum(folders):
+    models, cut = [folders("llama"), folders("gpt2")], [[False, True, False, True], [True] * 4]
+    oracle = RewardModelOracle(models, weights=[0.3, -2.0], penalty_without_end=0.75)
+    plain = RewardModelOracle(models, weights=[0.3, -2.0])
+    asked = prompts(*PROMPTS), responses(*FIRST, truncated=cut), responses(*SECOND)
+    there, without = (one(*asked).preference.double().logit() for one in (oracle, plain))
+    expected = without - 0.75 * torch.tensor(cut)[:, :, None]
+    torch.testing.assert_close(there, expected, atol=1e-5, rtol=0)
+    assert oracle.reads_cut
+    assert not plain.reads_cut
+
+
+def test_what_one_of_several_cannot_read_is_invalid(folders):
+    models = [folders("llama"), folders("bert")]  # 64 tokens, and 512
+    long = " ".join(["w1"] * 70)
+    oracle = RewardModelOracle(models)
+    answer = oracle(prompts("w0"), responses([long, "w1"]), responses(["w2"]))
+    assert answer.valid.flatten().tolist() == [False, True]
+    assert oracle.last_words == (
+        "texts that were longer than 64 tokens, or without a token that may be read: 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ([], {}, "names no model"),
+        (["a", "b"], {"weights": [1.0]}, "has 1 numbers for 2 models"),
+        ("a", {"weights": [1.0, 2.0]}, "has 2 numbers for 1 models"),
+        (["a", "b"], {"weights": [1.0, 0.0]}, "other than 0"),
+        (["a", "b"], {"weights": [1.0, math.nan]}, "must be finite numbers"),
+        (["a", "b"], {"revision": "main"}, "revision is that of one model, but 2 are given"),
+    ],
+)
+def test_weights_that_fit_no_models(models, options, message):
+    with pytest.raises(UserError, match=message):
+        RewardModelOracle(models, **options)
+
+
+def test_pairs_are_counted_and_a_budget_is_kept(passes):
+    oracle, allowed = passes.oracle, [3]
+
+    def gate(counts):
+        if counts.get("queries"):
+            if not allowed[0]:
+                raise OracleStoppedError("no more")
+            allowed[0] -= 1
+
+    oracle.ledger.gates.append(gate)
+    questions = [Question(user("w0"), f"w{n}", f"w{n + 1}") for n in range(1, 9, 2)]
+    answers = oracle.answers(questions)
+    known = [next(answers) for _ in range(3)]
+    with pytest.raises(OracleStoppedError):
+        next(answers)
+    assert texts_passed(passes) == 6  # those of three pairs
+    assert oracle.ledger["queries"] == 3
+    oracle.ledger.gates.clear()
+    expected = dict(list(oracle.answers(questions))[:3])
+    assert dict(known) == pytest.approx(expected, abs=1e-6)
+
+
+def test_fingerprints_of_reward_models(folders, tmp_path):
+    llama, gpt2 = folders("llama"), folders("gpt2")
+    copy = tmp_path / "copy"
+    shutil.copytree(llama, copy)
+    options = [
+        {"model": llama},
+        {"model": gpt2},
+        {"model": [llama, gpt2]},
+        {"model": [gpt2, llama]},
+        {"model": [llama, gpt2], "weights": [1.0, 2.0]},
+        {"model": llama, "temperature": 2.0},
+        {"model": llama, "penalty_without_end": 1.0},
+        {"model": llama, "template": "{prompt} {response}"},
+        {"model": llama, "max_tokens": 9},
+    ]
+    prints = [RewardModelOracle(**one).fingerprint for one in options]
+    assert len(set(prints)) == len(prints)
+    assert RewardModelOracle(str(copy), batch_size=2).fingerprint == prints[0]
+
+
+# ---- settings of a model that was trained here ---------------------------------------------------
+
+
+def test_settings_are_read_back(tmp_path):
+    for settings in (
+        ModelSettings("pair", "{prompt}\n\u00e9 {first} {second}", 12, 0.25),
+        ModelSettings("general"),
+    ):
+        write_settings(tmp_path, settings)
+        assert read_settings(str(tmp_path), settings.kind, "Oracle") == settings
+    assert [path.name for path in tmp_path.iterdir()] == ["preference_model.json"]
+    given = json.loads((tmp_path / "preference_model.json").read_text())
+    assert given == {
+        "format": 1, "kind": "general", "template": None, "max_tokens": None, "temperature": 1.0
+    }  # fmt: skip
+    assert read_settings(str(tmp_path / "none"), "pair", "Oracle") is None
+
+
+def test_settings_hold_where_nothing_else_is_given(folders, tmp_path):
+    folder = tmp_path / "reward"
+    shutil.copytree(folders("gpt2"), folder)
+    template = "w10 {prompt} w11 {response} w12"
+    write_settings(folder, ModelSettings("reward", template, 20, 2.0))
+    plain = {"template": template, "max_tokens": 20, "temperature": 2.0}
+    expected = RewardModelOracle(folders("gpt2"), **plain).fingerprint
+    assert RewardModelOracle(str(folder)).fingerprint == expected
+    other = {"template": "{response} {prompt}", "max_tokens": 9, "temperature": 3.0}
+    given = RewardModelOracle(str(folder), **other).fingerprint
+    assert given == RewardModelOracle(folders("gpt2"), **other).fingerprint != expected
+    with pytest.raises(UserError, match=r"with the temperatures \[2.0, 1.0\]: set"):
+        RewardModelOracle([str(folder), folders("llama")])
+    RewardModelOracle([str(folder), folders("llama")], temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "kind", "right"),
+    [
+        (RewardModelOracle, "pair", "PairModelOracle"),
+        (RewardModelOracle, "general", "GeneralPreferenceModelOracle"),
+        (PairModelOracle, "reward", "RewardModelOracle"),
+        (GenerativePairModelOracle, "pair", "PairModelOracle"),
+    ],
+)
+def test_a_model_of_another_kind_names_its_oracle(oracle, kind, right, tmp_path):
+    write_settings(tmp_path, ModelSettings(kind))
+    with pytest.raises(UserError, match=rf"{tmp_path} .* kind '{kind}', which .*: take {right}$"):
+        oracle(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "another format than 1"),
+        ({"kind": "triple"}, "kind must be one of pair, reward, general, not 'triple'"),
+        ({"kind": []}, r"kind must be one of pair, reward, general, not \[\]"),
+        ({"template": 3}, "template must be a text or null"),
+        ({"max_tokens": 0}, "max_tokens must be a number of at least 1"),
+        ({"max_tokens": True}, "max_tokens must be a number of at least 1"),
+        ({"temperature": 0}, "temperature must be a finite number above 0, not 0"),
+        ({"temperature": math.inf}, "temperature must be a finite number above 0, not inf"),
+        ({"more": 1}, "must be an object of format, kind, max_tokens, temperature, template"),
+        (None, "is no JSON"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_read(change, message, tmp_path):
+    write_settings(tmp_path, ModelSettings("reward"))
+    path = tmp_path / "preference_model.json"
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message) as error:
+        RewardModelOracle(str(tmp_path))
+    assert len(str(error.value).splitlines()) == 1
+    assert "preference_model.json" in str(error.value)
 
 
 # ---- what reward models refuse -------------------------------------------------------------------
@@ -786,14 +906,14 @@ def test_a_conversation_that_the_chat_template_refuses(tmp_path):
     chat = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     oracle = RewardModelOracle(save(tmp_path, CONFIGS["llama"](), chat=chat + CHAT))
     said = [[{"role": "system", "content": "w1"}, *user("w2")]]
-    mine = responses(["w3"])
+    mine = responses(["w3", "w4"])
     with pytest.raises(UserError, match=r"system, user, assistant: no system; its prompt ends 'w2"):
         oracle(prompts("w2", conversations=said), mine, mine)
 
 
 def test_a_template_holds_one_message(llama):
     oracle = RewardModelOracle(llama, template="{prompt} {response}")
-    mine = responses(["w3"])
+    mine = responses(["w3", "w4"])
     oracle(prompts("w2", conversations=[user("w2")]), mine, mine)
     said = [[{"role": "system", "content": "w1"}, *user("w2")]]
     with pytest.raises(UserError, match="holds one message, but a prompt has 2"):

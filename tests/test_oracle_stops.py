@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
+import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from judge_server import JudgeServer
 from test_resume import CASES, RUN, differences, fit, load, part, scalars, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError
@@ -151,3 +156,69 @@ def test_what_was_asked_is_in_checkpoint_and_logs(processes: int, tmp_path: Path
     # Equal words are never asked about: fewer questions than the algorithm's own count.
     assert float.fromhex(shown["oracle/queries", 4]) == 4 * 4 * (2 * processes) * 4 * 2
     assert len(asked) < 4 * 4 * (2 * processes) * 4 * 2
+
+
+def judged_game(folder: Path, url: str) -> None:
+    """A language model whose responses a judge compares; what it says is remembered."""
+    config = copy.deepcopy(CASES["language-nash_mp"])
+    judge = part(
+        "JudgeOracle",
+        model="small",
+        base_url=url,
+        api_key_env=None,
+        concurrency=2,
+        timeout=1.0,
+        backoff=0.05,
+        patience=1.5,
+    )
+    oracle = part("CachedOracle", oracle=judge, path="answers.sqlite")
+    config["model"]["init_args"]["oracle"] = oracle
+    config["data"] = part("TextPrompts", path="prompts.jsonl", batch_size=2)
+    checkpoint = part("GameCheckpoint", every_n_train_steps=1000)
+    config["trainer"]["callbacks"] = [part("Budget", rounds=4), checkpoint]
+    write(folder, config)
+    (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{c}"}}\n' for c in "abcd"))
+
+
+def messages(server: JudgeServer, since: int = 0) -> set[str]:
+    """The different messages that the server has got."""
+    return {entry["messages"][-1]["content"] for entry in server.entries()[since:]}
+
+
+def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with JudgeServer(keep=1) as server:
+        judged_game(whole, server.url)
+        assert fit(whole).code == 0
+        asked = len(messages(server))
+        begun = len(server.entries())
+        judged_game(stopped, server.url)
+
+        def go_down() -> None:
+            while len(server.entries()) < begun + asked // 3:
+                time.sleep(0.01)
+            server.stop()
+
+        watcher = threading.Thread(target=go_down)
+        watcher.start()
+        run = fit(stopped, timeout=60)
+        watcher.join()
+        assert run.code == 2
+        assert re.search(
+            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*ConnectE", run.err
+        )
+        assert run.sentence.startswith("nlhf: error: ")
+        assert "Traceback" not in run.err
+        steps = load(stopped)["global_step"]
+        assert 0 < steps < load(whole)["global_step"]
+        with sqlite3.connect(stopped / "answers.sqlite") as answers:
+            (kept,) = answers.execute("SELECT count(*) FROM answers").fetchone()
+        assert kept > 0
+        server.start(port=server.port)
+        before = len(server.entries())
+        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert len(messages(server, before)) == asked - 2 * kept  # both orders of what was not kept
+    one, other = load(whole), load(stopped)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(one[key], other[key], key) == []
+    assert one["online_game"]["progress"] == other["online_game"]["progress"]

@@ -81,8 +81,12 @@ ZOO = {
 
 def test_every_oracle_has_a_row():
     abstract_or_wrapper = {"PreferenceOracle", "TableOracle", "BernoulliLabels"}
-    of_texts = {"RewardModelOracle", "RuleOracle"}  # tests/test_model_oracles.py
-    assert set(oracles.__all__) - abstract_or_wrapper - of_texts == set(ZOO)
+    # tests/test_model_oracles.py, test_pair_model.py, test_general_preference.py, test_judge.py
+    of_texts = {"RewardModelOracle", "RuleOracle", "PairModelOracle", "GenerativePairModelOracle"}
+    of_texts |= {"GeneralPreferenceModelOracle", "JudgeOracle"}
+    # tests/test_wrappers.py, test_cached.py, test_ensemble.py, test_listed.py
+    wrappers = {"BudgetedOracle", "CachedOracle", "EnsembleOracle", "ListedResponses", "OrderSwap"}
+    assert set(oracles.__all__) - abstract_or_wrapper - of_texts - wrappers == set(ZOO)
 
 
 @pytest.fixture(params=ZOO)

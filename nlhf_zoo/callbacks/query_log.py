@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.oracles.ensemble import EnsembleOracle
 from nlhf_zoo.oracles.ledger import ledgers, spent
 
 
@@ -16,6 +17,7 @@ class QueryLog(L.Callback):
 
     `oracle/queries` counts as algorithms are compared; `ledger/...` is what an oracle of texts was
     really asked, by its own count: a cache answers for it, an order is swapped, a request fails.
+    `oracle/agreement` is how far the members of an ensemble agree.
     """
 
     def on_train_batch_end(
@@ -44,6 +46,12 @@ class QueryLog(L.Callback):
             seconds = counts.pop("microseconds") / 1e6
             figures |= {f"ledger/{field}": count for field, count in counts.items()}
             figures["ledger/seconds"] = seconds
+        if agreements := [
+            part.agreement().mean
+            for part in pl_module.oracle.modules()
+            if isinstance(part, EnsembleOracle)
+        ]:
+            figures["oracle/agreement"] = math.fsum(agreements) / len(agreements)
         for logger in trainer.loggers:
             logger.log_metrics(
                 {tag: float(value) for tag, value in figures.items()}, progress.round

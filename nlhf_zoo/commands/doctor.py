@@ -10,18 +10,15 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import lightning as L
 from tqdm import tqdm
 
-from nlhf_zoo.callbacks import ResumeState
+from nlhf_zoo.commands.first_prompts import PromptCollector, silent_trainer
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.health import Check, Finding, examine
-from nlhf_zoo.health.probe import joined
 from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.records import Prompts
 from nlhf_zoo.refusals import refuse_misfits
 from nlhf_zoo.trainer_cli import GameCLI, run
 
@@ -39,10 +36,9 @@ fails. Nothing is trained or written; the oracle is asked about a few prompts.
 
 `nlhf fit --help` tells the other options.
 """
-_LOOKED_THROUGH = 64  # batches, for so many different prompts
 # Options of the trainer that say how a step is computed. Others say for how long, on how many
 # machines, and what is written.
-_KEPT_OPTIONS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "deterministic")
+_KEPT_OPTIONS = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic")
 
 
 def main(args: list[str]) -> None:
@@ -96,75 +92,26 @@ class DoctorCLI(GameCLI):
         Raises:
             SystemExit: with code 1 if a check fails.
         """
-        collector = _Collector(self.num_prompts)
-        trainer = self._make_trainer(1, [ResumeState(), collector])
+        collector = PromptCollector(self.num_prompts)
+        trainer = self._make_trainer(1, [collector])
         trainer.fit(model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         model.to(trainer.strategy.root_device)
         prompts = collector.prompts().to(model.device)
         context = trainer.precision_plugin.forward_context
-        make_trainer = self._rehearsal_trainer if self.rehearsal else None
+        make_trainer = self._make_trainer if self.rehearsal else None
         if not _report(model, examine(model, prompts, make_trainer, context)):
             raise SystemExit(1)
 
     def after_fit(self) -> None:
         """Nothing was written."""
 
-    def _rehearsal_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
-        return self._make_trainer(steps, [ResumeState(), *callbacks])
-
-    def _make_trainer(self, steps: int, callbacks: list[L.Callback]) -> L.Trainer:
+    def _make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
         """The user's trainer on one device, for a few steps, silent."""
         config = self.config_init[self.subcommand]["trainer"]
         options = {name: config[name] for name in _KEPT_OPTIONS}
-        devices = config["devices"]
         if self.trainer.strategy.root_device.type == "cuda" and options["deterministic"] is None:
             options["deterministic"] = "warn"  # equal bits are asked of equal steps
-        return L.Trainer(
-            accelerator=config["accelerator"],
-            devices=devices[:1] if isinstance(devices, list) else 1,
-            max_steps=steps,
-            max_epochs=-1,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-            **options,
-        )
-
-
-class _Collector(L.Callback):
-    """Reads prompts from the training data, and trains nothing."""
-
-    def __init__(self, num: int) -> None:
-        self.num = num
-        self._found: list[Prompts] = []
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read, where the data is set up; and end there."""
-        assert isinstance(pl_module, OnlineGame)
-        trainer.should_stop = True
-        seen: set[int] = set()
-        data: Any = trainer.train_dataloader
-        for batch in islice(iter(data), _LOOKED_THROUGH):
-            if not isinstance(batch, Prompts):
-                raise UserError(f"the data gives {type(batch).__name__} and no Prompts")
-            new = [i for i, number in enumerate(batch.ids.tolist()) if number not in seen]
-            if new := new[: self.num - len(seen)]:
-                encoded = pl_module.policy.encode(batch.to(pl_module.device))
-                self._found.append(encoded.take(new))
-                seen |= {int(number) for number in batch.ids[new]}
-            if len(seen) >= self.num:
-                break
-
-    def prompts(self) -> Prompts:
-        """What was read."""
-        if not self._found:
-            raise UserError("the data gives no prompts to train on")
-        return joined(self._found)
+        return silent_trainer(config, callbacks, steps, options)
 
 
 def _report(game: OnlineGame, findings: Iterator[tuple[str, Sequence[Finding]]]) -> bool:

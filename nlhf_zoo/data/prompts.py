@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -167,7 +166,7 @@ class TablePrompts(L.LightningDataModule):
             range(total),  # type: ignore[arg-type]  # a range is a map-style data set
             batch_size=batch_size,
             batch_sampler=batch_sampler,
-            collate_fn=partial(_collate, self._prompts().text),
+            collate_fn=self._prompts().take,
             generator=torch.Generator(),
         )
 
@@ -185,7 +184,3 @@ def table_prompts(oracle: Any) -> Prompts:
             "data to TextPrompts"
         )
     return prompts
-
-
-def _collate(text: Sequence[str] | None, ids: list[int]) -> Prompts:
-    return Prompts(torch.tensor(ids), text=None if text is None else [text[i] for i in ids])

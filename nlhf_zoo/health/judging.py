@@ -13,6 +13,7 @@ from torch import Tensor
 from nlhf_zoo.health.check import Check, at_most
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.budgeted import queries_per_prompt
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
 from nlhf_zoo.rollout import random_stream
 
@@ -113,11 +114,11 @@ def listening(oracle: PreferenceOracle) -> Iterator[Asked]:
         if not within[0]:
             prompts, first, second = arguments
             asked.calls += 1
-            asked.queries += len(prompts) * _pairs(first, second)
+            asked.queries += len(prompts) * queries_per_prompt(first, second)
 
     def product(prompts: Prompts, first: Responses, second: Responses) -> tuple[Tensor, Tensor]:
         asked.calls += 1
-        asked.queries += len(prompts) * (1 if first.enumerated else _pairs(first, second))
+        asked.queries += len(prompts) * queries_per_prompt(first, second)
         within[0] = True  # the product may ask for all the pairs
         try:
             return expected(prompts, first, second)
@@ -133,10 +134,3 @@ def listening(oracle: PreferenceOracle) -> Iterator[Asked]:
         del oracle.expected
         if outer is not None:
             oracle.expected = outer  # type: ignore[method-assign]
-
-
-def _pairs(first: Responses, second: Responses) -> int:
-    """Distinct pairs of one prompt; all of them together are one query where they are listed."""
-    if first.enumerated:
-        return 1
-    return first.num * (first.num - 1) // 2 if first is second else first.num * second.num

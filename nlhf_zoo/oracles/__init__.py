@@ -2,7 +2,11 @@
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.bernoulli import BernoulliLabels
+from nlhf_zoo.oracles.budgeted import BudgetedOracle
+from nlhf_zoo.oracles.cached import CachedOracle
 from nlhf_zoo.oracles.embedding import EmbeddingOracle
+from nlhf_zoo.oracles.ensemble import EnsembleOracle
+from nlhf_zoo.oracles.general_preference import GeneralPreferenceModelOracle
 from nlhf_zoo.oracles.generated import (
     Annotators,
     BradleyTerry,
@@ -12,7 +16,12 @@ from nlhf_zoo.oracles.generated import (
     SineGame,
     UniformRandom,
 )
+from nlhf_zoo.oracles.generative_pair_model import GenerativePairModelOracle
+from nlhf_zoo.oracles.judge import JudgeOracle
+from nlhf_zoo.oracles.listed import ListedResponses
 from nlhf_zoo.oracles.matrix import MatrixOracle
+from nlhf_zoo.oracles.order_swap import OrderSwap
+from nlhf_zoo.oracles.pair_model import PairModelOracle
 from nlhf_zoo.oracles.reward_model import RewardModelOracle
 from nlhf_zoo.oracles.rule import RuleOracle
 from nlhf_zoo.oracles.small_language import SmallLanguage
@@ -23,11 +32,20 @@ __all__ = [
     "Annotators",
     "BernoulliLabels",
     "BradleyTerry",
+    "BudgetedOracle",
+    "CachedOracle",
     "Comal",
     "Cyclic",
     "CyclicBlocks",
     "EmbeddingOracle",
+    "EnsembleOracle",
+    "GeneralPreferenceModelOracle",
+    "GenerativePairModelOracle",
+    "JudgeOracle",
+    "ListedResponses",
     "MatrixOracle",
+    "OrderSwap",
+    "PairModelOracle",
     "PreferenceOracle",
     "RewardModelOracle",
     "RuleOracle",

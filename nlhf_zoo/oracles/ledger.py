@@ -45,7 +45,6 @@ class Ledger(nn.Module):
         self.settled = dict.fromkeys(FIELDS, 0)
         self.here = dict.fromkeys(FIELDS, 0)
         self.gates: list[Gate] = []
-        self.last_words = ""  # what the oracle last said that was no answer, without secrets
 
     def __getitem__(self, field: str) -> int:
         """The count so far: of all processes up to the last `settle`, of this one since."""
@@ -98,3 +97,21 @@ def ledgers(oracle: nn.Module) -> dict[str, Ledger]:
 def spent(oracle: nn.Module) -> dict[str, int]:
     """What an oracle and its parts were asked together, by the names of ``FIELDS``."""
     return {f: sum(ledger[f] for ledger in ledgers(oracle).values()) for f in FIELDS}
+
+
+def summary(counts: Mapping[str, int]) -> str:
+    """Counts in words, those that are not 0.
+
+    Args:
+        counts: by the names of ``FIELDS``.
+
+    Example:
+        >>> summary({"queries": 1200, "invalid": 3, "microseconds": 1_500_000})
+        '1,200 queries, 3 invalid, 1.5 seconds'
+    """
+    parts = [
+        f"{count:,} {field.replace('_', ' ')}"
+        for field, count in counts.items()
+        if count and field != "microseconds"
+    ]
+    return ", ".join([*parts, f"{counts['microseconds'] / 1e6:,.1f} seconds"])

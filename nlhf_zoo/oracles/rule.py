@@ -44,6 +44,7 @@ class RuleOracle(TextOracle):
         _refuse_signature(function, self.name)
         self.function = function
         self.check_symmetry = check_symmetry
+        self.symmetric = check_symmetry  # one that is not checked may prefer a place
         self._unchecked = _CHECKED if check_symmetry else 0
 
     @property

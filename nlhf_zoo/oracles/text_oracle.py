@@ -120,6 +120,11 @@ class TextOracle(PreferenceOracle):
             UserError: answers cannot be remembered, since they are drawn anew each time, say.
         """
 
+    @property
+    def last_words(self) -> str:
+        """What was said last that was no answer, without secrets; empty where nothing was."""
+        return ""
+
     def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """As ``answers``, but by one look at the first response first: no order is swapped.
 

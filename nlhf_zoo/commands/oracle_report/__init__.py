@@ -1,0 +1,1 @@
+"""What `nlhf oracle` asks, computes and draws."""

@@ -1,0 +1,130 @@
+"""How a preference model that was trained here is to be read: a file beside the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nlhf_zoo.errors import UserError
+
+SETTINGS_FILE = "preference_model.json"
+FORMAT = 1
+# pair: reads both responses; reward: one, to a reward; general: one, to an embedding.
+Kind = Literal["pair", "reward", "general"]
+ORACLES: Mapping[Kind, str] = {
+    "pair": "PairModelOracle",
+    "reward": "RewardModelOracle",
+    "general": "GeneralPreferenceModelOracle",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What a model was trained with, and is to be read with.
+
+    Args:
+        kind: of the model.
+        template: text with the fields of the kind; None takes the tokenizer's chat template.
+        max_tokens: of the longest text; None takes the model's own limit.
+        temperature: divides the logit of a preference.
+    """
+
+    kind: Kind
+    template: str | None = None
+    max_tokens: int | None = None
+    temperature: float = 1.0
+
+
+def write_settings(folder: Path, settings: ModelSettings) -> None:
+    """Write the file into a folder, all of it or nothing.
+
+    Args:
+        folder: of the model.
+        settings: what to write.
+    """
+    text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
+    beside = folder / f".{SETTINGS_FILE}.{os.getpid()}"
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(folder / SETTINGS_FILE)
+
+
+def read_settings(
+    model: str, kind: Kind | None, oracle: str, revision: str | None = None
+) -> ModelSettings | None:
+    """The settings beside a model; None where there are none.
+
+    Args:
+        model: hub name or folder.
+        kind: that the oracle reads; None for one that reads no model that was trained here.
+        oracle: who reads it, in messages.
+        revision: of the hub's repository.
+
+    Raises:
+        UserError: the file cannot be read, or is of a model of another kind.
+    """
+    path = _file(model, revision)
+    if path is None:
+        return None
+    settings = _parsed(path)
+    if settings.kind != kind:
+        raise UserError(
+            f"{model} holds a preference model of the kind {settings.kind!r}, which {oracle} "
+            f"does not read: take {ORACLES[settings.kind]}"
+        )
+    return settings
+
+
+def _file(model: str, revision: str | None) -> Path | None:
+    folder = Path(model)
+    if folder.is_dir():
+        path = folder / SETTINGS_FILE
+        return path if path.is_file() else None
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(
+            model,
+            SETTINGS_FILE,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except Exception:  # no such repository, say: whoever loads the model itself says so
+        return None
+    return None if found is None else Path(found)
+
+
+def _parsed(path: Path) -> ModelSettings:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    names = {"format", *ModelSettings.__slots__}
+    if not isinstance(given, dict) or given.keys() != names:
+        raise UserError(f"{path} must be an object of {', '.join(sorted(names))}")
+    if given.pop("format") != FORMAT:
+        raise UserError(f"{path} has another format than {FORMAT}: install a newer nlhf_zoo")
+    for name, (fits, wanted) in _VALUES.items():
+        if not fits(given[name]):
+            raise UserError(f"{path}: {name} must be {wanted}, not {given[name]!r}")
+    return ModelSettings(**given)
+
+
+def _is_temperature(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+_VALUES: Mapping[str, tuple[Any, str]] = {
+    "kind": (lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+    "template": (lambda value: value is None or isinstance(value, str), "a text or null"),
+    "max_tokens": (
+        lambda value: value is None or (type(value) is int and value > 0),
+        "a number of at least 1, or null",
+    ),
+    "temperature": (_is_temperature, "a finite number above 0"),
+}

@@ -1,0 +1,94 @@
+"""LoRA adapters on a sequence classifier, and the plain classifier that they amount to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles.text_encoding import cause
+from nlhf_zoo.policies.players import LoRA
+
+_ADAPTER = "default"  # as peft calls the only one
+_COPY = f".modules_to_save.{_ADAPTER}"
+
+
+def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
+    """Freeze a classifier, all but its output layer, and put adapters on it.
+
+    What trains is float32, whatever the classifier is.
+
+    Args:
+        network: a sequence classifier.
+        lora: shape of the adapters.
+        where: which classifier, in messages.
+
+    Returns:
+        a model of peft around the classifier, which has become another.
+
+    Raises:
+        UserError: the adapters do not fit it.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it takes fractions, too
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=lora.rslora,
+        task_type="SEQ_CLS",  # so that the output layer trains, without an adapter
+    )
+    try:
+        adapted: Any = get_peft_model(network, config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.lora does not fit {where}: {cause(error)}") from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def plain_classifier(network: Any) -> Any:
+    """The classifier without adapters that gives the same outputs, up to rounding.
+
+    Args:
+        network: a model of peft, which stays as it is; or a plain classifier, which is returned.
+
+    Returns:
+        a classifier of transformers with tensors of its own where adapters are merged.
+    """
+    from peft import PeftModel
+
+    if not isinstance(network, PeftModel):
+        return network
+    adapted: Any = network.get_base_model()
+    with torch.device("meta"):
+        plain: Any = type(adapted)(adapted.config)
+    plain.load_state_dict(_merged(adapted), strict=True, assign=True)
+    return plain
+
+
+@torch.no_grad()
+def _merged(adapted: Any) -> dict[str, Tensor]:
+    """The plain classifier's weights: W + B A, and the trained copy of the output layer."""
+    from peft.tuners.lora import LoraLayer
+
+    layers: dict[str, Any] = {
+        name: module for name, module in adapted.named_modules() if isinstance(module, LoraLayer)
+    }
+    delta = {
+        f"{name}.base_layer.weight": layer.get_delta_weight(_ADAPTER)
+        for name, layer in layers.items()
+    }
+    kept = {}
+    for name, tensor in adapted.state_dict().items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        if name in delta:
+            tensor = (tensor + delta[name]).to(tensor.dtype)
+        kept[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
+    return kept

@@ -1,0 +1,124 @@
+"""Figures of a preference model on pairs that it was not trained on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.data.pairs import Pairs
+from nlhf_zoo.metrics.preference import (
+    CalibrationError,
+    CyclicTriples,
+    PreferenceAccuracy,
+    PreferenceLogLoss,
+    SymmetryError,
+)
+from nlhf_zoo.oracles.text_oracle import conversation_key
+from nlhf_zoo.preference_models.reader import Shown
+from nlhf_zoo.records import Conversation
+
+_RESPONSES = 8  # of a prompt, whose triples are looked at: 56 preferences, also of a cross-encoder
+
+
+@final
+class HeldOut(nn.Module):
+    """Collects pairs of an evaluation, and says how good the preferences for them are.
+
+    Each pair is shown in both orders, and the two answers are averaged, as an oracle does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy = PreferenceAccuracy()
+        self.ece = CalibrationError()
+        self.log_loss = PreferenceLogLoss()
+        self.symmetry = SymmetryError()
+        self.cycles = CyclicTriples()
+        self._shown: list[Shown] = []
+        self._labels: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Forget what was seen before."""
+        self._shown, self._labels = [], []
+        for metric in (self.accuracy, self.ece, self.log_loss, self.symmetry, self.cycles):
+            metric.reset()
+
+    def add(self, pairs: Pairs) -> None:
+        """Take in pairs of this process."""
+        self._shown += zip(pairs.conversations, pairs.first, pairs.second, strict=True)
+        self._labels.append(pairs.probability)
+
+    def figures(
+        self, preferences: Callable[[Sequence[Shown]], Tensor], device: torch.device
+    ) -> dict[str, Tensor]:
+        """All figures by name; over all processes, which call this together.
+
+        Pairs that cannot be read have no part in them.
+
+        Args:
+            preferences: P(first > second) of pairs as they are shown [n], NaN for those that cannot
+                be read.
+            device: of the metrics.
+
+        Returns:
+            accuracy, ece, log_loss, symmetry_error and cyclic_triples, NaN where there is nothing
+            to tell it from: of cycles, where no prompt has three responses.
+        """
+        num = len(self._shown)
+        triples = list(_several(self._shown))
+        sets = [[(talk, a, b) for a, b in _ordered_pairs(texts)] for talk, texts in triples]
+        asked = [*self._shown, *map(_swapped, self._shown), *itertools.chain(*sets)]
+        answers = preferences(asked).to(device)  # at once: each text is read once
+        forward, backward = answers[:num], answers[num : 2 * num]
+        label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
+        told = ~(forward + backward).isnan()
+        forward, backward, label = forward[told], backward[told], label[told]
+        probability = (forward + 1 - backward) / 2
+        for metric in (self.accuracy, self.ece, self.log_loss):
+            metric.update(probability, label)
+        self.symmetry.update(forward, backward)
+        left = answers[2 * num :]
+        for _, texts in triples:
+            size = len(texts) * (len(texts) - 1)
+            table = _table(left[:size], len(texts))
+            self.cycles.update(table[None], ~table.isnan()[None])
+            left = left[size:]
+        return {
+            "accuracy": self.accuracy.compute(),
+            "ece": self.ece.compute(),
+            "log_loss": self.log_loss.compute(),
+            "symmetry_error": self.symmetry.compute()["mean"],
+            "cyclic_triples": self.cycles.compute(),
+        }
+
+
+def _swapped(shown: Shown) -> Shown:
+    conversation, first, second = shown
+    return conversation, second, first
+
+
+def _several(shown: Iterable[Shown]) -> Iterator[tuple[Conversation, list[str]]]:
+    """Prompts with three or more different responses, of which the first few."""
+    found: dict[str, tuple[Shown, dict[str, None]]] = {}
+    for one in shown:
+        key = conversation_key(one[0])
+        responses = found.setdefault(key, (one, {}))[1]
+        responses |= dict.fromkeys(one[1:])
+    for one, responses in found.values():
+        if len(responses) >= 3:
+            yield one[0], list(responses)[:_RESPONSES]
+
+
+def _ordered_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    return list(itertools.permutations(texts, 2))
+
+
+def _table(answers: Tensor, size: int) -> Tensor:
+    """P [N, N] from the answers of `_ordered_pairs`, 1/2 on its diagonal."""
+    table = answers.new_full((size, size), 0.5)
+    table[~torch.eye(size, dtype=torch.bool, device=table.device)] = answers
+    return table

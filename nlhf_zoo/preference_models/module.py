@@ -1,0 +1,311 @@
+"""Training a preference model: pairs of responses in, an oracle out."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from nlhf_zoo.data.pairs import Pairs, PreferencePairs
+from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.losses.preference import cross_entropy
+from nlhf_zoo.oracles.model_settings import ORACLES, ModelSettings
+from nlhf_zoo.oracles.text_encoding import refuse_template
+from nlhf_zoo.policies.players import LoRA
+from nlhf_zoo.preference_models.adapters import with_adapters
+from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone
+from nlhf_zoo.preference_models.folder import NAME, write_folder
+from nlhf_zoo.preference_models.heads import PreferenceHead
+from nlhf_zoo.preference_models.held_out import HeldOut
+from nlhf_zoo.preference_models.progress import TrainingBar
+from nlhf_zoo.preference_models.reader import Reader, Shown, Texts
+from nlhf_zoo.preference_models.unreadable import Unreadable, look_through
+from nlhf_zoo.rollout import random_stream
+
+# The loss of each pair [B], of log-odds [B] and labels [B].
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class PreferenceModel(L.LightningModule):
+    """A preference model in training; what it writes is read by an oracle.
+
+    At the end of the training, and with each checkpoint, it writes the folder `preference_model`
+    into that of the run: weights, tokenizer and settings, from which RewardModelOracle,
+    PairModelOracle or GeneralPreferenceModelOracle is made, as the head has it.
+
+    Args:
+        backbone: hub name or folder of a model of transformers with its tokenizer; or a Backbone.
+        head: what the network reads and what its outputs say.
+        loss: of log-odds and labels, a pair at a time; nlhf_zoo.losses.preference has others.
+        optimizer: called on the trained parameters. Adam if it is not given.
+        lr_scheduler: stepped with the optimiser.
+        lora: adapters, so that the backbone's own weights stay; null trains all weights.
+        template: text with the fields {prompt} and {response}, or of a head that reads pairs
+            {prompt}, {first} and {second}; null takes the chat template of the tokenizer.
+        max_tokens: of the longest text; null takes the model's own limit.
+        unreadable: refuse, or drop, pairs that are too long or, for a head that reads pairs, hold a
+            special token of the tokenizer; nothing is cut.
+        dropout: use the backbone's dropout in training.
+        eval_batch_size: texts of a forward pass in evaluation.
+
+    Raises:
+        UserError: the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone,
+        head: PreferenceHead,
+        loss: Loss = cross_entropy,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lora: LoRA | None = None,
+        template: str | None = None,
+        max_tokens: int | None = None,
+        unreadable: Unreadable = "refuse",
+        dropout: bool = False,
+        eval_batch_size: int = 16,
+    ) -> None:
+        super().__init__()
+        if template is not None:
+            refuse_template(template, head.reads, "PreferenceModel.template")
+        if unreadable not in get_args(Unreadable):
+            raise UserError(
+                f"model.unreadable is one of {get_args(Unreadable)}, not {unreadable!r}"
+            )
+        source = PretrainedBackbone(backbone) if isinstance(backbone, str) else backbone
+        loaded = source.load(head)
+        self.head = head
+        self.loss = loss
+        self.optimizer = optimizer or torch.optim.Adam
+        self.lr_scheduler = lr_scheduler
+        self.unreadable: Unreadable = unreadable
+        self.dropout = dropout
+        self._config = copy.deepcopy(loaded.network.config)  # a batch changes its padding
+        self.reader = Reader(loaded, head, template, max_tokens, eval_batch_size)
+        if lora is not None:
+            self.reader.network = with_adapters(loaded.network, lora, loaded.where)
+        elif loaded.network.dtype != torch.float32:
+            raise UserError(
+                f"the weights of {loaded.where} are {loaded.network.dtype}, which would round what "
+                "is trained: set model.lora, or the backbone's dtype to float32"
+            )
+        self.settings = ModelSettings(
+            head.kind, template, self.reader.max_tokens, float(head.temperature)
+        )
+        self.held_out = HeldOut()
+        self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
+        self.batches = 0  # that this process has trained on
+        self._said: set[str] = set()
+        self._written_at = -1
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Its dropout stays off unless it is asked for."""
+        super().train(mode)
+        self.reader.network.train(mode and self.dropout)
+        return self
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        """P(first > second) of the pairs as they are shown, float64 [B]; NaN where unreadable."""
+        return self.reader.preferences(_shown(pairs))
+
+    def training_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
+        """The mean loss of the pairs of this process that can be read.
+
+        Raises:
+            UserError: a pair cannot be read, and is not to be dropped.
+            DivergenceError: the loss is not finite.
+        """
+        pairs = self._as_shown(pairs)
+        texts = self.reader.encode(_shown(pairs))
+        kept = [number for number, one in enumerate(texts) if self._is_read(one)]
+        if not kept:  # a zero with a gradient: other processes wait for one
+            return torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
+        log_odds = self.reader.log_odds([texts[number] for number in kept])
+        loss = self.loss(log_odds, pairs.probability[kept]).mean()
+        if not loss.isfinite():
+            raise DivergenceError(
+                f"training diverged: the loss is {loss.item()} in step {self.trainer.global_step}, "
+                "so lower the learning rate"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(kept))
+        return loss
+
+    def _as_shown(self, pairs: Pairs) -> Pairs:
+        """The pairs in the order in which they are shown: where it can matter, coins are tossed.
+
+        The coins come from a stream of their own, keyed by seed, process and batch.
+        """
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
+        stream = random_stream(seed, self.global_rank, self.batches, torch.device("cpu"))
+        self.batches += 1
+        if self.head.reads == "response":
+            return pairs
+        turned = torch.rand(len(pairs), generator=stream) < 0.5
+        other = pairs.swapped()
+        return Pairs(
+            pairs.conversations,
+            [o if t else p for p, o, t in zip(pairs.first, other.first, turned, strict=True)],
+            [o if t else p for p, o, t in zip(pairs.second, other.second, turned, strict=True)],
+            torch.where(turned.to(pairs.probability.device), other.probability, pairs.probability),
+        )
+
+    def _is_read(self, texts: Texts) -> bool:
+        problem = self.reader.problem(texts)
+        if problem and self.unreadable == "refuse":
+            raise UserError(
+                f"a pair {problem}: shorten it, or set model.unreadable to drop to leave such "
+                "pairs out"
+            )
+        return not problem
+
+    # Evaluation ---------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to collect pairs."""
+        self.held_out.begin()
+
+    def validation_step(self, pairs: Pairs, batch_idx: int) -> None:
+        """Collect pairs: they are read together, each text once."""
+        self.held_out.add(pairs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all pairs."""
+        self._log_figures("val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """As ``on_validation_epoch_end``."""
+        self._log_figures("test")
+
+    def predict_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
+        """As ``forward``."""
+        preferences: Tensor = self(pairs)
+        return preferences
+
+    def _log_figures(self, area: str) -> None:
+        figures = self.held_out.figures(self.reader.preferences, self.device)
+        if figures["cyclic_triples"].isnan():
+            del figures["cyclic_triples"]
+            self._say_once(
+                f"{area}/cyclic_triples is left out: no held-out prompt has three different "
+                "responses, all of whose pairs have a winner"
+            )
+        for name, value in figures.items():
+            self.log(f"{area}/{name}", value.float())
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said and self.trainer.is_global_zero:
+            print(sentence, file=sys.stderr)
+        self._said.add(sentence)
+
+    # Lightning ----------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of what trains, and its schedule."""
+        optimizer = self.optimizer(list(self._trained().values()))
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """A progress bar."""
+        return [TrainingBar()]
+
+    def on_fit_start(self) -> None:
+        """Refuse what could not end well, and look through the pairs.
+
+        Raises:
+            UserError: a pair cannot be read, or the precision would round what is trained.
+        """
+        trainer = self.trainer
+        if str(trainer.precision) in ("16-true", "bf16-true"):
+            raise UserError(
+                f"trainer.precision {trainer.precision} would round what is trained: set it to "
+                "32-true or bf16-mixed"
+            )
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # lightning sets it elsewhere
+        if isinstance(data, TablePrompts):
+            raise UserError(
+                "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
+            )
+        if isinstance(data, PreferencePairs):
+            look_through(data, self.reader, self.unreadable, trainer.is_global_zero)
+            if not data.validation_pairs:
+                self._say_once(
+                    "no pairs are held out, so nothing will tell how good the model is: set "
+                    "data.num_validation or data.validation_path"
+                )
+
+    def on_train_end(self) -> None:
+        """Write the model, unless the last checkpoint has done so, and say where it lies."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # likewise
+            return
+        place = self._write()
+        if self.trainer.is_global_zero:
+            print(f"Preference model: {place}, for {ORACLES[self.head.kind]}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Hold what trains, and the number of batches; write the model as a folder beside it.
+
+        Weights that are loaded from files again are left out.
+        """
+        kept = self._kept_names()
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        checkpoint["preference_model"] = {"batches": self.batches}
+        self._write()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back.
+
+        Raises:
+            UserError: the checkpoint is of another module.
+        """
+        if "preference_model" not in checkpoint:
+            raise UserError(
+                "the checkpoint holds no preference model: give one that `nlhf fit` of a "
+                "PreferenceModel has written"
+            )
+        missing = sorted(self._kept_names() - checkpoint["state_dict"].keys())
+        if missing:  # loading is not strict, for the sake of the weights that were left out
+            raise UserError(
+                f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
+                f"parameters, {missing[0]} among them"
+            )
+        self.batches = checkpoint["preference_model"]["batches"]
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def _kept_names(self) -> set[str]:
+        """Names in ``state_dict`` that a checkpoint holds: all but frozen parameters."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return self.state_dict().keys() - frozen
+
+    def _write(self) -> Path:
+        """Write the folder, once a step."""
+        place = Path(self.trainer.log_dir or self.trainer.default_root_dir) / NAME
+        step = self.trainer.global_step
+        if self.trainer.is_global_zero and step != self._written_at:
+            reader = self.reader
+            write_folder(place, reader.network, self._config, reader.tokenizer, self.settings)
+        self._written_at = step
+        return place
+
+
+def _shown(pairs: Pairs) -> list[Shown]:
+    return list(zip(pairs.conversations, pairs.first, pairs.second, strict=True))

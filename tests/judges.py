@@ -1,0 +1,103 @@
+"""Judges of texts that note what they are asked, for tests of what wraps them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
+from nlhf_zoo.records import Prompts, Responses
+
+
+def opinion(prompt: str, first: str, second: str) -> float:
+    """A probability that depends on all three texts and their order."""
+    text = "|".join([prompt, first, second]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
+
+
+class Judge(TextOracle):
+    """Answers by ``opinion``, the last question first: another answer in the other order.
+
+    Args:
+        name: its fingerprint.
+        silent: a text to which it has no answer.
+        stops_after: answers that it has; none are kept back.
+        tokens: tokens that an answer costs.
+    """
+
+    symmetric = False
+
+    def __init__(
+        self, name: str = "judge", silent: str = "", stops_after: int | None = None, tokens: int = 0
+    ) -> None:
+        super().__init__()
+        self.name, self.silent, self.stops_after, self.tokens = name, silent, stops_after, tokens
+        self.asked: list[Question] = []
+        self.shown = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return self.name
+
+    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        self.shown += len(questions)
+        return self.answers(questions)
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        for number in reversed(range(len(questions))):
+            question = questions[number]
+            if self.stops_after is not None and len(self.asked) >= self.stops_after:
+                raise OracleStoppedError("the judge is down")
+            self.count([question])
+            self.asked.append(question)
+            self.ledger.charge(prompt_tokens=self.tokens)
+            if self.silent and self.silent in (question.first, question.second):
+                yield number, math.nan
+            else:
+                yield number, opinion(question.prompt, question.first, question.second)
+
+
+class FairJudge(Judge):
+    """A judge whose answer to the swapped question is 1 minus its answer."""
+
+    symmetric = True
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        turned = [q.first > q.second for q in questions]
+        sorted_ones = [
+            replace(q.swapped(), again=q.again) if turn else q
+            for q, turn in zip(questions, turned, strict=True)
+        ]
+        for number, answer in super().answers(sorted_ones):
+            yield number, 1 - answer if turned[number] else answer
+
+
+def prompts(*texts: str) -> Prompts:
+    return Prompts(torch.arange(len(texts)), text=texts)
+
+
+def responses(*rows: Sequence[str]) -> Responses:
+    """Responses of these texts; their tokens mean nothing."""
+    tokens = torch.randint(10**6, (len(rows), len(rows[0]), 3))
+    weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float64)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, text=rows)
+
+
+def questions(*pairs: str, prompt: str = "x") -> list[Question]:
+    """Questions of two letters each."""
+    talk = [{"role": "user", "content": prompt}]
+    return [Question(talk, first, second) for first, second in pairs]
+
+
+def beats(prompt: str, first: str, second: str) -> float:
+    """Rock, paper, scissors, and a well that loses to paper alone: a rule that is intransitive."""
+    wins = ["paper rock", "scissors paper", "rock scissors", "well rock", "well scissors"]
+    wins.append("paper well")
+    if f"{first} {second}" in wins:
+        return 0.9 if prompt == "play" else 0.7
+    return 1 - beats(prompt, second, first) if f"{second} {first}" in wins else 0.5

@@ -1,0 +1,507 @@
+"""Oracles around other oracles: budgets, both orders, and how they compose."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import pickle
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from judges import FairJudge, Judge, opinion, prompts, questions, responses
+
+from nlhf_zoo.cli import main
+from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.health.judging import listening
+from nlhf_zoo.oracles import (
+    BudgetedOracle,
+    CachedOracle,
+    EnsembleOracle,
+    ListedResponses,
+    MatrixOracle,
+    OrderSwap,
+    RuleOracle,
+    SmallLanguage,
+)
+from nlhf_zoo.oracles.ledger import ledgers, spent
+from nlhf_zoo.oracles.orders import tossed
+from nlhf_zoo.records import Prompts, Responses
+
+FOUR = responses(["a", "b", "c", "d"])  # 6 pairs
+X = prompts("x")
+
+
+# ---- OrderSwap -----------------------------------------------------------------------------------
+
+
+def both(a: str, b: str, prompt: str = "x") -> float:
+    return (opinion(prompt, a, b) + 1 - opinion(prompt, b, a)) / 2
+
+
+def test_both_orders_are_asked_and_averaged():
+    judge = Judge(silent="d")
+    answer = OrderSwap(judge)(X, FOUR, FOUR)
+    for i, j in itertools.permutations(range(3), 2):
+        assert answer.preference[0, i, j] == pytest.approx(both("abcd"[i], "abcd"[j]), abs=1e-15)
+    assert answer.valid[0].sum() == 9 + 1
+    assert (judge.ledger["queries"], judge.ledger["swapped"]) == (6, 6)
+    shown = [(q.first, q.second) for q in judge.asked]
+    assert sorted(shown) == sorted(itertools.permutations("abcd", 2))
+
+
+def test_a_random_order_is_the_same_each_time():
+    judge = Judge()
+    oracle = OrderSwap(judge, "random")
+    ask = [q for a, b in itertools.permutations("abcdef", 2) for q in questions(a + b)]
+    found = dict(oracle.answers(ask))
+    turned = [tossed(question) for question in ask]
+    for number, (question, turn) in enumerate(zip(ask, turned, strict=True)):
+        a, b = question.first, question.second
+        assert found[number] == (1 - opinion("x", b, a) if turn else opinion("x", a, b))
+        swapped = next(n for n, q in enumerate(ask) if (q.first, q.second) == (b, a))
+        assert found[number] + found[swapped] == pytest.approx(1, abs=1e-15)
+    assert 0 < sum(turned) < len(ask)
+    assert judge.ledger["swapped"] == 0
+
+
+def test_what_order_swap_says_of_itself():
+    judge = Judge(name="this one")
+    judge.reads_cut = True
+    for order, symmetric in (("both", True), ("random", True), ("none", False)):
+        oracle = OrderSwap(judge, order)
+        assert oracle.symmetric is symmetric
+        assert oracle.reads_cut
+        assert oracle.fingerprint == f"order {order}\nthis one"
+        assert dict(oracle.as_shown(questions("ba"))) == {0: opinion("x", "b", "a")}
+        assert judge.asked.pop() == questions("ba")[0]
+        assert judge.asked == []
+
+
+def test_there_is_nothing_to_swap_for_a_symmetric_oracle():
+    with pytest.raises(UserError, match="FairJudge has one answer for both orders"):
+        OrderSwap(FairJudge())
+    with pytest.raises(UserError, match="OrderSwap has one answer for both orders"):
+        OrderSwap(OrderSwap(Judge()))
+    with pytest.raises(UserError, match="must be one of none, random, both, not 'twice'"):
+        OrderSwap(Judge(), "twice")  # type: ignore[arg-type]
+
+
+# ---- BudgetedOracle ------------------------------------------------------------------------------
+
+
+def until_stopped(oracle, *, responses: Responses = FOUR) -> str:
+    """What is said when the budget stops it; it says so at once when it is asked again."""
+    with pytest.raises(OracleStoppedError) as error:
+        oracle(X, responses, responses)
+    counts = {name: ledger.counts() for name, ledger in ledgers(oracle).items()}
+    with pytest.raises(OracleStoppedError):
+        oracle(X, responses, responses)
+    free = {"microseconds": 0, "cache_hits": 0}
+    for name, ledger in ledgers(oracle).items():
+        assert ledger.counts() | free == counts[name] | free
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1, 1), (5, 5), (6, 6), (7, 6)])
+def test_no_more_is_asked_than_may_be(limit: int, asked: int):
+    judge = Judge()
+    oracle = BudgetedOracle(judge, max_queries=limit)
+    if asked < 6:
+        sentence = until_stopped(oracle)
+        assert f"it was asked {asked} queries in 0 requests, for 0 tokens and" in sentence
+        assert f"another would exceed max_queries {limit}: raise BudgetedOracle.max_q" in sentence
+    else:
+        answer = oracle(X, FOUR, FOUR)
+        assert torch.equal(answer.preference, Judge()(X, FOUR, FOUR).preference)
+    assert len(judge.asked) == spent(oracle)["queries"] == asked
+
+
+def test_the_swapped_call_of_an_allowed_query_is_allowed():
+    judge = Judge()
+    BudgetedOracle(OrderSwap(judge), max_queries=6)(X, FOUR, FOUR)
+    assert len(judge.asked) == 12
+
+
+def test_tokens():
+    judge = Judge(tokens=7)
+    sentence = until_stopped(BudgetedOracle(judge, max_tokens=20, max_queries=100))
+    assert "asked 3 queries in 0 requests, for 21 tokens" in sentence
+    assert "exceed max_tokens 20: raise BudgetedOracle.max_tokens" in sentence
+    assert len(judge.asked) == 3
+
+
+class Serving(Judge):
+    """A judge whose every question takes two requests, the first of which fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+
+    def answers(self, questions):
+        for number, answer in super().answers(questions):
+            for attempt in range(2):
+                self.ledger.charge(requests=1, retries=attempt)
+                self.requests += 1
+            yield number, answer
+
+
+@pytest.mark.parametrize(("limit", "queries"), [(4, 2), (5, 3)])
+def test_requests(limit: int, queries: int):
+    judge = Serving()
+    sentence = until_stopped(BudgetedOracle(judge, max_requests=limit))
+    assert f"asked {queries} queries in {limit} requests" in sentence
+    assert judge.requests == limit
+    assert len(judge.asked) == queries
+
+
+class Patient(Judge):
+    """A judge who takes a second for each answer, by a clock of its own."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def answers(self, questions):
+        for answer in super().answers(questions):
+            self.clock[0] += 1
+            yield answer
+
+
+def test_seconds(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    judge = Patient(clock)
+    sentence = until_stopped(BudgetedOracle(judge, max_seconds=2.5))
+    assert "for 0 tokens and 3.0 seconds, and another would exceed max_seconds 2.5" in sentence
+    assert (len(judge.asked), judge.ledger["microseconds"]) == (3, 3_000_000)
+    # Those of an ensemble are added up, once each, also within a call.
+    members = [Patient(clock), Patient(clock)]
+    oracle = BudgetedOracle(EnsembleOracle(members), max_seconds=16)
+    oracle(X, FOUR, FOUR)
+    clock[0] += 100  # what others take does not count
+    until_stopped(oracle)
+    assert [len(member.asked) for member in members] == [10, 6]
+
+
+def test_all_parts_count_and_a_cache_costs_nothing(tmp_path):
+    judges = [Judge("one"), Judge("two")]
+    members = [CachedOracle(judge, tmp_path / "a.db") for judge in judges]
+    oracle = BudgetedOracle(EnsembleOracle(members), max_queries=14)
+    for _ in range(3):
+        oracle(X, FOUR, FOUR)
+    assert [len(judge.asked) for judge in judges] == [6, 6]
+    more = responses(["a", "b", "c", "d", "e"])
+    until_stopped(oracle, responses=more)
+    assert [len(judge.asked) for judge in judges] == [8, 6]
+    oracle(X, FOUR, FOUR)
+    assert spent(oracle)["queries"] == 14
+
+
+def test_budgets_within_budgets():
+    judge = Judge()
+    inner = BudgetedOracle(judge, max_queries=100)
+    until_stopped(BudgetedOracle(inner, max_queries=4))
+    assert len(judge.asked) == 4
+    table = BudgetedOracle(MatrixOracle(torch.full((3, 3), 0.5)), max_queries=100)
+    outer = BudgetedOracle(table, max_queries=4)
+    for _ in range(4):
+        outer.expected(Prompts(torch.tensor([0])), *2 * [rows([0, 1, 2], enumerated=True)])
+    with pytest.raises(OracleStoppedError, match="max_queries 4:"):
+        outer.expected(Prompts(torch.tensor([0])), *2 * [rows([0, 1, 2], enumerated=True)])
+    assert not outer.answers_table
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_has_a_budget_of_its_own(twin):
+    oracle = BudgetedOracle(Judge(), max_queries=8)
+    oracle(X, FOUR, FOUR)
+    other = twin(oracle)
+    until_stopped(other)
+    assert (len(other.oracle.asked), len(oracle.oracle.asked)) == (8, 6)
+    assert spent(oracle)["queries"] == 6
+    until_stopped(oracle)
+    assert spent(oracle)["queries"] == spent(other)["queries"] == 8
+
+
+def test_counts_that_were_saved_count():
+    oracle = BudgetedOracle(Judge(), max_queries=8)
+    for name, ledger in ledgers(oracle).items():
+        ledger.restore({"queries": 7} if name.startswith("oracle") else {})
+    until_stopped(oracle)
+    assert len(oracle.oracle.asked) == 1
+
+
+def rows(*actions: list[int], enumerated: bool = False) -> Responses:
+    tokens = torch.tensor(actions)[:, :, None]
+    weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float64)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, enumerated)
+
+
+@pytest.mark.parametrize("product", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second", "queries"),
+    [
+        (rows([0, 1, 1, 2], [2, 2, 0, 1]), None, 2 * 6),
+        (rows([0, 1], [2, 0]), rows([0, 1, 1], [0, 1, 2]), 2 * 6),
+        (rows([0, 1, 2], [0, 1, 2], enumerated=True), None, 2 * 1),
+        (rows([0, 1], [2, 0]), rows([0, 1, 2], [0, 1, 2], enumerated=True), 2 * 6),
+    ],
+    ids=["self-play", "opponents", "listed", "listed opponents"],
+)
+def test_a_table_is_counted_as_the_game_counts_it(first, second, queries: int, product: bool):
+    second = first if second is None else second
+    game = MatrixOracle(torch.tensor([[[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]]] * 2))
+    oracle = BudgetedOracle(game, max_queries=2 * queries)
+    ask = [oracle.expected, game.expected] if product else [oracle, game]
+    prompt = Prompts(torch.arange(2))
+    with listening(oracle) as heard:
+        ask[0] = oracle.expected if product else oracle
+        said = ask[0](prompt, first, second)
+    truth = ask[1](prompt, first, second)
+    if product:
+        assert all(torch.equal(a, b) for a, b in zip(said, truth, strict=True))
+    else:
+        assert torch.equal(said.preference, truth.preference)
+    assert oracle.ledger["queries"] == heard.queries == queries
+    ask[0](prompt, first, second)
+    with pytest.raises(OracleStoppedError, match=f"asked {2 * queries} queries"):
+        ask[0](prompt, first, second)
+
+
+def test_what_budgeted_passes_on(tmp_path):
+    game = SmallLanguage(num_letters=3, length=1)
+    oracle = BudgetedOracle(game, max_queries=1)
+    assert oracle.table is game.table
+    assert oracle.names is game.names
+    assert oracle.prompts.text == game.prompts.text
+    assert torch.equal(oracle.support, game.support)
+    assert not oracle.answers_table
+    (tmp_path / "l.jsonl").write_text('{"prompt": "x", "responses": ["a", "b", "c"]}\n')
+    listed = BudgetedOracle(ListedResponses(Judge(), tmp_path / "l.jsonl"), max_queries=2)
+    assert listed.answers_table, "what it reads was asked for, and counted"
+    with pytest.raises(OracleStoppedError):
+        _ = listed.table
+    assert len(listed.oracle.oracle.asked) == 2
+
+
+# ---- composition ---------------------------------------------------------------------------------
+
+
+def lopsided(prompt: str, first: str, second: str) -> float:
+    return opinion(prompt, first, second)
+
+
+def test_a_budget_around_a_cache_around_both_orders_of_a_rule(tmp_path):
+    rule = RuleOracle(lopsided, check_symmetry=False)
+    rule.symmetric = False
+    oracle = BudgetedOracle(CachedOracle(OrderSwap(rule), tmp_path / "a.db"), max_queries=12)
+    two = prompts("x", "y")
+    mine = responses(["a", "b", "c", "d"], ["e", "f", "g", "h"])
+    for epoch in (1, 2):
+        answer = oracle(two, mine, mine)
+        assert answer.valid.all()
+        for b, (prompt, texts) in enumerate(zip("xy", mine.text, strict=True)):
+            by_hand = [[0.5 if a == c else both(a, c, prompt) for c in texts] for a in texts]
+            torch.testing.assert_close(
+                answer.preference[b], torch.tensor(by_hand, dtype=torch.float64)
+            )
+        total = spent(oracle)
+        asked = total["queries"], total["swapped"], total["cache_hits"], total["invalid"]
+        assert asked == (2 * 6, 2 * 6, (epoch - 1) * 2 * 6, 0)
+        assert total["microseconds"] > 0
+    until_stopped(oracle, responses=responses(["a", "b", "new"]))
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+LINES = [{"prompt": p, "responses": ["rock", "paper", "scissors"]} for p in ("play", "again")]
+BEATS = {"class_path": "RuleOracle", "init_args": {"function": "judges.beats"}}
+
+
+def wrapped(name: str, oracle, **options) -> dict:
+    return {"class_path": name, "init_args": {"oracle": oracle, **options}}
+
+
+def listed(oracle) -> dict:
+    return wrapped("ListedResponses", oracle, path="l.jsonl")
+
+
+def config(oracle, closed: bool = True, **trainer) -> dict:
+    realisation = "ClosedForm" if closed else "GradientSteps"
+    rollout = (
+        {"class_path": "Enumerate"}
+        if closed
+        else {"class_path": "Sample", "init_args": {"num_responses": 3}}
+    )
+    return {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "OnlineGame",
+            "init_args": {
+                "policy": {"class_path": "TabularPolicy"},
+                "oracle": oracle,
+                "algorithm": {"class_path": "NashMD", "init_args": {"eta": 1.0}},
+                "rollout": rollout,
+                "realisation": {"class_path": realisation},
+            },
+        },
+        "data": {"class_path": "TablePrompts"},
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "enable_progress_bar": False,
+            "limit_val_batches": 0,  # which would ask, too
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                "init_args": {"save_dir": "runs", "name": "r"},
+            },
+            "callbacks": [
+                {"class_path": "Budget", "init_args": {"rounds": 8}},
+                {"class_path": "GameCheckpoint", "init_args": {"every_n_train_steps": 1000}},
+            ],
+            **trainer,
+        },
+    }
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run ``nlhf fit`` on a configuration: its exit code, and the last line of standard error."""
+    monkeypatch.chdir(tmp_path)
+    Path("l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+
+    def run(config: dict, *args: str) -> tuple[object, str]:
+        Path("c.yaml").write_text(yaml.safe_dump(config))
+        code: object = 0
+        try:
+            main(["fit", "--config", "c.yaml", *args])
+        except SystemExit as end:
+            code = end.code
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        return code, (err.strip().splitlines() or [""])[-1]
+
+    return run
+
+
+def test_a_configuration_can_nest_them(run):
+    judge = wrapped(
+        "CachedOracle", wrapped("OrderSwap", {"class_path": "judges.Judge"}), path="a.db"
+    )
+    population = {
+        "class_path": "EnsembleOracle",
+        "init_args": {"oracles": [listed(judge), listed(BEATS)], "weights": [1, 2]},
+    }
+    oracle = wrapped("BudgetedOracle", population, max_queries=12, max_seconds=1000.0)
+    assert run(config(oracle, closed=True))[0] == 0
+    assert run(config(wrapped("BernoulliLabels", oracle), closed=False))[0] == 0
+    oracle["init_args"]["max_queries"] = 11
+    code, sentence = run(config(oracle, closed=True))
+    assert code == 0, sentence  # the judge's six pairs were remembered
+    oracle["init_args"]["max_queries"] = 5
+    code, sentence = run(config(oracle, closed=True))
+    assert code == 2
+    assert "asked 5 queries" in sentence
+
+
+def test_a_run_whose_budget_is_spent_goes_on_with_a_larger_one(run):
+    def budget(limit: int) -> dict:  # a round asks about 3 pairs
+        return config(wrapped("BudgetedOracle", {"class_path": "Cyclic"}, max_queries=limit), False)
+
+    code, said = run(budget(12))
+    assert code == 2
+    assert re.search(r"asked 12 queries .* exceed max_queries 12: raise .* the checkpoint", said)
+    code, said = run(budget(23), "--ckpt_path", "last")
+    assert code == 2
+    assert "asked 21 queries" in said, "three rounds more, and not one for which 2 are left"
+    assert run(budget(24), "--ckpt_path", "last")[0] == 0
+
+
+MATRIX = {"class_path": "Cyclic"}
+REFUSED = {
+    "no limit": (wrapped("BudgetedOracle", MATRIX), "BudgetedOracle has no limit: set max_queries"),
+    "queries 0": (
+        wrapped("BudgetedOracle", MATRIX, max_queries=0),
+        "BudgetedOracle.max_queries must be .* above 0, but it is 0",
+    ),
+    "requests": (
+        wrapped("BudgetedOracle", MATRIX, max_requests=-1),
+        "max_requests must be .* above 0",
+    ),
+    "seconds": (
+        wrapped("BudgetedOracle", MATRIX, max_seconds=".inf"),
+        "max_seconds must be a finite number above 0, but it is inf",
+    ),
+    "queries text": (
+        wrapped("BudgetedOracle", MATRIX, max_queries="many"),
+        "max_queries: .*'many'",
+    ),
+    "closed form of a budget": (
+        wrapped("BudgetedOracle", MATRIX, max_queries=9),
+        "BudgetedOracle does not: set model.realisation to GradientSteps",
+    ),
+    "cache of a table": (wrapped("CachedOracle", MATRIX, path="a.db"), "oracle"),
+    "cache without a file": (wrapped("CachedOracle", BEATS), "required: path"),
+    "cache nowhere": (
+        listed(wrapped("CachedOracle", BEATS, path="no/a.db")),
+        "there is no folder .*/no for the answers in a.db",
+    ),
+    "cache of text": (
+        listed(wrapped("CachedOracle", BEATS, path="l.jsonl")),
+        "l.jsonl is no file of answers: file is not a database",
+    ),
+    "swap of a fair judge": (
+        listed(wrapped("OrderSwap", {"class_path": "judges.FairJudge"})),
+        "FairJudge has one answer for both orders of a pair",
+    ),
+    "order": (
+        listed(wrapped("OrderSwap", {"class_path": "judges.Judge"}, order="twice")),
+        "order: .*'twice'",
+    ),
+    "listed missing": (
+        wrapped("ListedResponses", BEATS, path="no.jsonl"),
+        "no.jsonl cannot be read: No such file",
+    ),
+    "listed YAML": (
+        wrapped("ListedResponses", BEATS, path="c.yaml"),
+        "line 1 of c.yaml is not JSON",
+    ),
+    "listed of a table": (wrapped("ListedResponses", MATRIX, path="l.jsonl"), "oracle"),
+    "ensemble of one": (
+        {"class_path": "EnsembleOracle", "init_args": {"oracles": [MATRIX]}},
+        "needs two oracles at least, but it has 1",
+    ),
+    "ensemble of two games": (
+        {
+            "class_path": "EnsembleOracle",
+            "init_args": {"oracles": [MATRIX, {"class_path": "Comal"}, listed(BEATS)]},
+        },
+        "number 2, Comal, has other names",
+    ),
+    "weights": (
+        {
+            "class_path": "EnsembleOracle",
+            "init_args": {"oracles": [MATRIX, MATRIX], "weights": [1, 0]},
+        },
+        "above 0, but one is 0",
+    ),
+    "no answer": (
+        listed({"class_path": "judges.Judge", "init_args": {"silent": "rock"}}),
+        "Judge has no answer to a pair of line 1 of l.jsonl, 'rock' and 'paper'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_in_one_sentence(kind: str, run):
+    oracle, sentence = REFUSED[kind]
+    code, said = run(config(oracle))
+    assert code == 2
+    assert re.match(r"nlhf(?: fit)?: error: ", said)
+    assert re.search(sentence, said), said
+    assert sorted(path.name for path in Path().iterdir() if path.is_file()) == ["c.yaml", "l.jsonl"]

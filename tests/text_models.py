@@ -1,0 +1,102 @@
+"""Small text models for tests of oracles: classifiers and causal models on a tokenizer of words.
+
+They are built from a configuration, never downloaded, and saved to a folder. Their weights are
+large, for outputs far from each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+from nlhf_zoo.records import Prompts, Responses
+
+WORDS = [f"w{number}" for number in range(40)]
+PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+VOCABULARY = {word: i for i, word in enumerate([PAD, BEGIN, END, UNKNOWN, "user:", "bot:", *WORDS])}
+# Every message ends with the end-of-sequence token, as that of many a real template.
+CHAT = (
+    "<s>{% for m in messages %} {{ 'bot:' if m['role'] == 'assistant' else m['role'] + ':' }} "
+    "{{ m['content'] }} </s>{% endfor %}"
+)
+
+
+def prompts(*texts, conversations=None):
+    return Prompts(torch.arange(len(texts)), text=texts, conversations=conversations)
+
+
+def responses(*rows, dtype=torch.float32, truncated=None):
+    """Responses of these texts; their tokens are another tokenizer's, and mean nothing here."""
+    num, each = len(rows), len(rows[0])
+    tokens = torch.randint(10**6, (num, each, 3))
+    weight = torch.full((num, each), 1 / each, dtype=dtype)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    truncated = None if truncated is None else torch.tensor(truncated)
+    return Responses(tokens, mask, weight, text=rows, truncated=truncated)
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def tokenizer(chat=CHAT, **options):
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token=UNKNOWN))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A {END}",
+        special_tokens=[(BEGIN, VOCABULARY[BEGIN]), (END, VOCABULARY[END])],
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token=END, bos_token=BEGIN, unk_token=UNKNOWN, **options
+    )
+    made.chat_template = chat
+    return made
+
+
+SMALL = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+    "num_labels": 1,
+    "bos_token_id": VOCABULARY[BEGIN],
+    "eos_token_id": VOCABULARY[END],
+}
+GPT2 = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    **{key: SMALL[key] for key in SMALL if "size" not in key and not key.startswith("num_h")},
+    "vocab_size": len(VOCABULARY),
+}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**SMALL, max_position_embeddings=64, pad_token_id=None),
+    "llama_pad": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
+    "llama_pad_is_end": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[END]),
+    "llama_pad_below_0": lambda: LlamaConfig(**SMALL, pad_token_id=-1),
+    "gpt2": lambda: GPT2Config(**GPT2, pad_token_id=None),
+    "gpt2_pad_is_end": lambda: GPT2Config(**GPT2, pad_token_id=VOCABULARY[END]),
+    "bert": lambda: BertConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
+    "roberta": lambda: RobertaConfig(
+        **SMALL, max_position_embeddings=20, pad_token_id=VOCABULARY[PAD] + 1
+    ),
+}
+
+
+def save(folder, config, auto=AutoModelForSequenceClassification, **options):
+    torch.manual_seed(1)
+    model = auto.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer(**options).save_pretrained(folder)
+    return str(folder)
