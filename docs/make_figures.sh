@@ -9,3 +9,4 @@ done
 nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
 python docs/figures/curves.py
+python docs/figures/diagnostics.py

@@ -29,6 +29,7 @@ import nlhf_zoo.data.pairs
 import nlhf_zoo.data.text_prompts
 import nlhf_zoo.oracles
 import nlhf_zoo.policies
+import nlhf_zoo.preference_models
 import nlhf_zoo.realisation
 import nlhf_zoo.rollout  # noqa: F401
 from nlhf_zoo.callbacks import (

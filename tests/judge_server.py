@@ -30,7 +30,7 @@ from typing import Any
 
 # The same request may succeed later.
 PASSING = ["refused", "reset", "status_429", "status_500", "timeout", "drip"]
-PASSING += ["truncated", "short", "empty", "no_json"]
+PASSING += ["truncated", "short", "empty", "no_json", "no_http"]
 # It will not.
 LASTING = ["refusal", "label", "two", "cut", "outside", "status_400"]
 ALWAYS = 1000  # times that a fault occurs
@@ -234,6 +234,10 @@ class Connection(asyncio.Protocol):
 
     def timeout(self) -> None:
         """No reply at all."""
+
+    def no_http(self) -> None:
+        """Something else."""
+        self.write(b"\x00\x01 220 welcome\r\n\r\n")
 
     def short(self) -> None:
         """Less than was announced, then an orderly end."""

@@ -85,7 +85,10 @@ def run(*args: str) -> tuple[str, str]:
     """What a command prints, on standard output and on standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        main(list(args))
+        try:
+            main(list(args))
+        except SystemExit as end:  # by --print_config
+            assert not end.code, err.getvalue()
     return out.getvalue(), err.getvalue()
 
 

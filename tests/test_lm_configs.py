@@ -55,7 +55,8 @@ def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 OWN = CONFIGS / "lm/own_model.yaml"
-every = pytest.mark.parametrize("path", [*FILES, OWN], ids=named)
+OTHERS = [OWN, CONFIGS / "lm/pair_model.yaml", CONFIGS / "lm/judge.yaml"]
+every = pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=named)
 recipe = pytest.mark.parametrize("path", FILES, ids=named)
 
 

@@ -459,6 +459,11 @@ def test_equal_texts_pass_once(passes):
     same = responses(["w1", "w2"], ["w1", "w2"])
     passes.oracle(prompts("w0", "w0"), same, same)
     assert texts_passed(passes) == 2
+    spaced = responses(["w1 w2", "w1  w2", "w3"])  # two of them are the same tokens
+    answer = passes.oracle(prompts("w0"), spaced, spaced)
+    assert texts_passed(passes) == 2
+    assert answer.preference[0, 0, 1] == 0.5
+    assert (answer.preference[0, :2, 2] != 0.5).all()
 
 
 def test_batches_hold_like_lengths_the_longest_first(passes):

@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from forked import KILLED, nlhf
-from preference_runs import HEADS, ROOT, configuration, fit, logged, part, refused, rows, run, write
+from preference_runs import HEADS, ROOT, configuration, fit, logged, refused, rows, run, write
 from scipy.special import expit
 from text_models import CONFIGS as MODELS
 from text_models import save as save_model
@@ -106,8 +106,10 @@ def test_a_loss_is_least_where_the_odds_are_those_of_the_label(loss):
 
 def test_log_odds_of_heads_are_those_of_the_formulas():
     first, second = torch.randn(2, 5, 6, dtype=torch.float64)
-    R = np.kron(np.eye(3), [[0, -1], [1, 0]])
-    expected = [(R @ v) @ w / 0.3 for v, w in zip(first.numpy(), second.numpy(), strict=True)]
+    rotation = np.kron(np.eye(3), [[0, -1], [1, 0]])
+    expected = [
+        (rotation @ v) @ w / 0.3 for v, w in zip(first.numpy(), second.numpy(), strict=True)
+    ]
     found = GeneralPreferenceHead(6, temperature=0.3).log_odds(first, second)
     np.testing.assert_allclose(found, expected)
     reward = BradleyTerryHead(temperature=0.5).log_odds(first[:, :1], second[:, :1])
@@ -185,6 +187,11 @@ def test_any_classifier_of_transformers_is_a_backbone(architecture, kind, tmp_pa
     torch.testing.assert_close(
         answers(as_written(made, tmp_path / "model"), asked), expected, rtol=0, atol=1e-6
     )
+    kept, written = (
+        transformers.AutoConfig.from_pretrained(tmp_path / n) for n in ("base", "model")
+    )
+    assert kept.pad_token_id == written.pad_token_id  # that of a batch is no part of the model
+    assert kept.use_cache == written.use_cache
     # in training the texts stand in one batch, as they come
     shown = [(q.conversation, q.first, q.second) for q in asked]
     trained = made.reader.log_odds(made.reader.encode(shown)).sigmoid().double()
@@ -215,7 +222,8 @@ def test_adapters_are_merged_into_what_is_written_and_stay_themselves(kind, arch
 def test_a_half_precision_base_trains_adapters_in_full_precision(tmp_path):
     folder = save_tiny(tmp_path / "base", "llama")
     backbone = PretrainedBackbone(str(folder), dtype="bfloat16")
-    made = model(backbone=backbone, template="{prompt}:{response}", lora=LoRA(r=2))
+    head = GeneralPreferenceHead(dimension=4, temperature=10.0)
+    made = model(head=head, backbone=backbone, template="{prompt}:{response}", lora=LoRA(r=2))
     assert {p.dtype for p in made._trained().values()} == {torch.float32}
     assert made.reader.network.get_base_model().dtype == torch.bfloat16
     loss = made.reader.log_odds(made.reader.encode([(talk(), "ab", "ha")])).sum()
@@ -260,10 +268,10 @@ def test_fit_writes_an_oracle(kind, tmp_path):
         f"val/{name}"
         for name in ("accuracy", "ece", "log_loss", "symmetry_error", "cyclic_triples")
     } <= figures.keys()
-    assert len(figures["train/loss"]) == 10
+    assert [*dict(figures["train/loss"])] == [*range(10)]
     assert "held out" not in err
     maximum = max(value for _, value in figures["val/symmetry_error"])
-    assert maximum > 0 if kind == "pair" else maximum == 0
+    assert maximum > 0.01 if kind == "pair" else maximum < 1e-12
 
 
 def kill_before(batch):
@@ -279,7 +287,7 @@ def kill_before(batch):
     PreferenceModel.training_step = step
 
 
-@pytest.mark.parametrize("kind", ["pair", "general"])
+@pytest.mark.parametrize("kind", ["pair", pytest.param("general", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(kind, tmp_path):
     options = {"lora": {"r": 2}, "dropout": True} if kind == "general" else {}
     for name in ("whole", "killed"):
@@ -289,8 +297,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(kind, tmp_path):
         write(tmp_path / name, config)
     go = functools.partial(nlhf, "fit", "--config", "model.yaml")
     assert go(folder=tmp_path / "whole").code == 0
-    for batch in (3, 5, 12):  # within an epoch, between two, in the last
-        last = ["--ckpt_path", "last"] if batch > 3 else []
+    for batch in (5, 12):  # between two epochs, and within the third
+        last = ["--ckpt_path", "last"] if batch > 5 else []
         assert (
             go(*last, folder=tmp_path / "killed", before=functools.partial(kill_before, batch)).code
             == KILLED
@@ -335,7 +343,7 @@ def test_a_cross_encoder_sees_pairs_in_orders_of_a_stream_of_its_own():
 def test_the_loss_is_swapped_by_its_name(tmp_path):
     config = configuration(tmp_path, loss="nlhf_zoo.losses.preference.squared_error")
     fit(tmp_path, config, "--trainer.max_steps", "1")
-    (first,) = [value for _, value in logged(tmp_path / VERSION)["train/loss"]]
+    (first,) = dict(logged(tmp_path / VERSION)["train/loss"]).values()
     assert first < 0.5  # (sigma(s) - 1)^2 near 1/4, where cross-entropy is near log 2
     made = model()
     made.loss = squared_error
@@ -542,7 +550,7 @@ REFUSED = {
     ),
     "adapters on no layer": (
         ["--model.lora.target_modules", "nonsense"],
-        r"model\.lora does not fit the backbone of letters: .*nonsense",
+        r"model\.lora\.target_modules 'nonsense' names no layer of the backbone of letters",
     ),
     "adapters of rank 0": (["--model.lora.r", "0"], r"model\.lora does not fit .*"),
     "half precision": (
@@ -555,13 +563,15 @@ REFUSED = {
     ),
     "unknown head": (
         ["--model.head", "Head"],
-        r"no class 'Head': choose one of BradleyTerryHead, GeneralPreferenceHead, PairHead",
+        r"--model\.head: there is no class 'Head'",
     ),
     "unknown loss": (["--model.loss", "nlhf_zoo.losses.preference.hinge"], r"--model\.loss"),
     "unknown optimizer": (["--model.optimizer", "Adm"], r"--model\.optimizer: .*'Adm'"),
-    "diverges": (["--model.optimizer.lr", "1e38"], r"training diverged: .*lower the learning rate"),
     "endless": (["--trainer.max_epochs", "-1"], r"nothing would end this run"),
-    "prompts of a game": (["--data", "TablePrompts"], r"PreferencePairs"),
+    "prompts of a game": (
+        ["--data", "TablePrompts", "--trainer.max_steps", "1"],
+        r"PreferencePairs",
+    ),
 }
 
 
@@ -572,6 +582,12 @@ def test_a_mistake_is_one_sentence(case, tmp_path):
     said = refused("fit", "--config", config, *args)
     assert re.search(sentence, said), said
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_run_that_diverges_says_so(tmp_path):
+    config = write(tmp_path, configuration(tmp_path))
+    said = refused("fit", "--config", config, "--model.optimizer.lr", "1e30")
+    assert re.search(r"training diverged: .*so lower the learning rate", said)
 
 
 def test_no_held_out_pairs_to_validate_on(tmp_path):

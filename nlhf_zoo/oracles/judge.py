@@ -36,7 +36,8 @@ class JudgeOracle(TextOracle):
     Args:
         model: its name, as the server knows it.
         base_url: of the server, http://localhost:8000/v1 for instance.
-        api_key_env: environment variable that holds the key; null for a server without one.
+        api_key_env: environment variable that holds the key; null, or no text at all, for a server
+            without one.
         verdict: json, a reply that is one JSON object with either `better` ("A", "B" or "tie") or
             `probability` (that A is better); or logprobs, the log-probabilities of the letters A
             and B in a reply that is one letter.
@@ -80,6 +81,7 @@ class JudgeOracle(TextOracle):
         patience: float = 300.0,
     ) -> None:
         super().__init__()
+        api_key_env = api_key_env or None  # on a command line null would be a text
         refuse_endpoint(base_url, api_key_env)
         _refuse_choices(model, verdict, order)
         _refuse_numbers(temperature, max_tokens, verdict)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
-import logging
 import os
 import threading
 import time
@@ -69,9 +69,14 @@ class JudgeClient:
     Args:
         endpoint: where the judge is.
         timeout: seconds for a whole request, from its start to the last byte of its reply.
+
+    Raises:
+        UserError: the `openai` client is not installed.
     """
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        if importlib.util.find_spec("openai") is None:  # imported with the first request only
+            raise UserError("JudgeOracle needs the openai client: pip install 'nlhf_zoo[judge]'")
         self.endpoint = endpoint
         self.timeout = timeout
         self._running: _Running | None = None
@@ -83,7 +88,7 @@ class JudgeClient:
         """Start the thread, unless it runs.
 
         Raises:
-            UserError: the `openai` client is not installed, or the key is not there.
+            UserError: the key is not there.
         """
         if self._running is not None and self._running.pid == os.getpid():
             return
@@ -120,6 +125,31 @@ class JudgeClient:
 
 
 @final
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that knows its connections.
+
+    Clients lose one whose request is cancelled at the moment in which it was made: nobody but the
+    event loop could then close it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: set[asyncio.Transport] = set()
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As its base, and the transport is remembered."""
+        transport, protocol = await super().create_connection(*args, **kwargs)
+        self._made = {one for one in self._made if not one.is_closing()} | {transport}
+        return transport, protocol
+
+    def abort_transports(self) -> None:
+        """Close the sockets of all connections, in the next turn."""
+        for transport in self._made:
+            transport.abort()
+        self._made.clear()
+
+
+@final
 class _Running:
     """An event loop in its thread, and the `openai` client within."""
 
@@ -127,7 +157,7 @@ class _Running:
         self.pid = os.getpid()
         self.key = endpoint.key()
         self.client, self.options = _make_client(endpoint, self.key)
-        self.loop = asyncio.new_event_loop()
+        self.loop = _Loop()
         self.tasks: dict[asyncio.Task[None], Deliver] = {}
         self.thread = threading.Thread(target=self._run, name="nlhf judge", daemon=True)
         self.thread.start()
@@ -180,9 +210,8 @@ class _Running:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.close()
         await self.loop.shutdown_default_executor()
-        await asyncio.sleep(
-            0.01
-        )  # transports that were aborted close their sockets in a later turn
+        self.loop.abort_transports()
+        await asyncio.sleep(0.01)  # their sockets are closed in the event loop's next turn
 
     async def _request(
         self, number: int, body: Mapping[str, Any], deliver: Deliver, timeout: float
@@ -211,22 +240,9 @@ class _Running:
 _LEFT_TO_PARENT: list[_Running] = []
 
 
-# These log the headers of replies, in which a server may repeat the key.
-_LOGGERS = [f"{name}.{part}" for name in ("httpcore", "httpcore2") for part in ("http11", "proxy")]
-
-
-def _hide_replies(record: logging.LogRecord) -> bool:
-    return "receive_response_headers.complete" not in record.getMessage()
-
-
 def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]:
     """A client that takes nothing from the environment but a proxy, and options of a request."""
-    try:
-        import openai
-    except ImportError:
-        raise UserError(
-            "JudgeOracle needs the openai client: pip install 'nlhf_zoo[judge]'"
-        ) from None
+    import openai
 
     headers: dict[str, Any] = {
         "Accept": "application/json",
@@ -242,8 +258,6 @@ def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]
         def default_headers(self) -> dict[str, Any]:
             return headers
 
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_hide_replies)
     client = Client(
         api_key=key or "none",
         organization="",
@@ -252,7 +266,8 @@ def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]
         base_url=endpoint.base_url,
         max_retries=0,  # ours are counted, and can end with a budget
         timeout=None,  # `_request` limits the whole, not each of its parts
-        http_client=openai.DefaultAsyncHttpxClient(
+        # By aiohttp: a third less work for each request than the client's own default.
+        http_client=openai.DefaultAioHttpClient(
             timeout=None, follow_redirects=False, trust_env=not endpoint.is_local
         ),
     )
@@ -261,6 +276,7 @@ def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]
 
 def _failure(error: Exception, key: str | None) -> Outcome:
     """What an exception of the client's means."""
+    import aiohttp
     import openai
 
     if isinstance(error, openai.APIStatusError):
@@ -268,9 +284,12 @@ def _failure(error: Exception, key: str | None) -> Outcome:
         said = presentable(_words(response.content), key) or response.reason_phrase
         wait = retry_after(response.headers.get("retry-after"), time.time())
         return Failure(f"status {error.status_code}, {said}", error.status_code, wait)
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__ or error
-        return Failure(presentable(f"{type(cause).__name__} {cause}".strip(), key))
+    # Some exceptions of aiohttp's are passed on as they are.
+    if isinstance(error, openai.APIConnectionError | aiohttp.ClientError):
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return Failure(presentable(f"{type(cause).__name__} {cause}", key))
     return error  # a bug, not a fault of the server's
 
 

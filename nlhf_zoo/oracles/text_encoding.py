@@ -81,7 +81,9 @@ class TextEncoder:
         self._quoted = _quoted(written) if reads == "pair" else frozenset()
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
-        self._special = sorted(special.union(tokenizer.all_special_tokens) - {""})
+        special |= set(tokenizer.all_special_tokens)
+        # A sign such as "!", which some tokenizers pad with, says nothing where it is read.
+        self._special = sorted(token for token in special if len(token) > 1)
         self._behind = _num_behind(tokenizer) if begins_answer else 0
         if template is None:
             self._refuse_chat_template()

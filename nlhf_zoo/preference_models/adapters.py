@@ -32,6 +32,7 @@ def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
         UserError: the adapters do not fit it.
     """
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     targets = lora.target_modules
     config = LoraConfig(
@@ -40,11 +41,17 @@ def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
         lora_dropout=lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=lora.rslora,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
         task_type="SEQ_CLS",  # so that the output layer trains, without an adapter
     )
     try:
         adapted: Any = get_peft_model(network, config)
     except (ValueError, TypeError) as error:
+        if "target" in str(error):
+            raise UserError(
+                f"model.lora.target_modules {targets!r} names no layer of {where} that can have an "
+                "adapter"
+            ) from error
         raise UserError(f"model.lora does not fit {where}: {cause(error)}") from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:

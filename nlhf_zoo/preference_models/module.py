@@ -204,7 +204,8 @@ class PreferenceModel(L.LightningModule):
                 "responses, all of whose pairs have a winner"
             )
         for name, value in figures.items():
-            self.log(f"{area}/{name}", value.float())
+            # equal in all processes: this says so, and changes nothing
+            self.log(f"{area}/{name}", value.float(), batch_size=1, sync_dist=True)
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said and self.trainer.is_global_zero:
@@ -249,6 +250,17 @@ class PreferenceModel(L.LightningModule):
                     "no pairs are held out, so nothing will tell how good the model is: set "
                     "data.num_validation or data.validation_path"
                 )
+
+    def on_train_batch_start(self, batch: Pairs, batch_idx: int) -> None:
+        """Count this epoch as begun.
+
+        Lightning 2.6.6 does not where a run goes on from the last batch of the epoch before; if it
+        is interrupted and goes on once more, it would train on some batches twice.
+        """
+        progress: Any = self.trainer.fit_loop.epoch_progress
+        for counts in (progress.current, progress.total):
+            counts.ready = max(counts.ready, counts.completed + 1)
+            counts.started = max(counts.started, counts.ready)
 
     def on_train_end(self) -> None:
         """Write the model, unless the last checkpoint has done so, and say where it lies."""
