@@ -5,6 +5,8 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 QUICKSTART := configs/compare/quickstart.yaml
 LANGUAGE := configs/compare/language_quickstart.yaml
+JUDGE := $(BIN)/python tests/judge_server.py --taste cycle --
+LISTED := --config configs/judge/listed.yaml --model.oracle.oracle.oracle.base_url {url}
 
 # mkdocs-material announces its end of life in 2027 at each build; constraints.txt pins what works.
 export NO_MKDOCS_2_WARNING := 1
@@ -29,9 +31,14 @@ help:  ## list the targets
 
 venv: .venv/.installed  ## make .venv with the tested versions
 
-demo: .venv/.installed  ## all algorithms on embedded games, and three on a small language model
+demo: .venv/.installed  ## all algorithms on embedded games, three on a small language model, and a judge
 	@$(BIN)/nlhf compare --config $(QUICKSTART)
 	@$(BIN)/nlhf compare --config $(LANGUAGE)
+	@echo "A toy judge on loopback, and what it is like:"
+	@$(JUDGE) $(BIN)/nlhf oracle --oracle JudgeOracle --oracle.model small --oracle.base_url {url} \
+		--oracle.api_key_env= --responses configs/data/listed_responses.jsonl
+	@echo "Its preferences go in a circle; the equilibrium over the responses:"
+	@$(JUDGE) sh -c '$(BIN)/nlhf fit $(LISTED) && $(BIN)/nlhf predict $(LISTED) --ckpt_path last'
 	@echo "The curves in TensorBoard: $(BIN)/tensorboard --logdir runs"
 
 lint: .venv/.installed  ## style, types, layers and the documentation's links

@@ -10,3 +10,4 @@ nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
 python docs/figures/curves.py
 python docs/figures/diagnostics.py
+python docs/figures/cyclic_groups.py

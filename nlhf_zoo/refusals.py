@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.data.pairs import PreferencePairs
 from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
@@ -107,6 +108,20 @@ def refuse_misfits(
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
+
+
+def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
+    """Refuse what a preference model cannot be trained on, and read the pairs.
+
+    Raises:
+        UserError: these are no pairs, or some cannot be used.
+    """
+    if isinstance(data, TablePrompts | TextPrompts):
+        raise UserError(
+            "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
+        )
+    if isinstance(data, PreferencePairs):
+        data.load(trainer.world_size)
 
 
 def refuse_unwritable(trainer: L.Trainer) -> None:

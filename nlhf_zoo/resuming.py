@@ -56,7 +56,9 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
 
 
 def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on with a run that another configuration made; its budgets may differ.
+    """Refuse to go on with a run that another configuration made.
+
+    Its budgets may differ, and where a judge is reached.
 
     Args:
         path: the run's config.yaml; without one nothing is refused.
@@ -72,7 +74,7 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     was = dict(flatten({key: saved.get(key) for key in kept}))
     now = dict(flatten({key: config.get(key) for key in kept}))
     for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key) and not _is_budget(key, now):
+        if was.get(key) != now.get(key) and not _may_differ(key, now):
             raise UserError(
                 f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
                 f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "
@@ -80,11 +82,28 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _is_budget(key: str, config: dict[str, Any]) -> bool:
-    """Whether a key is a limit of a `BudgetedOracle`: a run goes on with a larger one."""
+# Arguments that say how an oracle is reached, or how much it may cost: no answer depends on them.
+_MAY_DIFFER = {
+    "BudgetedOracle": {"max_queries", "max_requests", "max_tokens", "max_seconds"},
+    "CachedOracle": {"path"},
+    "JudgeOracle": {
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "requests_per_minute",
+        "timeout",
+        "retries",
+        "backoff",
+        "patience",
+    },
+}
+
+
+def _may_differ(key: str, config: dict[str, Any]) -> bool:
+    """Whether a run may go on with another value: a larger budget, a judge that has moved."""
     part, _, name = key.rpartition(".init_args.")
-    is_budgeted = str(config.get(f"{part}.class_path")).endswith("BudgetedOracle")
-    return name.startswith("max_") and is_budgeted
+    oracle = str(config.get(f"{part}.class_path")).rpartition(".")[2]
+    return name in _MAY_DIFFER.get(oracle, ())
 
 
 def refuse_other_file(path: Path) -> None:

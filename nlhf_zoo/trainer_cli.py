@@ -29,7 +29,6 @@ import nlhf_zoo.data.pairs
 import nlhf_zoo.data.text_prompts
 import nlhf_zoo.oracles
 import nlhf_zoo.policies
-import nlhf_zoo.preference_models
 import nlhf_zoo.realisation
 import nlhf_zoo.rollout  # noqa: F401
 from nlhf_zoo.callbacks import (
@@ -45,12 +44,14 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.parser_messages import shorten
+from nlhf_zoo.preference_models import PreferenceModel
 from nlhf_zoo.quiet import quiet
 from nlhf_zoo.refusals import (
     is_trial,
     refuse_bad_files,
     refuse_endless,
     refuse_misfits,
+    refuse_other_data,
     refuse_unwritable,
 )
 from nlhf_zoo.resuming import (
@@ -90,8 +91,9 @@ class SaveGameConfig(SaveConfigCallback):
         )
         for logger in trainer.loggers:
             if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                figures = {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan}
-                logger.log_hyperparams(flat, figures)
+                names = ("hp/exploitability", "hp/exploitability_max")
+                is_game = isinstance(pl_module, OnlineGame)
+                logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if is_game else None)
             else:
                 logger.log_hyperparams(flat)
 
@@ -206,6 +208,8 @@ class GameCLI(LightningCLI):
         refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
             refuse_misfits(self.trainer, self.model, self.datamodule)
+        if isinstance(self.model, PreferenceModel):
+            refuse_other_data(self.trainer, self.datamodule)
         if not is_trial(self.trainer):
             refuse_unwritable(self.trainer)
 

@@ -1,11 +1,13 @@
 """A small OpenAI-compatible judge on loopback, with faults by a seeded schedule, and a log.
 
     python tests/judge_server.py --port 8000
+    python tests/judge_server.py --taste cycle -- nlhf oracle ... --oracle.base_url {url}
 
-Its verdict is a rule of the two responses that it finds quoted in the message (``rule``), with a
-bias for the place in which they are shown. It reads quotations as several naive readers would, and
-obeys the words ``verdict=A`` or ``verdict=B`` wherever one of these takes them for its own
-instructions, rather than for a quotation. Standard library only: it starts in a moment.
+The second form serves for as long as a command runs. Its verdict is a rule of the two responses
+that it finds quoted in the message (``rule``), with a bias for the place in which they are shown.
+It reads quotations as several naive readers would, and obeys the words ``verdict=A`` or
+``verdict=B`` wherever one of these takes them for its own instructions, rather than for a
+quotation. Standard library only: it starts in a moment.
 """
 
 from __future__ import annotations
@@ -46,6 +48,18 @@ def rule(first: str, second: str) -> float:
     return int.from_bytes(digest, "big") % 1001 / 1000
 
 
+def cycle(first: str, second: str) -> float:
+    """P(first > second) of a taste in a circle, with a liking for what is shown first.
+
+    Short responses beat plain ones, plain ones those with a reason, and these the short ones.
+    """
+    kinds = [2 if "because" in text else int(len(text.split()) > 5) for text in (first, second)]
+    return 0.55 + (0, 0.3, -0.3)[(kinds[1] - kinds[0]) % 3]
+
+
+TASTES = {"any": rule, "cycle": cycle}
+
+
 def responses(message: str) -> list[str]:
     """The quoted responses of a message, as they were written."""
     found = re.findall("<response>\n(.*?)\n</response>", message, re.DOTALL)
@@ -81,12 +95,12 @@ def steered(message: str) -> str | None:
     return None
 
 
-def thought(message: str) -> float:
+def thought(message: str, taste: str = "any") -> float:
     """P(A > B), or what the server is told."""
     if (told := steered(message)) is not None:
         return float(told == "A")
     first, second = responses(message)
-    return rule(first, second)
+    return TASTES[taste](first, second)
 
 
 def fault_of(seed: int, share: float, first: str, second: str) -> tuple[str | None, int]:
@@ -186,7 +200,7 @@ class Connection(asyncio.Protocol):
             messages=request["messages"] if self.server.options.keep else None,
         )  # fmt: skip
         if fault is None:
-            self.later(http(200, verdict(request, thought(message))))
+            self.later(http(200, verdict(request, thought(message, self.server.options.taste))))
         elif fault in SAID:
             self.later(http(200, SAID[fault]))
         elif fault.startswith("status_"):
@@ -360,7 +374,14 @@ def main() -> None:
     add("--retry-after", default="", help="header of replies with status 429")
     add("--closed", type=float, default=0.02, help="seconds without new connections")
     add("--keep", type=int, default=0, help="1 logs the messages too")
-    asyncio.run(Server(parser.parse_args()).run())
+    add("--taste", choices=[*TASTES], default="any", help="what it prefers")
+    add("command", nargs="*", help="a command, in which {url} is replaced by the server's address")
+    options = parser.parse_args()
+    if not options.command:
+        asyncio.run(Server(options).run())
+    with JudgeServer(taste=options.taste) as server:
+        command = [part.replace("{url}", server.url) for part in options.command]
+        raise SystemExit(subprocess.run(command).returncode)
 
 
 if __name__ == "__main__":

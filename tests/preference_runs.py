@@ -83,12 +83,13 @@ def write(folder: Path, config: dict[str, Any]) -> str:
 
 def run(*args: str) -> tuple[str, str]:
     """What a command prints, on standard output and on standard error."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, code = io.StringIO(), io.StringIO(), None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main(list(args))
         except SystemExit as end:  # by --print_config
-            assert not end.code, err.getvalue()
+            code = end.code
+    assert not code, err.getvalue()
     return out.getvalue(), err.getvalue()
 
 

@@ -205,7 +205,7 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         watcher.join()
         assert run.code == 2
         assert re.search(
-            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*ConnectE", run.err
+            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*Connect", run.err
         )
         assert run.sentence.startswith("nlhf: error: ")
         assert "Traceback" not in run.err

@@ -246,7 +246,7 @@ class Exchange:
 
     def _wait(self, attempts: int, wanted: float | None) -> float:
         """Seconds before the next attempt: exponential with jitter, or what the server wants."""
-        longest = min(_LONGEST_BACKOFF, self.pace.backoff * 2 ** min(attempts - 1, 30))
+        longest = min(_LONGEST_BACKOFF, self.pace.backoff * 2.0 ** min(attempts - 1, 30))
         backoff = longest * _JITTER.uniform(0.5, 1)
         return max(backoff, min(wanted or 0.0, self.pace.patience))
 

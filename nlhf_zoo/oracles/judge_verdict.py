@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from nlhf_zoo.errors import UserError
 VerdictFrom = Literal["json", "logprobs"]
 # P(A > B) that a word stands for.
 BETTER: Mapping[str, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
+# What many models put round their JSON.
+_FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 # How much a label that the server did not list may change a probability.
 UNLISTED = 0.01
 
@@ -77,7 +80,8 @@ def json_verdict(completion: Completion) -> float:
     """P(A > B) from a reply that is one JSON object; NaN where it is none.
 
     The object has either ``better``, which is "A", "B" or "tie", or ``probability``, a number in
-    [0, 1]. It may have other keys, for reasons, say; a key that occurs twice is no verdict.
+    [0, 1]. It may have other keys, for reasons, say; a key that occurs twice is no verdict. One
+    fence of Markdown round the whole reply is taken off.
 
     Examples:
         >>> json_verdict(Completion('{"better": "B"}', True))
@@ -88,7 +92,9 @@ def json_verdict(completion: Completion) -> float:
     if not completion.is_whole:
         return math.nan
     try:
-        said = json.loads(completion.text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        fence = _FENCE.fullmatch(completion.text)
+        text = completion.text if fence is None else fence[1]
+        said = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return math.nan
     if not isinstance(said, dict) or len(said.keys() & {"better", "probability"}) != 1:

@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
-from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
 from nlhf_zoo.oracles.model_settings import ORACLES, ModelSettings
@@ -239,10 +238,6 @@ class PreferenceModel(L.LightningModule):
                 "32-true or bf16-mixed"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # lightning sets it elsewhere
-        if isinstance(data, TablePrompts):
-            raise UserError(
-                "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
-            )
         if isinstance(data, PreferencePairs):
             look_through(data, self.reader, self.unreadable, trainer.is_global_zero)
             if not data.validation_pairs:

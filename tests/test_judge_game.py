@@ -1,0 +1,107 @@
+"""Games that a language model judges, through the command line; the judge is on loopback."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from judge_server import JudgeServer, cycle
+from test_oracle_stops import judged_game
+from test_resume import RUN, fit, load, part, write
+
+from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.solvers import solve
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs/judge/listed.yaml"
+LISTED = [
+    json.loads(line)["responses"]
+    for line in (ROOT / "configs/data/listed_responses.jsonl").read_text().splitlines()
+]
+
+
+def listed(folder: Path, url: str, *args: str):
+    from forked import nlhf
+
+    folder.mkdir(exist_ok=True)
+    if not (folder / "configs").exists():
+        (folder / "configs").symlink_to(ROOT / "configs")
+    url = f"--model.oracle.oracle.oracle.base_url={url}"
+    return nlhf(args[0], "--config", str(CONFIG), url, *args[1:], folder=folder)
+
+
+def test_the_equilibrium_of_a_judge_over_listed_responses(tmp_path: Path):
+    with JudgeServer(taste="cycle") as server:
+        run = listed(tmp_path, server.url, "fit")
+        assert run.code == 0, run.err
+        pairs = sum(len(row) * (len(row) - 1) // 2 for row in LISTED)
+        assert len(server.entries()) == 2 * pairs  # each once, in both orders
+        assert f"{pairs} queries, {pairs} swapped, {2 * pairs} requests" in run.out
+        # Elsewhere, and with all answers in the file.
+        run = listed(tmp_path, server.url, "predict", "--ckpt_path", "last")
+        assert run.code == 0, run.err
+        assert len(server.entries()) == 2 * pairs
+    history = read_history(tmp_path / "runs/judge/listed/version_0")
+    assert history["exploitability"][-1].max() < 1e-12
+    rows = [line.split(",") for line in run.out.splitlines() if re.match(r"\d,", line)]
+    for prompt, responses in enumerate(LISTED):
+        P = torch.full((len(responses),) * 2, 0.5, dtype=torch.float64)
+        for one, other in itertools.permutations(range(len(responses)), 2):
+            first, second = responses[one], responses[other]
+            P[one, other] = (cycle(first, second) + 1 - cycle(second, first)) / 2
+        mu = torch.full((len(responses),), 1 / len(responses), dtype=torch.float64)
+        nash = solve(P, mu, beta=0.05).log_policy.exp()
+        printed = [float(row[2]) for row in rows if row[0] == str(prompt)]
+        np.testing.assert_allclose(printed, nash, rtol=0, atol=1e-6)
+
+
+def test_a_judge_that_says_nothing_of_use_ends_the_run_with_its_last_words(tmp_path: Path):
+    with JudgeServer(always="refusal") as server:
+        judged_game(tmp_path, server.url)
+        config = read(tmp_path)
+        config["model"]["init_args"]["max_invalid"] = 0.2  # equal words are equally good, and valid
+        config["trainer"]["callbacks"][0] = part("Budget", rounds=8)
+        write(tmp_path, config)
+        run = fit(tmp_path)
+    assert run.code == 2
+    assert re.search(
+        r"CachedOracle had no valid answer for \d\d% of the responses of the last 20 training steps"
+        r".*model.max_invalid.*its last words: no verdict, but I'm sorry, but I can't compare",
+        run.sentence,
+    )
+    progress = load(tmp_path)["online_game"]["progress"]  # there is a checkpoint
+    assert progress["batches"] == 19
+
+
+def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
+    with JudgeServer() as server:
+        judged_game(tmp_path, server.url)
+        config = read(tmp_path)
+        callbacks = config["trainer"]["callbacks"]
+        config["trainer"]["callbacks"] = [part("Budget", rounds=1), *callbacks[1:]]
+        write(tmp_path, config)
+        assert fit(tmp_path).code == 0
+    with JudgeServer() as server:
+        judge = config["model"]["init_args"]["oracle"]["init_args"]["oracle"]["init_args"]
+        judge |= {"base_url": server.url, "patience": 20.0}
+        config["trainer"]["callbacks"] = [part("Budget", rounds=2), *callbacks[1:]]
+        write(tmp_path, config)
+        run = fit(tmp_path, "--ckpt_path", "last")
+        assert run.code == 0, run.err
+        judge |= {"model": "smaller"}
+        write(tmp_path, config)
+        run = fit(tmp_path, "--ckpt_path", "last")
+        assert run.code == 2
+        assert re.search(r"the checkpoint's run had \S+model = small, .* has smaller", run.sentence)
+    assert load(tmp_path)["online_game"]["progress"]["round"] == 2
+    assert (tmp_path / RUN / "config.yaml").is_file()
+
+
+def read(folder: Path) -> dict:
+    import yaml
+
+    return dict(yaml.safe_load((folder / "game.yaml").read_text()))
