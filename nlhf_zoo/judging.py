@@ -21,7 +21,8 @@ class Verdict:
         payoff: q [B, K], estimates of sum_j a_j (P o_j)(y_k).
         valid: bool [B, K].
         queries: preference queries that were asked, for each prompt.
-        invalid: answers that could not be had.
+        answers: answers that were wanted, for each prompt.
+        invalid: of these, of all prompts, those that could not be had.
         preference: P(y_k > y_k') [B, K, K] where responses were compared with each other.
         pair_valid: bool [B, K, K], likewise.
     """
@@ -29,6 +30,7 @@ class Verdict:
     payoff: Tensor
     valid: Tensor
     queries: int
+    answers: int
     invalid: int
     preference: Tensor | None = None
     pair_valid: Tensor | None = None
@@ -97,7 +99,9 @@ class Judge:
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
         pairs = 1 if responses.enumerated else responses.num * (responses.num - 1) // 2
-        return Verdict(payoff, answered, pairs, int((~valid).sum()) // 2, preference, valid)
+        compared = responses.num * (responses.num - 1) // 2
+        invalid = int((~valid).sum()) // 2
+        return Verdict(payoff, answered, pairs, compared, invalid, preference, valid)
 
     def _by_products(
         self,
@@ -122,7 +126,7 @@ class Judge:
                 if answered.all():  # what could not be answered is asked for again
                     self.products[name] = product
             payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
-        return Verdict(payoff, valid, queries, invalid)
+        return Verdict(payoff, valid, queries, queries * responses.num, invalid)
 
     def _by_samples(
         self,
@@ -142,7 +146,7 @@ class Judge:
             invalid += int((~comparison.valid).sum())
             valid = valid & answered
             payoff += coefficient * average
-        return Verdict(payoff, valid, queries, invalid)
+        return Verdict(payoff, valid, queries, queries, invalid)
 
     def _name(self, mixture: Mixture, prompts: Prompts) -> str:
         """Names a product by the weights of its players and by its prompts."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
 from torch import Tensor
@@ -68,32 +72,64 @@ class MicroBatches:
                 with phases.phase("judge"):
                     verdicts.append(judge(part, *played[-1]))
             return *_joined(played), _joined_verdict(verdicts)
+        worker = _Worker()
         pending: list[Future[Verdict]] = []
-        executor = ThreadPoolExecutor(1, "judge")
         try:
             for part in parts:
                 with phases.phase("generate"):
                     played.append(play(part))
-                pending.append(executor.submit(judge, part, *played[-1]))
+                pending.append(worker.submit(partial(judge, part, *played[-1])))
             with phases.phase("judge"):
                 verdicts = [future.result() for future in pending]
         finally:
-            executor.shutdown(cancel_futures=True)  # a judge that has failed is not asked again
+            worker.end(wait=not isinstance(sys.exception(), KeyboardInterrupt))
         return *_joined(played), _joined_verdict(verdicts)
+
+
+class _Worker:
+    """One thread that does one thing after the other, until one fails.
+
+    An interrupted program does not wait for it, as it would for those of concurrent.futures.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Future[Verdict], Callable[[], Verdict]] | None]
+        self._tasks = SimpleQueue()
+        self._thread = Thread(target=self._run, name="judge", daemon=True)
+        self._thread.start()
+
+    def submit(self, do: Callable[[], Verdict]) -> Future[Verdict]:
+        """Do something when it is its turn."""
+        future: Future[Verdict] = Future()
+        self._tasks.put((future, do))
+        return future
+
+    def end(self, wait: bool) -> None:
+        """End when all is done, or something has failed."""
+        self._tasks.put(None)
+        if wait:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, do = task
+            try:
+                future.set_result(do())
+            except BaseException as error:  # the one who waits gets it
+                future.set_exception(error)
+                return  # a judge that has failed is not asked again
 
 
 def _joined(played: Sequence[Played]) -> Played:
     """The parts of a batch as one; what was one object stays one."""
     if len(played) == 1:
         return played[0]
-    scored = Responses.joined([responses for responses, _ in played])
-    opponents = [
-        scored
-        if all(opponent is responses for responses, opponent in zip(ours, theirs, strict=True))
-        else Responses.joined(theirs)
-        for ours in [[responses for responses, _ in played]]
-        for theirs in zip(*(opponents for _, opponents in played), strict=True)
-    ]
+    ours = [responses for responses, _ in played]
+    scored = Responses.joined(ours)
+    opponents = []
+    for theirs in zip(*(opponents for _, opponents in played), strict=True):
+        is_self_play = all(one is other for one, other in zip(ours, theirs, strict=True))
+        opponents.append(scored if is_self_play else Responses.joined(theirs))
     return scored, opponents
 
 
@@ -103,7 +139,8 @@ def _joined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict(
         torch.cat([verdict.payoff for verdict in verdicts]),
         torch.cat([verdict.valid for verdict in verdicts]),
-        verdicts[0].queries,  # for each prompt
+        verdicts[0].queries,  # for each prompt, as the next
+        verdicts[0].answers,
         sum(verdict.invalid for verdict in verdicts),
         _joined_or_none([verdict.preference for verdict in verdicts]),
         _joined_or_none([verdict.pair_valid for verdict in verdicts]),

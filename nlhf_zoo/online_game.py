@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import lightning as L
 import torch
@@ -81,8 +81,9 @@ class OnlineGame(L.LightningModule):
         realisation: how a proximal step is made; in closed form by default.
         allow_stale: train on responses that earlier weights drew, as an asynchronous generator
             hands them over; the policy gradient is then biased.
-        max_invalid: largest share of responses without a valid answer, over twenty training steps;
-            above it the run stops, for little is learnt of an oracle that does not answer.
+        max_invalid: largest share of invalid answers, over twenty training steps, or all where
+            there are fewer; above it the run stops, for little is learnt of an oracle that does not
+            answer.
 
         micro_batches: parts of a batch of prompts, for which responses are drawn, and judged, one
             part after the other.
@@ -127,7 +128,8 @@ class OnlineGame(L.LightningModule):
         self.allow_stale = allow_stale
         self.max_invalid = max_invalid
         self._micro_batches = MicroBatches(micro_batches, overlap_judging)
-        self._unanswered: deque[float] = deque(maxlen=20)  # shares of the last training steps
+        self._before_stop: Callable[[], None] | None = None
+        self._recent: deque[tuple[int, int]] = deque(maxlen=20)  # answers, and the invalid ones
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
         self.phases = Phases()
@@ -325,8 +327,18 @@ class OnlineGame(L.LightningModule):
         (number,) = self._sum_over_processes([int(stopped is not None)])
         if number:
             self.settle_ledgers()
-            raise stopped or OracleStoppedError("the oracle of another process has stopped")
+            self._stop(stopped or OracleStoppedError("the oracle of another process has stopped"))
         return said
+
+    def _stop(self, error: OracleStoppedError) -> NoReturn:
+        """End the run, in all processes; a checkpoint is written first, where one is wanted."""
+        if self._before_stop is not None:
+            self._before_stop()
+        raise error
+
+    def set_before_stop(self, do: Callable[[], None]) -> None:
+        """Have something done before the run ends for want of an oracle, in all processes."""
+        self._before_stop = do
 
     def _account(
         self,
@@ -338,24 +350,28 @@ class OnlineGame(L.LightningModule):
         unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
         drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
         tokens = sum(int(r.mask.sum()) for r in drawn.values())
+        answers, invalid = len(prompts) * verdict.answers, verdict.invalid
+        if asked := self.settle_ledgers():
+            # An oracle of texts knows better: what it was asked, without what needs no question.
+            answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
         self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
-        self.settle_ledgers()
-        self._refuse_silence(verdict)
+        self._recent.append((answers, invalid))
+        if len(self._recent) == self._recent.maxlen and (sentence := self.silence()):
+            self._stop(OracleStoppedError(sentence))
 
-    def _refuse_silence(self, verdict: Verdict) -> None:
-        answered, asked = self._sum_over_processes(
-            [int(verdict.valid.sum()), verdict.valid.numel()]
+    def silence(self) -> str:
+        """What is wrong where the oracle left too much of the last steps unanswered; else empty."""
+        answers = sum(wanted for wanted, _ in self._recent)
+        invalid = sum(missing for _, missing in self._recent)
+        if invalid <= self.max_invalid * answers:
+            return ""
+        parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
+        last_words = "".join(f"; its last words: {p.last_words}" for p in parts if p.last_words)
+        return (
+            f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
+            f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
+            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_words}"
         )
-        self._unanswered.append(1 - answered / asked)
-        shares = self._unanswered
-        if len(shares) == shares.maxlen and (share := sum(shares) / len(shares)) > self.max_invalid:
-            parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
-            last_words = "".join(f"; its last words: {p.last_words}" for p in parts if p.last_words)
-            raise OracleStoppedError(
-                f"{type(self.oracle).__name__} had no valid answer for {share:.0%} of the "
-                f"responses of the last {len(shares)} training steps: look at it by `nlhf oracle`, "
-                f"or raise model.max_invalid, which is {self.max_invalid}{last_words}"
-            )
 
     def _refuse_stale(self, step: ProximalStep, responses: Responses) -> None:
         now = self.policy.stamp(step.sampler)
@@ -447,15 +463,23 @@ class OnlineGame(L.LightningModule):
         )
         return [int(number) for number in total]
 
-    def settle_ledgers(self) -> None:
-        """Add up what the oracle was really asked in all processes; each of them calls this."""
+    def settle_ledgers(self) -> dict[str, int]:
+        """Add up what the oracle was really asked in all processes; each of them calls this.
+
+        Returns:
+            what it was asked since the last time; empty where it keeps no ledger.
+        """
         kept = ledgers(self.oracle).values()
         if not kept:
-            return
+            return {}
         counts = [ledger.here[field] for ledger in kept for field in FIELDS]
         total = iter(self._sum_over_processes(counts))
+        asked = dict.fromkeys(FIELDS, 0)
         for ledger in kept:
-            ledger.settle({field: next(total) for field in FIELDS})
+            of_all = {field: next(total) for field in FIELDS}
+            ledger.settle(of_all)
+            asked = {field: asked[field] + of_all[field] for field in FIELDS}
+        return asked
 
     def _random_stream(self) -> torch.Generator:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything

@@ -122,7 +122,9 @@ def refuse_other_file(path: Path) -> None:
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dictionaries as pairs of a dotted key and a plain value."""
+    """Nested dictionaries, and lists of them, as pairs of a dotted key and a plain value."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from flatten(part, f"{prefix}.{key}" if prefix else str(key))

@@ -21,7 +21,9 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf.errors import OmegaConfBaseException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 # Imported so that short class names resolve on the command line and in YAML files.
 import nlhf_zoo.algorithms
@@ -227,12 +229,21 @@ class GameCLI(LightningCLI):
                 table.writerow((prompt, name, probability))
 
     def after_fit(self) -> None:
-        """Say where everything lies."""
+        """Say where everything lies.
+
+        Raises:
+            UserError: the oracle left too much unanswered, in a run that was too short to stop.
+        """
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
+        game = self.model if isinstance(self.model, OnlineGame) else None
         if self.trainer.is_global_zero and not is_trial(self.trainer):
-            if isinstance(self.model, OnlineGame) and ledgers(self.model.oracle):
-                print(f"The oracle was asked: {summary(spent(self.model.oracle))}")
+            if game is not None and ledgers(game.oracle):
+                print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
+        if game is not None and (sentence := game.silence()):  # of a run of few steps
+            raise UserError(sentence)
 
 
 def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
@@ -279,6 +290,11 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         raise UserError(shorten(str(error))) from error
     except BrokenPipeError:
         raise
+    except ProcessRaisedException as error:  # with the traceback of another process
+        said = re.findall(r"^nlhf_zoo\.errors\.\w+: (.+)$", str(error), re.MULTILINE)
+        if not said:
+            raise
+        raise UserError(said[-1]) from error
     except OSError as error:  # a full disk, a folder that may not be written to
         raise UserError(
             f"{error.filename or 'input or output'}: {error.strerror or error}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -417,7 +418,7 @@ def more_is_counted(monkeypatch):
 
     def double(self, *arguments):
         verdict = call(self, *arguments)
-        return type(verdict)(verdict.payoff, verdict.valid, 2 * verdict.queries, verdict.invalid)
+        return replace(verdict, queries=2 * verdict.queries)
 
     monkeypatch.setattr(Judge, "__call__", double)
 

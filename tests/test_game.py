@@ -466,7 +466,7 @@ def test_an_oracle_that_does_not_answer_ends_the_run():
         game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: Silent(o, prompts=silent))
         return fit(game, rounds=rounds, callbacks=())
 
-    with pytest.raises(UserError, match="Silent had no valid answer for 67% of the responses"):
+    with pytest.raises(UserError, match="Silent had no valid answer to 67% of what it was asked"):
         play((0, 1), 30)
     assert play((0, 1), 19).progress.round == 19  # twenty steps are looked at
     assert play((0,), 30).progress.round == 30  # a third is less than half

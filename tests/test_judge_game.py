@@ -63,18 +63,27 @@ def test_a_judge_that_says_nothing_of_use_ends_the_run_with_its_last_words(tmp_p
     with JudgeServer(always="refusal") as server:
         judged_game(tmp_path, server.url)
         config = read(tmp_path)
-        config["model"]["init_args"]["max_invalid"] = 0.2  # equal words are equally good, and valid
         config["trainer"]["callbacks"][0] = part("Budget", rounds=8)
         write(tmp_path, config)
         run = fit(tmp_path)
     assert run.code == 2
     assert re.search(
-        r"CachedOracle had no valid answer for \d\d% of the responses of the last 20 training steps"
-        r".*model.max_invalid.*its last words: no verdict, but I'm sorry, but I can't compare",
+        r"CachedOracle had no valid answer to 100% of what it was asked in the last 20 training "
+        r"steps.*model.max_invalid.*its last words: no verdict, but I'm sorry, but I can't compare",
         run.sentence,
     )
     progress = load(tmp_path)["online_game"]["progress"]  # there is a checkpoint
     assert progress["batches"] == 19
+
+
+def test_a_short_run_without_answers_does_not_end_well(tmp_path: Path):
+    with JudgeServer(always="refusal") as server:
+        judged_game(tmp_path, server.url)
+        run = fit(tmp_path)
+    assert run.code == 2
+    assert "had no valid answer to 100% of what it was asked in the last 16 " in run.sentence
+    assert load(tmp_path)["online_game"]["progress"]["round"] == 4
+    assert "222 queries, 222 swapped, 222 invalid" in run.out
 
 
 def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
@@ -105,3 +114,28 @@ def read(folder: Path) -> dict:
     import yaml
 
     return dict(yaml.safe_load((folder / "game.yaml").read_text()))
+
+
+def test_a_budget_within_an_ensemble_can_be_raised(tmp_path: Path):
+    judged_game(tmp_path, "http://127.0.0.1:9/v1")
+    config = read(tmp_path)
+    rule = part("RuleOracle", function="nlhf_zoo.oracles.rules.shorter_wins")
+    other = part("RuleOracle", function=part("nlhf_zoo.oracles.rules.Mentions", word="a"))
+    budget = part("BudgetedOracle", oracle=rule, max_queries=20)
+    config["model"]["init_args"]["oracle"] = part("EnsembleOracle", oracles=[budget, other])
+    write(tmp_path, config)
+    run = fit(tmp_path)
+    assert run.code == 2
+    assert "raise BudgetedOracle.max_queries" in run.sentence
+    other["init_args"]["function"]["init_args"]["word"] = "b"
+    budget["init_args"]["max_queries"] = 20000
+    write(tmp_path, config)
+    run = fit(tmp_path, "--ckpt_path", "last")
+    assert run.code == 2  # the one thing that differs beside the budget is named
+    assert re.search(
+        r"oracles\.1\.init_args\.function\S*\.word = a, .* has b: resume", run.sentence
+    )
+    other["init_args"]["function"]["init_args"]["word"] = "a"
+    write(tmp_path, config)
+    run = fit(tmp_path, "--ckpt_path", "last")
+    assert run.code == 0, run.err

@@ -34,7 +34,7 @@ def drawn(num: int, length: int, value: int) -> Responses:
 
 def verdict(prompts: Prompts) -> Verdict:
     payoff = prompts.ids[:, None] + torch.tensor([0.0, 0.5])
-    return Verdict(payoff, payoff > 0, 2, int((payoff == 0).sum()))
+    return Verdict(payoff, payoff > 0, 2, 2, int((payoff == 0).sum()))
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -108,8 +108,7 @@ def test_a_judge_that_has_stopped_is_not_asked_about_later_parts():
 
     with pytest.raises(OracleStoppedError, match="closed for today"):
         MicroBatches(8, overlap=True)(Prompts(torch.arange(8)), play, judge, Phases())
-    assert asked[0] == 0
-    assert len(asked) < 8  # one more may have begun before the first was looked at
+    assert asked == [0]
 
 
 @pytest.mark.parametrize(

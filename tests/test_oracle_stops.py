@@ -37,6 +37,13 @@ def stop_at(call: int) -> None:
     TableOracle.forward = forward  # type: ignore[method-assign]
 
 
+def rarely(config: dict[str, Any]) -> None:
+    """No checkpoints but those of a stop, and of the end."""
+    for callback in config["trainer"]["callbacks"]:
+        if callback["class_path"] == "GameCheckpoint":
+            callback["init_args"]["every_n_train_steps"] = 1000
+
+
 def assert_same_game(one: Path, other: Path) -> None:
     """To the bit, apart from what Lightning counts of attempts."""
     first, second = load(one), load(other)
@@ -60,9 +67,7 @@ def assert_same_game(one: Path, other: Path) -> None:
 def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...], tmp_path: Path):
     config = copy.deepcopy(CASES[name])
     whole_run(tmp_path / "whole", config)
-    for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"] == "GameCheckpoint":  # none but those that the exception writes
-            callback["init_args"]["every_n_train_steps"] = 1000
+    rarely(config)
     for number, call in enumerate(calls):
         stopped = tmp_path / f"stopped{number}"
         write(stopped, config)
@@ -87,6 +92,21 @@ def test_a_run_that_stops_again_and_again(tmp_path: Path):
     assert_same_game(tmp_path / "whole", stopped)
 
 
+def test_a_stop_behind_a_validation(tmp_path: Path):
+    """It asks, too: calls 3 and 6 are its own. The axis of what is logged stays the same."""
+    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config["trainer"] |= {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    config["trainer"] |= {"limit_val_batches": 1}
+    whole_run(tmp_path / "whole", config)
+    rarely(config)
+    for call in (4, 7):
+        stopped = tmp_path / f"stopped{call}"
+        write(stopped, config)
+        assert fit(stopped, before=functools.partial(stop_at, call)).code == 2
+        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert_same_game(tmp_path / "whole", stopped)
+
+
 def stop_in_one_process(call: int) -> None:
     """As ``stop_at``, in the second of two processes."""
     from nlhf_zoo.oracles.table import TableOracle
@@ -108,10 +128,14 @@ def test_where_one_process_stops_all_do(tmp_path: Path):
     config = copy.deepcopy(CASES["sampled-nash_mp"])
     config["trainer"] |= {"devices": 2, "strategy": "ddp_fork"}
     config["data"] = part("TablePrompts", batch_size=2)
+    rarely(config)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole_run(whole, config)
     write(stopped, config)
-    assert fit(stopped, before=functools.partial(stop_in_one_process, 7), timeout=60).code != 0
+    run = fit(stopped, before=functools.partial(stop_in_one_process, 7), timeout=60)
+    assert run.code == 2
+    assert run.sentence == f"nlhf: error: {WORDS}" or "oracle of another process" in run.sentence
+    assert "Traceback" not in run.err
     assert load(stopped)["global_step"] == 6
     assert fit(stopped, "--ckpt_path", "last").code == 0
     assert_same_game(whole, stopped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -59,6 +60,8 @@ class GameCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         if isinstance(pl_module, OnlineGame):
             self._stepped = _Stepped(pl_module.position(), 0)
+            # Not `on_exception`: the processes of some strategies have none.
+            pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
 
     def on_train_batch_end(
         self,
@@ -84,22 +87,20 @@ class GameCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Where the oracle has stopped, write a checkpoint of the last optimiser step."""
-        if not (
-            isinstance(exception, OracleStoppedError)
-            and isinstance(pl_module, OnlineGame)
-            and self._stepped is not None
-            and trainer.state.fn == TrainerFn.FITTING
-            and not trainer.fast_dev_run  # type: ignore[attr-defined]  # as below
-        ):
+        """Where the oracle has stopped in validation, write a checkpoint, too."""
+        # In training it is written already, see `on_train_start`.
+        if isinstance(exception, OracleStoppedError) and isinstance(pl_module, OnlineGame):
+            self._write_last_step(trainer, pl_module)
+
+    def _write_last_step(self, trainer: L.Trainer, game: OnlineGame) -> None:
+        """Write a checkpoint as of the last optimiser step, once; all processes call this."""
+        stepped, self._stepped = self._stepped, None
+        if stepped is None or trainer.state.fn != TrainerFn.FITTING:
             return
-        pl_module.rewind(self._stepped.position)
-        read: Any = trainer.fit_loop.epoch_loop.batch_progress
-        for progress in (read.total, read.current):
-            # as if the batches since then, and the one that failed, had not been read
-            progress.completed -= self._stepped.batches
-            progress.reset_on_restart()
-            progress.ready = progress.started = progress.completed
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # as below
+            return
+        game.rewind(stepped.position)
+        _stand_behind_batch(trainer.fit_loop.epoch_loop, stepped.batches)
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         if trainer.is_global_zero and self._last_checkpoint_saved:
             print(f"Checkpoint: {self._last_checkpoint_saved}", file=sys.stderr)
@@ -124,3 +125,19 @@ class GameCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             os.replace(beside, filepath)
         self._last_checkpoint_saved = filepath
+
+
+def _stand_behind_batch(loop: Any, batches: int) -> None:
+    """Let Lightning's loop stand where checkpoints are written: behind a batch, before it counts.
+
+    Args:
+        loop: the training epoch's.
+        batches: that were read since the batch in question, and are to be read again; the one that
+            failed is not among them.
+    """
+    for progress in (loop.batch_progress.total, loop.batch_progress.current):
+        progress.completed -= batches
+        progress.ready = progress.started = progress.processed = progress.completed
+        progress.completed -= bool(progress.completed)
+    if loop.batch_progress.total.ready:
+        loop._batches_that_stepped -= 1  # the axis of what is logged

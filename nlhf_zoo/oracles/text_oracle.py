@@ -152,16 +152,12 @@ class TextOracle(PreferenceOracle):
             OracleStoppedError: the oracle cannot be asked any more.
         """
         asked = _Pairs()
-        rows = zip(
-            conversations(prompts, type(self).__name__),
-            self._written(first),
-            self._written(second),
-            strict=True,
-        )
+        talks = conversations(prompts, type(self).__name__)
+        keys = map(conversation_key, talks)
+        rows = zip(talks, keys, self._written(first), self._written(second), strict=True)
         places = [
             [[asked.place(talk, key, one, other) for other in theirs] for one in ours]
-            for talk, ours, theirs in rows
-            for key in [conversation_key(talk)]
+            for talk, key, ours, theirs in rows
         ]
         # The end of the table stands for P(y > y), see `_Pairs`.
         known = torch.tensor([*self._ask(asked.questions), 0.5], dtype=torch.float64)
@@ -187,13 +183,15 @@ class TextOracle(PreferenceOracle):
                         f"{found[number]} before"
                     )
                 found[number] = answer
-        finally:
-            self.ledger.charge(microseconds=int(1e6 * (time.perf_counter() - began)))
-        answered = [answer for answer in found if answer is not None]
+        finally:  # also of what was answered before it stopped
+            answered = [answer for answer in found if answer is not None]
+            self.ledger.charge(
+                invalid=sum(map(math.isnan, answered)),
+                microseconds=int(1e6 * (time.perf_counter() - began)),
+            )
         if len(answered) < len(found):
             missing = len(found) - len(answered)
             raise RuntimeError(f"{type(self).__name__} left {missing} questions open")
-        self.ledger.charge(invalid=sum(map(math.isnan, answered)))
         return answered
 
     def _written(self, responses: Responses) -> list[list[_Written]]:
