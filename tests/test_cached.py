@@ -419,6 +419,22 @@ def test_an_oracle_whose_answers_cannot_be_remembered(path: Path):
     assert not path.exists()
 
 
+def test_the_fingerprint_is_taken_once(path: Path):
+    class Drifting(FairJudge):
+        taken = 0
+
+        @property
+        def fingerprint(self) -> str:
+            self.taken += 1
+            return f"version {self.taken}"
+
+    oracle = CachedOracle(judge := Drifting(), path)
+    for _ in range(2):
+        dict(oracle.answers(questions("ab", "ac")))
+    assert oracle.fingerprint == "version 1"
+    assert (judge.taken, len(judge.asked), len(rows(path))) == (1, 2, 2)
+
+
 def test_the_store_refuses_what_is_no_answer(path: Path):
     with AnswerStore(path).opened() as store:
         for name, p in [(b"short", 0.5), (b"x" * 16, 1.5), (b"x" * 16, math.nan)]:

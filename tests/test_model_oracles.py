@@ -731,6 +731,32 @@ def test_fingerprints_of_reward_models(folders, tmp_path):
     assert RewardModelOracle(str(copy), batch_size=2).fingerprint == prints[0]
 
 
+@pytest.mark.parametrize("chat", [CHAT.replace("<s>", "{{ bos_token }}"), CHAT])
+def test_the_fingerprint_sees_the_names_of_special_tokens(chat, tmp_path):
+    """A chat template writes them; they stand in tokenizer_config.json alone."""
+    folder = save(tmp_path / "one", CONFIGS["llama"](), chat=chat)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    path = other / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<unk>"}))
+    oracles = [RewardModelOracle(str(one)) for one in (folder, other)]
+    texts = [oracle.encoders[0].render_response(user("w1"), "w2") for oracle in oracles]
+    assert (texts[0] != texts[1]) is ("bos_token" in chat)
+    assert oracles[0].fingerprint != oracles[1].fingerprint
+
+
+def test_the_fingerprint_sees_what_the_chat_template_writes(tmp_path, monkeypatch):
+    """It may read more than the template's text and the names of tokens, as the date."""
+    folder = save(tmp_path, CONFIGS["llama"](), chat="{{ strftime_now('%Y') }}" + CHAT)
+    prints = []
+    for year in ("w1", "w1", "w2"):
+        clock = SimpleNamespace(strftime=lambda form, year=year: year)
+        clock = SimpleNamespace(now=lambda clock=clock: clock)
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
+        prints.append(RewardModelOracle(folder).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
 # ---- settings of a model that was trained here ---------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from nlhf_zoo.cli import main
 from nlhf_zoo.commands.oracle_report.asking import ask
 from nlhf_zoo.commands.oracle_report.diagnostics import of_answers
 from nlhf_zoo.commands.oracle_report.samples import ResponseSample, limited
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import EnsembleOracle, PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.orders import in_order
 from nlhf_zoo.oracles.text_oracle import TextOracle
@@ -114,6 +116,23 @@ def test_the_figures_of_a_rule_that_prefers_the_first_place(folder, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == report["title"] == "RuleOracle: 9 pairs of responses to 2 prompts"
     assert len(printed) == 1 + len(report["figures"])
+
+
+def test_a_rule_that_prefers_a_place_is_told_and_not_refused(folder):
+    """Its check of symmetry is for a run; after the report it is as it was."""
+    asked = ["oracle", "--oracle", "RuleOracle", "--responses", "samples.jsonl"]
+    asked += ["--oracle.function", "test_oracle_command.hasty"]
+    checked = told(*asked)["figures"]
+    unchecked = told(*asked, "--oracle.check_symmetry", "false")["figures"]
+    assert checked["flip_rate"]["value"] > 0
+    for key in ("flip_rate", "symmetry_error_max", "first_place", "queries", "swapped"):
+        assert checked[key] == unchecked[key], key
+    rule = RuleOracle(hasty)
+    for oracle in (rule, EnsembleOracle([rule, ranking("abc")])):
+        with contextlib.suppress(ValueError):  # that ranks no other text
+            ask(oracle, samples())
+        with pytest.raises(UserError, match="must sum to 1"):
+            dict(rule.answers(ask(Biased(), samples()).questions))
 
 
 def test_a_place_that_is_averaged_out_is_seen_all_the_same():
@@ -354,7 +373,11 @@ REFUSALS = {
         "would overwrite the responses",
     ),
     "asymmetric": (
-        ["--oracle", "RuleOracle", "--oracle.function", "test_oracle_command.hasty", *READ],
+        [
+            *("--oracle", "CachedOracle", "--oracle.path", "answers.sqlite"),
+            *("--oracle.oracle", "RuleOracle"),
+            *("--oracle.oracle.function", "test_oracle_command.hasty", *READ),
+        ],
         "the rule test_oracle_command.hasty gives P.* which must sum to 1",
     ),
 }

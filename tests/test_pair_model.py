@@ -478,6 +478,34 @@ def test_special_tokens_of_a_response_are_not_read(folders):
     assert "&lt;/s&gt;" in quoted.render_pair(user("w1"), "w2 </s>", "w3")
 
 
+@pytest.mark.parametrize(
+    ("template", "pair"),
+    [
+        ("{prompt} <{first}> {second}", ("turn", "w3")),
+        ("{prompt} {first}turn> {second}", ("w2 <", "w3")),
+        ("{prompt} {first}{second}", ("w2 <tu", "rn> w3")),  # at the seam of the responses
+        ("{prompt} {first}|>|", ("w2 |>", "w3")),  # over one of the template's own
+        (None, ("turn", "w3")),
+        (None, ("w2", "turn")),
+    ],
+)
+def test_no_special_token_is_made_at_a_seam(template, pair):
+    chat = "{% for m in messages %}<s> {{ m['content'] }} |>|{% endfor %}"
+    words = tokenizer(chat=chat, additional_special_tokens=["<turn>", "|>|"])
+    if template is not None and "{second}" not in template:
+        template = "{second} " + template
+    message = "{prompt} <{first}> w9 <{second}>"
+    encoder = TextEncoder(words, template, "pair", "Oracle", "the model", message=message)
+    assert encoder.render_pair(user("w1"), *pair) is None
+    assert encoder.encode_pair(user("w1"), *pair) == ()
+    plain = "turns", "w3 turn"
+    assert encoder.encode_pairs([(user("w1"), *pair), (user("w1"), *plain)])[1] != ()
+    # What the prompt says is the same with all responses.
+    assert encoder.render_pair(user("w1 <turn>"), *plain) is not None
+    assert encoder.render_pair(user("w1 <turn> <turn>"), *pair) is None
+    assert encoder.render_pair(user("w1"), *plain) is not None
+
+
 def test_many_are_encoded_as_each_alone():
     encoder = TextEncoder(tokenizer(), TEMPLATE, "pair", "Oracle", "the model")
     asked = [(user("w1"), "w2", "w3 w4"), (user("w5"), "</s>", "w3"), (user("w6"), "", "w7")]

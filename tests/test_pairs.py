@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from nlhf_zoo.cli import main
 from nlhf_zoo.data.pair_rows import Columns
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
+from nlhf_zoo.data.validation import validation_place
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.quiet import quiet
 
@@ -215,6 +216,19 @@ def test_bad_options(tmp_path, name):
     given = {"path": write(tmp_path / "pairs.jsonl", *labels(4)), "batch_size": 2} | options
     with pytest.raises(UserError, match=message):
         PreferencePairs(**given).load()
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ((None, None), None),
+        ((None, "test"), ("one", "test", "easy")),
+        (("one", "test"), ("one", "test", "easy")),
+        (("other", None), ("other", "train", None)),  # whose configurations are its own
+    ],
+)
+def test_where_validation_pairs_are_kept(options, place):
+    assert validation_place("pairs", "one", "train", "easy", *options) == place
 
 
 def test_one_name_for_two_columns():

@@ -53,6 +53,28 @@ def test_accuracy_counts_winners_and_half_a_tie():
     assert functions.mean(values[3:4]).isnan()
 
 
+def test_what_is_not_known_is_left_out():
+    """NaN in either, anywhere, says what is said without that pair."""
+    (p, t), nothing = pairs(), torch.tensor([math.nan]).double()
+    longer = torch.cat([p, nothing, p[:1], nothing]), torch.cat([t, t[:1], nothing, nothing])
+    for cls in (PreferenceAccuracy, PreferenceLogLoss, CalibrationError):
+        found = []
+        for given in ((p, t), longer):
+            metric = cls()
+            metric.update(*given)
+            found.append(metric.compute())
+        assert found[0] == found[1], cls
+    metric = PreferenceAccuracy()
+    metric.update(torch.tensor([math.nan, math.nan, math.nan, 0.9]), torch.ones(4))
+    assert metric.compute() == 1
+    for function in (functions.correct, functions.log_loss, functions.asymmetry, functions.flipped):
+        assert function(*longer)[-3:].isnan().all(), function
+    found = functions.length_correlation(*longer)
+    assert found == functions.length_correlation(p, t)
+    assert not found.isnan()
+    assert functions.agreement(*longer)[-3:].isnan().all()
+
+
 def test_log_loss_is_the_cross_entropy():
     for p, t in [(0.9, 1.0), (0.2, 1.0), (0.45, 0.0), (0.3, 0.9)]:
         expected = -t * math.log(p) - (1 - t) * math.log(1 - p)

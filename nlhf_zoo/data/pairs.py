@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from nlhf_zoo.data.checks import refuse_below_one, refuse_large_step
 from nlhf_zoo.data.pair_rows import (
     EXAMPLE,
     Columns,
@@ -27,6 +28,7 @@ from nlhf_zoo.data.pair_rows import (
 )
 from nlhf_zoo.data.prompts import EndlessBatches
 from nlhf_zoo.data.row_source import RowSource
+from nlhf_zoo.data.validation import NoValidation, validation_place
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
@@ -150,10 +152,7 @@ class PreferencePairs(L.LightningDataModule):
         num_validation: int | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"batch_size": batch_size, "limit": limit, "num_validation": num_validation}
-        for option, number in numbers.items():
-            if number is not None and number < 1:
-                raise UserError(f"data.{option} must be at least 1, but it is {number}")
+        refuse_below_one(batch_size=batch_size, limit=limit, num_validation=num_validation)
         if unusable not in get_args(Unusable):
             raise UserError(f"data.unusable is one of {get_args(Unusable)}, not {unusable!r}")
         self.batch_size = batch_size
@@ -164,20 +163,12 @@ class PreferencePairs(L.LightningDataModule):
         self.num_validation = num_validation
         self.source = RowSource(path, split, name, limit, "pairs", EXAMPLE)
         self.validation_source: RowSource | None = None
-        if validation_path is not None or validation_split is not None:
-            place = path if validation_path is None else validation_path
-            own_name = name if place == path else None
-            self.validation_source = RowSource(
-                place, validation_split or "train", own_name, None, "pairs", EXAMPLE
-            )
-            if (place, self.validation_source.split) == (path, split):
-                raise UserError(
-                    f"the validation pairs are those of training, {path} ({split}): set "
-                    "data.num_validation alone to hold some prompts out"
-                )
+        place = validation_place("pairs", path, split, name, validation_path, validation_split)
+        if place is not None:
+            self.validation_source = RowSource(*place, None, "pairs", EXAMPLE)
         self._loaded: _Loaded | None = None
         self._reported = False
-        self._limit_val_batches: int | float | None = None
+        self._no_validation = NoValidation()
 
     def load(self, world_size: int = 1) -> None:
         """Read and check all pairs, unless this is done.
@@ -191,11 +182,7 @@ class PreferencePairs(L.LightningDataModule):
         if self._loaded is None:
             self._loaded = self._load()
         training, validation = self._loaded.training, self._loaded.validation
-        if self.batch_size * world_size > len(training):
-            raise UserError(
-                f"{world_size} x {self.batch_size} pairs (processes x data.batch_size) make a "
-                f"training step, but there are {len(training)} pairs only to train on"
-            )
+        refuse_large_step("pairs", len(training), self.batch_size, world_size)
         if validation is not None and len(validation) < world_size:
             raise UserError(
                 f"{len(validation)} validation pairs cannot be shared among {world_size} "
@@ -213,15 +200,7 @@ class PreferencePairs(L.LightningDataModule):
         self.load(trainer.world_size)
         assert self._loaded is not None
         if self._loaded.validation is None:
-            if stage != TrainerFn.FITTING:
-                raise UserError(
-                    "there are no validation pairs: set data.validation_path, "
-                    "data.validation_split or data.num_validation"
-                )
-            # Lightning warns of a loader without batches, and takes no other for none.
-            if self._limit_val_batches is None:
-                self._limit_val_batches = trainer.limit_val_batches
-            trainer.limit_val_batches = 0
+            self._no_validation.begin(trainer, stage, "pairs")
         if trainer.is_global_zero and not self._reported:
             for sentence in self._loaded.dropped:
                 print(sentence, file=sys.stderr)
@@ -229,9 +208,7 @@ class PreferencePairs(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Leave the trainer as it was."""
-        if self._limit_val_batches is not None and self.trainer is not None:
-            self.trainer.limit_val_batches = self._limit_val_batches
-            self._limit_val_batches = None
+        self._no_validation.end(self.trainer)
 
     @property
     def training_pairs(self) -> list[PairRow]:

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from nlhf_zoo.data.checks import refuse_below_one
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
@@ -95,8 +96,7 @@ class TablePrompts(L.LightningDataModule):
 
     def __init__(self, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
         super().__init__()
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"data.batch_size must be at least 1, but it is {batch_size}")
+        refuse_below_one(batch_size=batch_size)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed

@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from nlhf_zoo.data.checks import refuse_below_one, refuse_large_step
 from nlhf_zoo.data.encoded_prompts import EncodedPrompts, LengthLimit, TooLong, encode
 from nlhf_zoo.data.prompt_rows import PromptSource
 from nlhf_zoo.data.prompts import EndlessBatches
+from nlhf_zoo.data.validation import NoValidation, validation_place
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
@@ -110,7 +112,7 @@ class TextPrompts(L.LightningDataModule):
         num_validation: int | None = None,
     ) -> None:
         super().__init__()
-        _refuse_below_one(
+        refuse_below_one(
             batch_size=batch_size,
             max_prompt_tokens=max_prompt_tokens,
             limit=limit,
@@ -133,19 +135,12 @@ class TextPrompts(L.LightningDataModule):
         self.num_validation = num_validation
         self.source = PromptSource(path, split, name, column, limit)
         self.validation_source: PromptSource | None = None
-        if validation_path is not None or validation_split is not None:
-            place = path if validation_path is None else validation_path
-            self.validation_source = PromptSource(
-                place, validation_split or "train", name if place == path else None, column
-            )
-            if (place, self.validation_source.split) == (path, split):
-                raise UserError(
-                    f"the validation prompts are those of training, {path} ({split}): set "
-                    "data.num_validation alone to hold some of them out"
-                )
+        place = validation_place("prompts", path, split, name, validation_path, validation_split)
+        if place is not None:
+            self.validation_source = PromptSource(*place, column)
         self._loaded: _Loaded | None = None
         self._reported = False
-        self._limit_val_batches: int | float | None = None
+        self._no_validation = NoValidation()
 
     def load(self, policy: Policy, world_size: int = 1, shown: bool = False) -> None:
         """Read and encode all prompts, unless this is done.
@@ -161,11 +156,7 @@ class TextPrompts(L.LightningDataModule):
         if self._loaded is None or self._loaded.policy is not policy:
             self._loaded = self._load(policy, shown)
         training, validation = self._loaded.training, self._loaded.validation
-        if self.batch_size * world_size > len(training):
-            raise UserError(
-                f"{world_size} x {self.batch_size} prompts (processes x data.batch_size) make a "
-                f"training step, but there are {len(training)} prompts only to train on"
-            )
+        refuse_large_step("prompts", len(training), self.batch_size, world_size)
         if validation is not None and len(validation) % world_size:
             raise UserError(
                 f"{len(validation)} validation prompts cannot be shared evenly among {world_size} "
@@ -184,24 +175,14 @@ class TextPrompts(L.LightningDataModule):
         self.load(policy, trainer.world_size, shown=trainer.is_global_zero)
         assert self._loaded is not None
         if self._loaded.validation is None:
-            if stage != TrainerFn.FITTING:
-                raise UserError(
-                    "there are no validation prompts: set data.validation_path, "
-                    "data.validation_split or data.num_validation"
-                )
-            # Lightning warns of a loader without batches, and takes no other for none.
-            if self._limit_val_batches is None:
-                self._limit_val_batches = trainer.limit_val_batches
-            trainer.limit_val_batches = 0
+            self._no_validation.begin(trainer, stage, "prompts")
         if trainer.is_global_zero and not self._reported:
             self._report(self._loaded)
         self._reported = True
 
     def teardown(self, stage: str) -> None:
         """Leave the trainer as it was."""
-        if self._limit_val_batches is not None and self.trainer is not None:
-            self.trainer.limit_val_batches = self._limit_val_batches
-            self._limit_val_batches = None
+        self._no_validation.end(self.trainer)
 
     def train_dataloader(self) -> DataLoader[Prompts]:
         """The endless stream."""
@@ -329,9 +310,3 @@ class TextPrompts(L.LightningDataModule):
             collate_fn=prompts.batch,
             generator=torch.Generator(),
         )
-
-
-def _refuse_below_one(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UserError(f"data.{name} must be at least 1, but it is {number}")

@@ -29,7 +29,8 @@ class CachedOracle(TextOracle):
 
     def __init__(self, oracle: TextOracle, path: str | Path) -> None:
         super().__init__()
-        _ = oracle.fingerprint  # an oracle without one is refused before it is paid
+        # Once, and first: an oracle without one is refused before it is paid.
+        self._fingerprint = oracle.fingerprint
         self.oracle = oracle
         self.store = AnswerStore(path)
         self.symmetric = oracle.symmetric
@@ -38,8 +39,8 @@ class CachedOracle(TextOracle):
 
     @property
     def fingerprint(self) -> str:
-        """The other oracle's."""
-        return self.oracle.fingerprint
+        """The other oracle's, as it was when this one was made."""
+        return self._fingerprint
 
     def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """The other oracle's, not remembered."""
@@ -52,8 +53,8 @@ class CachedOracle(TextOracle):
             UserError: the file cannot be used.
             OracleStoppedError: the file, or the other oracle, cannot be used any more.
         """
-        oracle = self.oracle.fingerprint
-        names = [question.digest(oracle, not self.symmetric) for question in questions]
+        ordered = not self.symmetric
+        names = [question.digest(self._fingerprint, ordered) for question in questions]
         with self.store.opened() as store:
             known = store.find(names)
             hits = [number for number, name in enumerate(names) if name in known]

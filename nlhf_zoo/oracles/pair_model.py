@@ -12,9 +12,10 @@ from torch import Tensor
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.model_settings import read_settings
 from nlhf_zoo.oracles.orders import Order, in_order
+from nlhf_zoo.oracles.pair_answers import pair_answers
 from nlhf_zoo.oracles.pretrained import CAUSAL, Dtype, load_config, load_network, load_tokenizer
 from nlhf_zoo.oracles.text_encoding import TextEncoder, refuse_template
-from nlhf_zoo.oracles.text_model import TextModel, admitted, logits, refuse_numbers
+from nlhf_zoo.oracles.text_model import TextModel, logits, refuse_numbers
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 
 _NAME = "PairModelOracle"
@@ -121,14 +122,7 @@ class PairModelOracle(TextOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        asked, stopped = admitted(self.count, questions)
-        tokens = self.encoder.encode_pairs(
-            [(question.conversation, question.first, question.second) for question in asked]
-        )
-        for numbers, output in self.model.stream(tokens):
-            yield from zip(numbers, self._preferences(output), strict=True)
-        if stopped is not None:
-            raise stopped
+        return pair_answers(questions, self.count, self.encoder, self.model, self._preferences)
 
     def _preferences(self, output: Tensor) -> list[float]:
         """P(first > second) from a batch's logits [b, 1 or 2]; NaN where these are not finite."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import final
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles.rule_fingerprint import UnseenError, rule_fingerprint
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.texts import shown
 
@@ -46,24 +48,37 @@ class RuleOracle(TextOracle):
         self.check_symmetry = check_symmetry
         self.symmetric = check_symmetry  # one that is not checked may prefer a place
         self._unchecked = _CHECKED if check_symmetry else 0
+        # Now, for its file may be edited while it answers.
+        self._digest, self._unseen = "", ""
+        try:
+            self._digest = rule_fingerprint(function)
+        except UnseenError as error:  # which matters to a cache alone
+            self._unseen = str(error)
 
     @property
     def fingerprint(self) -> str:
-        """Its name and its source: a rule that was rewritten is another rule.
+        """Its name, its source and its options as they were when the oracle was made.
+
+        A rule that was rewritten is another rule; see `rule_fingerprint`.
 
         Raises:
-            UserError: there is no source to be seen.
+            UserError: they cannot be seen.
         """
-        named = self.function if inspect.isroutine(self.function) else type(self.function)
-        try:
-            source = inspect.getsource(named)
-            options = json.dumps(_plain_options(self.function), sort_keys=True)
-        except (OSError, TypeError) as error:
+        if self._unseen:
             raise UserError(
-                f"answers of the rule {self.name} cannot be remembered, for its source or its "
-                "options cannot be read: leave out CachedOracle"
-            ) from error
-        return f"rule {self.name} {options}\n{source}"
+                f"answers of the rule {self.name} cannot be remembered, for {self._unseen}: "
+                "leave out CachedOracle"
+            )
+        return f"rule {self.name} {self._digest}"
+
+    @contextmanager
+    def unchecked(self) -> Iterator[None]:
+        """Ask without the check of symmetry, as a report of the asymmetry does."""
+        kept, self._unchecked = self._unchecked, 0
+        try:
+            yield
+        finally:
+            self._unchecked = kept
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the function.
@@ -109,15 +124,10 @@ class RuleOracle(TextOracle):
 
 
 def _name(function: object) -> str:
+    if isinstance(function, functools.partial):
+        return f"partial({_name(function.func)})"
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
-
-
-def _plain_options(function: object) -> dict[str, object]:
-    """What an instance of a class was made with; a function has nothing."""
-    if inspect.isroutine(function) or not hasattr(function, "__dict__"):
-        return {}
-    return {name: value for name, value in vars(function).items() if not name.startswith("_")}
 
 
 def _refuse_signature(function: Callable[..., object], name: str) -> None:

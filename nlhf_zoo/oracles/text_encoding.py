@@ -41,8 +41,9 @@ class TextEncoder:
 
     In a pair nobody may speak for the other. A field between an opening and its closing tag, as in
     ``<first>{first}</first>``, is quoted: its &, < and > are written as in XML, so that no response
-    ends its quotation. A response that holds a special token of the tokenizer (as the text is
-    written into the template) has no tokens: it would be read as the template's own.
+    ends its quotation. A pair with another number of special tokens of the tokenizer than the same
+    prompt has with plain words has no tokens: a response that holds one, or makes one together with
+    the template around it, would be read as the template's own.
 
     Args:
         tokenizer: of transformers.
@@ -85,6 +86,7 @@ class TextEncoder:
         # A sign such as "!", which some tokenizers pad with, says nothing where it is read.
         self._special = sorted(token for token in special if len(token) > 1)
         self._behind = _num_behind(tokenizer) if begins_answer else 0
+        self._plain: tuple[str, list[int]] | None = None  # special tokens of the last prompt
         if template is None:
             self._refuse_chat_template()
 
@@ -97,7 +99,7 @@ class TextEncoder:
         return self.encode_responses([(conversation, response)])[0]
 
     def encode_pair(self, conversation: Conversation, first: str, second: str) -> Tokens:
-        """Tokens of a prompt with two responses; none where a response holds a special token.
+        """Tokens of a prompt with two responses; none where these make a special token.
 
         Raises:
             UserError: the prompt does not fit the template.
@@ -139,21 +141,29 @@ class TextEncoder:
         return self.template.format(prompt=self._one_message(conversation), response=response)
 
     def render_pair(self, conversation: Conversation, first: str, second: str) -> str | None:
-        """The text of a prompt with two responses; None where one holds a special token.
+        """The text of a prompt with two responses; None where these make a special token.
 
         Raises:
             UserError: the prompt does not fit the template.
         """
-        texts = {"first": first, "second": second}
-        texts |= {name: escape(texts[name]) for name in texts.keys() & self._quoted}
-        if any(token in text for text in texts.values() for token in self._special):
-            return None
         chat = self.template is None
         prompt = _as_text(conversation) if chat else self._one_message(conversation)
-        texts["prompt"] = escape(prompt) if "prompt" in self._quoted else prompt
+        text = self._written(prompt, first, second)
+        if self._plain is None or self._plain[0] != prompt:
+            plain = self._written(prompt, _PROBE["first"], _PROBE["second"])
+            self._plain = prompt, self._num_special(plain)
+        return text if self._num_special(text) == self._plain[1] else None
+
+    def _written(self, prompt: str, first: str, second: str) -> str:
+        texts = {"prompt": prompt, "first": first, "second": second}
+        texts |= {name: escape(texts[name]) for name in self._quoted}
         if self.template is not None:
             return self.template.format(**texts)
         return self._in_chat([{"role": "user", "content": self.message.format(**texts)}])
+
+    def _num_special(self, text: str) -> list[int]:
+        """How often each special token stands in a text."""
+        return [_num_places(text, token) for token in self._special]
 
     def _one_message(self, conversation: Conversation) -> str:
         if len(conversation) > 1:
@@ -253,6 +263,14 @@ def _as_text(conversation: Conversation) -> str:
     if len(conversation) == 1 and conversation[0]["role"] == "user":
         return conversation[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in conversation)
+
+
+def _num_places(text: str, token: str) -> int:
+    """At how many places of a text a token begins; these may overlap."""
+    number, place = 0, text.find(token)
+    while place >= 0:
+        number, place = number + 1, text.find(token, place + 1)
+    return number
 
 
 def _num_behind(tokenizer: Any) -> int:

@@ -20,6 +20,8 @@ from nlhf_zoo.oracles.text_oracle import Question
 # What a network gives for a batch: (network, tokens [b, T], mask [b, T]) -> outputs [b, D]. Texts
 # are padded on the right.
 Read = Callable[[Any, Tensor, Tensor], Tensor]
+# A conversation whose text in a chat template is part of a digest.
+_SAID = [{"role": "user", "content": "zebra"}, {"role": "assistant", "content": "quokka"}]
 
 
 @final
@@ -125,9 +127,7 @@ class TextModel(nn.Module):
         size = self.batch_size
         batches = [readable[start : start + size] for start in range(0, len(readable), size)]
         before: tuple[list[int], Tensor] | None = None
-        for (
-            batch
-        ) in batches:  # a batch is under way on the device while that before it is handed out
+        for batch in batches:  # it is under way on the device while that before is handed out
             output = self._outputs([texts[number] for number in batch])
             if before is not None:
                 yield before[0], self._fetched(before[1])
@@ -264,9 +264,28 @@ def _digest_of_config(config: Any) -> str:
 
 
 def _digest_of_tokenizer(tokenizer: Any) -> str:
-    """What a tokenizer does with a text; of a slow one, its words."""
+    """What a tokenizer does with a text; of a slow one, its words and what it does with one.
+
+    A chat template may write the names of special tokens, which are not among the rules.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-    if backend is not None:  # these follow its last call
-        rules |= {"padding": None, "truncation": None}
-    return json.dumps([rules, tokenizer.chat_template], sort_keys=True)
+    if backend is None:
+        rules = [tokenizer.get_vocab(), tokenizer(_SAID[0]["content"])["input_ids"]]
+    else:  # padding and truncation follow its last call
+        rules = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    chat = [_in_chat(tokenizer, *given) for given in ((_SAID[:1], True), (_SAID, False))]
+    return json.dumps([rules, tokenizer.chat_template, names, chat], sort_keys=True)
+
+
+def _in_chat(tokenizer: Any, said: Sequence[dict[str, str]], begins_answer: bool) -> str | None:
+    """A conversation in the chat template; None where it cannot be written."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(message) for message in said], tokenize=False, add_generation_prompt=begins_answer
+        )
+    except Exception:  # by the template: of any kind; others may be written all the same
+        return None
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -167,27 +168,53 @@ class SmallLanguageModel(ModelSource):
 
     def load(self) -> Loaded:
         """Build both."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        from tokenizers import decoders
+        from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
         letters = LETTERS[: self.num_letters]
-        words = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}))
-        words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        words = letters_tokenizer(letters)
         words.decoder = decoders.Fuse()
-        config = LlamaConfig(
-            vocab_size=len(letters),
-            hidden_size=self.hidden_size,
-            intermediate_size=4 * self.hidden_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=64,
-            initializer_range=0.1,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
+        config = letters_config(len(letters), self.hidden_size, self.layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = LlamaForCausalLM(config)
         return Loaded(model, PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def letters_tokenizer(vocabulary: Sequence[str]) -> Any:
+    """A `tokenizers.Tokenizer` that makes a token of each letter.
+
+    Args:
+        vocabulary: letters, and names of special tokens, by their numbers.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return words
+
+
+def letters_config(num_tokens: int, hidden_size: int, layers: int, pad: int | None = None) -> Any:
+    """A `LlamaConfig`, of a small Llama whose texts no special token begins or ends.
+
+    Args:
+        num_tokens: that its tokenizer has.
+        hidden_size: width.
+        layers: transformer blocks.
+        pad: the padding token, None for none.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=num_tokens,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=pad,
+    )

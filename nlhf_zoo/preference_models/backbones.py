@@ -13,6 +13,7 @@ from nlhf_zoo.data.small_language import LETTERS
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.pretrained import load_config, load_tokenizer, weights_dtype
 from nlhf_zoo.oracles.text_encoding import cause
+from nlhf_zoo.policies.model_source import letters_config, letters_tokenizer
 from nlhf_zoo.preference_models.heads import PreferenceHead
 
 
@@ -134,35 +135,17 @@ class LettersBackbone(Backbone):
 
     def load(self, head: PreferenceHead) -> Classifier:
         """Build both."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import (
-            LlamaConfig,
-            LlamaForSequenceClassification,
-            PreTrainedTokenizerFast,
-        )
+        from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
         vocabulary = [*LETTERS[: self.num_letters], ">", "<pad>"]
-        words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}))
-        words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-        config = LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=self.hidden_size,
-            intermediate_size=4 * self.hidden_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=64,
-            initializer_range=0.1,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=vocabulary.index("<pad>"),
-        )
+        pad = vocabulary.index("<pad>")
+        config = letters_config(len(vocabulary), self.hidden_size, self.layers, pad)
         _name_outputs(config, head)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = LlamaForSequenceClassification(config)
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=words, pad_token="<pad>", model_max_length=64
+            tokenizer_object=letters_tokenizer(vocabulary), pad_token="<pad>", model_max_length=64
         )
         return Classifier(network, tokenizer, "the backbone of letters")
 

@@ -34,12 +34,13 @@ def correct(probability: Tensor, target: Tensor) -> Tensor:
             [...].
 
     Returns:
-        1 where it is, 0 where it is not, 1/2 where the prediction is a tie, NaN where the target is
-        [...].
+        1 where it is, 0 where it is not, 1/2 where the prediction is a tie; NaN where the target is
+        one, or either is NaN [...].
     """
     predicted, won = probability.double() - 0.5, target.double() - 0.5
-    right = 0.5 + 0.5 * predicted.sign() * won.sign()
-    return right.masked_fill(won == 0, torch.nan)
+    right = 0.5 + 0.5 * predicted.sign() * won.sign()  # the sign of NaN is 0
+    unknown = predicted.isnan() | won.isnan()
+    return right.masked_fill(unknown | (won == 0), torch.nan)
 
 
 def log_loss(probability: Tensor, target: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def log_loss(probability: Tensor, target: Tensor) -> Tensor:
         target: label or probability [...].
 
     Returns:
-        loss [...].
+        loss, NaN where either is [...].
     """
     p, t = probability.double(), target.double()
     return -torch.xlogy(t, p) - torch.xlogy(1 - t, 1 - p)
@@ -71,9 +72,12 @@ def calibration_bins(probability: Tensor, target: Tensor, num_bins: int) -> Tens
         num_bins: M.
 
     Returns:
-        number of pairs, sum of confidences, and sum of targets of the predicted winner [3, M].
+        number of pairs, sum of confidences, and sum of targets of the predicted winner [3, M];
+        pairs with a NaN are left out.
     """
     p, t = probability.double().flatten(), target.double().flatten()
+    known = ~(p.isnan() | t.isnan())
+    p, t = p[known], t[known]
     confidence = torch.maximum(p, 1 - p)
     outcome = torch.where(p > 0.5, t, 1 - t)
     outcome = torch.where(p == 0.5, torch.full_like(t, 0.5), outcome)  # both are "the winner"
@@ -160,12 +164,12 @@ def length_correlation(probability: Tensor, difference: Tensor) -> Tensor:
 
     Args:
         probability: P(a > b) [...], NaN for pairs that are left out.
-        difference: length of a minus length of b [...].
+        difference: length of a minus length of b [...], likewise.
 
     Returns:
         correlation []; NaN where either does not vary.
     """
-    known = ~probability.isnan()
+    known = ~(probability.isnan() | difference.isnan())
     p, d = probability[known].double() - 0.5, difference[known].double()
     return (p * d).sum() / (p.square().sum() * d.square().sum()).sqrt()
 

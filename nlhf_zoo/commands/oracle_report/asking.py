@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from nlhf_zoo.commands.oracle_report.samples import ResponseSample
 from nlhf_zoo.errors import OracleStoppedError
-from nlhf_zoo.oracles import PreferenceOracle
+from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.ensemble import EnsembleOracle, weighted_mean
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
@@ -72,6 +73,9 @@ class Answers:
 def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     """Ask about all pairs of responses, and about each in both orders.
 
+    A rule that prefers a place is not refused here, since that is what a report shows; behind a
+    cache it is, which would remember one answer for both orders.
+
     Args:
         oracle: who is asked, one that reads texts.
         samples: responses to each prompt.
@@ -83,7 +87,18 @@ def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
             one, other = sample.responses[first], sample.responses[second]
             questions.append(Question(sample.conversation, one[0], other[0], one[1], other[1]))
             places.append((number, first, second))
-    return _ask(oracle, samples, questions, places)
+    with ExitStack() as stack:
+        for rule in _rules(oracle):
+            stack.enter_context(rule.unchecked())
+        return _ask(oracle, samples, questions, places)
+
+
+def _rules(oracle: PreferenceOracle) -> list[RuleOracle]:
+    """All rules within an oracle but those behind a cache."""
+    parts = list(oracle.modules())
+    caches = [part for part in parts if isinstance(part, CachedOracle)]
+    cached = {id(part) for cache in caches for part in cache.modules()}
+    return [part for part in parts if isinstance(part, RuleOracle) and id(part) not in cached]
 
 
 def _ask(
