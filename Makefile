@@ -36,7 +36,7 @@ demo: .venv/.installed  ## all algorithms on embedded games, three on a small la
 	@$(BIN)/nlhf compare --config $(LANGUAGE)
 	@echo "A toy judge on loopback, and what it is like:"
 	@$(JUDGE) $(BIN)/nlhf oracle --oracle JudgeOracle --oracle.model small --oracle.base_url {url} \
-		--oracle.api_key_env= --responses configs/data/listed_responses.jsonl
+		--oracle.api_key_env null --responses configs/data/listed_responses.jsonl
 	@echo "Its preferences go in a circle; the equilibrium over the responses:"
 	@$(JUDGE) sh -c '$(BIN)/nlhf fit $(LISTED) && $(BIN)/nlhf predict $(LISTED) --ckpt_path last'
 	@echo "The curves in TensorBoard: $(BIN)/tensorboard --logdir runs"

@@ -7,6 +7,7 @@ from inspect import isabstract
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.oracles import PreferenceOracle
+from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.policies import Generator, Policy, Reference
 from nlhf_zoo.realisation import Realisation
 from nlhf_zoo.rollout import Rollout
@@ -32,7 +33,7 @@ def shorten(message: str) -> str:
     lines = [re.sub(rf"^(\s|- )*({_KEY})*", "", line) for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     if missing := re.search(r"Expected a dot import path string: (.*)", message):
-        return f"{option}there is no class {missing[1]!r}{_choices(keys[-1:])}"
+        return f"{option}{_no_class(missing[1], keys[-1:])}"
     if function := re.search(r"a function or a callable class: (.*)\. Got value: (\S+)", message):
         return f"{option}{function[2]} cannot be imported: {function[1]}"
     causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
@@ -48,8 +49,8 @@ def shorten(message: str) -> str:
     return option + " ".join(lines)
 
 
-def _choices(keys: list[str]) -> str:
-    """The classes that stand for a part of the game, by the last key of an option."""
+def _no_class(name: str, keys: list[str]) -> str:
+    """What to take in place of a class that is none, or cannot stand there."""
     base = {
         "algorithm": PolicyOptimizer,
         "inner": PolicyOptimizer,
@@ -61,10 +62,22 @@ def _choices(keys: list[str]) -> str:
         "realisation": Realisation,
         "generator": Generator,
     }.get(keys[0] if keys else "")
+    names = set() if base is None else _names(base)
+    if base is PreferenceOracle and name in names:  # it is one, but the place is for another kind
+        texts = ", ".join(sorted(_names(TextOracle)))
+        return (
+            f"{name} cannot stand there, where an oracle of texts is asked: choose one of {texts}"
+        )
+    choices = f": choose one of {', '.join(sorted(names))}" if names else ""
+    return f"there is no class {name!r}{choices}"
+
+
+def _names(base: type) -> set[str]:
+    """The classes of this package that stand for a part of the game."""
     names: set[str] = set()
-    todo: list[type] = [] if base is None else base.__subclasses__()
+    todo: list[type] = base.__subclasses__()
     for cls in todo:
         todo.extend(cls.__subclasses__())  # the loop goes on over these
         if cls.__module__.startswith("nlhf_zoo.") and not (isabstract(cls) or cls.__subclasses__()):
             names.add(cls.__name__)
-    return f": choose one of {', '.join(sorted(names))}" if names else ""
+    return names

@@ -66,7 +66,18 @@ from nlhf_zoo.resuming import (
 
 
 class GameArgumentParser(LightningArgumentParser):
-    """A parser whose errors are one sentence, not fifty lines of usage."""
+    """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
+
+    jsonargparse 4.53 hands an option of a part of a part on as text, in which null is "None".
+    """
+
+    def parse_args(  # type: ignore[override]  # what else there is goes on as it comes
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:
+        """Parse; the text "None" stands for null."""
+        if args is not None:
+            args = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", one) for one in args]
+        return super().parse_args(args, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong.

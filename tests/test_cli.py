@@ -243,3 +243,29 @@ def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().err.splitlines()[-1]
     assert "this model cannot be trained as it is: the reference" in said
     assert not list(tmp_path.rglob("last.ckpt"))
+
+
+PAIR_MODEL = ("fit", "--config", str(ROOT / "configs/lm/pair_model.yaml"), "--print_config")
+
+
+@pytest.mark.parametrize("option", ["oracle.revision", "oracle.max_tokens", "policy.lora"])
+@pytest.mark.parametrize("form", ["--model.{} null", "--model.{}=null"])
+def test_null_is_null_also_of_a_part_of_a_part(option, form, capsys):
+    """jsonargparse 4.53 hands it on as the text "None"."""
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *form.format(option).split()])
+    assert not end.value.code
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    part, name = option.split(".")
+    assert parsed["model"]["init_args"][part]["init_args"][name] is None
+
+
+def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(capsys):
+    oracle = "--model.oracle CachedOracle --model.oracle.path a.sqlite --model.oracle.oracle "
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle.split(), "BudgetedOracle"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "BudgetedOracle cannot stand there, where an oracle of texts is asked" in said
+    assert "RuleOracle" in said
+    assert "VotesOracle" not in said

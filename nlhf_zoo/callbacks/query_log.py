@@ -46,11 +46,13 @@ class QueryLog(L.Callback):
             seconds = counts.pop("microseconds") / 1e6
             figures |= {f"ledger/{field}": count for field, count in counts.items()}
             figures["ledger/seconds"] = seconds
-        if agreements := [
+        agreements = [
             part.agreement().mean
             for part in pl_module.oracle.modules()
             if isinstance(part, EnsembleOracle)
-        ]:
+        ]
+        # NaN: no two members could be compared
+        if agreements := [agreement for agreement in agreements if not math.isnan(agreement)]:
             figures["oracle/agreement"] = math.fsum(agreements) / len(agreements)
         for logger in trainer.loggers:
             logger.log_metrics(

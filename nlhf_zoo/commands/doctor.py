@@ -28,7 +28,8 @@ Checks what must never go wrong silently, on your own model, prompts and oracle:
 the reference, players differ, padding and batch do not matter, dropout is off, the end of a
 sequence is scored once, the generator draws what is scored, the oracle is symmetric, a resumed run
 is the same run, queries are counted as they are asked. One line each; the exit code is 1 if one
-fails. Nothing is trained or written; the oracle is asked about a few prompts.
+fails. Nothing is trained or written, but a cache keeps what it is told; the oracle is asked about a
+few prompts, within its budget.
 
   --num_prompts N  how many prompts of the training data are looked at (default: 4)
   --no_rehearsal   play no round: the oracle is asked about a few pairs only, but neither resuming

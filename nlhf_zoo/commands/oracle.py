@@ -183,8 +183,8 @@ def _examined(
 ) -> tuple[PreferenceOracle, list[ResponseSample] | None]:
     """The oracle whose probabilities count, and what it is asked about.
 
-    Labels are drawn from the probabilities of another, and a budget changes none; what was listed
-    for a table is put to its judge.
+    Labels are drawn from the probabilities of another, and a budget changes none, though it still
+    holds: nobody pays for more than they allowed. What was listed for a table is put to its judge.
 
     Raises:
         UserError: there are two lists of responses.

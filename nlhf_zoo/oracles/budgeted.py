@@ -178,8 +178,7 @@ class BudgetedOracle(PreferenceOracle):
                     f"the oracle's budget is spent: it was asked {spent['max_queries']:.0f} "
                     f"queries in {spent['max_requests']:.0f} requests, for "
                     f"{spent['max_tokens']:.0f} tokens and {spent['max_seconds']:.1f} seconds, and "
-                    f"another would exceed {name} {limit}: raise BudgetedOracle.{name}, and go on "
-                    "from the checkpoint"
+                    f"another would exceed {name} {limit}: raise BudgetedOracle.{name}"
                 )
 
 

@@ -38,7 +38,8 @@ class OrderSwap(TextOracle):
         if oracle.symmetric:
             raise UserError(
                 f"{type(oracle).__name__} has one answer for both orders of a pair, so OrderSwap "
-                "would only cost a second question: leave it out"
+                "would only cost a second question: leave it out, or set a rule's check_symmetry "
+                "to false"
             )
         self.oracle = oracle
         self.order: Order = order

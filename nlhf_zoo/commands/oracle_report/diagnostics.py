@@ -191,7 +191,7 @@ def _remedy(answers: Answers) -> str:
     if _largest((answers.probability - both).abs()) <= _FLOAT:
         return "its answers average both orders"
     if _largest((answers.probability - answers.forward).abs()) <= _FLOAT:
-        return "ask about both orders, by its option `order` or by OrderSwap"
+        return "ask about both orders: by its option `order`, or of a rule by OrderSwap"
     return "a coin says who is first, and that counts in each answer"
 
 
