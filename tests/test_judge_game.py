@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from judge_server import JudgeServer, cycle
+from judge_server import JudgeServer, cycle, rule
 from test_oracle_stops import judged_game
 from test_resume import RUN, fit, load, part, write
 
 from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.oracles import JudgeOracle
+from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.solvers import solve
 
 ROOT = Path(__file__).parent.parent
@@ -139,3 +144,31 @@ def test_a_budget_within_an_ensemble_can_be_raised(tmp_path: Path):
     write(tmp_path, config)
     run = fit(tmp_path, "--ckpt_path", "last")
     assert run.code == 0, run.err
+
+
+def test_an_outage_is_waited_for_and_makes_no_answer_invalid():
+    """The server is away for longer than its one retry would take, and for less than patience."""
+    said = [{"role": "user", "content": "Which?"}]
+    asked = [Question(said, f"one {number}", f"other {number}") for number in range(40)]
+    with JudgeServer(delay=0.02) as server:
+        judge = JudgeOracle(
+            "small", server.url, None, concurrency=4, retries=1, backoff=0.02, patience=60.0
+        )
+
+        def be_away() -> None:
+            while len(server.entries()) < 20:
+                time.sleep(0.01)
+            server.stop()
+            time.sleep(1.0)
+            server.start(port=server.port)
+
+        outage = threading.Thread(target=be_away)
+        outage.start()
+        answers = dict(judge.answers(asked))
+        outage.join()
+    for number, question in enumerate(asked):
+        first, second = question.first, question.second
+        expected = (rule(first, second) + 1 - rule(second, first)) / 2
+        assert answers[number] == pytest.approx(expected, abs=1e-9)
+    assert judge.ledger["requests"] == 80 + judge.ledger["retries"]
+    assert judge.ledger["retries"] > 4  # more than one for each that was on its way

@@ -52,7 +52,8 @@ class JudgeOracle(TextOracle):
         concurrency: requests on their way at once.
         requests_per_minute: at most, evenly spaced; null for no limit.
         timeout: seconds for a whole request.
-        retries: attempts after the first, where a request failed for a reason that may pass.
+        retries: attempts after the first, where a request failed for a reason that may pass. While
+            there is no connection at all it is tried on, as long as `patience` lasts.
         backoff: seconds before the first retry; doubled for each further one, with jitter. Where
             the server says how long to wait, that long.
         patience: seconds without any answer after which the judge is taken for down, and the run

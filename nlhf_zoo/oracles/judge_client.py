@@ -47,11 +47,13 @@ class Failure:
         said: what went wrong, in the server's words where it had any; without the key.
         status: of HTTP; None where nothing came, or not all of it.
         wait: seconds after which the server wants to be asked again, where it says so.
+        unreachable: whether there was no connection, so that the server has seen nothing of it.
     """
 
     said: str
     status: int | None = None
     wait: float | None = None
+    unreachable: bool = False
 
 
 Outcome = Reply | Failure | BaseException
@@ -291,6 +293,18 @@ def _failure(error: Exception, key: str | None) -> Outcome:
             cause = cause.__cause__
         return Failure(presentable(f"{type(cause).__name__} {cause}", key))
     return error  # a bug, not a fault of the server's
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether a connection was refused, or could not be made, by the causes of an error."""
+    while error is not None:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if kinds & {"ConnectError", "ConnectTimeout", "ClientConnectorError"}:
+            return True
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _words(body: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -26,7 +27,7 @@ class Pace:
     Args:
         concurrency: questions on their way at once, those that wait for another attempt included.
         requests_per_minute: at most, evenly spaced; None for no limit.
-        retries: attempts after the first.
+        retries: attempts after the first, of those that reached the server.
         backoff: seconds before the first of these, doubled for each further one.
         patience: seconds without any answer after which the judge is taken for down.
     """
@@ -97,6 +98,7 @@ class Exchange:
         # One object: a bound method is another one each time, and `cancel` compares.
         self._deliver = lambda number, outcome: self._outcomes.put((number, outcome))
         self._sent: dict[int, int] = {}  # attempts of the questions on their way
+        self._unreached: Counter[int] = Counter()  # attempts that no server has seen
         self._waiting: list[_Waiting] = []
         self._has_fresh = True
         self._stop: UserError | None = None
@@ -206,7 +208,9 @@ class Exchange:
         if read.status is not None and read.status not in PASSING and read.status < 500:
             self._halt(self._refusal(read), abandon=True)
             return None
-        if attempts > self.pace.retries:
+        if read.unreachable:  # an outage is waited for, as long as patience lasts
+            self._unreached[number] += 1
+        if attempts - self._unreached[number] > self.pace.retries:
             return number, None
         if self._stop is None:
             due = time.monotonic() + self._wait(attempts, read.wait)
