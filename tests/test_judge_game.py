@@ -152,7 +152,7 @@ def test_an_outage_is_waited_for_and_makes_no_answer_invalid():
     asked = [Question(said, f"one {number}", f"other {number}") for number in range(40)]
     with JudgeServer(delay=0.02) as server:
         judge = JudgeOracle(
-            "small", server.url, None, concurrency=4, retries=1, backoff=0.02, patience=60.0
+            "small", server.url, None, concurrency=4, retries=3, backoff=0.02, patience=60.0
         )
 
         def be_away() -> None:

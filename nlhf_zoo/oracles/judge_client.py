@@ -288,23 +288,13 @@ def _failure(error: Exception, key: str | None) -> Outcome:
         return Failure(f"status {error.status_code}, {said}", error.status_code, wait)
     # Some exceptions of aiohttp's are passed on as they are.
     if isinstance(error, openai.APIConnectionError | aiohttp.ClientError):
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        return Failure(presentable(f"{type(cause).__name__} {cause}", key))
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
+        said = presentable(f"{type(causes[-1]).__name__} {causes[-1]}", key)
+        refused = (ConnectionRefusedError, aiohttp.ClientConnectorError)
+        return Failure(said, unreachable=any(isinstance(one, refused) for one in causes))
     return error  # a bug, not a fault of the server's
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    """Whether a connection was refused, or could not be made, by the causes of an error."""
-    while error is not None:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if kinds & {"ConnectError", "ConnectTimeout", "ClientConnectorError"}:
-            return True
-        if isinstance(error, ConnectionRefusedError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _words(body: bytes) -> str:
