@@ -19,6 +19,7 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|Subclass types expect"
     r"|a class path \(str\)|a dict with|Expected a path but|Given value type: |Given value: "
 )
+_QUOTES = ': yes, no, on and off are text only in quotes, as in ["yes", "no"]'
 _KINDS = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number"}
 
 
@@ -45,7 +46,9 @@ def shorten(message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if kinds and value:
         expected = " or ".join(_KINDS.get(kind, kind) or literals for kind, literals in kinds)
-        return f"{option}expected {expected}, but got {value[1]!r}"
+        truth = ("str", "") in kinds and value[1] in ("True", "False")
+        quotes = _QUOTES if truth else ""
+        return f"{option}expected {expected}, but got {value[1]!r}{quotes}"
     return option + " ".join(lines)
 
 
@@ -55,6 +58,7 @@ def _no_class(name: str, keys: list[str]) -> str:
         "algorithm": PolicyOptimizer,
         "inner": PolicyOptimizer,
         "oracle": PreferenceOracle,
+        "oracles": PreferenceOracle,
         "policy": Policy,
         "reference": Reference,
         "start": Reference,

@@ -55,7 +55,7 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
     return runs / f"version_{max(versions)}" / "checkpoints" / "last.ckpt"
 
 
-def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
+def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True) -> None:
     """Refuse to go on with a run that another configuration made.
 
     Its budgets may differ, and where a judge is reached.
@@ -63,6 +63,7 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     Args:
         path: the run's config.yaml; without one nothing is refused.
         config: the configuration to go on with.
+        trains: whether it is to be trained on; an evaluation may be of other held-out rows.
 
     Raises:
         UserError: model, data or seed differ.
@@ -74,7 +75,9 @@ def refuse_other_config(path: Path, config: dict[str, Any]) -> None:
     was = dict(flatten({key: saved.get(key) for key in kept}))
     now = dict(flatten({key: config.get(key) for key in kept}))
     for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key) and not _may_differ(key, now):
+        if was.get(key) != now.get(key) and not (
+            _may_differ(key, now) or (not trains and "validation" in key)
+        ):
             raise UserError(
                 f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
                 f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,15 +71,16 @@ from nlhf_zoo.resuming import (
 class GameArgumentParser(LightningArgumentParser):
     """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
 
-    jsonargparse 4.53 hands an option of a part of a part on as text, in which null is "None".
+    jsonargparse 4.53 reads an option of a part of a part as YAML, and hands it on as Python would
+    print it: null as "None", a line break in a list as a backslash and an n.
     """
 
     def parse_args(  # type: ignore[override]  # what else there is goes on as it comes
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
-        """Parse; the text "None" stands for null."""
-        if args is not None:
-            args = [re.sub(r"^(--[\w.]+)=None$", r"\1=null", one) for one in args]
+        """Parse; in a part, what Python has printed is what it was before."""
+        if args is not None and not self.exit_on_error:  # a part's parser
+            args = [re.sub(r"(?s)(?<=^--)([\w.]+)=(.*)", _as_yaml, one) for one in args]
         return super().parse_args(args, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -86,6 +90,22 @@ class GameArgumentParser(LightningArgumentParser):
             UserError: always.
         """
         raise UserError(shorten(message)) from ex
+
+
+def _as_yaml(option: re.Match[str]) -> str:
+    """An option whose value Python has printed, if it has, as YAML has it."""
+    try:
+        with warnings.catch_warnings(action="error"):  # of escapes that Python does not print
+            value = ast.literal_eval(option[2])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return option[0]
+    if not (value is None or isinstance(value, list | dict)):
+        return option[0]
+    try:
+        written = json.dumps(value, ensure_ascii=False)  # which is YAML, with all texts in quotes
+    except (TypeError, ValueError):
+        return option[0]
+    return f"{option[1]}={written}" if json.loads(written) == value else option[0]
 
 
 class SaveGameConfig(SaveConfigCallback):
@@ -175,7 +195,7 @@ class GameCLI(LightningCLI):
             )
         run = checkpoint.absolute().parent.parent
         self._dump_config()
-        refuse_other_config(run / "config.yaml", self.config_dump)
+        refuse_other_config(run / "config.yaml", self.config_dump, self.subcommand == "fit")
         refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
@@ -227,7 +247,16 @@ class GameCLI(LightningCLI):
             refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
-        """Print the probability of each response as CSV, where the responses can be listed."""
+        """Print the probability of each response as CSV, where the responses can be listed.
+
+        Raises:
+            UserError: this is a preference model.
+        """
+        if isinstance(self.model, PreferenceModel):
+            raise UserError(
+                "nlhf predict prints a policy's responses: of a preference model `nlhf validate` "
+                "gives the figures, and `nlhf oracle` the answers"
+            )
         log_probs = self.trainer.predict(**kwargs)
         if not (isinstance(self.model, OnlineGame) and log_probs and self.trainer.is_global_zero):
             return

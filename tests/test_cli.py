@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -258,6 +259,51 @@ def test_null_is_null_also_of_a_part_of_a_part(option, form, capsys):
     parsed = yaml.safe_load(capsys.readouterr().out)
     part, name = option.split(".")
     assert parsed["model"]["init_args"][part]["init_args"][name] is None
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_lists_and_dictionaries_of_a_part_of_a_part_are_what_they_were(depth, capsys):
+    """jsonargparse 4.53 hands them on as Python prints them."""
+    outer = ["--model.oracle", "BudgetedOracle", "--model.oracle.max_queries", "5"]
+    where = "--model.oracle" + ".oracle" * (depth - 1)
+    field = r"""{"stop": null, "end": ["a\nb", "it's", "ä😀", 1.5, {"deep": null}], "on": true}"""
+    given = [*outer[: 4 * (depth - 1)], where, "JudgeOracle", f"{where}.extra_body", field]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *given, f"{where}.api_key_env", "null"])
+    assert not end.value.code
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    for _ in range(depth):
+        found = found["oracle"]["init_args"]
+    assert found["extra_body"] == json.loads(field)
+    assert found["api_key_env"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ('["yes", "no"]', ["yes", "no"]),
+        ("['1', 'null']", ["1", "null"]),
+        (r"['\n', 'b']", [r"\n", "b"]),  # in YAML no line break
+        (r"['\d', 'b']", [r"\d", "b"]),
+    ],
+)
+@pytest.mark.parametrize("form", [("--model.oracle.labels", "{}"), ("--model.oracle.labels={}",)])
+def test_texts_in_quotes_are_texts(labels, text, form, capsys):
+    oracle = ["--model.oracle", "GenerativePairModelOracle"]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle, *(one.format(labels) for one in form)])
+    assert not end.value.code
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["oracle"]["init_args"]
+    assert found["labels"] == text
+
+
+def test_texts_without_quotes_are_told_to_take_some(capsys):
+    oracle = ["--model.oracle", "GenerativePairModelOracle", "--model.oracle.labels"]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle, "[yes,no]"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert 'got \'True\': yes, no, on and off are text only in quotes, as in ["yes", "no"]' in said
 
 
 def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(capsys):

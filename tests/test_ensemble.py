@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from judges import FairJudge, Judge, opinion, prompts, responses
 
+from nlhf_zoo.algorithms import NashMP
+from nlhf_zoo.callbacks import QueryLog
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import (
     BernoulliLabels,
     CachedOracle,
@@ -25,6 +29,7 @@ from nlhf_zoo.oracles import (
 )
 from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.oracles.table import TableOracle
+from nlhf_zoo.policies import TabularPolicy
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.solvers import regularised_nash
 
@@ -209,6 +214,21 @@ def test_agreement_on_texts_is_that_of_the_last_calls():
         oracle(prompts("x"), responses(["l"]), responses(["m"]))
     assert oracle.agreement().share.tolist() == share(judges, [("l", "m")])
     assert copy.deepcopy(oracle).agreement().compared.max() == 20
+
+
+def test_what_cannot_be_compared_is_not_logged():
+    def logged(*oracles):
+        metrics = {}
+        logger = SimpleNamespace(log_metrics=lambda values, step: metrics.update(values))
+        game = OnlineGame(TabularPolicy(), EnsembleOracle([*oracles]), NashMP())
+        QueryLog().on_train_batch_end(SimpleNamespace(loggers=[logger]), game, None, None, 0)
+        return metrics
+
+    ties = MatrixOracle(torch.full((3, 3), 0.5, dtype=torch.float64))
+    assert "oracle/agreement" not in logged(ties, rotated()[0])
+    undecided = EnsembleOracle([ties, rotated()[0]])  # on the first judge's side, everywhere
+    both = logged(undecided, *rotated()[:2])
+    assert both["oracle/agreement"] == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
 
 
 # ---- composition ---------------------------------------------------------------------------------

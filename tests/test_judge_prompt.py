@@ -14,7 +14,7 @@ from judge_server import JudgeServer, completion, responses, rule, steered
 from test_judge_faults import oracle
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.judge_prompt import FOLDER, parsed, read_template
+from nlhf_zoo.oracles.judge_prompt import FOLDER, parsed, quoted, read_template
 from nlhf_zoo.oracles.judge_verdict import (
     NotACompletionError,
     json_verdict,
@@ -165,6 +165,21 @@ def test_a_verdict_of_log_probabilities(letter, top, before, wanted):
     assert math.isnan(logprobs_verdict(read_completion(completion(text, "length", logprobs))))
     longer = completion(text + " is", "stop", logprobs)  # the article, perhaps
     assert math.isnan(logprobs_verdict(read_completion(longer)))
+
+
+def test_tokens_of_one_text_add_up_and_the_same_one_counts_once():
+    """Two tokens that decode to "A": the least probable alone would turn the verdict round."""
+    top = [{"token": "A", "logprob": -0.1, "bytes": [65]}, {"token": "B", "logprob": -3.0}]
+    top += [{"token": "A", "logprob": -6.0, "bytes": [32, 65]}, {"token": "B", "logprob": -3.0}]
+    tokens = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": top}]}
+    said = logprobs_verdict(read_completion(completion("A", "stop", tokens)))
+    mass = math.exp(-0.1) + math.exp(-6)
+    assert said == pytest.approx(mass / (mass + math.exp(-3)))
+
+
+@pytest.mark.parametrize("mark", ["[|endofturn|]", "[|assistant|]", "[INST]", "[ /INST ]", "[SEP]"])
+def test_a_mark_in_brackets_is_broken(mark):
+    assert mark not in quoted(f"ok{mark}")
 
 
 @pytest.mark.parametrize(

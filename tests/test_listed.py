@@ -100,6 +100,21 @@ def test_conversations(write):
     assert judge.asked[0].conversation == said
 
 
+@pytest.mark.parametrize("chat_first", [True, False])
+def test_among_conversations_a_text_is_one_message_of_the_users(write, chat_first):
+    prompts = [CHAT, "x"] if chat_first else ["x", CHAT]
+    judge = FairJudge()
+    oracle = ListedResponses(
+        judge, write(*({"prompt": p, "responses": ["a", "b"]} for p in prompts))
+    )
+    assert oracle.prompts.text == ["x", "x"]
+    assert oracle.table.shape == (2, 2, 2)
+    plain = [{"role": "user", "content": "x"}]
+    said = [[{"role": "system", "content": "be"}, *plain], plain]
+    asked = [one.conversation for one in judge.asked]  # the last question first
+    assert asked == (said[::-1] if chat_first else said)
+
+
 def test_a_pair_without_an_answer_ends_the_run(write):
     oracle = ListedResponses(FairJudge(silent="e"), write(*ROWS))
     with pytest.raises(UserError) as error:
@@ -187,9 +202,9 @@ LINES = {
         "ends with a message of the assistant's, which would be the answer: leave it out",
     ),
     "prompt again": ([GOOD, GOOD], "line 2 of .* has the prompt of line 1 again"),
-    "prompts of two kinds": (
-        [GOOD, '{"prompt": [{"role": "user", "content": "a"}], "responses": ["a", "b"]}'],
-        "line 2 of .* has a list of messages as its prompt, unlike the lines before it",
+    "prompt again, as a message": (
+        [GOOD, '{"prompt": [{"role": "user", "content": "x"}], "responses": ["a", "b"]}'],
+        "line 2 of .* has the prompt of line 1 again",
     ),
     "responses text": (
         ['{"prompt": "x", "responses": "a"}'],

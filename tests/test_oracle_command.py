@@ -257,6 +257,28 @@ def test_what_was_answered_is_told_where_the_oracle_stops(folder, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_null_is_null_of_an_oracle_within_another(folder):
+    """jsonargparse 4.53 hands it on as the text "None"."""
+    inner = ["--oracle.oracle", "BudgetedOracle", "--oracle.oracle.max_queries", "null"]
+    inner += ["--oracle.oracle.max_requests", "1", "--oracle.oracle.oracle", "RuleOracle"]
+    rule = ["--oracle.oracle.oracle.function", "nlhf_zoo.oracles.rules.shorter_wins"]
+    outer = ["oracle", "--oracle", "BudgetedOracle", "--oracle.max_queries", "9"]
+    report = told(*outer, *inner, *rule, "--responses", "samples.jsonl")
+    assert report["figures"]["queries"]["value"] == 9
+
+
+def test_text_and_conversations_stand_in_one_file(folder):
+    with Path("samples.jsonl").open("a") as file:
+        talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
+        file.write(json.dumps({"prompt": talk, "responses": ["a", "bb"]}) + "\n")
+    rule = ["--oracle.function", "nlhf_zoo.oracles.rules.shorter_wins"]
+    report = told(*RULE, *rule, "--responses", "samples.jsonl")
+    shown = [row["prompt"] for row in report["answers"]]
+    assert shown[0] == [{"role": "user", "content": "p"}]
+    assert shown[-1] == talk
+    assert len(shown) == 10
+
+
 def test_a_budget_stops_it(folder, capsys):
     with pytest.raises(SystemExit) as end:
         main(

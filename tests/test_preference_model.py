@@ -619,3 +619,20 @@ def test_backbones_that_are_no_classifiers(tmp_path):
     deeper.num_hidden_layers = 3
     deeper.save_pretrained(tmp_path / "whole")
     assert re.search(r"is no whole model: its file lacks model\.layers\.2", said(whole))
+
+
+def test_a_checkpoint_is_tested_on_other_pairs_but_trained_on_with_its_own(tmp_path):
+    fit(tmp_path, configuration(tmp_path))
+    checkpoint = str(tmp_path / VERSION / "checkpoints/last.ckpt")
+    config = configuration(tmp_path)
+    place = config["data"]["init_args"]
+    other = tmp_path / "other.jsonl"
+    row = {"prompt": "hahaha", "chosen": "fab", "rejected": "abe"}
+    other.write_text(json.dumps(row | {"chosen": "a" * 500}) + "\n" + json.dumps(row) + "\n")
+    place |= {"validation_path": str(other), "num_validation": None}
+    args = ["--config", write(tmp_path, config), "--ckpt_path", checkpoint]
+    out, err = run("test", *args)
+    assert "test/accuracy" in out
+    assert "1 held-out pairs of this process cannot be read" in err
+    assert "validation" in refused("fit", *args)
+    assert "`nlhf oracle` the answers" in refused("predict", *args)

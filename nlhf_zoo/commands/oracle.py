@@ -8,10 +8,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 
 from nlhf_zoo.commands.first_prompts import PromptCollector, silent_trainer
 from nlhf_zoo.commands.oracle_report.options import ReportOptions
@@ -28,7 +27,7 @@ from nlhf_zoo.parser_messages import shorten
 from nlhf_zoo.records import PLAIN, Prompts
 from nlhf_zoo.refusals import refuse_misfits
 from nlhf_zoo.rollout import random_stream
-from nlhf_zoo.trainer_cli import GameCLI, run
+from nlhf_zoo.trainer_cli import GameArgumentParser, GameCLI, run
 
 _HELP = """usage: nlhf oracle --oracle CLASS [--oracle.option ...] [--responses FILE] [options]
        nlhf oracle --config CONFIG [options of nlhf fit] [options]
@@ -146,23 +145,11 @@ def _parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
     return ReportOptions(**vars(known)), rest
 
 
-class _Parser(ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(shorten(message)) from ex
-
-
 def _build(args: list[str]) -> PreferenceOracle:
     """The oracle of ``--oracle``."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
-    parser = _Parser(prog="nlhf oracle")
+    parser = GameArgumentParser(prog="nlhf oracle")
     parser.add_argument("--oracle", type=PreferenceOracle, required=True, enable_path=True)
     parsed = parser.parse_args(args)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlhf_zoo.data.conversations import checked_text, conversation
+from nlhf_zoo.data.conversations import checked_text, conversation, message
 from nlhf_zoo.data.json_lines import kind, line_of, read_lines
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
@@ -22,7 +22,8 @@ class ListedRows:
 
     Args:
         prompts: C texts; of a conversation, its last message.
-        conversations: C conversations, None for prompts that are plain text.
+        conversations: C conversations, None where all prompts are plain text; among conversations,
+            a text is one message of the user's.
         responses: C lists of texts, two or more and all different.
         names: names of the responses, C lists; the responses themselves where a line has none.
     """
@@ -52,12 +53,7 @@ def read_listed(path: str | Path) -> ListedRows:
             if key not in values:
                 raise UserError(f"{where} has no {key}: write objects such as {_EXAMPLE}")
         cell = _prompt(values["prompt"], where)
-        if cells and isinstance(cell, str) != isinstance(cells[0], str):
-            raise UserError(
-                f"{where} has {kind(values['prompt'])} as its prompt, unlike the lines before it: "
-                "let all prompts be text, or all conversations"
-            )
-        if (before := lines.setdefault(json.dumps(cell), row)) != row:
+        if (before := lines.setdefault(json.dumps(_talk(cell)), row)) != row:
             raise UserError(
                 f"{where} has the prompt of line {before + 1} again: list all responses to a "
                 "prompt in one line"
@@ -70,8 +66,8 @@ def read_listed(path: str | Path) -> ListedRows:
     if not cells:
         raise UserError(f"{path} has no lines: there is no prompt to play")
     prompts = [cell if isinstance(cell, str) else cell[-1]["content"] for cell in cells]
-    talk = [cell for cell in cells if not isinstance(cell, str)]
-    return ListedRows(prompts, talk or None, responses, names)
+    plain = all(isinstance(cell, str) for cell in cells)
+    return ListedRows(prompts, None if plain else [*map(_talk, cells)], responses, names)
 
 
 def _prompt(cell: object, where: str) -> str | Conversation:
@@ -80,6 +76,10 @@ def _prompt(cell: object, where: str) -> str | Conversation:
     if isinstance(cell, list):
         return conversation(cell, where)
     raise UserError(f"{where} has neither text nor a list of messages as prompt, but {kind(cell)}")
+
+
+def _talk(cell: str | Conversation) -> Conversation:
+    return [message("user", cell)] if isinstance(cell, str) else cell
 
 
 def _names(values: Mapping[str, Any], responses: list[str], where: str) -> list[str]:

@@ -224,6 +224,11 @@ def _refuse_pace(
     }.items():
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"the judge's {name} must be a number above 0, but it is {value}")
+    if requests_per_minute is not None and 60 / requests_per_minute >= patience:
+        raise UserError(
+            f"the judge's patience of {patience:g} s would end before the next of "
+            f"{requests_per_minute:g} requests_per_minute: raise it"
+        )
     if not timeout <= patience < math.inf:
         raise UserError(
             f"the judge's patience must be at least its timeout, {timeout:g} s, "

@@ -20,6 +20,7 @@ from nlhf_zoo.oracles.judge_endpoint import Endpoint, presentable
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+_STARTING = threading.Lock()
 _CLOSING = 5.0  # seconds that open connections have to end
 
 # Of one question: the same request would be refused again.
@@ -92,12 +93,13 @@ class JudgeClient:
         Raises:
             UserError: the key is not there.
         """
-        if self._running is not None and self._running.pid == os.getpid():
-            return
-        if self._running is not None:
-            self._running.close()
-        self._running = _Running(self.endpoint)
-        weakref.finalize(self, self._running.close)
+        with _STARTING:  # several threads may have the first question
+            if self._running is not None and self._running.pid == os.getpid():
+                return
+            if self._running is not None:
+                self._running.close()
+            self._running = _Running(self.endpoint)
+            weakref.finalize(self, self._running.close)
 
     def send(self, requests: Iterable[tuple[int, Mapping[str, Any]]], deliver: Deliver) -> None:
         """Send requests; the outcome of each is delivered from the thread of the event loop.
@@ -236,6 +238,9 @@ class _Running:
             "/chat/completions", cast_to=bytes, body=body, options=self.options
         )
 
+
+# The lock may be held in the parent when it forks.
+os.register_at_fork(after_in_child=lambda: globals().update(_STARTING=threading.Lock()))
 
 # In a forked process: the parent's event loop, whose files the two share. Closing it here, as the
 # collector would, would take the parent's connections out of the parent's own loop.

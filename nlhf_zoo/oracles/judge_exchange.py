@@ -252,7 +252,7 @@ class Exchange:
         """Seconds before the next attempt: exponential with jitter, or what the server wants."""
         longest = min(_LONGEST_BACKOFF, self.pace.backoff * 2.0 ** min(attempts - 1, 30))
         backoff = longest * _JITTER.uniform(0.5, 1)
-        return max(backoff, min(wanted or 0.0, self.pace.patience))
+        return max(backoff, min(wanted or 0.0, self.pace.patience / 2))  # before it ends
 
     def _count_tokens(self, completion: Completion) -> None:
         try:

@@ -18,10 +18,10 @@ PREFIX = "| "  # of each quoted line
 
 # What any reader may take for the end of a line: the characters of str.splitlines.
 _LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-# Marks of some models' chat templates, such as [INST]; those of others begin with "<".
-_MARK = re.compile(r"\[(?=\s*/?\s*\w+\s*\])")
-# What normal form KC, which some tokenizers apply, makes a "<" or a "[".
-_LIKE = {ord(one): f"&#{ord(one)};" for one in "\uff1c\ufe64\uff3b\ufe47"}
+# Marks of some models' chat templates, such as [INST] or [|user|]; those of others begin with "<".
+_MARK = re.compile(r"\[")
+# What a normal form, which some tokenizers apply, makes a "<" or a "[".
+_LIKE = {ord(one): f"&#{ord(one)};" for one in "\uff1c\ufe64\uff3b\ufe47\u226e"}
 
 
 def quoted(text: str, tag: str = "response") -> str:

@@ -153,7 +153,9 @@ def _masses(tokens: Sequence[Any], label: str) -> tuple[dict[str, float], float]
     """Probabilities of A and B at the first token that is the label, and of the least listed."""
     top = next(token["top_logprobs"] for token in tokens if token["token"].strip() == label)
     mass, least = {"A": 0.0, "B": 0.0}, 1.0
-    for name, log_prob in {one["token"]: one["logprob"] for one in top}.items():
+    # Different tokens may have one text; the very same one may be listed twice.
+    listed = {(one["token"], one["logprob"], str(one.get("bytes"))) for one in top}
+    for name, log_prob, _ in listed:
         probability = math.exp(log_prob)
         least = min(least, probability)
         if (letter := name.strip()) in mass:

@@ -33,9 +33,10 @@ class ListedResponses(PreferenceOracle):
 
     Args:
         oracle: who judges.
-        path: a .jsonl file of one object a line: "prompt" (text, or a list of messages with role
-            and content), "responses" (two or more different texts) and, optionally, "names" of
-            these for reports. Prompts may have different numbers of responses.
+        path: a .jsonl file of one object a line: "prompt" (text, which is one message of the
+            user's, or a list of messages with role and content), "responses" (two or more different
+            texts) and, optionally, "names" of these for reports. Prompts may have different numbers
+            of responses.
         dtype: precision of the answers.
 
     Raises:

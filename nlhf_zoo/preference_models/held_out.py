@@ -40,6 +40,7 @@ class HeldOut(nn.Module):
         self.cycles = CyclicTriples()
         self._shown: list[Shown] = []
         self._labels: list[Tensor] = []
+        self.unread = 0  # pairs of the last figures that could not be read
 
     def begin(self) -> None:
         """Forget what was seen before."""
@@ -76,6 +77,7 @@ class HeldOut(nn.Module):
         forward, backward = answers[:num], answers[num : 2 * num]
         label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
         told = ~(forward + backward).isnan()
+        self.unread = num - int(told.sum())
         forward, backward, label = forward[told], backward[told], label[told]
         probability = (forward + 1 - backward) / 2
         for metric in (self.accuracy, self.ece, self.log_loss):

@@ -196,6 +196,11 @@ class PreferenceModel(L.LightningModule):
 
     def _log_figures(self, area: str) -> None:
         figures = self.held_out.figures(self.reader.preferences, self.device)
+        if self.held_out.unread:
+            self._say_once(
+                f"{self.held_out.unread} held-out pairs of this process cannot be read, or have an "
+                f"output that is not finite: the {area} figures are without them"
+            )
         if figures["cyclic_triples"].isnan():
             del figures["cyclic_triples"]
             self._say_once(
