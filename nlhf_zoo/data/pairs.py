@@ -251,7 +251,6 @@ class PreferencePairs(L.LightningDataModule):
         return _Loader(share, batch_size=self.batch_size)
 
     test_dataloader = val_dataloader
-    predict_dataloader = val_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers: which pairs are trained on."""

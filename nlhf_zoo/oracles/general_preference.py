@@ -103,15 +103,12 @@ class GeneralPreferenceModelOracle(TextOracle):
             name,
             where,
         )
-        self._fingerprint: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """Weights, tokenizer, template and numbers; where the folder lies does not matter."""
-        if self._fingerprint is None:  # frozen: once is enough
-            options = [self.encoder.template, self.model.max_tokens, self.temperature]
-            self._fingerprint = f"general {self.model.digest()} {json.dumps(options)}"
-        return self._fingerprint
+        options = [self.encoder.template, self.model.max_tokens, self.temperature]
+        return f"general {self.model.digest()} {json.dumps(options)}"
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Embed each text once, and compare the embeddings.

@@ -18,10 +18,9 @@ PREFIX = "| "  # of each quoted line
 
 # What any reader may take for the end of a line: the characters of str.splitlines.
 _LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-# Marks of some models' chat templates, such as [INST] or [|user|]; those of others begin with "<".
-_MARK = re.compile(r"\[")
-# What a normal form, which some tokenizers apply, makes a "<" or a "[".
-_LIKE = {ord(one): f"&#{ord(one)};" for one in "\uff1c\ufe64\uff3b\ufe47\u226e"}
+# What else is written as in HTML: "[", with which marks of some models' chat templates begin, such
+# as [INST] or [|user|], and what a normal form, which some tokenizers apply, makes a "<" or a "[".
+_ESCAPED = {ord(one): f"&#{ord(one)};" for one in "[\uff1c\ufe64\uff3b\ufe47\u226e"}
 
 
 def quoted(text: str, tag: str = "response") -> str:
@@ -55,7 +54,7 @@ def quoted_conversation(conversation: Conversation) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARK.sub("&#91;", html.escape(text, quote=False)).translate(_LIKE)
+    return html.escape(text, quote=False).translate(_ESCAPED)
 
 
 @dataclass(frozen=True, slots=True)

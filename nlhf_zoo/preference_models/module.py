@@ -189,11 +189,6 @@ class PreferenceModel(L.LightningModule):
         """As ``on_validation_epoch_end``."""
         self._log_figures("test")
 
-    def predict_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
-        """As ``forward``."""
-        preferences: Tensor = self(pairs)
-        return preferences
-
     def _log_figures(self, area: str) -> None:
         figures = self.held_out.figures(self.reader.preferences, self.device)
         if self.held_out.unread:
