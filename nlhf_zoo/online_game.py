@@ -176,7 +176,7 @@ class OnlineGame(L.LightningModule):
             lambda: self._micro_batches(
                 prompts,
                 lambda part: self.rollout.play(step, self.policy, part, stream),
-                partial(self._judge, step),
+                partial(self.judge, step),
                 self.phases,
             )
         )
@@ -190,14 +190,18 @@ class OnlineGame(L.LightningModule):
         responses: Responses,
         opponents: Sequence[Responses],
     ) -> Verdict:
-        """Ask the oracle for the payoff of each response, and count the queries.
+        """Ask the oracle for the payoff of each response of a micro-batch.
 
-        Raises:
-            OracleStoppedError: the oracle cannot be asked any more, or answers too little.
+        `play_and_judge` calls this for each part, and counts what was asked; where judging
+        overlaps, in a thread of its own.
+
+        Args:
+            step: the proximal step.
+            prompts: B prompts of the part.
+            responses: K scored responses a prompt.
+            opponents: responses of each opponent of the step; in self-play, the scored ones.
         """
-        verdict = self._unless_stopped(lambda: self._judge(step, prompts, responses, opponents))
-        self._account(prompts, responses, opponents, verdict)
-        return verdict
+        return self._judge(step, prompts, responses, opponents)
 
     def improve(
         self, step: ProximalStep, prompts: Prompts, responses: Responses, verdict: Verdict

@@ -26,7 +26,7 @@ from nlhf_zoo.callbacks import Budget, ReferenceFingerprint
 from nlhf_zoo.cli import main
 from nlhf_zoo.data.prompts import EndlessBatches
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.health import Check, examine, refuse_unhealthy, untouched
+from nlhf_zoo.health import Check, examine, refuse_unhealthy, scatter, untouched
 from nlhf_zoo.health.rehearsal import rehearse
 from nlhf_zoo.judging import Judge
 from nlhf_zoo.online_game import OnlineGame
@@ -545,7 +545,7 @@ def test_tables_are_not_looked_at():
 
 
 class Move(L.Callback):
-    """Moves the base model's weights after some rounds, by the least that there is."""
+    """Moves one weight of the base model after some rounds, by the least that there is."""
 
     def __init__(self, after):
         self.after = after
@@ -556,7 +556,7 @@ class Move(L.Callback):
             weight = (
                 pl_module.policy._players.language_model("policy").get_output_embeddings().weight
             )
-            weight.copy_(torch.nextafter(weight, torch.full_like(weight, 9.0)))
+            weight[-1, -1] = torch.nextafter(weight[-1, -1], torch.tensor(9.0))
 
 
 def fit(game, callbacks, steps, ckpt_path=None):
@@ -585,9 +585,21 @@ def test_a_reference_that_stays_is_left_in_peace(folders, tmp_path):
 )
 def test_a_reference_that_moves_ends_the_run(folders, every, after, steps, seen):
     game = game_of(folders["llama"])
-    with pytest.raises(DivergenceError, match="the reference has moved since training began"):
+    sentence = r"moved since training began: 1 of its weights .*, \S+\.weight among them"
+    with pytest.raises(DivergenceError, match=sentence):
         fit(game, [ReferenceFingerprint(every), Move(after)], steps)
     assert game.progress.round == seen
+
+
+def test_a_reference_that_another_player_plays_ends_the_run(folders, monkeypatch):
+    """No weight moves: the log-probabilities tell."""
+    game = game_of(folders["llama"])
+    scatter(game.policy)
+    plant = L.pytorch.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_: the_adapted_model_as_reference(game, monkeypatch)
+    )
+    with pytest.raises(DivergenceError, match="moved since training began: the log-probability"):
+        fit(game, [ReferenceFingerprint(2), plant], 2)
 
 
 def test_another_reference_after_a_resume_is_refused(folders, tmp_path):

@@ -19,6 +19,7 @@ from zoo import (
     all_prompts,
     engine,
     fit,
+    judge,
     normal_logits,
     scatter_players,
     small_games,
@@ -108,7 +109,7 @@ def double_backward(
         responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
         optimizer.zero_grad()
         game.improve(
-            step, prompts, responses, game.judge(step, prompts, responses, opponents)
+            step, prompts, responses, judge(game, step, prompts, responses, opponents)
         ).backward()
         optimizer.step()
         if scheduler is not None:
@@ -439,7 +440,7 @@ def gradient_on(algorithm, scored, opponents, **silence):
     )
     scatter_players(game)
     scored = replace(scored, version=game.policy.stamp(game.step.sampler))
-    verdict = game.judge(game.step, all_prompts(game), scored, opponents)
+    verdict = judge(game, game.step, all_prompts(game), scored, opponents)
     loss = game.improve(game.step, all_prompts(game), scored, verdict)
     return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
 
@@ -451,7 +452,7 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
     game.allow_stale = allowed
     prompts, step = all_prompts(game), game.step
     drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
-    verdict = game.judge(step, prompts, drawn, opponents)
+    verdict = judge(game, step, prompts, drawn, opponents)
     assert game.improve(step, prompts, drawn, verdict).isfinite()  # fresh
     game._versions["policy"] = game._new_version()  # as after a gradient step
     if allowed:

@@ -21,6 +21,7 @@ from zoo import (
     TensorReference,
     all_prompts,
     fits,
+    judge,
     normal_logits,
     scatter_players,
 )
@@ -68,7 +69,7 @@ def gradients(game, step, responses, opponents, change=lambda verdict: verdict):
     """The gradient of each copy's own loss [copies, N], of those that could be judged."""
     prompts = all_prompts(game)
     unjudged = game.progress.unjudged
-    verdict = change(game.judge(step, prompts, responses, opponents))
+    verdict = change(judge(game, step, prompts, responses, opponents))
     loss = game.improve(step, prompts, responses, verdict)
     logits = game.policy.networks["policy"].logits
     judged = verdict.valid.any(-1)

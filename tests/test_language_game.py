@@ -14,7 +14,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from zoo import ROWS, Row, fit
+from zoo import ROWS, Row, fit, judge
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
@@ -402,7 +402,7 @@ def gradients(game, number, copies, seed=0):
     game.algorithm.loss = lambda step, batch: seen.append(batch) or loss_of(step, batch)
     stream = random_stream(seed, number, 0, torch.device("cpu"))
     responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
-    verdict = game.judge(step, prompts, responses, opponents)
+    verdict = judge(game, step, prompts, responses, opponents)
     loss = game.improve(step, prompts, responses, verdict)
     by_response, *of_adapters = torch.autograd.grad(loss, [seen[0].log_prob, *trained(game.policy)])
     words = torch.arange(9)[None] if responses.enumerated else game.oracle.actions(responses)

@@ -22,10 +22,12 @@ from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.closed_form import ClosedFormRounds
 from nlhf_zoo.data import games
 from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.judging import Verdict
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.policies import Reference
 from nlhf_zoo.records import Batch, Comparison, Decoding, Prompts, ProximalStep, Responses
+from nlhf_zoo.rollout import Rollout
 
 BETA = 0.1
 
@@ -192,6 +194,38 @@ class Spy(PreferenceOracle):
 def all_prompts(game: OnlineGame) -> Prompts:
     """The prompts of a table."""
     return Prompts(torch.arange(len(game.oracle.support)))
+
+
+class Given(Rollout):
+    """Responses that are given, in place of another rollout's."""
+
+    def __init__(
+        self, rollout: Rollout, responses: Responses, opponents: Sequence[Responses]
+    ) -> None:
+        self.enumerated = rollout.enumerated
+        self.num_responses, self.num_opponents = rollout.num_responses, rollout.num_opponents
+        self.given = responses, [*opponents]
+
+    def responses(self, *_: Any) -> Responses:
+        return self.given[0]
+
+    def play(self, *_: Any) -> tuple[Responses, list[Responses]]:
+        return self.given
+
+
+def judge(
+    game: OnlineGame,
+    step: ProximalStep,
+    prompts: Prompts,
+    responses: Responses,
+    opponents: Sequence[Responses],
+) -> Verdict:
+    """What the oracle says of given responses, through the door that the loop takes."""
+    rollout, game.rollout = game.rollout, Given(game.rollout, responses, opponents)
+    try:
+        return game.play_and_judge(step, prompts)[1]
+    finally:
+        game.rollout = rollout
 
 
 def scatter_players(game: OnlineGame, scale: float = 0.7) -> None:

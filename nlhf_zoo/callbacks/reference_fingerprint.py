@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.health import Probe, gap, random_tokens, rounding
+from nlhf_zoo.health.checksum import checksum
 from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.policies.causal_lm import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
@@ -19,11 +20,13 @@ _RESUMED = 1e-3  # a response: another machine, or other kernels, round otherwis
 
 
 class ReferenceFingerprint(L.Callback):
-    """Compare the reference's log-probabilities with those at the start, bit for bit.
+    """Compare the reference's weights and log-probabilities with those at the start.
 
-    Of the first prompts and of responses of random tokens; in the process that began the run they
-    must be equal, after a resume to 1e-3 (for a model of lower precision, to its rounding). Only
-    a language model's reference is watched: a table's is never computed.
+    Within a process no bit of either may change: a checksum of each weight sees what is too small
+    for a log-probability, and a log-probability what is no weight. After a resume the
+    log-probabilities must be those that the run began with, to 1e-3 (for a model of lower
+    precision, to its rounding). They are of the first prompts and of responses of random tokens.
+    Only a language model's reference is watched: a table's is never computed.
 
     Args:
         every: rounds between two looks; there is one at the end too.
@@ -36,6 +39,7 @@ class ReferenceFingerprint(L.Callback):
         self._probe: Probe | None = None
         self._stored: Tensor | None = None  # by the run's first process
         self._here: Tensor | None = None  # by this one
+        self._checksums: dict[str, int] = {}  # of the reference's weights
         self._looked = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,6 +66,7 @@ class ReferenceFingerprint(L.Callback):
             self._probe = random_tokens(policy, few, num=1)
         self._probe = _to(self._probe, policy.device)
         self._here = self._log_prob(pl_module)
+        self._checksums = _checksums(policy)
         self._looked = pl_module.progress.round
         if self._stored is None:
             self._stored = self._here.cpu()
@@ -120,16 +125,33 @@ class ReferenceFingerprint(L.Callback):
             return
         self._looked = game.progress.round
         policy = game.policy
+        assert isinstance(policy, CausalLMPolicy)
+        self._refuse_other_weights(policy)
         # A graph that is compiled again for another shape may round otherwise.
-        compiled = isinstance(policy, CausalLMPolicy) and policy.compile_body
         assert self._probe is not None
-        limit = rounding(policy) * self._probe.responses.tokens.shape[-1] if compiled else 0.0
+        length = self._probe.responses.tokens.shape[-1]
+        limit = rounding(policy) * length if policy.compile_body else 0.0
         self._refuse(gap(self._log_prob(game), self._here), limit, "since training began")
 
     @torch.no_grad()
     def _log_prob(self, game: OnlineGame) -> Tensor:
         assert self._probe is not None
         return game.policy.log_prob({"reference": 1.0}, self._probe.prompts, self._probe.responses)
+
+    def _refuse_other_weights(self, policy: CausalLMPolicy) -> None:
+        """Refuse to train towards a reference whose weights moved, by however little.
+
+        Raises:
+            DivergenceError: a weight is another one than when training began.
+        """
+        now = _checksums(policy)
+        moved = [name for name, number in self._checksums.items() if now.get(name) != number]
+        if moved:
+            raise DivergenceError(
+                f"the reference has moved since training began: {len(moved)} of its weights are "
+                f"not what they were, {moved[0]} among them; what the policy is regularised to "
+                "must stay, so see to it that nothing writes to the base model"
+            )
 
     @staticmethod
     def _refuse(moved: float, limit: float, since: str) -> None:
@@ -144,6 +166,10 @@ class ReferenceFingerprint(L.Callback):
                 f"{moved:.3g}, where {limit:.3g} is allowed; what the policy is regularised to "
                 "must stay, so see to it that nothing writes to the base model"
             )
+
+
+def _checksums(policy: CausalLMPolicy) -> dict[str, int]:
+    return {name: checksum(weight) for name, weight in policy.reference_weights().items()}
 
 
 def _to(probe: Probe, device: torch.device) -> Probe:

@@ -196,7 +196,9 @@ def _resumes(played: _Played, resumed: dict[str, Tensor]) -> Check:
 def _counts(game: OnlineGame, played: _Played, whole_round: bool) -> list[Check]:
     name = "queries are counted as they are asked"
     declared_name = "queries of a round are as declared"
-    advice = "budgets and comparisons would be of something else: count in OnlineGame.judge"
+    advice = (
+        "budgets and comparisons would be of something else: count in OnlineGame.play_and_judge"
+    )
     if played.asked is None:
         counted = skipped(name, "the closed form reads the table")
     else:

@@ -203,6 +203,10 @@ class CausalLMPolicy(Policy):
         """The players' own parameters; the base model is loaded again from where it came."""
         return {f"_players.{name}" for name in self._players.kept_names()}
 
+    def reference_weights(self) -> dict[str, Tensor]:
+        """All tensors that the reference is computed from, by name; it never moves."""
+        return self._players.reference_weights()
+
     def export(self, folder: Path, player: str = "policy", merged: bool = False) -> None:
         """Write a player with its tokenizer and chat template: an adapter, or a whole model.
 

@@ -97,6 +97,10 @@ class Players(nn.Module, ABC):
             else:
                 old.lerp_(moved[name], weight)
 
+    @abstractmethod
+    def reference_weights(self) -> dict[str, Tensor]:
+        """All tensors that the reference is computed from, by name; those of no other player."""
+
     def kept_names(self) -> set[str]:
         """Names of the parameters that no model folder holds: what a checkpoint must."""
         own = {id(p) for name in self.names for p in self._own(name).values()}
@@ -262,6 +266,12 @@ class AdapterPlayers(Players):
                 found[f"{before}{lora}{kind}{rest.removeprefix(player)}"] = parameter
         return found
 
+    def reference_weights(self) -> dict[str, Tensor]:
+        """The base model, and the reference's own adapter where it has one."""
+        others = [p for p in self._names if p != "reference"]
+        own = {id(p) for player in others for p in self.parameters_of(player).values()}
+        return {name: t for name, t in _lasting_tensors(self._model) if id(t) not in own}
+
     @property
     def peft_model(self) -> Any:
         """The PEFT model, for export."""
@@ -318,6 +328,17 @@ class CopiedPlayers(Players):
         if player not in self._models:
             raise ValueError(f"there is no player {player!r}")
         return dict(self._models[player].named_parameters())
+
+    def reference_weights(self) -> dict[str, Tensor]:
+        """The reference's module."""
+        return dict(_lasting_tensors(self._models["reference"]))
+
+
+def _lasting_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and the buffers that a checkpoint would hold: others may follow the inputs."""
+    yield from module.named_parameters()
+    lasting = module.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in module.named_buffers() if name in lasting)
 
 
 def _is_transposed(model: nn.Module) -> bool:
