@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from nlhf_zoo.oracles.judge import JudgeOracle
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -40,16 +40,16 @@ from nlhf_zoo.algorithms import NashMD, OnlineDPO
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.callbacks.query_log import QueryLog
 from nlhf_zoo.callbacks.time_log import TimeLog
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.phases import PHASES
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.phases import PHASES
 from nlhf_zoo.policies import CausalLMPolicy, LoRA
-from nlhf_zoo.policies.generation import TransformersGenerator
-from nlhf_zoo.policies.model_source import Loaded, ModelSource
-from nlhf_zoo.quiet import quiet
-from nlhf_zoo.realisation import GradientSteps
+from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+from nlhf_zoo.policies.language_model.sources import Loaded, ModelSource
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
-from nlhf_zoo.rollout import Sample
 
 TEN_MILLION = {
     "model_type": "llama",

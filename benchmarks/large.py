@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from nlhf_zoo.algorithms import NashMP
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.data.games import sine_game
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.data.tables.games import sine_game
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tabular" / "million.yaml"
 _MEMORY = """

@@ -21,13 +21,13 @@ import torch
 
 from benchmarks.language import TEN_MILLION, RandomModel
 from nlhf_zoo.algorithms import NashMP
-from nlhf_zoo.micro_batches import MicroBatches
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.micro_batches import MicroBatches
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA
-from nlhf_zoo.realisation import GradientSteps
 from nlhf_zoo.records import Prompts
-from nlhf_zoo.rollout import Sample
 
 PROMPTS, WORDS, NEW_TOKENS = 8, 32, 32
 

@@ -22,7 +22,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 
 CONFIG = Path(__file__).parent.parent / "configs" / "tabular" / "egpo.yaml"
 BETA = 0.1

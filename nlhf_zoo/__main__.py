@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -18,3 +18,16 @@ class OracleStoppedError(UserError):
 
     What was asked so far is kept: a run ends with a checkpoint, from which it can go on.
     """
+
+
+_SHOWN = 60  # characters of a text in a message
+
+
+def shown(text: str) -> str:
+    """A text as a message quotes it, its end left out where it is long."""
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+
+
+def cause(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")

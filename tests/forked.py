@@ -17,8 +17,8 @@ from pathlib import Path
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "nlhf_zoo.trainer_cli",
-        "nlhf_zoo.commands",
+        "nlhf_zoo.cli.trainer",
+        "nlhf_zoo.cli",
         "tensorboard",
         "peft",
         "transformers.models.llama",
@@ -77,7 +77,7 @@ def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None
     import torch
     from tqdm import tqdm
 
-    from nlhf_zoo.cli import main
+    from nlhf_zoo.cli.main import main
 
     tqdm.set_lock(
         threading.RLock()

@@ -25,7 +25,7 @@ from tiny_models import (
     tiny_prompts,
 )
 
-from nlhf_zoo.data import small_language
+from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import SmallLanguage
 from nlhf_zoo.policies import LoRA, SmallLanguageModel

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "preference_model"

@@ -24,9 +24,9 @@ from judges import FairJudge, Judge, opinion, prompts, questions, responses
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import CachedOracle, RuleOracle
-from nlhf_zoo.oracles.answer_store import AnswerStore, Remembered
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
+from nlhf_zoo.oracles.wrappers.answer_store import AnswerStore, Remembered
 
 RECORD = struct.Struct("<id")  # number of a question, and its answer
 

@@ -47,8 +47,8 @@ from nlhf_zoo.policies import (
     LoRA,
     Pretrained,
 )
-from nlhf_zoo.policies.players import mix
-from nlhf_zoo.policies.token_log_prob import token_log_prob
+from nlhf_zoo.policies.language_model.players import mix
+from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
 from nlhf_zoo.records import PLAIN, Prompts, Responses
 
 # ---- players ----

@@ -20,8 +20,8 @@ from test_resume import RUN, configuration, fit, load, part, write
 
 from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli import main
-from nlhf_zoo.policies.players import AdapterPlayers
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.policies.language_model.players import AdapterPlayers
 
 ROOT = Path(__file__).parent.parent
 GAME = configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
@@ -119,7 +119,7 @@ def test_the_seed_is_that_of_the_run(folder: Path):
 
 
 MY_GAME = '''
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
 
 
 class MyGame(OnlineGame):

@@ -11,8 +11,8 @@ from scipy.special import log_softmax, softmax
 from zoo import BETA, CLOSED_FORM, TwoSteps, engine, normal_logits, small_games
 
 from nlhf_zoo import algorithms
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.data import games
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.data.tables import games
 from nlhf_zoo.solvers import exploitability, kl_to_nash, regularised_nash
 
 ROUNDS = 5  # by hand

@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from nlhf_zoo.algorithms import EGPO
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli import main
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.commands.comparison.checks import check
-from nlhf_zoo.commands.comparison.configuration import read_configuration
-from nlhf_zoo.commands.comparison.contenders import read_contenders
-from nlhf_zoo.data.games import comal, uniform_random
+from nlhf_zoo.cli.compare.checks import check
+from nlhf_zoo.cli.compare.configuration import read_configuration
+from nlhf_zoo.cli.compare.contenders import read_contenders
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.data.tables.games import comal, uniform_random
 from nlhf_zoo.policies import NormalReference
 from nlhf_zoo.solvers import exploitability, regularised_nash, trajectory_metrics
 

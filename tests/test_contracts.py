@@ -23,11 +23,11 @@ from zoo import (
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import MatrixOracle
 from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.realisation import GradientSteps
-from nlhf_zoo.rollout import Enumerate, Sample
 from nlhf_zoo.solvers import exploitability, regularised_nash, trajectory_metrics
 
 ROOT = Path(__file__).parent.parent

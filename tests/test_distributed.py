@@ -76,7 +76,7 @@ def test_enumerated_gradients_are_those_of_one_process(name: str, tmp_path: Path
 
 def record(folder: Path) -> None:
     """Keep what each process draws, in the order of its steps."""
-    from nlhf_zoo.online_game import OnlineGame
+    from nlhf_zoo.game.online_game import OnlineGame
     from nlhf_zoo.policies import TabularPolicy
 
     original, play = TabularPolicy.sample, OnlineGame.training_step

@@ -23,9 +23,9 @@ from zoo import BETA, Row, small_games, snake_case
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import EGPO, PolicyOptimizer
 from nlhf_zoo.callbacks.exact_metrics import TAGS
-from nlhf_zoo.cli import main
-from nlhf_zoo.commands.comparison.tables import COLUMNS
-from nlhf_zoo.rollout import Enumerate, Sample
+from nlhf_zoo.cli.compare.tables import COLUMNS
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.solvers import regularised_nash
 
 ROOT = Path(__file__).parent.parent

@@ -22,22 +22,31 @@ from torch.utils.data import DataLoader
 from zoo import small_games
 
 from nlhf_zoo.algorithms import EGPO, NashMD, NashMP, OnlineDPO, OptimisticMirrorDescent
-from nlhf_zoo.callbacks import Budget, ReferenceFingerprint
-from nlhf_zoo.cli import main
-from nlhf_zoo.data.prompts import EndlessBatches
+from nlhf_zoo.callbacks import Budget
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.health import Check, examine, refuse_unhealthy, scatter, untouched
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.payoffs import Judge
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.health import (
+    Check,
+    ReferenceFingerprint,
+    examine,
+    refuse_unhealthy,
+    scatter,
+    untouched,
+)
 from nlhf_zoo.health.rehearsal import rehearse
-from nlhf_zoo.judging import Judge
-from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.oracles import MatrixOracle, RuleOracle
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy, causal_lm, generation
-from nlhf_zoo.policies.players import AdapterPlayers
-from nlhf_zoo.quiet import quiet
-from nlhf_zoo.realisation import GradientSteps
+from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy
+from nlhf_zoo.policies.language_model import generation
+from nlhf_zoo.policies.language_model import policy as causal_lm
+from nlhf_zoo.policies.language_model.players import AdapterPlayers
 from nlhf_zoo.records import Comparison, Prompts
-from nlhf_zoo.rollout import Sample
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = Prompts(torch.arange(3), text=["go on.", "a", "to be or not?"])

@@ -14,7 +14,7 @@ from judges import FairJudge, Judge, opinion, prompts, responses
 from nlhf_zoo.algorithms import NashMP
 from nlhf_zoo.callbacks import QueryLog
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import (
     BernoulliLabels,
     CachedOracle,
@@ -28,7 +28,7 @@ from nlhf_zoo.oracles import (
     RuleOracle,
 )
 from nlhf_zoo.oracles.rules import shorter_wins
-from nlhf_zoo.oracles.table import TableOracle
+from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.policies import TabularPolicy
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.solvers import regularised_nash

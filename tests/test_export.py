@@ -14,10 +14,11 @@ import pytest
 import torch
 from tiny_models import TURN, make_policy, save_tiny, scatter_adapters
 
-from nlhf_zoo.cli import main
-from nlhf_zoo.commands.export import read_policy
+from nlhf_zoo.cli.export import read_policy
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.policies import SmallLanguageModel, exporting
+from nlhf_zoo.policies import SmallLanguageModel
+from nlhf_zoo.policies.language_model import exporting
 
 ROOT = Path(__file__).parent.parent
 TOKENS = torch.tensor([[5, 6, 7, 4, 7, 6], [7, 7, 4, 5, 6, 5]])

@@ -11,12 +11,12 @@ from zoo import TensorReference, fit, normal_logits, small_games
 from nlhf_zoo.algorithms import EGPO, MovingMagnet, NashMP, OnlineIPO
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles import BradleyTerry, MatrixOracle
 from nlhf_zoo.policies import NormalReference, TabularPolicy
-from nlhf_zoo.realisation import GradientSteps
 from nlhf_zoo.records import Decoding
-from nlhf_zoo.rollout import Sample
 
 
 def game_of(algorithm, num_games=2, lr=1.0, realisation=None, rollout=None, start=None):

@@ -28,15 +28,16 @@ from zoo import (
 from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import proximal_regression
 from nlhf_zoo.callbacks import Budget, read_history
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
-from nlhf_zoo.realisation import ClosedForm, GradientSteps
+from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Comparison, Responses
-from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 C, N = 3, 4
 CONFIGS = Path(__file__).parent.parent / "configs"

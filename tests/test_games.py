@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nlhf_zoo.data import games
+from nlhf_zoo.data.tables import games
 from nlhf_zoo.errors import UserError
 
 # One row a generator: how to make it from a seed and a precision; None for those without a seed.

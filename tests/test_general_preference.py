@@ -17,9 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.oracles import GeneralPreferenceModelOracle, RewardModelOracle
-from nlhf_zoo.oracles.general_preference import preference_score
-from nlhf_zoo.oracles.model_settings import ModelSettings, write_settings
 from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.text_models.heads import preference_score
+from nlhf_zoo.text_models.settings import ModelSettings, write_settings
 
 TEMPLATE = "{prompt} {response}"
 

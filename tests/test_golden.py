@@ -14,8 +14,8 @@ import pytest
 import torch
 from zoo import ROWS
 
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.data.games import uniform_random
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.data.tables.games import uniform_random
 from nlhf_zoo.solvers import trajectory_metrics
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"

@@ -28,13 +28,14 @@ from zoo import (
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
-from nlhf_zoo.data import games
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.data.tables import games
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import BernoulliLabels, MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.realisation import GradientSteps
+from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Comparison, Responses
-from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 DRAWS = 10_000
 # Every row of the zoo with every surrogate that fits all of its steps; None is the algorithm's own.

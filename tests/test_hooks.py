@@ -13,11 +13,11 @@ import torch
 from zoo import TensorReference, fit, small_games
 
 from nlhf_zoo.algorithms import NashMP
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import MatrixOracle
 from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.realisation import ClosedForm, GradientSteps
-from nlhf_zoo.rollout import Enumerate, Sample
 
 ROUNDS = 5
 STEPS = 2 * 3 * ROUNDS  # Nash-MP has two proximal steps a round, here of three gradient steps each

@@ -25,8 +25,8 @@ from judge_server import JudgeServer, rule
 from test_judge_faults import oracle, questions, texts
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles.judge import JudgeOracle
-from nlhf_zoo.oracles.judge_client import retry_after
+from nlhf_zoo.oracles.judge.client import retry_after
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.records import Prompts
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from judge_server import LASTING, PASSING, JudgeServer, fault_of, rule
 
-from nlhf_zoo.oracles.judge import JudgeOracle
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.records import Prompts, Responses
 

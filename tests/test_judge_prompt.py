@@ -14,8 +14,8 @@ from judge_server import JudgeServer, completion, responses, rule, steered
 from test_judge_faults import oracle
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.judge_prompt import FOLDER, parsed, quoted, read_template
-from nlhf_zoo.oracles.judge_verdict import (
+from nlhf_zoo.oracles.judge.prompt import FOLDER, parsed, quoted, read_template
+from nlhf_zoo.oracles.judge.reply import (
     NotACompletionError,
     json_verdict,
     logprobs_verdict,

@@ -12,7 +12,7 @@ import yaml
 from judge_server import JudgeServer
 from tiny_models import save_tiny
 
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs/lm/judge.yaml"

@@ -19,14 +19,15 @@ from zoo import ROWS, Row, fit, judge
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli import main
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import SmallLanguage
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, SmallLanguageModel
-from nlhf_zoo.quiet import quiet
-from nlhf_zoo.realisation import GradientSteps
+from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Prompts
-from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 BETA = 0.3
 POLICY = {"policy": 1.0}

@@ -81,7 +81,7 @@ def test_an_algorithm_fits_in_100_lines(path: Path):
 def test_the_training_step_fits_on_one_screen():
     steps = [
         node
-        for node in ast.walk(ast.parse((PACKAGE / "online_game.py").read_text()))
+        for node in ast.walk(ast.parse((PACKAGE / "game/online_game.py").read_text()))
         if isinstance(node, ast.FunctionDef) and node.name == "training_step"
     ]
     assert len(steps) == 1

@@ -13,9 +13,9 @@ from judges import FairJudge, Judge, beats, opinion
 from zoo import fit
 
 from nlhf_zoo.algorithms import NashMP
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import BernoulliLabels, CachedOracle, ListedResponses, OrderSwap, RuleOracle
 from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.policies import TabularPolicy

@@ -14,10 +14,10 @@ import yaml
 from forked import nlhf
 from tiny_models import save_tiny, tiny_tokenizer
 
-from nlhf_zoo import trainer_cli
-from nlhf_zoo.cli import main
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.policies.generation import TransformersGenerator
+from nlhf_zoo.cli import trainer as trainer_cli
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.policies.language_model.generation import TransformersGenerator
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}

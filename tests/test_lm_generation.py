@@ -36,11 +36,9 @@ from tiny_models import (
     tiny_prompts,
 )
 
-from nlhf_zoo.policies import (
-    TransformersGenerator,
-    generation,
-)
-from nlhf_zoo.policies.generation import Drawn, Generator
+from nlhf_zoo.policies import TransformersGenerator
+from nlhf_zoo.policies.language_model import generation
+from nlhf_zoo.policies.language_model.generation import Drawn, Generator
 from nlhf_zoo.records import PLAIN, Decoding, Responses
 
 ERROR_RATE = 1e-4  # of each chi-square test, if seeds were drawn anew

@@ -37,7 +37,7 @@ from nlhf_zoo.policies import (
     ModelSource,
     Pretrained,
 )
-from nlhf_zoo.policies.model_source import Loaded
+from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Prompts
 
 # ---- prompts ----

@@ -12,9 +12,9 @@ import torch
 from test_resume import CASES, RUN, differences, fit, load, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.judging import Verdict
-from nlhf_zoo.micro_batches import MicroBatches
-from nlhf_zoo.phases import Phases
+from nlhf_zoo.game.micro_batches import MicroBatches
+from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.records import Prompts, Responses
 
 

@@ -26,7 +26,7 @@ from text_models import (
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.judging import Judge
+from nlhf_zoo.game.payoffs import Judge
 from nlhf_zoo.oracles import (
     GenerativePairModelOracle,
     PairModelOracle,
@@ -34,10 +34,10 @@ from nlhf_zoo.oracles import (
     RewardModelOracle,
     RuleOracle,
 )
-from nlhf_zoo.oracles.model_settings import ModelSettings, read_settings, write_settings
 from nlhf_zoo.oracles.rules import LengthBetween, Mentions, shorter_wins
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
+from nlhf_zoo.text_models.settings import ModelSettings, read_settings, write_settings
 
 
 class Asked:

@@ -13,14 +13,12 @@ import pytest
 import torch
 from tiny_models import save_tiny
 
-from nlhf_zoo.cli import main
-from nlhf_zoo.commands.oracle_report.asking import ask
-from nlhf_zoo.commands.oracle_report.diagnostics import of_answers
-from nlhf_zoo.commands.oracle_report.samples import ResponseSample, limited
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.health.oracles.asking import ResponseSample, ask, limited
+from nlhf_zoo.health.oracles.diagnostics import of_answers
 from nlhf_zoo.oracles import EnsembleOracle, PreferenceOracle, RuleOracle
-from nlhf_zoo.oracles.orders import in_order
-from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.oracles.text_oracle import TextOracle, in_order
 from nlhf_zoo.records import Comparison
 
 ROOT = Path(__file__).parent.parent
@@ -362,7 +360,12 @@ def test_the_policy_of_a_configuration_draws_responses(folder, model):
 
 # ---- refusals ------------------------------------------------------------------------------------
 
-SHORTER = ["--oracle", "RuleOracle", "--oracle.function", "nlhf_zoo.oracles.rules.shorter_wins"]
+SHORTER = [
+    "--oracle",
+    "RuleOracle",
+    "--oracle.function",
+    "nlhf_zoo.oracles.rules.shorter_wins",
+]
 READ = ["--responses", "samples.jsonl"]
 REFUSALS = {
     "no oracle": (READ, "give --oracle CLASS, or --config CONFIG"),

@@ -23,7 +23,7 @@ WORDS = "the judge is out to lunch"
 
 def stop_at(call: int) -> None:
     """Let the table stop at a call; what is asked after that would be answered again."""
-    from nlhf_zoo.oracles.table import TableOracle
+    from nlhf_zoo.oracles.tables.base import TableOracle
 
     original, calls = TableOracle.forward, [0]
 
@@ -109,7 +109,7 @@ def test_a_stop_behind_a_validation(tmp_path: Path):
 
 def stop_in_one_process(call: int) -> None:
     """As ``stop_at``, in the second of two processes."""
-    from nlhf_zoo.oracles.table import TableOracle
+    from nlhf_zoo.oracles.tables.base import TableOracle
 
     original, calls = TableOracle.forward, [0]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from nlhf_zoo import oracles
-from nlhf_zoo.data import tables
-from nlhf_zoo.data.tables import read_distribution, read_matrix
-from nlhf_zoo.data.votes import read_votes
+from nlhf_zoo.data.tables import files as tables
+from nlhf_zoo.data.tables.files import read_distribution, read_matrix
+from nlhf_zoo.data.tables.votes import read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import (
     BernoulliLabels,

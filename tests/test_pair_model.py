@@ -27,9 +27,9 @@ from transformers import (
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import GenerativePairModelOracle, PairModelOracle
-from nlhf_zoo.oracles.generative_pair_model import _label_tokens
-from nlhf_zoo.oracles.text_encoding import TextEncoder
+from nlhf_zoo.oracles.models.generative_pair import _label_tokens
 from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.text_models.encoding import TextEncoder
 
 CONFIG = Path(__file__).parent.parent / "configs/lm/pair_model.yaml"
 TEMPLATE = "w20 {prompt} w21 {first} w22 {second} w23"

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nlhf_zoo.cli import main
-from nlhf_zoo.data.pair_rows import Columns
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
+from nlhf_zoo.data.texts.pair_rows import Columns
 from nlhf_zoo.data.validation import validation_place
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.quiet import quiet
 
 LABEL = {"prompt": "p", "chosen": "a", "rejected": "b"}
 PROBABILITY = {"prompt": "p", "first": "a", "second": "b", "probability": 0.25}

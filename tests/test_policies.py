@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from zoo import TensorReference, normal_logits
 
+from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.policies import (
     GivenReference,
     MLPPolicy,
@@ -17,8 +18,8 @@ from nlhf_zoo.policies import (
     TabularPolicy,
     UniformReference,
 )
+from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Prompts
-from nlhf_zoo.rollout import Enumerate, Sample, random_stream
 
 C, N = 3, 5
 PLAYERS = ("policy", "anchor", "lookahead")

@@ -27,7 +27,6 @@ from tiny_models import save_tiny
 from nlhf_zoo import oracles
 from nlhf_zoo.data.pairs import Pairs
 from nlhf_zoo.losses.preference import cross_entropy, squared_error
-from nlhf_zoo.oracles.model_settings import read_settings
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.policies import LoRA
 from nlhf_zoo.preference_models import (
@@ -40,6 +39,7 @@ from nlhf_zoo.preference_models import (
 )
 from nlhf_zoo.preference_models.folder import write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
+from nlhf_zoo.text_models.settings import read_settings
 
 VERSION = "runs/model/version_0"
 WORDS = ["".join(word) for word in itertools.product("abh", repeat=2)]

@@ -136,7 +136,7 @@ def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of place
     import lightning as L
 
     from nlhf_zoo.callbacks import ExactMetrics, GameCheckpoint
-    from nlhf_zoo.online_game import OnlineGame
+    from nlhf_zoo.game.online_game import OnlineGame
 
     game: list[OnlineGame] = []
 

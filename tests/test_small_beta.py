@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlhf_zoo.data.games import annotators
-from nlhf_zoo.data.votes import read_votes
+from nlhf_zoo.data.tables.games import annotators
+from nlhf_zoo.data.tables.votes import read_votes
 from nlhf_zoo.solvers import exploitability, regularised_nash, unregularised_nash, win_rates
 
 DATA = Path(__file__).parent / "data"

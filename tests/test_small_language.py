@@ -32,7 +32,7 @@ from tiny_models import (
     tiny_tokenizer,
 )
 
-from nlhf_zoo.data import small_language
+from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import SmallLanguage
 from nlhf_zoo.policies import (
@@ -40,7 +40,7 @@ from nlhf_zoo.policies import (
     ModelSource,
     SmallLanguageModel,
 )
-from nlhf_zoo.policies.model_source import Loaded
+from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Responses
 
 # ---- listed responses ----

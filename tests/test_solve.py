@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from nlhf_zoo import __version__
-from nlhf_zoo.commands import solve
+from nlhf_zoo.cli.solve import command as solve
+from nlhf_zoo.cli.solve import playing
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import Solution
 
@@ -313,7 +314,7 @@ def test_algorithm_inside_an_algorithm(folder):
 def test_chunks_do_not_show(folder, monkeypatch, algorithm):
     arguments = ("--matrix", "games.npy", "--algorithm", algorithm, "--updates", 100)
     whole = run(*arguments)
-    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 7)
+    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 7)
     parts = run(*arguments)
     for name in (*CURVES, "log_policy", "queries"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=1e-12, err_msg=name)
@@ -335,8 +336,8 @@ def test_progress_counts_the_updates(folder, monkeypatch):
         def update(self, number):
             moved.append(number)
 
-    monkeypatch.setattr(solve, "tqdm", Bar)
-    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 40)
+    monkeypatch.setattr(playing, "tqdm", Bar)
+    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 40)
     run("--matrix", "game.npy", "--algorithm", "NashMP", "--updates", 100)
     assert moved == [40, 40, 20]
     assert (made[0]["total"], made[0]["delay"], made[0]["file"]) == (100, 2, sys.stderr)
@@ -345,7 +346,7 @@ def test_progress_counts_the_updates(folder, monkeypatch):
 def test_memory_does_not_grow_with_the_updates(folder, monkeypatch):
     """However many updates: what is measured at once is bounded in numbers and in work."""
     sizes = []
-    measure = solve.prepare_game
+    measure = playing.prepare_game
 
     def spy(*args):
         prepared = measure(*args)
@@ -357,8 +358,8 @@ def test_memory_does_not_grow_with_the_updates(folder, monkeypatch):
 
         return Spy()
 
-    monkeypatch.setattr(solve, "prepare_game", spy)
-    monkeypatch.setattr(solve, "_CHUNK_NUMBERS", 100)
+    monkeypatch.setattr(playing, "prepare_game", spy)
+    monkeypatch.setattr(playing, "_CHUNK_NUMBERS", 100)
     run("--matrix", "games.npy", "--algorithm", "NashMP", "--updates", 40)
     assert max(sizes) <= 100
     assert sum(sizes) == 41 * 18
@@ -470,7 +471,7 @@ def test_imports_no_more_than_it_needs(folder):
     """In a process of its own: the modules that make the command slow to start are not there."""
     code = """
 import sys
-from nlhf_zoo.commands.solve import main
+from nlhf_zoo.cli.solve.command import main
 main(sys.argv[1:])
 heavy = {"lightning", "pytorch_lightning", "transformers", "peft", "matplotlib", "scipy",
          "torchmetrics", "tensorboard"}

@@ -15,9 +15,9 @@ import torch
 import yaml
 from judges import FairJudge, Judge, opinion, prompts, questions, responses
 
-from nlhf_zoo.cli import main
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.health.judging import listening
+from nlhf_zoo.health.oracles.answers import listening
 from nlhf_zoo.oracles import (
     BudgetedOracle,
     CachedOracle,
@@ -29,7 +29,7 @@ from nlhf_zoo.oracles import (
     SmallLanguage,
 )
 from nlhf_zoo.oracles.ledger import ledgers, spent
-from nlhf_zoo.oracles.orders import tossed
+from nlhf_zoo.oracles.text_oracle import tossed
 from nlhf_zoo.records import Prompts, Responses
 
 FOUR = responses(["a", "b", "c", "d"])  # 6 pairs

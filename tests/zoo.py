@@ -18,16 +18,16 @@ from torch import Tensor
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer, surrogates
 from nlhf_zoo.algorithms.base import Surrogate
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.callbacks import Budget
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.data import games
 from nlhf_zoo.data.prompts import TablePrompts
-from nlhf_zoo.judging import Verdict
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.data.tables import games
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.policies import Reference
 from nlhf_zoo.records import Batch, Comparison, Decoding, Prompts, ProximalStep, Responses
-from nlhf_zoo.rollout import Rollout
 
 BETA = 0.1
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli import main as nlhf
+from nlhf_zoo.cli.main import main as nlhf
 
 FOLDER = Path(__file__).parent
 CONFIGS = FOLDER.parent.parent / "configs" / "tabular"

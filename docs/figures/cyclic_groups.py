@@ -26,8 +26,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nlhf_zoo.cli import main as nlhf
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.cli.main import main as nlhf
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.records import Prompts, Responses
 
 FOLDER = Path(__file__).parent

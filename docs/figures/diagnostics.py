@@ -10,7 +10,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from nlhf_zoo.cli import main as nlhf
+from nlhf_zoo.cli.main import main as nlhf
 
 FOLDER = Path(__file__).parent
 # The same four ways to answer each prompt: curt, kind, learned, long.

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nlhf_zoo.algorithms import SPPO, NashMD, NashMP, OnlineIPO, PolicyOptimizer
-from nlhf_zoo.closed_form import ClosedFormRounds
-from nlhf_zoo.data.games import cyclic
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.data.tables.games import cyclic
 from nlhf_zoo.solvers import exploitability, regularised_nash
 
 FOLDER = Path(__file__).parent

@@ -3,11 +3,9 @@
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
-from nlhf_zoo.callbacks.health_check import HealthCheck
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.query_log import QueryLog
-from nlhf_zoo.callbacks.reference_fingerprint import ReferenceFingerprint
 from nlhf_zoo.callbacks.resume_state import ResumeState
 from nlhf_zoo.callbacks.time_log import TimeLog
 
@@ -16,10 +14,8 @@ __all__ = [
     "ExactMetrics",
     "GameCheckpoint",
     "GameProgressBar",
-    "HealthCheck",
     "History",
     "QueryLog",
-    "ReferenceFingerprint",
     "ResumeState",
     "TimeLog",
     "read_history",

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
 
 
 class Budget(L.Callback):

@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.callbacks.history import History
 from nlhf_zoo.callbacks.query_log import is_logged
-from nlhf_zoo.closed_form import Trajectory
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.online_game import OnlineGame
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
 
 # Metric -> tag in TensorBoard.

@@ -7,9 +7,9 @@ from typing import Any
 
 import lightning as L
 
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.oracles.ensemble import EnsembleOracle
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles.ledger import ledgers, spent
+from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
 
 
 class QueryLog(L.Callback):

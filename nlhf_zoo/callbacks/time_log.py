@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.callbacks.query_log import is_logged
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.realisation import ClosedForm
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import ClosedForm
 
 
 class TimeLog(L.Callback):

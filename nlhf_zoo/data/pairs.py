@@ -15,8 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from nlhf_zoo.data.checks import refuse_below_one, refuse_large_step
-from nlhf_zoo.data.pair_rows import (
+from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.data.texts.pair_rows import (
     EXAMPLE,
     Columns,
     PairRow,
@@ -26,9 +26,13 @@ from nlhf_zoo.data.pair_rows import (
     hold_out,
     read_pairs,
 )
-from nlhf_zoo.data.prompts import EndlessBatches
-from nlhf_zoo.data.row_source import RowSource
-from nlhf_zoo.data.validation import NoValidation, validation_place
+from nlhf_zoo.data.texts.row_source import RowSource
+from nlhf_zoo.data.validation import (
+    NoValidation,
+    refuse_below_one,
+    refuse_large_step,
+    validation_place,
+)
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 

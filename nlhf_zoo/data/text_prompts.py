@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final, get_args
+from typing import Any, final, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from nlhf_zoo.data.checks import refuse_below_one, refuse_large_step
-from nlhf_zoo.data.encoded_prompts import EncodedPrompts, LengthLimit, TooLong, encode
-from nlhf_zoo.data.prompt_rows import PromptSource
-from nlhf_zoo.data.prompts import EndlessBatches
-from nlhf_zoo.data.validation import NoValidation, validation_place
+from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.data.texts.encoded_prompts import (
+    EncodedPrompts,
+    Encoder,
+    LengthLimit,
+    TooLong,
+    encode,
+)
+from nlhf_zoo.data.texts.prompt_rows import PromptSource
+from nlhf_zoo.data.validation import (
+    NoValidation,
+    refuse_below_one,
+    refuse_large_step,
+    validation_place,
+)
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
-
-if TYPE_CHECKING:
-    from nlhf_zoo.policies.base import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class _Loaded:
         fingerprint: of what is trained on.
     """
 
-    policy: Policy
+    policy: Encoder
     parts: list[_Part]
     training: EncodedPrompts
     validation: EncodedPrompts | None
@@ -142,7 +149,7 @@ class TextPrompts(L.LightningDataModule):
         self._reported = False
         self._no_validation = NoValidation()
 
-    def load(self, policy: Policy, world_size: int = 1, shown: bool = False) -> None:
+    def load(self, policy: Encoder, world_size: int = 1, shown: bool = False) -> None:
         """Read and encode all prompts, unless this is done.
 
         Args:
@@ -241,7 +248,7 @@ class TextPrompts(L.LightningDataModule):
                 "that the checkpoint was trained on: restore them, or start a new run"
             )
 
-    def _load(self, policy: Policy, shown: bool) -> _Loaded:
+    def _load(self, policy: Encoder, shown: bool) -> _Loaded:
         parts = [self._read(self.source, policy, 0, shown)]
         training, held_out = parts[0].prompts, self.num_validation
         validation = None
@@ -266,7 +273,7 @@ class TextPrompts(L.LightningDataModule):
             training = training.take(range(left))
         return _Loaded(policy, parts, training, validation, training.fingerprint())
 
-    def _read(self, source: PromptSource, policy: Policy, offset: int, shown: bool) -> _Part:
+    def _read(self, source: PromptSource, policy: Encoder, offset: int, shown: bool) -> _Part:
         rows = source.read(self.as_conversation, self.system, self.drop_last_assistant)
         if rows.conversations is not None and self.length_limit.too_long == "truncate":
             raise UserError(

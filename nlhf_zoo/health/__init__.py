@@ -1,15 +1,19 @@
 """The checks of a game's health: what must never go wrong silently, on the user's own parts."""
 
+from nlhf_zoo.health.callback import HealthCheck
 from nlhf_zoo.health.check import Check, Note
 from nlhf_zoo.health.examination import Finding, examine, refuse_unhealthy
 from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
 from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, rounding, total_log_prob
+from nlhf_zoo.health.reference_fingerprint import ReferenceFingerprint
 
 __all__ = [
     "Check",
     "Finding",
+    "HealthCheck",
     "Note",
     "Probe",
+    "ReferenceFingerprint",
     "drawn",
     "examine",
     "gap",

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.health import generation, judging, players, probe, rehearsal, scoring
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.health import generation, players, probe, rehearsal, scoring
 from nlhf_zoo.health.check import Check, Note
+from nlhf_zoo.health.oracles import answers as judging
 from nlhf_zoo.health.preservation import untouched
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts
 
 Finding = Check | Note

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import torch
 
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, Note, at_most, skipped
 from nlhf_zoo.health.probe import Probe, gap, rounding
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
+from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts
-from nlhf_zoo.rollout import random_stream
 
 _MIB = 2**20
 

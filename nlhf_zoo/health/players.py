@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, above, at_most, skipped
 from nlhf_zoo.health.preservation import scatter
 from nlhf_zoo.health.probe import (
@@ -20,9 +21,8 @@ from nlhf_zoo.health.probe import (
     total_log_prob,
     unpadded,
 )
-from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 
 _APART = 1e-3  # log-probabilities of scattered players differ by far more
 

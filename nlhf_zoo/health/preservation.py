@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from nlhf_zoo.online_game import OnlineGame
-from nlhf_zoo.phases import Phases
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.rollout import random_stream
+from nlhf_zoo.random_streams import random_stream
 
 # Standard deviation of what is added to weights: of the size of a large model's own, so that
 # adapters which start at zero make another distribution.

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nlhf_zoo.data.prompts import EndlessBatches
+from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
-from nlhf_zoo.health.judging import Asked, listening
+from nlhf_zoo.health.oracles.answers import Asked, listening
 from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
 from nlhf_zoo.health.probe import gap
-from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.records import Prompts
 
 # A trainer that takes so many training steps with these callbacks, and leaves nothing behind.

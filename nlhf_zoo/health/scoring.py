@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.probe import (
     Probe,
@@ -19,9 +20,8 @@ from nlhf_zoo.health.probe import (
     total_log_prob,
     unpadded,
 )
-from nlhf_zoo.online_game import OnlineGame
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.policies.causal_lm import CausalLMPolicy
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
 
 _POLICY = {"policy": 1.0}

@@ -3,9 +3,7 @@
 Thin classes over functions of `nlhf_zoo.solvers`.
 """
 
-from nlhf_zoo.metrics.base import GameMetric
-from nlhf_zoo.metrics.distance import KLToNash, Span
-from nlhf_zoo.metrics.exploitability import DualityGap, Exploitability
+from nlhf_zoo.metrics.game import DualityGap, Exploitability, GameMetric, KLToNash, Span, WinRate
 from nlhf_zoo.metrics.preference import (
     CalibrationError,
     CyclicTriples,
@@ -14,7 +12,6 @@ from nlhf_zoo.metrics.preference import (
     PreferenceLogLoss,
     SymmetryError,
 )
-from nlhf_zoo.metrics.win_rate import WinRate
 
 __all__ = [
     "CalibrationError",

@@ -1,13 +1,15 @@
 """Who can say which of two responses is better."""
 
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.oracles.bernoulli import BernoulliLabels
-from nlhf_zoo.oracles.budgeted import BudgetedOracle
-from nlhf_zoo.oracles.cached import CachedOracle
-from nlhf_zoo.oracles.embedding import EmbeddingOracle
-from nlhf_zoo.oracles.ensemble import EnsembleOracle
-from nlhf_zoo.oracles.general_preference import GeneralPreferenceModelOracle
-from nlhf_zoo.oracles.generated import (
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
+from nlhf_zoo.oracles.models.general_preference import GeneralPreferenceModelOracle
+from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
+from nlhf_zoo.oracles.models.pair import PairModelOracle
+from nlhf_zoo.oracles.models.reward import RewardModelOracle
+from nlhf_zoo.oracles.rules.rule import RuleOracle
+from nlhf_zoo.oracles.tables.base import TableOracle
+from nlhf_zoo.oracles.tables.embedding import EmbeddingOracle
+from nlhf_zoo.oracles.tables.generated import (
     Annotators,
     BradleyTerry,
     Comal,
@@ -16,17 +18,15 @@ from nlhf_zoo.oracles.generated import (
     SineGame,
     UniformRandom,
 )
-from nlhf_zoo.oracles.generative_pair_model import GenerativePairModelOracle
-from nlhf_zoo.oracles.judge import JudgeOracle
-from nlhf_zoo.oracles.listed import ListedResponses
-from nlhf_zoo.oracles.matrix import MatrixOracle
-from nlhf_zoo.oracles.order_swap import OrderSwap
-from nlhf_zoo.oracles.pair_model import PairModelOracle
-from nlhf_zoo.oracles.reward_model import RewardModelOracle
-from nlhf_zoo.oracles.rule import RuleOracle
-from nlhf_zoo.oracles.small_language import SmallLanguage
-from nlhf_zoo.oracles.table import TableOracle
-from nlhf_zoo.oracles.votes import VotesOracle
+from nlhf_zoo.oracles.tables.matrix import MatrixOracle
+from nlhf_zoo.oracles.tables.small_language import SmallLanguage
+from nlhf_zoo.oracles.tables.votes import VotesOracle
+from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
+from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
+from nlhf_zoo.oracles.wrappers.cached import CachedOracle
+from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
+from nlhf_zoo.oracles.wrappers.listed import ListedResponses
+from nlhf_zoo.oracles.wrappers.order_swap import OrderSwap
 
 __all__ = [
     "Annotators",

@@ -7,11 +7,13 @@ import json
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
+from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import Ledger
 from nlhf_zoo.oracles.texts import conversations, response_texts
@@ -228,3 +230,81 @@ class _Pairs:
 def conversation_key(conversation: Conversation) -> str:
     """A prompt as one text that no other prompt has."""
     return json.dumps([[message["role"], message["content"]] for message in conversation])
+
+
+def admitted(
+    count: Callable[[Sequence[Question]], None], questions: Sequence[Question]
+) -> tuple[Sequence[Question], OracleStoppedError | None]:
+    """Count questions one by one, as far as a budget allows.
+
+    Args:
+        count: `TextOracle.count`.
+        questions: that are about to be asked.
+
+    Returns:
+        those that may be asked, the first of them, and what stopped the others.
+    """
+    for number, question in enumerate(questions):
+        try:
+            count([question])
+        except OracleStoppedError as stopped:
+            return questions[:number], stopped
+    return questions, None
+
+
+# none: as the question has them; random: by a coin that the texts themselves toss, so that a pair
+# is always shown alike; both: in both orders, and the two probabilities averaged.
+Order = Literal["none", "random", "both"]
+ORDERS: tuple[Order, ...] = ("none", "random", "both")
+AsShown = Callable[[Sequence[Question]], Iterator[Answer]]
+
+
+def in_order(ask: AsShown, questions: Sequence[Question], order: Order) -> Iterator[Answer]:
+    r"""Ask with the responses in an order, and say P(first > second).
+
+    .. math:: P(a > b) = \tfrac{1}{2} (p(a, b) + 1 - p(b, a)) \quad \text{for both orders}
+
+    with p(a, b) the probability that a is better when it is shown first. Where one of two answers
+    is missing there is none.
+
+    Args:
+        ask: what the oracle thinks of questions as they are shown.
+        questions: different ones.
+        order: see ``Order``.
+
+    Yields:
+        number of a question, and P(first > second), NaN where it could not be had.
+    """
+    if order == "none":
+        yield from ask(questions)
+        return
+    if order == "random":
+        turned = [tossed(question) for question in questions]
+        shown = [
+            replace(question.swapped(), again=question.again) if turn else question
+            for question, turn in zip(questions, turned, strict=True)
+        ]
+        for number, answer in ask(shown):
+            yield number, 1 - answer if turned[number] else answer
+        return
+    # The two orders of a pair follow each other: what breaks off leaves few pairs half asked.
+    both = [shown for question in questions for shown in (question, question.swapped())]
+    half: dict[int, float] = {}
+    for place, answer in ask(both):
+        number, is_swapped = divmod(place, 2)
+        said = 1 - answer if is_swapped else answer
+        if number in half:
+            yield number, (half.pop(number) + said) / 2
+        else:
+            half[number] = said
+
+
+def tossed(question: Question) -> bool:
+    """Whether a pair is shown in the other order: a coin that is the same for both of its orders.
+
+    It says which of the two texts comes first, so that the two orders of a question are shown
+    alike.
+    """
+    heads = bool(question.digest("order", ordered=False)[0] & 1)
+    ascending = (question.first, question.first_cut) < (question.second, question.second_cut)
+    return heads == ascending

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation, Prompts, Responses
 
-_SHOWN = 60  # characters of a text in a message
-
 
 def prompt_texts(prompts: Prompts, oracle: str) -> Sequence[str]:
     """The prompts as text; of a conversation, its last message.
@@ -59,8 +57,3 @@ def response_texts(responses: Responses, oracle: str) -> Sequence[Sequence[str]]
             "set model.policy to CausalLMPolicy"
         )
     return responses.text
-
-
-def shown(text: str) -> str:
-    """A text as a message quotes it, its end left out where it is long."""
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nlhf_zoo.data.tables import read_distribution
+from nlhf_zoo.data.tables.files import read_distribution
 from nlhf_zoo.errors import UserError
 
 

@@ -1,13 +1,13 @@
 """Preference models that are trained here: heads on sequence classifiers, and their module."""
 
 from nlhf_zoo.preference_models.backbones import Backbone, LettersBackbone, PretrainedBackbone
-from nlhf_zoo.preference_models.heads import (
+from nlhf_zoo.preference_models.module import PreferenceModel
+from nlhf_zoo.text_models.heads import (
     BradleyTerryHead,
     GeneralPreferenceHead,
     PairHead,
     PreferenceHead,
 )
-from nlhf_zoo.preference_models.module import PreferenceModel
 
 __all__ = [
     "Backbone",

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_encoding import cause
-from nlhf_zoo.policies.players import LoRA
+from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.policies.language_model.lora import LoRA
 
 _ADAPTER = "default"  # as peft calls the only one
 _COPY = f".modules_to_save.{_ADAPTER}"

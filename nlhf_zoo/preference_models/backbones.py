@@ -9,12 +9,11 @@ from typing import Any, Literal, final
 
 import torch
 
-from nlhf_zoo.data.small_language import LETTERS
-from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.pretrained import load_config, load_tokenizer, weights_dtype
-from nlhf_zoo.oracles.text_encoding import cause
-from nlhf_zoo.policies.model_source import letters_config, letters_tokenizer
-from nlhf_zoo.preference_models.heads import PreferenceHead
+from nlhf_zoo.data.tables.small_language import LETTERS
+from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.policies.language_model.sources import letters_config, letters_tokenizer
+from nlhf_zoo.text_models.heads import PreferenceHead
+from nlhf_zoo.text_models.loading import load_config, load_tokenizer, weights_dtype
 
 
 @dataclass(frozen=True, slots=True)

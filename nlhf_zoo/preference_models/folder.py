@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nlhf_zoo.oracles.model_settings import ModelSettings, write_settings
 from nlhf_zoo.preference_models.adapters import plain_classifier
+from nlhf_zoo.text_models.settings import ModelSettings, write_settings
 
 NAME = "preference_model"
 

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
-from nlhf_zoo.oracles.model_settings import ORACLES, ModelSettings
-from nlhf_zoo.oracles.text_encoding import refuse_template
-from nlhf_zoo.policies.players import LoRA
+from nlhf_zoo.policies.language_model.lora import LoRA
 from nlhf_zoo.preference_models.adapters import with_adapters
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone
 from nlhf_zoo.preference_models.folder import NAME, write_folder
-from nlhf_zoo.preference_models.heads import PreferenceHead
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Texts
 from nlhf_zoo.preference_models.unreadable import Unreadable, look_through
-from nlhf_zoo.rollout import random_stream
+from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.text_models.encoding import refuse_template
+from nlhf_zoo.text_models.heads import PreferenceHead
+from nlhf_zoo.text_models.settings import ORACLES, ModelSettings
 
 # The loss of each pair [B], of log-odds [B] and labels [B].
 Loss = Callable[[Tensor, Tensor], Tensor]

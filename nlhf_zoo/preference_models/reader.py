@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.pretrained import longest, refuse_other_tokenizer
-from nlhf_zoo.oracles.text_encoding import TextEncoder, Tokens
-from nlhf_zoo.oracles.text_model import free_token, logits, padded
 from nlhf_zoo.preference_models.backbones import Classifier
-from nlhf_zoo.preference_models.heads import PreferenceHead
 from nlhf_zoo.records import Conversation
+from nlhf_zoo.text_models.encoding import TextEncoder, Tokens
+from nlhf_zoo.text_models.frozen import free_token, logits, padded
+from nlhf_zoo.text_models.heads import PreferenceHead
+from nlhf_zoo.text_models.loading import longest, refuse_other_tokenizer
 
 # A prompt and two responses, in the order in which they are shown.
 Shown = tuple[Conversation, str, str]

@@ -8,9 +8,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from nlhf_zoo.data.pair_rows import PairRow
 from nlhf_zoo.data.pairs import PreferencePairs
-from nlhf_zoo.data.row_source import RowSource
+from nlhf_zoo.data.texts.pair_rows import PairRow
+from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.preference_models.reader import Reader
 

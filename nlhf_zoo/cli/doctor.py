@@ -1,0 +1,133 @@
+"""``nlhf doctor``: the checks of a game's health, on the user's own model, prompts and oracle.
+
+It takes the arguments of ``nlhf fit``, builds the same parts with the same trainer, and trains
+nothing that stays: a round is rehearsed and taken back. The oracle is asked, for a few prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+from nlhf_zoo.cli.first_prompts import PromptCollector, silent_trainer
+from nlhf_zoo.cli.refusals import refuse_misfits
+from nlhf_zoo.cli.trainer import GameCLI, run
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.health import Check, Finding, examine
+
+_HELP = """usage: nlhf doctor --config CONFIG [options of nlhf fit] [options]
+
+Checks what must never go wrong silently, on your own model, prompts and oracle: the reference is
+the reference, players differ, padding and batch do not matter, dropout is off, the end of a
+sequence is scored once, the generator draws what is scored, the oracle is symmetric, a resumed run
+is the same run, queries are counted as they are asked. One line each; the exit code is 1 if one
+fails. Nothing is trained or written, but a cache keeps what it is told; the oracle is asked about a
+few prompts, within its budget.
+
+  --num_prompts N  how many prompts of the training data are looked at (default: 4)
+  --no_rehearsal   play no round: the oracle is asked about a few pairs only, but neither resuming
+                   nor counting is checked
+
+`nlhf fit --help` tells the other options.
+"""
+# Options of the trainer that say how a step is computed. Others say for how long, on how many
+# machines, and what is written.
+_KEPT_OPTIONS = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic")
+
+
+def main(args: list[str]) -> None:
+    """Run ``nlhf doctor``.
+
+    Args:
+        args: what stands behind ``nlhf doctor``.
+
+    Raises:
+        UserError: the arguments or the parts cannot be used.
+        SystemExit: with code 1 if a check fails.
+    """
+    if {"-h", "--help"} & {*args}:
+        print(_HELP, end="")
+        return
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_prompts", type=int, default=4)
+    parser.add_argument("--no_rehearsal", action="store_true")
+    try:
+        known, rest = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"--num_prompts: {error.message}") from error
+    if known.num_prompts < 1:
+        raise UserError(f"--num_prompts must be at least 1, but it is {known.num_prompts}")
+    run(["fit", *rest], partial(DoctorCLI, known.num_prompts, not known.no_rehearsal))
+
+
+class DoctorCLI(GameCLI):
+    """Builds what ``nlhf fit`` would train, and examines it instead."""
+
+    def __init__(self, num_prompts: int, rehearsal: bool, **options: Any) -> None:
+        self.num_prompts = num_prompts
+        self.rehearsal = rehearsal
+        super().__init__(**options)  # all of the command runs in there
+
+    def before_fit(self) -> None:
+        """Refuse what `fit` would refuse of the parts.
+
+        Raises:
+            UserError: they do not fit each other, or are no game.
+        """
+        if not isinstance(self.model, OnlineGame):
+            raise UserError(
+                f"nlhf doctor examines an OnlineGame, not a {type(self.model).__name__}"
+            )
+        refuse_misfits(self.trainer, self.model, self.datamodule)
+
+    def fit(self, model: OnlineGame, ckpt_path: str | None = None, **_: Any) -> None:
+        """Examine the game in place of a fit (LightningCLI calls this).
+
+        Raises:
+            SystemExit: with code 1 if a check fails.
+        """
+        collector = PromptCollector(self.num_prompts)
+        trainer = self._make_trainer(1, [collector])
+        trainer.fit(model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        model.to(trainer.strategy.root_device)
+        prompts = collector.prompts().to(model.device)
+        context = trainer.precision_plugin.forward_context
+        make_trainer = self._make_trainer if self.rehearsal else None
+        if not _report(model, examine(model, prompts, make_trainer, context)):
+            raise SystemExit(1)
+
+    def after_fit(self) -> None:
+        """Nothing was written."""
+
+    def _make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
+        """The user's trainer on one device, for a few steps, silent."""
+        config = self.config_init[self.subcommand]["trainer"]
+        options = {name: config[name] for name in _KEPT_OPTIONS}
+        if self.trainer.strategy.root_device.type == "cuda" and options["deterministic"] is None:
+            options["deterministic"] = "warn"  # equal bits are asked of equal steps
+        return silent_trainer(config, callbacks, steps, options)
+
+
+def _report(game: OnlineGame, findings: Iterator[tuple[str, Sequence[Finding]]]) -> bool:
+    """Print one line for each finding as it is made; whether no check fails."""
+    failed = passed = 0
+    with tqdm(desc="doctor", unit=" checks", delay=1, leave=False, file=sys.stderr) as bar:
+        for title, found in findings:
+            for finding in found:
+                with tqdm.external_write_mode(file=sys.stdout):
+                    print(finding, flush=True)
+                if isinstance(finding, Check):
+                    failed += finding.passed is False
+                    passed += finding.passed is True
+            bar.set_postfix_str(title)
+            bar.update()
+    name = type(game.algorithm).__name__
+    print(f"{name}: {passed} checks passed, {failed} failed")
+    return not failed

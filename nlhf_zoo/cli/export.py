@@ -1,0 +1,166 @@
+"""``nlhf export``: a trained language model as a folder that plain peft or transformers loads.
+
+The parts are built from the run's own ``config.yaml``, and nothing of the checkpoint but its
+tensors is read. The oracle is not built: no judge is needed to export what it judged.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from jsonargparse import Namespace
+from omegaconf.errors import OmegaConfBaseException
+
+from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.cli.parser import GameArgumentParser, shorten
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.cli.resuming import refuse_other_file
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.policies import CausalLMPolicy, Policy
+from nlhf_zoo.policies.language_model.exporting import refuse_folder
+
+_POLICY = "policy."  # in the names of a game's checkpoint
+
+
+def main(args: list[str]) -> None:
+    """Run ``nlhf export``.
+
+    Args:
+        args: what stands behind ``nlhf export``.
+
+    Raises:
+        UserError: the checkpoint or the folder cannot be used.
+        SystemExit: help was asked for.
+    """
+    parser = GameArgumentParser(
+        prog="nlhf export",
+        description="A PEFT adapter folder, or a merged model, with its tokenizer.",
+    )
+    parser.add_function_arguments(export, skip={"merged"})
+    whole = "a whole model that transformers loads, in place of an adapter that peft loads"
+    parser.add_argument("--merged", action="store_true", help=whole)
+    config = parser.parse_args(args)
+    with quiet():
+        export(**vars(parser.instantiate(config)))
+
+
+def export(
+    ckpt: Path,
+    output: Path,
+    player: str = "policy",
+    merged: bool = False,
+    config: Path | None = None,
+) -> None:
+    """Write a player of a checkpoint to a folder.
+
+    Args:
+        ckpt: a checkpoint of `nlhf fit`, such as runs/.../checkpoints/last.ckpt.
+        output: the folder to write, with tokenizer and chat template; it must not exist, or be
+            empty.
+        player: whose weights: policy, or another one that the algorithm has, such as anchor.
+        merged: a whole model that transformers loads, in place of an adapter that peft loads; with
+            full fine-tuning it is one anyway.
+        config: the run's config.yaml; the one beside the checkpoint's folder if not given.
+
+    Raises:
+        UserError: the checkpoint or the folder cannot be used.
+    """
+    if not ckpt.is_file():
+        raise UserError(f"--ckpt {ckpt} is no file: give a run's checkpoints/last.ckpt")
+    path = ckpt.absolute().parent.parent / "config.yaml" if config is None else config
+    if not path.is_file():
+        raise UserError(
+            f"there is no {path}: give the configuration that the run was made from as --config"
+        )
+    try:
+        refuse_folder(output)
+    except UserError as error:
+        raise UserError(f"--output: {error}") from error
+    refuse_other_file(ckpt)
+    policy = read_policy(path, ckpt)
+    policy.export(output, player, merged)
+    print(f"Exported to {output}", file=sys.stderr)
+
+
+def read_policy(config: Path, ckpt: Path) -> CausalLMPolicy:
+    """The policy of a run, with the weights of a checkpoint.
+
+    Args:
+        config: the run's configuration.
+        ckpt: a checkpoint that it made.
+
+    Raises:
+        UserError: they do not fit each other, or the policy is no language model.
+    """
+    file = _load_yaml(config)
+    model = file.get("model") or {}
+    parts = model.get("init_args", model) if isinstance(model, dict) else {}
+    blocks = {key: parts.get(key) for key in ("policy", "algorithm")}
+    if not all(blocks.values()):
+        raise UserError(f"{config} has no model.policy and model.algorithm: is it of `nlhf fit`?")
+    L.seed_everything(int(file.get("seed_everything") or 0), verbose=False)
+    made = _instantiate(config, blocks)
+    policy = made.policy
+    if not isinstance(policy, CausalLMPolicy):
+        raise UserError(
+            f"{config}: model.policy is a {type(policy).__name__}, and only a language model can "
+            "be exported: `nlhf predict` prints the probabilities of a table"
+        )
+    policy.bind(made.algorithm.players, None)
+    _load(policy, ckpt, config)
+    return policy
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options: give the config.yaml of a run")
+    return content
+
+
+def _instantiate(config: Path, blocks: dict[str, Any]) -> Namespace:
+    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf export")
+    parser.add_argument("--policy", type=Policy)
+    parser.add_argument("--algorithm", type=PolicyOptimizer)
+    try:
+        made: Namespace = parser.instantiate(parser.parse_object(blocks))
+    except UserError as error:
+        raise UserError(f"{config}: model.{str(error).removeprefix('--')}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{config}: an interpolation fails: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{config}: {shorten(str(error))}") from error
+    return made
+
+
+def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
+    """Load a player's weights; none may be missing, and none left over.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    content = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
+    state = {
+        name.removeprefix(_POLICY): value
+        for name, value in content["state_dict"].items()
+        if name.startswith(_POLICY)
+    }
+    kept = policy.kept_names()
+    for what, names in (("lacks", kept - state.keys()), ("has also", state.keys() - kept)):
+        if names:
+            raise UserError(
+                f"{ckpt} is no checkpoint of {config}: it {what} {len(names)} parameters, "
+                f"{min(names)} among them"
+            )
+    try:
+        policy.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{ckpt} is no checkpoint of {config}: {shorten(str(error))}") from error

@@ -1,0 +1,75 @@
+"""The command line: ``nlhf fit | validate | test | predict | doctor | oracle | export | ...``.
+
+Nothing heavy is imported before it is known which command runs: ``nlhf --help`` answers without
+torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from nlhf_zoo import __version__
+from nlhf_zoo.errors import UserError
+
+_HELP = f"""nlhf {__version__}: Nash learning from human feedback
+
+usage: nlhf COMMAND [options]
+
+  fit       train a policy in the online game:   nlhf fit --config configs/tabular/nash_mp.yaml
+  validate  evaluate a checkpoint:               nlhf validate --config ... --ckpt_path ...
+  test      likewise, on the test prompts
+  predict   the probabilities of all responses
+  doctor    check what goes wrong silently:      nlhf doctor --config ...
+  oracle    what an oracle says of sample responses, before anyone trains against it
+  export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
+  solve     the equilibrium of a table or of votes, with its certificate
+  compare   several algorithms, seeds and games on one budget: table, CSV, figure
+
+nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
+"""
+_TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+_COMMANDS = ("doctor", "oracle", "export", "solve", "compare")  # each a module of that name
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: the command and its options; those of the process if they are not given.
+
+    Raises:
+        SystemExit: with code 2 and one sentence on standard error for a mistake of the user's
+            making.
+    """
+    argv = list(sys.argv[1:] if args is None else args)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return
+    if argv[0] == "--version":
+        print(f"nlhf {__version__}")
+        return
+    command, *rest = argv
+    try:
+        if command in _TRAINER_COMMANDS:
+            from nlhf_zoo.cli.trainer import run
+
+            run(argv)
+        elif command in _COMMANDS:
+            import_module(f"nlhf_zoo.cli.{command}").main(rest)
+        else:
+            known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])
+            raise UserError(f"{command!r} is no command of nlhf: choose one of {known}")
+    except UserError as error:
+        print(f"nlhf: error: {one_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def one_sentence(error: BaseException) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,137 @@
+"""What jsonargparse says of a mistake, in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from inspect import isabstract
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+)
+
+from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.realisation import Realisation
+from nlhf_zoo.game.rollout import Rollout
+from nlhf_zoo.oracles import PreferenceOracle
+from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.policies import Generator, Policy, Reference
+
+# Where it is wrong: as jsonargparse says it, and as `shorten` has said it of a part of a part.
+_KEY = r'(?:Parser key "([^"]+)"|(?:argument )?--([\w.]+)):\s*'
+# What jsonargparse says of a value beside what is wrong with it.
+_NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|Subclass types expect"
+    r"|a class path \(str\)|a dict with|Expected a path but|Given value type: |Given value: "
+)
+_QUOTES = ': yes, no, on and off are text only in quotes, as in ["yes", "no"]'
+_KINDS = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number"}
+
+
+def shorten(message: str) -> str:
+    """What jsonargparse says, in one sentence: the option, and the innermost cause.
+
+    Args:
+        message: of many lines, with a tree of everything that was tried.
+    """
+    keys = [one or other for one, other in re.findall(_KEY, message)]
+    option = f"--{'.'.join(keys)}: " if keys else ""
+    lines = [re.sub(rf"^(\s|- )*({_KEY})*", "", line) for line in message.splitlines()]
+    lines = [line for line in lines if line and not _NOISE.match(line)]
+    if missing := re.search(r"Expected a dot import path string: (.*)", message):
+        return f"{option}{_no_class(missing[1], keys[-1:])}"
+    if function := re.search(r"a function or a callable class: (.*)\. Got value: (\S+)", message):
+        return f"{option}{function[2]} cannot be imported: {function[1]}"
+    causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
+    if causes:
+        return option + " ".join(causes)
+    kinds = re.findall(
+        r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|typing.Literal\[(.*?)\])", message
+    )
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if kinds and value:
+        expected = " or ".join(_KINDS.get(kind, kind) or literals for kind, literals in kinds)
+        truth = ("str", "") in kinds and value[1] in ("True", "False")
+        quotes = _QUOTES if truth else ""
+        return f"{option}expected {expected}, but got {value[1]!r}{quotes}"
+    return option + " ".join(lines)
+
+
+def _no_class(name: str, keys: list[str]) -> str:
+    """What to take in place of a class that is none, or cannot stand there."""
+    base = {
+        "algorithm": PolicyOptimizer,
+        "inner": PolicyOptimizer,
+        "oracle": PreferenceOracle,
+        "oracles": PreferenceOracle,
+        "policy": Policy,
+        "reference": Reference,
+        "start": Reference,
+        "rollout": Rollout,
+        "realisation": Realisation,
+        "generator": Generator,
+    }.get(keys[0] if keys else "")
+    names = set() if base is None else _names(base)
+    if base is PreferenceOracle and name in names:  # it is one, but the place is for another kind
+        texts = ", ".join(sorted(_names(TextOracle)))
+        return (
+            f"{name} cannot stand there, where an oracle of texts is asked: choose one of {texts}"
+        )
+    choices = f": choose one of {', '.join(sorted(names))}" if names else ""
+    return f"there is no class {name!r}{choices}"
+
+
+def _names(base: type) -> set[str]:
+    """The classes of this package that stand for a part of the game."""
+    names: set[str] = set()
+    todo: list[type] = base.__subclasses__()
+    for cls in todo:
+        todo.extend(cls.__subclasses__())  # the loop goes on over these
+        if cls.__module__.startswith("nlhf_zoo.") and not (isabstract(cls) or cls.__subclasses__()):
+            names.add(cls.__name__)
+    return names
+
+
+class GameArgumentParser(LightningArgumentParser):
+    """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
+
+    jsonargparse 4.53 reads an option of a part of a part as YAML, and hands it on as Python would
+    print it: null as "None", a line break in a list as a backslash and an n.
+    """
+
+    def parse_args(  # type: ignore[override]  # what else there is goes on as it comes
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:
+        """Parse; in a part, what Python has printed is what it was before."""
+        if args is not None and not self.exit_on_error:  # a part's parser
+            args = [re.sub(r"(?s)(?<=^--)([\w.]+)=(.*)", _as_yaml, one) for one in args]
+        return super().parse_args(args, *others, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(shorten(message)) from ex
+
+
+def _as_yaml(option: re.Match[str]) -> str:
+    """An option whose value Python has printed, if it has, as YAML has it."""
+    try:
+        with warnings.catch_warnings(action="error"):  # of escapes that Python does not print
+            value = ast.literal_eval(option[2])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return option[0]
+    if not (value is None or isinstance(value, list | dict)):
+        return option[0]
+    try:
+        written = json.dumps(value, ensure_ascii=False)  # which is YAML, with all texts in quotes
+    except (TypeError, ValueError):
+        return option[0]
+    return f"{option[1]}={written}" if json.loads(written) == value else option[0]

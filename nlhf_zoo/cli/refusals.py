@@ -1,0 +1,144 @@
+"""What `nlhf fit` refuses before anything is computed or written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.data.pairs import PreferencePairs
+from nlhf_zoo.data.prompts import TablePrompts, table_prompts
+from nlhf_zoo.data.text_prompts import TextPrompts
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+
+
+def refuse_bad_files(args: Sequence[str]) -> None:
+    """Refuse configuration files that hold no YAML; jsonargparse would not say which.
+
+    Raises:
+        UserError: one does not.
+    """
+    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    for path in filter(os.path.isfile, given):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise UserError(f"--config {path} is not YAML: {error.problem}{line}") from error
+        except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+            raise UserError(f"--config {path} is not text in UTF-8: save it as UTF-8") from error
+        if not isinstance(content, dict):
+            raise UserError(f"--config {path} holds no options: write them as `name: value`")
+
+
+def is_trial(trainer: L.Trainer) -> bool:
+    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # lightning sets it elsewhere
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # likewise
+
+
+def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
+    """Refuse a run that nothing would end.
+
+    Raises:
+        UserError: there is neither a budget nor another limit.
+    """
+    epochs_end = not isinstance(data, TablePrompts | TextPrompts) or isinstance(
+        trainer.limit_train_batches, int
+    )
+    ends = [
+        is_trial(trainer),
+        trainer.max_steps != -1,
+        epochs_end and trainer.max_epochs not in (None, -1),
+    ]
+    for callback in _callbacks(trainer):
+        ends.append(isinstance(callback, EarlyStopping | Timer))
+        if isinstance(callback, Budget):
+            ends.append((callback.rounds, callback.queries) != (None, None))
+    if not any(ends):
+        raise UserError(
+            "nothing would end this run: give it a budget, as in "
+            "--trainer.callbacks+ Budget --trainer.callbacks.queries 2000"
+        )
+
+
+def refuse_misfits(
+    trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
+) -> None:
+    """Refuse parts that do not fit the trainer.
+
+    Raises:
+        UserError: one does not.
+    """
+    try:
+        game.configure_optimizers()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--model.optimizer or --model.lr_scheduler: {error}") from error
+    if str(trainer.precision) in ("16-true", "bf16-true"):
+        raise UserError(
+            f"trainer.precision {trainer.precision} would round what is trained: leave it at "
+            "32-true, and set the dtype of the base model instead"
+        )
+    closed_form = game.realisation.closed_form
+    if closed_form and trainer.world_size > 1:
+        raise UserError(
+            f"the closed form runs in one process, not in {trainer.world_size}: "
+            "set trainer.devices to 1"
+        )
+    for callback in _callbacks(trainer):
+        if isinstance(callback, ExactMetrics):
+            callback.check(game)
+    if isinstance(data, TextPrompts):
+        data.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
+    if isinstance(data, TablePrompts):
+        total = len(table_prompts(game.oracle))
+        if data.size(total, trainer.world_size) != total and closed_form:
+            raise UserError(
+                "the closed form plays all prompts at once: set data.batch_size to null"
+            )
+
+
+def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
+    """Refuse what a preference model cannot be trained on, and read the pairs.
+
+    Raises:
+        UserError: these are no pairs, or some cannot be used.
+    """
+    if isinstance(data, TablePrompts | TextPrompts):
+        raise UserError(
+            "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
+        )
+    if isinstance(data, PreferencePairs):
+        data.load(trainer.world_size)
+
+
+def refuse_unwritable(trainer: L.Trainer) -> None:
+    """Refuse folders that cannot be written to.
+
+    Raises:
+        UserError: one cannot.
+    """
+    folders: list[Any] = [logger.save_dir for logger in trainer.loggers]
+    folders = folders or [trainer.default_root_dir]
+    folders += [c.dirpath for c in _callbacks(trainer) if isinstance(c, GameCheckpoint)]
+    for folder in folders:
+        if folder is None:
+            continue
+        path = Path(folder).absolute()
+        there = next(above for above in (path, *path.parents) if above.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{folder} cannot be written to, because {there} is no folder or forbids it"
+            )

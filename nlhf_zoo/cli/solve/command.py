@@ -1,0 +1,198 @@
+"""``nlhf solve``: the Nash policy of a table of votes or preferences, with its certificate.
+
+Without ``--algorithm`` it gives the equilibrium; with one it also plays that algorithm in closed
+form and measures every round. All of it is float64. What is wrong with the input is found before
+anything is computed.
+
+The ``.npz`` holds, with [N] for one game and [C, N] for several,
+
+- ``log_policy``: the last iterate; without an algorithm the equilibrium;
+- ``nash_log_policy`` and ``nash_exploitability`` ([] or [C]), its certificate;
+- ``names``: the alternatives as text, "" where a prompt has fewer than others;
+- with an algorithm only, one row an update and the start in row 0, [updates + 1] or
+  [updates + 1, C]: ``exploitability``, ``kl_to_nash`` = KL(pi* || pi) and ``span``, and ``queries``
+  [updates + 1], cumulative for each prompt;
+- ``version`` of nlhf_zoo, and ``arguments`` as JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from nlhf_zoo import __version__, algorithms
+from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.solve.playing import CURVES, Run, play
+from nlhf_zoo.cli.solve.printing import print_tables
+from nlhf_zoo.cli.solve.reading import (
+    Game,
+    check_algorithm,
+    check_combination,
+    check_output,
+    read_game,
+    read_log_policy,
+)
+from nlhf_zoo.data.tables.files import require_memory
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.solvers import (
+    Solution,
+    check_beta,
+    regularised_nash,
+    unregularised_nash,
+)
+
+_PROGRAM = "nlhf solve"
+_CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
+
+
+def main(args: list[str]) -> None:
+    """Run ``nlhf solve``.
+
+    Args:
+        args: what stands behind ``nlhf solve``.
+
+    Raises:
+        UserError: the input cannot be used.
+        SystemExit: the arguments cannot be parsed (exit code 2), or help was asked for.
+    """
+    title = "The Nash policy of preferences, and its certificate."
+    parser = _Parser(prog=_PROGRAM, description=title)
+    parser.add_function_arguments(solve_files, skip={"algorithm", "arguments"})
+    # By hand: as a union with None it would be refused in the words of both.
+    algorithm = "an algorithm to play in closed form, such as NashMP"
+    parser.add_argument("--algorithm", type=PolicyOptimizer, help=algorithm)
+    config = parser.parse_args(args)
+    arguments = parser.dump(config, format="json", skip_unset=False)
+    try:
+        parts = parser.instantiate(config)
+    except ValueError as error:
+        raise UserError(f"--algorithm: {error}") from error
+    solve_files(**parts, arguments=arguments)
+
+
+def solve_files(
+    votes: Path | None = None,
+    matrix: Path | None = None,
+    prior: float | None = None,
+    reference: Path | None = None,
+    start: Path | None = None,
+    beta: float = 0.1,
+    algorithm: PolicyOptimizer | None = None,
+    updates: int = 500,
+    output: Path | None = None,
+    arguments: str = "{}",
+) -> None:
+    """Solve a game, play an algorithm on it, print the table and write the file.
+
+    Args:
+        votes: a CSV file of votes with the columns winner, loser and, optionally, prompt, count and
+            tie.
+        matrix: a .npy or .csv file of P(y > y'), [N, N], or [C, N, N] for several games.
+        prior: pseudo-ties that are added to each pair of alternatives of the votes; 1 if not given.
+        reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
+            alternatives; uniform if not given. At beta = 0 it has no influence.
+        start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
+            given.
+        beta: temperature of the regularisation towards the reference; 0 solves the game without it.
+        algorithm: an algorithm to play in closed form, such as NashMP.
+        updates: rounds of the algorithm.
+        output: a .npz file to write.
+        arguments: the arguments as they were given, in JSON, for the output file.
+
+    Raises:
+        UserError: the input cannot be used.
+    """
+    check_beta(beta, "--beta")
+    check_combination(votes, matrix, prior, updates)
+    check_algorithm(algorithm, start, beta)
+    check_output(output, [votes, matrix, reference, start])
+    game = read_game(votes, matrix, 1.0 if prior is None else prior)
+    log_reference = read_log_policy(reference, "reference", game)
+    log_start = log_reference if start is None else read_log_policy(start, "start", game)
+    rounds = None
+    if algorithm is not None:
+        size = 8 * len(CURVES) * (updates + 1) * len(game.support)
+        require_memory(size, f"a trajectory of {updates} updates")
+        players = dict.fromkeys(("policy", *algorithm.players), log_start)
+        if "magnet" in players:  # it stands in for the reference, until it first moves
+            players["magnet"] = log_reference
+        rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
+
+    if beta == 0:
+        nash = unregularised_nash(game.preference, game.support)
+    else:
+        nash = regularised_nash(game.preference, log_reference, beta, progress=True)
+    run = None if rounds is None else play(rounds, updates, log_start, log_reference, nash)
+    if output is not None:
+        _write(output, game, nash, run, arguments)
+    print_tables(game, nash, beta, run, type(algorithm).__name__)
+    if not (worst := nash.exploitability.max().item()) <= _CERTIFIED:
+        print(
+            f"warning: the equilibrium is exact to an exploitability of {worst:.1e} only, "
+            "and so is what is measured against it",
+            file=sys.stderr,
+        )
+
+
+class _Parser(ArgumentParser):
+    """A parser that refuses in one sentence, without the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with exit code 2."""
+        # The options of the algorithm are parsed by a parser of their own.
+        nested = "" if self.prog == _PROGRAM else "algorithm."
+        self.exit(2, f"{_PROGRAM}: error: {_sentence(message, nested)}\n")
+
+
+def _sentence(message: str, nested: str) -> str:
+    """What jsonargparse says, in the words of someone who types options."""
+    message = " ".join(message.split())
+    key = re.match(r'Parser key "(\S+)": ', message)
+    option = f"--{nested}{key[1]}: " if key else ""
+    if name := re.search(r"Expected a dot import path string: (.*)", message):
+        known = ", ".join(sorted(set(algorithms.__all__) - {"PolicyOptimizer"}))
+        return f"{option}there is no algorithm {name[1]!r}, choose one of {known}"
+    if "PolicyOptimizer is abstract" in message:
+        return f"{option}name the algorithm whose options you give, as in --algorithm NashMP"
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if kinds and value:
+        expected = " or ".join(kinds).replace("NoneType", "null")
+        return f"{option}expected {expected}, but got {value[1]!r}"
+    return option + message.removeprefix(key[0] if key else "")
+
+
+def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments: str) -> None:
+    """Write the file beside its place and rename it, so that there is a whole file or none."""
+    games, num = game.support.shape
+    arrays: dict[str, Any] = {
+        "log_policy": (nash if run is None else run).log_policy.numpy(),
+        "nash_log_policy": nash.log_policy.numpy(),
+        "nash_exploitability": nash.exploitability.numpy(),
+        "names": np.array([own + [""] * (num - len(own)) for own in game.names]),
+    }
+    if games == 1:
+        arrays = {name: array[0] for name, array in arrays.items()}
+    if run is not None:
+        curves = (
+            run.curves if games > 1 else {name: curve[:, 0] for name, curve in run.curves.items()}
+        )
+        arrays |= {name: curve.numpy() for name, curve in curves.items()}
+        arrays["queries"] = run.queries.numpy()
+    arrays |= {"version": __version__, "arguments": arguments}
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(output)
+    except OSError as error:
+        raise UserError(f"--output {output} could not be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

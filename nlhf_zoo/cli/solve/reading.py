@@ -1,0 +1,150 @@
+"""The game that ``nlhf solve`` is given, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.data.tables.files import read_distribution, read_matrix
+from nlhf_zoo.data.tables.votes import read_votes
+from nlhf_zoo.errors import UserError
+
+_MOST_CHARACTERS = 60  # of a name
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """C games of at most N alternatives.
+
+    Args:
+        preference: P(y > y') [C, N, N].
+        support: which alternatives exist, bool [C, N].
+        names: of the alternatives, C lists.
+        prompts: a title for each game, "" for one that needs none.
+        where: the file.
+    """
+
+    preference: Tensor
+    support: Tensor
+    names: list[list[str]]
+    prompts: list[str]
+    where: Path
+
+
+def check_combination(
+    votes: Path | None, matrix: Path | None, prior: float | None, updates: int
+) -> None:
+    """Refuse options that do not go together."""
+    if (votes is None) == (matrix is None):
+        raise UserError("give the game as either --votes or --matrix, exactly one of them")
+    if prior is not None:
+        if votes is None:
+            raise UserError("--prior counts pseudo-ties of votes: give it with --votes only")
+        if not (math.isfinite(prior) and prior >= 0):
+            raise UserError(f"--prior must be a finite number, 0 or above, but it is {prior}")
+    if updates < 0:
+        raise UserError(f"--updates must be 0 or above, but it is {updates}")
+
+
+def check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta: float) -> None:
+    """Refuse an algorithm that cannot be played here, and a start without one."""
+    if algorithm is None:
+        if start is not None:
+            raise UserError("--start is where an algorithm starts: give --algorithm too")
+        return
+    if beta == 0:
+        raise UserError(
+            "--beta 0 is solved by linear programme: leave --algorithm out, or give a higher --beta"
+        )
+    if not algorithm.closed_form:
+        raise UserError(
+            f"--algorithm {type(algorithm).__name__} has no closed form: train it with `nlhf fit`"
+        )
+    try:
+        algorithm.steps(beta, 0)
+    except ValueError as error:  # steps that it cannot take
+        raise UserError(f"--algorithm: {error}") from error
+
+
+def check_output(output: Path | None, inputs: list[Path | None]) -> None:
+    """Refuse a file that cannot be written, or would overwrite what is read."""
+    if output is None:
+        return
+    folder = output.parent
+    if not folder.is_dir():
+        raise UserError(f"--output {output}: the folder {folder} does not exist, create it first")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder: give the name of a file in it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {output}: the folder {folder} cannot be written to")
+    if any(path is not None and path.resolve() == output.resolve() for path in inputs):
+        raise UserError(f"--output {output} would overwrite an input file: give another name")
+
+
+def read_game(votes: Path | None, matrix: Path | None, prior: float) -> Game:
+    """The game of a file of votes, or of a matrix."""
+    if votes is not None:
+        read = read_votes(votes, prior)
+        return Game(read.preference, read.support, read.names, read.prompts, votes)
+    assert matrix is not None  # exactly one of them is given
+    table = read_matrix(matrix)
+    games, num, _ = table.preference.shape
+    names = table.names or [str(action) for action in range(num)]
+    prompts = [f"game {game}" for game in range(games)] if games > 1 else [""]
+    support = torch.ones(games, num, dtype=torch.bool)
+    return Game(table.preference, support, [names] * games, prompts, matrix)
+
+
+def read_log_policy(path: Path | None, what: str, game: Game) -> Tensor:
+    """Log-probabilities [C, N], -inf for alternatives that do not exist; uniform without a file."""
+    support = game.support
+    if path is None:
+        uniform = torch.zeros(support.shape, dtype=torch.float64)
+        return uniform.masked_fill(~support, -torch.inf).log_softmax(-1)
+    probability = read_distribution(path, what)
+    games, num = support.shape
+    if probability.shape not in [(num,), (games, num)]:
+        raise UserError(
+            f"{what} {path} has shape {[*probability.shape]}, but {game.where} has "
+            f"{shape(support)}: give one probability for each alternative"
+        )
+    if probability.dim() == 1 and any(own != game.names[0] for own in game.names):
+        raise UserError(
+            f"{what} {path} has shape {[num]}, but the prompts of {game.where} have alternatives "
+            f"of their own: give {[games, num]}, a row for each prompt"
+        )
+    probability = probability.expand(games, num)
+    for wrong, problem in [
+        (
+            (probability == 0) & support,
+            "probability 0, so that it is never played: give a positive one",
+        ),
+        ((probability > 0) & ~support, "a probability, but its prompt has fewer: give 0"),
+    ]:
+        if wrong.any():
+            prompt, action = wrong.nonzero()[0].tolist()
+            own = game.names[prompt]
+            name = f" ({short(own[action])!r})" if action < len(own) else ""
+            row = f" of row {prompt}" if games > 1 else ""
+            raise UserError(f"{what} {path} gives alternative {action}{name}{row} {problem}")
+    return probability.log()
+
+
+def shape(support: Tensor) -> str:
+    """How many prompts and alternatives there are, in words."""
+    games, num = support.shape
+    prompts = f"{games} prompts of " if games > 1 else ""
+    fewest = "" if support.all() else "up to "
+    return f"{prompts}{fewest}{num} alternatives"
+
+
+def short(text: str) -> str:
+    """A name or a prompt on one line, and not too long a one."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."

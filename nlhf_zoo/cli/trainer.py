@@ -1,0 +1,273 @@
+"""``nlhf fit | validate | test | predict``: LightningCLI, with its traps taken out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+)
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from omegaconf.errors import OmegaConfBaseException
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from nlhf_zoo.callbacks import (
+    GameProgressBar,
+    QueryLog,
+    ResumeState,
+    TimeLog,
+)
+
+# Imported so that short class names resolve on the command line and in YAML files.
+from nlhf_zoo.cli.parser import GameArgumentParser, shorten
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.cli.refusals import (
+    is_trial,
+    refuse_bad_files,
+    refuse_endless,
+    refuse_misfits,
+    refuse_other_data,
+    refuse_unwritable,
+)
+from nlhf_zoo.cli.resuming import (
+    last_checkpoint,
+    refuse_other_config,
+    refuse_other_file,
+    runs_folder,
+)
+from nlhf_zoo.cli.saved_config import SaveGameConfig
+from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
+from nlhf_zoo.oracles.ledger import ledgers, spent, summary
+from nlhf_zoo.preference_models import PreferenceModel
+
+
+class GameCLI(LightningCLI):
+    """LightningCLI for games: OnlineGame by default, errors in one sentence, exact resumes."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """An OnlineGame on a table unless told otherwise."""
+        parser.set_defaults(
+            {
+                "model": {"class_path": _path(OnlineGame)},
+                "data": {"class_path": _path(TablePrompts)},
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; a broken interpolation is the user's error like any other.
+
+        Raises:
+            UserError: the arguments cannot be parsed.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except OmegaConfBaseException as error:
+            raise UserError(f"an interpolation in the configuration fails: {error}") from error
+        except UserError:
+            raise
+        except ValueError as error:  # by --print_config, of what YAML cannot hold
+            raise UserError(shorten(str(error))) from error
+
+    def _set_seed(self) -> None:
+        """Set it; one out of bounds is the user's error.
+
+        Raises:
+            UserError: it is out of bounds.
+        """
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Do not take model arguments from a checkpoint.
+
+        LightningCLI would replace the configuration's, even the algorithm, by those in the file,
+        and say nothing.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint, and refuse one that another configuration made.
+
+        Raises:
+            UserError: it cannot be resumed.
+        """
+        self._resumed: dict[str, Any] = {}
+        config = self.config[self.subcommand]
+        requested = config.get("ckpt_path")
+        if not requested:
+            return
+        runs = runs_folder(config)
+        checkpoint = last_checkpoint(config, runs) if requested == "last" else Path(requested)
+        if not checkpoint.is_file():
+            raise UserError(
+                f"ckpt_path {requested} is no file: give a checkpoint, or `last` for the last run's"
+            )
+        run = checkpoint.absolute().parent.parent
+        self._dump_config()
+        refuse_other_config(run / "config.yaml", self.config_dump, self.subcommand == "fit")
+        refuse_other_file(checkpoint)
+        self._resumed["ckpt_path"] = str(checkpoint)
+        found = re.fullmatch(r"version_(\d+)", run.name)
+        if found and runs is not None and run.parent == runs.absolute():
+            # Go on in that run's folder.
+            self._resumed["trainer.logger.init_args.version"] = int(found[1])
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Without the progress bar where none is wanted: Lightning would refuse ours."""
+        if self.config[self.subcommand]["trainer"].get("enable_progress_bar") is False:
+            callbacks = self.trainer_defaults["callbacks"]
+            self.trainer_defaults["callbacks"] = [
+                c for c in callbacks if not isinstance(c, GameProgressBar)
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Make the parts; what they refuse is the user's error.
+
+        Raises:
+            UserError: a part refuses its arguments.
+        """
+        config = self.config[self.subcommand]
+        written = {key: config.get(key) for key in self._resumed} | {"ckpt_path": None}
+        for key, value in self._resumed.items():
+            config[key] = value
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except (ValueError, TypeError, OSError, MisconfigurationException, ImportError) as error:
+            raise UserError(shorten(str(error)) or type(error).__name__) from error
+        finally:
+            for key, value in written.items():  # config.yaml starts such a run, and resumes none
+                config[key] = value
+
+    def before_fit(self) -> None:
+        """Refuse what could not end well, before anything is computed or written.
+
+        Raises:
+            UserError: the parts do not fit the trainer.
+        """
+        refuse_endless(self.trainer, self.datamodule)
+        if isinstance(self.model, OnlineGame):
+            refuse_misfits(self.trainer, self.model, self.datamodule)
+        if isinstance(self.model, PreferenceModel):
+            refuse_other_data(self.trainer, self.datamodule)
+        if not is_trial(self.trainer):
+            refuse_unwritable(self.trainer)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Print the probability of each response as CSV, where the responses can be listed.
+
+        Raises:
+            UserError: this is a preference model.
+        """
+        if isinstance(self.model, PreferenceModel):
+            raise UserError(
+                "nlhf predict prints a policy's responses: of a preference model `nlhf validate` "
+                "gives the figures, and `nlhf oracle` the answers"
+            )
+        log_probs = self.trainer.predict(**kwargs)
+        if not (isinstance(self.model, OnlineGame) and log_probs and self.trainer.is_global_zero):
+            return
+        names = self.model.oracle.names
+        table = csv.writer(sys.stdout)
+        table.writerow(("prompt", "response", "probability"))
+        for prompt, row in enumerate(torch.cat([*log_probs]).exp().tolist()):
+            for response, probability in enumerate(row[: len(names[prompt])] if names else row):
+                name = names[prompt][response] if names else response
+                table.writerow((prompt, name, probability))
+
+    def after_fit(self) -> None:
+        """Say where everything lies.
+
+        Raises:
+            UserError: the oracle left too much unanswered, in a run that was too short to stop.
+        """
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            return  # it was played in other processes, which had counts and folder
+        folder = self.trainer.log_dir  # asks all processes
+        game = self.model if isinstance(self.model, OnlineGame) else None
+        if self.trainer.is_global_zero and not is_trial(self.trainer):
+            if game is not None and ledgers(game.oracle):
+                print(f"The oracle was asked: {summary(spent(game.oracle))}")
+            print(f"Logs, metrics and checkpoint: {folder}")
+        if game is not None and (sentence := game.silence()):  # of a run of few steps
+            raise UserError(sentence)
+
+
+def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
+    """Run one command of the Trainer.
+
+    Args:
+        args: the command (fit, validate, test, predict) and its options.
+        cli: what parses and runs it.
+
+    Raises:
+        UserError: a mistake of the user's making.
+    """
+    refuse_bad_files(args)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
+    torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
+    try:
+        with quiet():
+            cli(
+                seed_everything_default=0,
+                trainer_defaults={
+                    "callbacks": [
+                        ResumeState(),
+                        HealthCheck(),
+                        ReferenceFingerprint(),
+                        QueryLog(),
+                        TimeLog(),
+                        GameProgressBar(),
+                    ],
+                    "max_epochs": -1,
+                    "num_sanity_val_steps": 0,
+                    "use_distributed_sampler": False,
+                    "enable_model_summary": False,
+                },
+                save_config_callback=SaveGameConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_class=GameArgumentParser,
+                parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=list(args),
+            )
+    except MisconfigurationException as error:
+        raise UserError(shorten(str(error))) from error
+    except BrokenPipeError:
+        raise
+    except ProcessRaisedException as error:  # with the traceback of another process
+        said = re.findall(r"^nlhf_zoo\.errors\.\w+: (.+)$", str(error), re.MULTILINE)
+        if not said:
+            raise
+        raise UserError(said[-1]) from error
+    except OSError as error:  # a full disk, a folder that may not be written to
+        raise UserError(
+            f"{error.filename or 'input or output'}: {error.strerror or error}"
+        ) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

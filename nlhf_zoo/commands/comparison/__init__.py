@@ -1,1 +1,0 @@
-"""The parts of ``nlhf compare``: its file, the contenders, their runs, tables and figure."""

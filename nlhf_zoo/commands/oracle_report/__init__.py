@@ -1,1 +1,0 @@
-"""What `nlhf oracle` asks, computes and draws."""

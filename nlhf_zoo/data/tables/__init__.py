@@ -1,0 +1,1 @@
+"""Games as tables: files, votes, generators, the small language."""

@@ -1,0 +1,170 @@
+"""Votes on pairs, from a CSV file to counts to preferences.
+
+With w wins, l losses and t ties of y against y', and r pseudo-ties (the prior),
+
+    P(y > y') = (w + t / 2 + r / 2) / (w + l + t + r).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.data.tables.files import read_rows, require_memory
+from nlhf_zoo.data.tables.games import complete
+from nlhf_zoo.errors import UserError
+
+_REQUIRED = ("winner", "loser")
+_OPTIONAL = ("prompt", "count", "tie")
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """What the votes say; C prompts, N the largest number of alternatives of a prompt.
+
+    Args:
+        preference: P(y > y'), float64 [C, N, N]; 1/2 where an alternative is absent.
+        support: which alternatives each prompt has, bool [C, N].
+        names: the alternatives of each prompt, C lists, ordered as they first appear.
+        prompts: the prompts, ordered as they first appear; one empty text where the file has none.
+    """
+
+    preference: Tensor
+    support: Tensor
+    names: list[list[str]]
+    prompts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    prompt: str
+    winner: str
+    loser: str
+    count: float
+    tie: bool
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Votes of one prompt: places of the alternatives, and counts by (place, place)."""
+
+    place: dict[str, int] = field(default_factory=dict)
+    wins: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def add(self, vote: _Vote) -> None:
+        one, other = (self.place.setdefault(n, len(self.place)) for n in (vote.winner, vote.loser))
+        # A tie is half a win for each.
+        share = vote.count / 2 if vote.tie else vote.count
+        self.wins[one, other] = self.wins.get((one, other), 0.0) + share
+        if vote.tie:
+            self.wins[other, one] = self.wins.get((other, one), 0.0) + share
+
+    def matrix(self, size: int) -> Tensor:
+        """Wins and half the ties, [size, size]."""
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        if self.wins:
+            rows, columns = torch.tensor(list(self.wins)).T
+            matrix[rows, columns] = torch.tensor(list(self.wins.values()), dtype=torch.float64)
+        return matrix
+
+
+def read_votes(path: str | Path, prior: float = 1.0) -> Votes:
+    """Read a CSV of votes with the columns winner, loser and, optionally, prompt, count and tie.
+
+    A row is ``count`` votes (default 1) for winner over loser, or as many ties where ``tie`` is 1:
+    these are listed once a pair, in either order. Rows of the same pair add up.
+
+    Args:
+        path: the file, CSV in UTF-8.
+        prior: pseudo-ties added to each pair, r. With 0, a pair that nobody compared is refused.
+
+    Raises:
+        UserError: the file cannot be read, or a row or the lack of one makes no sense.
+    """
+    if not (math.isfinite(prior) and prior >= 0):
+        raise UserError(
+            f"the prior must be a finite number of pseudo-ties, at least 0, but it is {prior}"
+        )
+    counts: dict[str, _Counts] = {}
+    for vote in _rows(Path(path)):
+        counts.setdefault(vote.prompt, _Counts()).add(vote)
+    if not counts:
+        raise UserError(f"votes {path} holds no votes: there is only a header")
+    size = max(len(one.place) for one in counts.values())
+    require_memory(
+        48 * len(counts) * size**2, f"the preference of votes {path} {[len(counts), size, size]}"
+    )
+
+    names = [list(one.place) for one in counts.values()]
+    support = torch.arange(size) < torch.tensor([[len(own)] for own in names])
+    wins = torch.stack([one.matrix(size) for one in counts.values()])
+    total = wins + wins.mT + prior
+    unknown = (total == 0) & support[:, :, None] & support[:, None, :]
+    unknown.diagonal(dim1=1, dim2=2).fill_(False)
+    if unknown.any():
+        prompt, one, other = unknown.nonzero()[0].tolist()
+        text = list(counts)[prompt]
+        raise UserError(
+            f"nobody compared {names[prompt][one]!r} with {names[prompt][other]!r}"
+            f"{f' for prompt {text!r}' if text else ''} in votes {path}: use a prior above 0"
+        )
+    share = torch.where(total > 0, (wins + prior / 2) / total, 0.5)
+    return Votes(complete(share), support, names, list(counts))
+
+
+def _rows(path: Path) -> Iterator[_Vote]:
+    columns: list[str] | None = None
+    for row, at in read_rows(path, "votes"):
+        if columns is None:
+            columns = _columns(row, path)
+        else:
+            yield _vote(row, columns, at)
+
+
+def _columns(header: list[str], path: Path) -> list[str]:
+    known = _REQUIRED + _OPTIONAL
+    for column in header:
+        if column not in known:
+            raise UserError(
+                f"votes {path} has an unknown column {column!r}: use {', '.join(known)}"
+            )
+        if header.count(column) > 1:
+            raise UserError(f"votes {path} has the column {column!r} twice")
+    for column in _REQUIRED:
+        if column not in header:
+            raise UserError(f"votes {path} lacks the column {column!r} in their first line")
+    return header
+
+
+def _vote(row: list[str], columns: list[str], at: str) -> _Vote:
+    if len(row) != len(columns):
+        raise UserError(f"{at} has {len(row)} fields, but there are {len(columns)} columns")
+    value = dict(zip(columns, row, strict=True))
+    for column in ("winner", "loser", "prompt"):
+        # "A" and " A" would silently be two alternatives.
+        if column in value and (not value[column] or value[column] != value[column].strip()):
+            raise UserError(
+                f"{at} has the {column} {value[column]!r}: give a name, without spaces around it"
+            )
+    if value["winner"] == value["loser"]:
+        raise UserError(f"{at} compares {value['winner']!r} with itself")
+    tie = value.get("tie", "0")
+    if tie not in ("0", "1"):
+        raise UserError(f"{at} has the tie {tie!r}: write 1 for a tie and 0 for a win")
+    count = _count(value.get("count", "1"), at)
+    return _Vote(value.get("prompt", ""), value["winner"], value["loser"], count, tie == "1")
+
+
+def _count(text: str, at: str) -> float:
+    try:
+        count = float(text)
+    except ValueError:
+        count = math.nan
+    if not (math.isfinite(count) and count >= 0):
+        raise UserError(f"{at} has the count {text!r}: give a finite number, at least 0")
+    return count

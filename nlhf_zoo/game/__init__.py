@@ -1,0 +1,1 @@
+"""The online game: the loop, its parts, and where it stands."""

@@ -1,0 +1,112 @@
+"""Which parts of a game fit each other; refused in one sentence before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.realisation import Realisation
+from nlhf_zoo.game.rollout import Rollout
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.tabular import TabularPolicy
+from nlhf_zoo.records import Batch, ProximalStep
+
+
+def check_parts(
+    policy: Policy,
+    oracle: PreferenceOracle,
+    algorithm: PolicyOptimizer,
+    beta: float,
+    rollout: Rollout,
+    realisation: Realisation,
+) -> None:
+    """Check that the algorithm's steps can be realised with these parts.
+
+    Raises:
+        UserError: they cannot.
+    """
+    name = type(algorithm).__name__
+    try:
+        steps = algorithm.steps(beta, 0)
+    except ValueError as error:  # its numbers do not fit the game's beta
+        raise UserError(f"{name} at beta = {beta}: {error}") from error
+    _check_plan(name, steps, {"policy", "reference", *algorithm.players})
+    gradient = "set model.realisation to GradientSteps"
+    if rollout.enumerated and oracle.support is None:
+        raise UserError(
+            f"{type(oracle).__name__} lists no responses that could be enumerated: set "
+            "model.rollout to Sample"
+        )
+    if not realisation.closed_form:
+        among_themselves = any(step.self_play or step.pairs for step in steps)
+        if among_themselves and not rollout.enumerated and rollout.num_responses < 2:
+            raise UserError(
+                f"{name} compares responses with each other: "
+                "set model.rollout.num_responses to 2 or more"
+            )
+        for step in steps:
+            _try_loss(algorithm, step, beta, rollout)
+        return
+    if not algorithm.closed_form:
+        raise UserError(f"{name} has no closed form: {gradient}")
+    if not isinstance(policy, TabularPolicy):
+        kind = type(policy).__name__
+        raise UserError(f"the closed form needs a TabularPolicy, not {kind}: {gradient}")
+    if not oracle.answers_table:
+        raise UserError(
+            "the closed form needs an oracle that answers from a table in memory, and "
+            f"{type(oracle).__name__} does not: {gradient}"
+        )
+    if not rollout.enumerated:
+        raise UserError(
+            f"the closed form has no samples: set model.rollout to Enumerate, or {gradient}"
+        )
+
+
+def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> None:
+    """A plan names players that there are, and writes the policy last.
+
+    Raises:
+        UserError: it does not.
+    """
+    named = {step.reference for step in steps} | {step.writes for step in steps}
+    for step in steps:
+        named |= {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o)}
+    if unknown := sorted(named - players):
+        raise UserError(f"{name} names the player {unknown[0]}, which it does not declare")
+    if any(step.writes == "policy" for step in steps[:-1]) or steps[-1].writes != "policy":
+        raise UserError(f"{name} must write the policy in the last step of a round, and only there")
+
+
+def _try_loss(
+    algorithm: PolicyOptimizer, step: ProximalStep, beta: float, rollout: Rollout
+) -> None:
+    """Compute the loss of equal responses: a surrogate that does not fit its step says so.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    enumerated = rollout.enumerated
+    num = 2 if enumerated else rollout.num_responses
+    zero, half = torch.zeros(1, num), torch.full((1, num), 0.5)
+    compared = step.pairs or (step.self_play and not enumerated)
+    batch = Batch(
+        log_prob=zero,
+        centre_log_prob=zero,
+        reference_log_prob=zero,
+        payoff=half,
+        weight=torch.full((1, num), 1 / num),
+        beta=beta,
+        enumerated=enumerated,
+        self_play=step.self_play and not enumerated,
+        preference=torch.full((1, num, num), 0.5) if compared else None,
+        pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
+    )
+    try:
+        algorithm.loss(step, batch)
+    except ValueError as error:
+        raise UserError(f"{type(algorithm).__name__}: {error}") from error

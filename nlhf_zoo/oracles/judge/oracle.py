@@ -1,0 +1,246 @@
+"""A language model as the judge, behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles.judge.client import JudgeClient
+from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
+from nlhf_zoo.oracles.judge.exchange import Exchange, History, Pace
+from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template
+from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
+from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+
+_MOST = 1000  # connections, of the openai client
+_LISTED = 20  # tokens with log-probabilities, of most servers
+# Fields of a request that the oracle fills in itself.
+_OWN = {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "n", "stream"}
+
+
+@final
+class JudgeOracle(TextOracle):
+    """P(first > second | prompt) from a language model behind an OpenAI-compatible endpoint.
+
+    The judge is shown the prompt, the whole conversation where it is one, and both responses, each
+    quoted so that nothing in it can end its quotation. It is asked about each two different texts
+    in both orders, unless `order` says otherwise. What it says that is no verdict is invalid, and
+    so is a question without a reply after all retries; nothing is ever guessed. The texts leave
+    this machine for the server at `base_url`, and nothing else does but the options below.
+
+    Args:
+        model: its name, as the server knows it.
+        base_url: of the server, http://localhost:8000/v1 for instance.
+        api_key_env: environment variable that holds the key; null, or no text at all, for a server
+            without one.
+        verdict: json, a reply that is one JSON object with either `better` ("A", "B" or "tie") or
+            `probability` (that A is better); or logprobs, the log-probabilities of the letters A
+            and B in a reply that is one letter.
+        order: both orders averaged, one of them at random (always the same for a pair), or none.
+        template: file with the message to the judge, with the fields {prompt}, {first} and
+            {second}; null takes the one for `verdict` that comes with the package.
+        system: system message before it; null for none.
+        temperature: of the judge's reply; null leaves it to the server.
+        max_tokens: of the reply; null leaves the limit to the server. A reply that is cut is no
+            verdict.
+        extra_body: further fields of the request, as the server documents them.
+        concurrency: requests on their way at once.
+        requests_per_minute: at most, evenly spaced; null for no limit.
+        timeout: seconds for a whole request.
+        retries: attempts after the first, where a request failed for a reason that may pass. While
+            there is no connection at all it is tried on, as long as `patience` lasts.
+        backoff: seconds before the first retry; doubled for each further one, with jitter. Where
+            the server says how long to wait, that long.
+        patience: seconds without any answer after which the judge is taken for down, and the run
+            ends with a checkpoint.
+    """
+
+    tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        api_key_env: str | None = "OPENAI_API_KEY",
+        verdict: VerdictFrom = "json",
+        order: Order = "both",
+        template: str | None = None,
+        system: str | None = None,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = 256,
+        extra_body: dict[str, Any] | None = None,
+        concurrency: int = 32,
+        requests_per_minute: float | None = None,
+        timeout: float = 60.0,
+        retries: int = 5,
+        backoff: float = 0.5,
+        patience: float = 300.0,
+    ) -> None:
+        super().__init__()
+        api_key_env = api_key_env or None  # on a command line null would be a text
+        refuse_endpoint(base_url, api_key_env)
+        _refuse_choices(model, verdict, order)
+        _refuse_numbers(temperature, max_tokens, verdict)
+        _refuse_pace(concurrency, requests_per_minute, timeout, retries, backoff, patience)
+        _refuse_extra(extra_body)
+        self.verdict = verdict
+        self.order = order
+        self.symmetric = order != "none"
+        path = FOLDER / f"judge_{verdict}.txt" if template is None else Path(template)
+        self.template = read_template(path)
+        self.system = system
+        self.request: Mapping[str, Any] = _request(
+            model, temperature, max_tokens, verdict, extra_body
+        )
+        self.pace = Pace(concurrency, requests_per_minute, retries, backoff, patience)
+        self.history = History()
+        endpoint = Endpoint(base_url, api_key_env)
+        endpoint.key()  # refuses a missing one before anything else is made
+        self.client = JudgeClient(endpoint, timeout)
+
+    @property
+    def fingerprint(self) -> str:
+        """Server, model and all that the judge is shown."""
+        shown = {
+            "base_url": self.client.endpoint.base_url,
+            "template": self.template.text,
+            "system": self.system,
+            "verdict": self.verdict,
+            "order": self.order,
+            **self.request,
+        }
+        return f"judge {json.dumps(shown, sort_keys=True)}"
+
+    @property
+    def last_words(self) -> str:
+        """What the judge said last that was no verdict, shortened; empty where there is nothing."""
+        return self.history.last_words
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """Ask the judge, in the order or orders of this oracle.
+
+        Raises:
+            OracleStoppedError: the judge is down, or a budget is spent.
+            UserError: the server refuses all questions alike.
+        """
+        return in_order(self.as_shown, questions, self.order)
+
+    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """Ask the judge once about each question, with its first response shown first, as A.
+
+        Raises:
+            OracleStoppedError: the judge is down, or a budget is spent.
+            UserError: the server refuses all questions alike.
+        """
+        exchange = Exchange(
+            self.client,
+            self.pace,
+            self.history,
+            self.ledger,
+            body=lambda number: self._body(questions[number]),
+            counts=lambda number: {"swapped" if questions[number].again else "queries": 1},
+        )
+        for number, completion in exchange.run(len(questions)):
+            yield number, math.nan if completion is None else self._verdict(completion)
+
+    def _body(self, question: Question) -> dict[str, Any]:
+        text = self.template.render(question.conversation, question.first, question.second)
+        messages = [{"role": "user", "content": text}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return {**self.request, "messages": messages}
+
+    def _verdict(self, completion: Completion) -> float:
+        answer = READERS[self.verdict](completion)
+        if math.isnan(answer):
+            said = self.client.presentable(completion.text.encode("utf-8", "replace"))
+            self.history.last_words = f"no verdict, but {said or 'nothing'}"
+        return answer
+
+
+def _request(
+    model: str,
+    temperature: float | None,
+    max_tokens: int | None,
+    verdict: VerdictFrom,
+    extra_body: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """All of a request but the messages."""
+    request: dict[str, Any] = {"model": model, **(extra_body or {})}
+    if temperature is not None:
+        request["temperature"] = temperature
+    if max_tokens is not None:
+        request["max_tokens"] = max_tokens
+    if verdict == "logprobs":
+        request |= {"logprobs": True, "top_logprobs": _LISTED}
+    return request
+
+
+def _refuse_choices(model: str, verdict: str, order: str) -> None:
+    if not model:
+        raise UserError("the judge's model needs a name: the one that its server knows it by")
+    if verdict not in READERS:
+        raise UserError(f"the judge's verdict must be json or logprobs, but it is {verdict!r}")
+    if order not in ORDERS:
+        raise UserError(f"the judge's order must be one of {', '.join(ORDERS)}, not {order!r}")
+
+
+def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: str) -> None:
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise UserError(
+            f"the judge's temperature must be 0 or a number above, but it is {temperature}"
+        )
+    least = 2 if verdict == "logprobs" else 1  # a letter, and the end
+    if max_tokens is not None and max_tokens < least:
+        raise UserError(
+            f"the judge's max_tokens must be at least {least} with verdict {verdict}, "
+            f"but it is {max_tokens}"
+        )
+
+
+def _refuse_pace(
+    concurrency: int,
+    requests_per_minute: float | None,
+    timeout: float,
+    retries: int,
+    backoff: float,
+    patience: float,
+) -> None:
+    if not 1 <= concurrency <= _MOST:
+        raise UserError(
+            f"the judge's concurrency must be from 1 to {_MOST}, but it is {concurrency}"
+        )
+    if retries < 0:
+        raise UserError(f"the judge's retries must be 0 or more, but they are {retries}")
+    for name, value in {
+        "requests_per_minute": requests_per_minute,
+        "timeout": timeout,
+        "backoff": backoff,
+    }.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"the judge's {name} must be a number above 0, but it is {value}")
+    if requests_per_minute is not None and 60 / requests_per_minute >= patience:
+        raise UserError(
+            f"the judge's patience of {patience:g} s would end before the next of "
+            f"{requests_per_minute:g} requests_per_minute: raise it"
+        )
+    if not timeout <= patience < math.inf:
+        raise UserError(
+            f"the judge's patience must be at least its timeout, {timeout:g} s, "
+            f"but it is {patience:g} s"
+        )
+
+
+def _refuse_extra(extra_body: Mapping[str, Any] | None) -> None:
+    if own := sorted(_OWN & (extra_body or {}).keys()):
+        raise UserError(
+            f"the judge's extra_body holds {own[0]}, which the oracle sets itself: leave it out"
+        )
+    try:
+        json.dumps(extra_body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the judge's extra_body cannot be written as JSON: {error}") from error

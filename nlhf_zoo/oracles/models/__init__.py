@@ -1,0 +1,1 @@
+"""Reward and pair models as oracles."""

@@ -1,0 +1,1 @@
+"""Oracles around other oracles."""

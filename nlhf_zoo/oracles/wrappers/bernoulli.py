@@ -1,0 +1,99 @@
+"""Labels instead of probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Self, final
+
+import torch
+from torch import Tensor, distributed
+
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.random_streams import run_seed
+from nlhf_zoo.records import Comparison, Prompts, Responses
+
+
+@final
+class BernoulliLabels(PreferenceOracle):
+    """Another oracle's probabilities, each replaced by a sampled verdict: 1 a win, 0 a loss.
+
+    Responses that are compared with themselves get one verdict a pair, P(y > y') = 1 - P(y' > y),
+    and 1/2 against oneself. Verdicts are drawn from a stream of their own, keyed by seed, rank and
+    the number of calls so far; that number is in the checkpoint, so that a resumed run goes on as
+    it would have. Calls in evaluation mode have streams apart: to look does not change training.
+
+    Args:
+        oracle: whose probabilities.
+        seed: of the verdicts; None takes the run's seed.
+    """
+
+    calls: Tensor
+
+    def __init__(self, oracle: PreferenceOracle, seed: int | None = None) -> None:
+        super().__init__()
+        self.oracle = oracle
+        self.seed = run_seed(seed)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self._evaluated = 0
+
+    @property
+    def support(self) -> Tensor | None:
+        """The other oracle's."""
+        return self.oracle.support
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """The other oracle's."""
+        return self.oracle.prompts
+
+    @property
+    def names(self) -> list[list[str]] | None:
+        """The other oracle's."""
+        return self.oracle.names
+
+    @property
+    def table(self) -> Tensor | None:
+        """The other oracle's: exact metrics judge the game itself, not its labels."""
+        return self.oracle.table
+
+    @property
+    def answers_table(self) -> bool:
+        """It answers labels, not probabilities."""
+        return False
+
+    def train(self, mode: bool = True) -> Self:
+        """Choose the streams of training, or those of an evaluation, from their start."""
+        self._evaluated = 0
+        return super().train(mode)
+
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        """Draw a verdict for each pair.
+
+        Returns:
+            preference in {0, 1/2, 1} and validity [B, K, L].
+        """
+        answer: Comparison = self.oracle(prompts, first, second)
+        chance = answer.preference
+        draw = torch.rand(chance.shape, generator=self._generator(), dtype=torch.float64)
+        label = (draw.to(chance.device) < chance).to(chance.dtype)
+        if first is second or torch.equal(first.tokens, second.tokens):
+            label = label.triu(1) + (1 - label.mT).tril(-1)
+            label.diagonal(dim1=1, dim2=2).fill_(0.5)
+        return Comparison(label, answer.valid)
+
+    def _generator(self) -> torch.Generator:
+        """The stream of this call; the counter moves on."""
+        rank = (
+            distributed.get_rank()
+            if distributed.is_available() and distributed.is_initialized()
+            else 0
+        )
+        key = f"{self.seed}/{rank}/{int(self.calls)}"
+        if self.training:
+            self.calls += 1
+        else:
+            self._evaluated += 1
+            key += f"/evaluation/{self._evaluated}"
+        return torch.Generator().manual_seed(
+            int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
+        )

@@ -1,0 +1,59 @@
+"""The order of the responses taken out of an oracle's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+
+
+@final
+class OrderSwap(TextOracle):
+    r"""An oracle that prefers a place, asked about both orders of each pair.
+
+    .. math:: P(a > b) = \tfrac{1}{2} (p(a, b) + 1 - p(b, a)) \quad \text{for both orders}
+
+    with p(a, b) the oracle's own probability that a is better when it is shown first. Judges and
+    pair models have an option for this of their own; a rule has none.
+
+    Args:
+        oracle: who is asked; one whose answer to the swapped question may be another.
+        order: both: ask twice, and average. random: ask once, in an order that the texts
+            themselves toss for, so that a pair is always shown alike: for half the cost, the place
+            still counts in each answer, but no more on average. none: ask as it comes.
+
+    Raises:
+        UserError: the oracle has the same answer for both orders.
+    """
+
+    tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
+
+    def __init__(self, oracle: TextOracle, order: Order = "both") -> None:
+        super().__init__()
+        if order not in ORDERS:
+            raise UserError(f"OrderSwap.order must be one of {', '.join(ORDERS)}, not {order!r}")
+        if oracle.symmetric:
+            raise UserError(
+                f"{type(oracle).__name__} has one answer for both orders of a pair, so OrderSwap "
+                "would only cost a second question: leave it out, or set a rule's check_symmetry "
+                "to false"
+            )
+        self.oracle = oracle
+        self.order: Order = order
+        self.symmetric = order != "none"
+        self.reads_cut = oracle.reads_cut
+
+    @property
+    def fingerprint(self) -> str:
+        """The other oracle's, and the order."""
+        return f"order {self.order}\n{self.oracle.fingerprint}"
+
+    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """The other oracle's: nothing is swapped."""
+        return self.oracle.as_shown(questions)
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        """P(first > second), with the order averaged out."""
+        return in_order(self.oracle.answers, questions, self.order)

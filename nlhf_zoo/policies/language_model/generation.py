@@ -1,0 +1,315 @@
+"""Drawing responses from players of a language model, and from mixtures of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.policies.language_model.players import Players, mix
+from nlhf_zoo.records import Decoding, Mixture
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a generator drew: R = B K rows, K for each prompt in turn.
+
+    Args:
+        tokens: [R, T]; what stands behind the end of a response is arbitrary.
+        mask: bool [R, T], True up to and with the end-of-sequence token.
+        truncated: bool [R], True where the limit of tokens came before an end.
+        log_prob: of the tokens, untempered and whole, as the generator computed it [R].
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    truncated: Tensor
+    log_prob: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be drawn.
+
+    Args:
+        who: the mixture of players, formed token by token.
+        tokens: prompts, padded on the left [B, S].
+        mask: True where these are no padding [B, S].
+        num: responses a prompt, K.
+        decoding: how a token is drawn from the mixture's law.
+        max_new_tokens: longest response.
+        ends: tokens that end a response.
+        pad: token behind the end of a response.
+        stream: random numbers.
+    """
+
+    who: Mixture
+    tokens: Tensor
+    mask: Tensor
+    num: int
+    decoding: Decoding
+    max_new_tokens: int
+    ends: Sequence[int]
+    pad: int
+    stream: torch.Generator
+
+
+class Generator(ABC):
+    """An engine that draws responses.
+
+    Another engine may hold weights of its own: it must then draw from those of the players at the
+    time of the call, or state their version in the responses.
+    """
+
+    @abstractmethod
+    def draw(self, players: Players, request: Request) -> Drawn:
+        """Draw independent responses to each prompt."""
+
+
+def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
+    """Temperature, top-k, top-p and min-p on log-probabilities [R, V], as transformers has them."""
+    from transformers import (
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    uniform = decoding.temperature == torch.inf
+    steps: list[Any] = []
+    if decoding.temperature != 1 and not uniform:
+        steps.append(TemperatureLogitsWarper(float(decoding.temperature)))
+    if decoding.top_k:
+        steps.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1:
+        steps.append(TopPLogitsWarper(decoding.top_p))
+    if decoding.min_p:
+        steps.append(MinPLogitsWarper(decoding.min_p))
+
+    def apply(log_prob: Tensor) -> Tensor:
+        scores = torch.zeros_like(log_prob) if uniform else log_prob
+        for step in steps:
+            scores = step(None, scores)
+        return scores
+
+    return apply
+
+
+class TransformersGenerator(Generator):
+    """``generate`` of transformers with its key-value cache, for mixtures too.
+
+    A mixture is one batch with rows for each player, each row with its own cache; all rows of a
+    response get the token that is drawn from the mixture. The prompt's cache is computed once for
+    all K responses.
+
+    Args:
+        cache: "dynamic" grows with the response; "static" has its full length from the start and
+            lets transformers compile the decoding on a GPU.
+        share_prompt: compute the prompt's cache once for all responses to it.
+    """
+
+    def __init__(
+        self, cache: Literal["dynamic", "static"] = "dynamic", share_prompt: bool = True
+    ) -> None:
+        self.cache = cache
+        self.share_prompt = share_prompt
+
+    @torch.no_grad()
+    def draw(self, players: Players, request: Request) -> Drawn:
+        """Draw them."""
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        mixture = {player: weight for player, weight in request.who.items() if weight}
+        names = list(mixture) if players.one_call else list(mixture)[:1]
+        draw = _draw_processor(players, request, mixture)
+        rows, copies = request.num, len(names)
+        tokens = request.tokens.repeat_interleave(rows, 0).repeat(copies, 1)
+        mask = request.mask.repeat_interleave(rows, 0).repeat(copies, 1).long()
+        config = GenerationConfig(
+            max_new_tokens=request.max_new_tokens,
+            do_sample=False,  # the processor draws, and leaves one token to choose
+            eos_token_id=list(request.ends) or None,
+            pad_token_id=request.pad,
+            use_cache=True,
+            cache_implementation="static" if self.cache == "static" else None,
+            return_dict_in_generate=False,
+        )
+        module: Any = players.module(names[0])
+        shared = {}
+        if self.share_prompt and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
+            shared["past_key_values"] = _prefill(players, names, request)
+        with players.playing(names, len(tokens) // copies) as arguments:
+            out: Tensor = module.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([draw]),
+                **arguments,
+                **shared,
+            )
+        new = out[: len(out) // copies, tokens.shape[1] :]
+        return Drawn(new, _up_to_end(new, request.ends), ~draw.ended, draw.log_prob)
+
+
+def _prefill(players: Players, names: Sequence[str], request: Request) -> Any:
+    """The cache of all prompts but their last token, for each player, K times each."""
+    from transformers import DynamicCache
+
+    module: Any = players.module(names[0])
+    cache = DynamicCache(config=players.language_model(names[0]).config)
+    mask = request.mask.repeat(len(names), 1).long()
+    with players.playing(names, len(request.tokens)) as arguments:
+        module(
+            input_ids=request.tokens.repeat(len(names), 1)[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=position_ids(mask)[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **arguments,
+        )
+    cache.batch_repeat_interleave(request.num)
+    return cache
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Positions of tokens [R, S] that do not count padding on either side."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def draw_one(probability: Tensor, stream: torch.Generator) -> Tensor:
+    """One index a row, by inversion of the distribution function [R, 1].
+
+    One random number a row, where `torch.multinomial` takes one for each token of the vocabulary,
+    which is a tenth of the time of decoding with a small model on a CPU. A GPU takes the latter:
+    its cumulative sums are not the same in each run, and a resumed run must be.
+
+    Args:
+        probability: [R, V]; its sum need not be exactly 1.
+        stream: random numbers.
+    """
+    if probability.device.type != "cpu":
+        # Of NaN it would raise on the device: a uniform draw lets the game say that it diverged.
+        finite = probability.isfinite().all(-1, keepdim=True)
+        safe = torch.where(finite, probability, torch.ones_like(probability))
+        return torch.multinomial(safe, 1, generator=stream)
+    below = probability.cumsum(-1, dtype=torch.float64)  # in float32, rare tokens would be lost
+    total = below[:, -1:]
+    at = torch.rand(total.shape, dtype=torch.float64, device=total.device, generator=stream) * total
+    # The first index whose sum exceeds `at` has a probability above 0; at the total there is none.
+    at = at.minimum(total.nextafter(torch.zeros_like(total)))
+    # NaN has no index: the last one lets the game say that training diverged.
+    return torch.searchsorted(below, at, right=True).clamp(max=probability.shape[1] - 1)
+
+
+def _up_to_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
+    """True up to and with the first end-of-sequence token [R, T]."""
+    is_end = torch.isin(tokens, torch.tensor(list(ends), dtype=torch.long, device=tokens.device))
+    return is_end.long().cumsum(-1) - is_end.long() == 0
+
+
+class _Companion:
+    """Another module's logits beside the one that `generate` drives, with a cache of its own."""
+
+    def __init__(self, module: Any, mask: Tensor) -> None:
+        from transformers import DynamicCache
+
+        self.module = module
+        self.mask = mask.long()
+        self.cache = DynamicCache(config=module.config)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Of the next token [R, V], from all tokens so far [R, S + t]."""
+        grown = tokens.shape[1] - self.mask.shape[1]
+        self.mask = torch.nn.functional.pad(self.mask, (0, grown), value=1)
+        seen = self.cache.get_seq_length()
+        output = self.module(
+            input_ids=tokens[:, seen:],
+            attention_mask=self.mask,
+            position_ids=position_ids(self.mask)[:, seen:],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+
+def _draw_processor(players: Players, request: Request, mixture: Mixture) -> Any:
+    """A logits processor that draws the next token, and leaves no other to choose."""
+    from transformers import LogitsProcessor
+
+    rows = len(request.tokens) * request.num
+    device = request.tokens.device
+    weights = list(mixture.values())
+    warped = warp(request.decoding)
+    ends = torch.tensor(list(request.ends), dtype=torch.long, device=device)
+    companions = []
+    if not players.one_call:
+        mask = request.mask.repeat_interleave(request.num, 0)
+        companions = [_Companion(players.module(p), mask) for p in list(mixture)[1:]]
+
+    class Draw(LogitsProcessor):
+        """Draws from the mixture of the rows' laws."""
+
+        def __init__(self) -> None:
+            self.log_prob = torch.zeros(rows, device=device)
+            self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            laws = [*scores.split(rows), *(c.logits(input_ids) for c in companions)]
+            log_prob = mix(laws, weights)
+            plain = request.decoding.is_plain
+            probability = log_prob.exp() if plain else warped(log_prob).softmax(-1)
+            token = draw_one(probability, request.stream)
+            self.log_prob += log_prob.gather(1, token)[:, 0].masked_fill(self.ended, 0.0)
+            self.ended |= torch.isin(token[:, 0], ends)
+            # In place: `generate` hands over a copy, and takes the largest.
+            return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
+
+    return Draw()
+
+
+class DecodedText(Sequence[Sequence[str]]):
+    """B rows of K texts, without special tokens; all are decoded at the first look.
+
+    Args:
+        tokenizer: of the policy.
+        tokens: LongTensor[B, K, T].
+        mask: bool [B, K, T].
+    """
+
+    def __init__(self, tokenizer: Any, tokens: Tensor, mask: Tensor) -> None:
+        self._tokenizer = tokenizer
+        self._tokens = tokens
+        self._mask = mask
+        self._rows: list[list[str]] | None = None
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The texts."""
+        if self._rows is None:
+            num = self._tokens.shape[1]
+            flat, mask = self._tokens.flatten(0, 1).cpu(), self._mask.flatten(0, 1).cpu()
+            kept = [row[keep].tolist() for row, keep in zip(flat, mask, strict=True)]
+            texts = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
+            self._rows = [texts[i : i + num] for i in range(0, len(texts), num)]
+        return self._rows
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[str]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sequence[str]]: ...
+
+    def __getitem__(self, index: int | slice) -> Sequence[str] | Sequence[Sequence[str]]:
+        """The texts of one prompt, or of several."""
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        """The number of prompts, B."""
+        return len(self._tokens)

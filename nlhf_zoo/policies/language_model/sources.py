@@ -1,0 +1,220 @@
+"""Where a language model and its tokenizer come from."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nlhf_zoo.data.tables.small_language import LETTERS
+from nlhf_zoo.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A causal language model and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+class ModelSource(ABC):
+    """Makes a causal language model and its tokenizer."""
+
+    @abstractmethod
+    def load(self) -> Loaded:
+        """Make both.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+
+
+class Pretrained(ModelSource):
+    """A model of the Hugging Face hub or a local folder, with the tokenizer beside it.
+
+    Args:
+        name: hub name or folder.
+        dtype: of the base model's weights; "auto" is the file's.
+        attention: implementation, such as "sdpa", "eager" or "flash_attention_2"; None takes the
+            fastest that the architecture supports without further packages.
+        four_bit: load the base model in 4-bit NF4 (QLoRA, arXiv 2305.14314); needs the extra
+            `qlora` and a GPU.
+        revision: of the hub's repository.
+        tokenizer: hub name or folder of the tokenizer, where it is not beside the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attention: str | None = None,
+        four_bit: bool = False,
+        revision: str | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.attention = attention
+        self.four_bit = four_bit
+        self.revision = revision
+        self.tokenizer = tokenizer
+
+    def load(self) -> Loaded:
+        """Load both; no code of the repository is run, and weights are safetensors."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        for name in filter(None, (self.name, self.tokenizer)):
+            if Path(name).is_absolute() and not Path(name).is_dir():
+                raise UserError(f"model.policy.model: there is no folder {name}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.tokenizer or self.name, revision=self.revision
+            )
+        except (OSError, ValueError, KeyError) as error:
+            what = f"{_place(self.tokenizer or self.name)}: the tokenizer cannot be loaded"
+            raise UserError(f"{what}: {_cause(error)}") from error
+        # Where there are no files of a tokenizer, transformers makes one without words.
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+            raise UserError(f"model.policy.model {self.name} has no tokenizer: save one beside it")
+        four_bit = self._four_bit()
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.name,
+                dtype=self.dtype,
+                attn_implementation=self.attention,
+                revision=self.revision,
+                use_safetensors=True,
+                output_loading_info=True,
+                **four_bit,
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            what = f"{_place(self.name)} cannot be loaded as a causal language model"
+            raise UserError(f"{what}: {_cause(error)}") from error
+        model, report = loaded
+        # transformers would fill these with random numbers, and say so in a log only
+        if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+            raise UserError(
+                f"model.policy.model {self.name} is no whole causal language model: its files lack "
+                f"{lacking[0]}"
+            )
+        return Loaded(model, tokenizer)
+
+    def _four_bit(self) -> dict[str, Any]:
+        if not self.four_bit:
+            return {}
+        if not torch.cuda.is_available():
+            raise UserError("model.policy.model.four_bit needs a GPU, and there is none here")
+        try:
+            import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401  # an extra
+        except ImportError as error:
+            raise UserError(
+                "model.policy.model.four_bit needs bitsandbytes: pip install 'nlhf_zoo[qlora]'"
+            ) from error
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        return {
+            "quantization_config": config,
+            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))},
+        }
+
+
+def _place(name: str) -> str:
+    """Where a model was looked for."""
+    missing = "" if Path(name).is_dir() else " (no folder here, so looked for on the hub)"
+    return f"model.policy.model {name}{missing}"
+
+
+def _cause(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+
+
+class SmallLanguageModel(ModelSource):
+    """A random Llama over the letters of the small language; its tokens are exactly the letters.
+
+    Nothing ends a response but its length, so all responses can be listed and their probabilities
+    sum to 1: what is computed over them is exact.
+
+    Args:
+        hidden_size: width.
+        layers: transformer blocks.
+        seed: of its weights; not the run's, so that all runs have one reference.
+        num_letters: letters of the language.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int = 32,
+        layers: int = 2,
+        seed: int = 0,
+        num_letters: int = len(LETTERS),
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.layers = layers
+        self.seed = seed
+        self.num_letters = num_letters
+
+    def load(self) -> Loaded:
+        """Build both."""
+        from tokenizers import decoders
+        from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+        letters = LETTERS[: self.num_letters]
+        words = letters_tokenizer(letters)
+        words.decoder = decoders.Fuse()
+        config = letters_config(len(letters), self.hidden_size, self.layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = LlamaForCausalLM(config)
+        return Loaded(model, PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def letters_tokenizer(vocabulary: Sequence[str]) -> Any:
+    """A `tokenizers.Tokenizer` that makes a token of each letter.
+
+    Args:
+        vocabulary: letters, and names of special tokens, by their numbers.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return words
+
+
+def letters_config(num_tokens: int, hidden_size: int, layers: int, pad: int | None = None) -> Any:
+    """A `LlamaConfig`, of a small Llama whose texts no special token begins or ends.
+
+    Args:
+        num_tokens: that its tokenizer has.
+        hidden_size: width.
+        layers: transformer blocks.
+        pad: the padding token, None for none.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=num_tokens,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=pad,
+    )

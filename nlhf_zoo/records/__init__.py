@@ -1,0 +1,20 @@
+"""What the parts of a game hand to each other: frozen records of tensors, shapes checked.
+
+Letters: B prompts, K responses, L opponents, T tokens, N actions.
+"""
+
+from nlhf_zoo.records.prompts import Conversation, Prompts
+from nlhf_zoo.records.responses import Comparison, Responses
+from nlhf_zoo.records.steps import PLAIN, Batch, Decoding, Mixture, ProximalStep
+
+__all__ = [
+    "PLAIN",
+    "Batch",
+    "Comparison",
+    "Conversation",
+    "Decoding",
+    "Mixture",
+    "Prompts",
+    "ProximalStep",
+    "Responses",
+]

@@ -1,0 +1,162 @@
+"""Responses, and what an oracle says of pairs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """K responses to each of B prompts, with the weight of each in an expectation.
+
+    Args:
+        tokens: LongTensor[B, K, T]; T = 1 for tables, where the token is the action.
+        mask: bool [B, K, T], True where a token counts.
+        weight: [B, K], sums to 1 over K: probabilities when all responses are enumerated, 1/K when
+            sampled.
+        enumerated: whether these are all the responses there are.
+        text: the responses as text, B lists of K, where there is one.
+        version: version of the weights that drew them; training on stale ones is refused unless
+            asked for.
+        truncated: bool [B, K], True where a response was cut at the limit of tokens before it
+            ended; None where responses cannot be cut.
+        log_prob: what the sampler itself says of their log-probability, untempered and whole
+            [B, K]; for comparison alone, never for a loss. None where it says nothing.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    weight: Tensor
+    enumerated: bool = False
+    text: Sequence[Sequence[str]] | None = None
+    version: int = 0
+    truncated: Tensor | None = None
+    log_prob: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shapes.
+
+        Raises:
+            ValueError: shapes disagree.
+        """
+        if self.tokens.dim() != 3 or self.tokens.shape != self.mask.shape:
+            shapes = f"{[*self.tokens.shape]} and mask {[*self.mask.shape]}"
+            raise ValueError(f"Responses.tokens {shapes} must both be [B, K, T]")
+        if self.weight.shape != self.tokens.shape[:2]:
+            shapes = f"{[*self.weight.shape]} must be [B, K] = {[*self.tokens.shape[:2]]}"
+            raise ValueError(f"Responses.weight {shapes}")
+        for name in ("truncated", "log_prob"):
+            if (per := getattr(self, name)) is not None and per.shape != self.weight.shape:
+                shapes = f"{[*per.shape]} must be [B, K] = {[*self.weight.shape]}"
+                raise ValueError(f"Responses.{name} {shapes}")
+
+    @classmethod
+    def joined(cls, parts: Sequence[Responses]) -> Responses:
+        """Sampled responses to different prompts as one record.
+
+        Args:
+            parts: of the same number of responses and the same version; the shorter ones are padded
+                behind their end.
+        """
+        longest = max(part.tokens.shape[2] for part in parts)
+
+        def padded(tensor: Tensor) -> Tensor:
+            return pad(tensor, (0, longest - tensor.shape[2]))
+
+        def all_of(name: str) -> Tensor | None:
+            found = [getattr(part, name) for part in parts]
+            return None if any(one is None for one in found) else torch.cat(found)
+
+        texts = [part.text for part in parts]
+        return cls(
+            tokens=torch.cat([padded(part.tokens) for part in parts]),
+            mask=torch.cat([padded(part.mask) for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+            text=None if None in texts else [row for text in texts for row in text or ()],
+            version=parts[0].version,
+            truncated=all_of("truncated"),
+            log_prob=all_of("log_prob"),
+        )
+
+    @property
+    def num(self) -> int:
+        """The number of responses a prompt, K."""
+        return self.tokens.shape[1]
+
+    @property
+    def actions(self) -> Tensor:
+        """The actions of a table [B, K].
+
+        Raises:
+            ValueError: responses have more than one token.
+        """
+        if self.tokens.shape[2] != 1:
+            raise ValueError(
+                f"a table's responses have one token, these have {self.tokens.shape[2]}"
+            )
+        return self.tokens[:, :, 0]
+
+    def pair_weight(self) -> Tensor:
+        """Weight of each pair in an expectation over two independent responses, [B, K, K].
+
+        w w' when enumerated; 1 / (K (K - 1)) off the diagonal when sampled, so that a sum with
+        these weights is unbiased for the enumerated one.
+
+        Raises:
+            ValueError: there is but one sampled response, so no pair.
+        """
+        if self.enumerated:
+            return self.weight[:, :, None] * self.weight[:, None, :]
+        if self.num < 2:
+            raise ValueError(
+                "a loss on pairs needs two responses a prompt: set num_responses to 2 or more"
+            )
+        off_diagonal = 1 - torch.eye(self.num, dtype=self.weight.dtype, device=self.weight.device)
+        return (off_diagonal / (self.num * (self.num - 1))).expand(len(self.weight), -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the oracle said.
+
+    Args:
+        preference: P(first_k > second_l | prompt_b) in [0, 1], [B, K, L]. Meaningless where
+            invalid.
+        valid: bool [B, K, L]; False where no answer could be had. Such an answer is never a label.
+    """
+
+    preference: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        """Check the shapes.
+
+        Raises:
+            ValueError: shapes disagree.
+        """
+        if self.preference.dim() != 3 or self.preference.shape != self.valid.shape:
+            raise ValueError(
+                f"Comparison.preference {[*self.preference.shape]} and valid {[*self.valid.shape]} "
+                "must both be [B, K, L]"
+            )
+
+    def average(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted average over the second responses, and its validity, [B, K] both.
+
+        Weights are renormalised over the valid answers; a response without any valid answer is
+        invalid.
+
+        Args:
+            weight: of the second responses [B, L].
+        """
+        weight = weight[:, None, :] * self.valid
+        total = weight.sum(-1)
+        preference = torch.where(self.valid, self.preference, torch.zeros_like(self.preference))
+        return (weight * preference).sum(-1) / total.clamp(
+            min=torch.finfo(total.dtype).tiny
+        ), total > 0

@@ -1,0 +1,165 @@
+"""A proximal step of a plan, and the batch that its loss is computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# A geometric mixture of players, prod_i pi_i^{w_i} / Z, written as {player: weight}; weights sum
+# to 1.
+Mixture = Mapping[str, float]
+
+
+@dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
+class Decoding:
+    """How responses are drawn from a policy's distribution.
+
+    Args:
+        temperature: divides the logits; ``inf`` is the uniform distribution over the support.
+        top_k: keep the k most probable next tokens (actions, for a table); 0 keeps all.
+        top_p: keep the smallest set whose probability reaches this share; 1 keeps all.
+        min_p: drop what is less probable than this share of the most probable; 0 drops nothing.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            ValueError: a value is outside its range.
+        """
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, but it is {self.temperature}")
+        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p < 1:
+            raise ValueError(
+                "decoding needs top_k >= 0, 0 < top_p <= 1 and 0 <= min_p < 1, but it has "
+                f"top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p}"
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether responses come from the policy's own distribution, untempered and whole."""
+        return (self.temperature, self.top_k, self.top_p, self.min_p) == (1.0, 0, 1.0, 0.0)
+
+
+PLAIN = Decoding()
+
+
+@dataclass(frozen=True, slots=True)
+class ProximalStep:
+    r"""One step of an algorithm's plan.
+
+    .. math:: \pi_{new} = \arg\max_\pi \; s \sum_j a_j P(\pi > o_j) - KL(\pi \| c)
+              \iff \log \pi_{new} = \log c + s \sum_j a_j P o_j + const
+
+    Args:
+        centre: c, a geometric mixture of players.
+        payoff: ((a_j, o_j), ...), coefficients and opponents.
+        step_size: s.
+        writes: the player that the step makes.
+        sampler: who draws the responses that are scored.
+        scored: how these are decoded.
+        opponent: how the opponents' responses are decoded.
+        self_play: when sampled, the scored responses are the opponents too: K (K - 1) / 2 queries.
+        pairs: the loss wants the scored responses compared with each other, pair by pair.
+        gradient_steps: optimiser steps, where the step is realised by gradients.
+        reference: the player that stands for mu in this step.
+    """
+
+    centre: Mixture
+    payoff: tuple[tuple[float, Mixture], ...]
+    step_size: float
+    writes: str = "policy"
+    sampler: Mixture = None  # type: ignore[assignment]  # None is replaced by {"policy": 1} below
+    scored: Decoding = PLAIN
+    opponent: Decoding = PLAIN
+    self_play: bool = False
+    pairs: bool = False
+    gradient_steps: int = 1
+    reference: str = "reference"
+
+    def __post_init__(self) -> None:
+        """Fill in the sampler and check that the step can be played.
+
+        Raises:
+            ValueError: the step contradicts itself.
+        """
+        if self.sampler is None:
+            object.__setattr__(self, "sampler", {"policy": 1.0})
+        for name, mixture in [
+            ("centre", self.centre),
+            ("sampler", self.sampler),
+            *(("opponent", o) for _, o in self.payoff),
+        ]:
+            if not math.isclose(sum(mixture.values()), 1.0, abs_tol=1e-9):
+                raise ValueError(
+                    f"the weights of a mixture sum to 1, but the {name} is {dict(mixture)}"
+                )
+            if min(mixture.values()) < -1e-9:
+                raise ValueError(
+                    f"the weights of a mixture are not negative, but the {name} is "
+                    f"{dict(mixture)}: take a smaller step"
+                )
+        if self.gradient_steps < 1:
+            raise ValueError(
+                f"a proximal step takes at least one gradient step, not {self.gradient_steps}"
+            )
+        if self.self_play and (
+            self.payoff[0][1] != self.sampler
+            or len(self.payoff) != 1
+            or self.scored != self.opponent
+        ):
+            raise ValueError(
+                "self-play needs one opponent, which is the sampler with the same decoding"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a loss is computed from, for one proximal step; only ``log_prob`` carries gradient.
+
+    Args:
+        log_prob: log pi_theta(y_bk | x_b) [B, K], with gradient.
+        centre_log_prob: sum_i w_i log pi_i(y_bk) over the players of the centre, up to a constant
+            [B, K].
+        reference_log_prob: log mu(y_bk) of the step's ``reference`` player [B, K].
+        payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over
+            all K
+            responses, oneself included with P(y > y) = 1/2: differences of q are then unbiased.
+        weight: [B, K], sums to 1 over the valid responses of a prompt, 0 where invalid.
+        beta: temperature of the game.
+        enumerated: whether ``weight`` holds probabilities of all responses, rather than 1/K.
+        self_play: whether the responses are their own opponents.
+        preference: P(y_bk > y_bk') [B, K, K], where the responses were compared with each other.
+        pair_weight: [B, K, K], sums to 1 over the valid pairs, where ``preference`` is there.
+    """
+
+    log_prob: Tensor
+    centre_log_prob: Tensor
+    reference_log_prob: Tensor
+    payoff: Tensor
+    weight: Tensor
+    beta: float
+    enumerated: bool
+    self_play: bool = False
+    preference: Tensor | None = None
+    pair_weight: Tensor | None = None
+
+    @property
+    def payoff_of_others(self) -> Tensor:
+        """Q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
+
+        In self-play q holds the answer 1/2 to "y > y"; over K opponents that shrinks q - 1/2 by
+        (K - 1) / K, and a loss with a fixed baseline would solve the game at another temperature.
+        """
+        if not self.self_play or self.enumerated:
+            return self.payoff
+        num = (self.weight > 0).sum(-1, keepdim=True)
+        return 0.5 + (self.payoff - 0.5) * num / (num - 1).clamp(min=1)

@@ -1,0 +1,278 @@
+"""Prompts and responses as the tokens that a model of texts reads: no model is needed for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from string import Formatter
+from typing import Any, Literal, final
+from xml.sax.saxutils import escape
+
+from nlhf_zoo.errors import UserError, cause, shown
+from nlhf_zoo.records import Conversation
+
+Tokens = tuple[int, ...]
+# What a model reads at once: a prompt with one response, or with the two of a pair.
+Reads = Literal["response", "pair"]
+FIELDS: Mapping[Reads, tuple[str, ...]] = {
+    "response": ("prompt", "response"),
+    "pair": ("prompt", "first", "second"),
+}
+# A pair in a chat template: one message of the user's.
+PAIR_MESSAGE = (
+    "<prompt>\n{prompt}\n</prompt>\n\n<first>\n{first}\n</first>\n\n<second>\n{second}\n</second>"
+)
+_PROBE = {"prompt": "zebra", "response": "quokka", "first": "okapi", "second": "tapir"}
+_LEFT_OUT = {"response": "the prompt or the response", "pair": "the prompt or a response"}
+
+
+@final
+class TextEncoder:
+    """Puts prompts and responses into a template, and encodes the text with a model's tokenizer.
+
+    - A template of one's own holds a prompt of one message. Text of special tokens in it, as
+      ``[SEP]``, is read as these; what the tokenizer puts around a text is added.
+    - Without one the chat template of the tokenizer is used, for a conversation of any length. One
+      response follows it as the assistant's message. A pair becomes one message of the user's, with
+      the fields of ``message``; of a conversation of several messages {prompt} then has all, each
+      as "role: content".
+
+    In a pair nobody may speak for the other. A field between an opening and its closing tag, as in
+    ``<first>{first}</first>``, is quoted: its &, < and > are written as in XML, so that no response
+    ends its quotation. A pair with another number of special tokens of the tokenizer than the same
+    prompt has with plain words has no tokens: a response that holds one, or makes one together with
+    the template around it, would be read as the template's own.
+
+    Args:
+        tokenizer: of transformers.
+        template: text with the fields of ``reads``; None takes the chat template.
+        reads: "response" for {prompt} and {response}, "pair" for {prompt}, {first} and {second}.
+        owner: whose argument ``template`` is, in messages.
+        where: whose tokenizer it is, in messages, as "the reward model FOLDER".
+        message: how a pair stands in a chat template, with the same fields.
+        begins_answer: the text is to be continued: the chat template begins the assistant's
+            message, and what the tokenizer puts after a text is left out.
+
+    Raises:
+        UserError: there is neither template nor chat template, or what is read is left out of it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None,
+        reads: Reads,
+        owner: str,
+        where: str,
+        message: str = PAIR_MESSAGE,
+        begins_answer: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.reads = reads
+        self.owner = owner
+        self.where = where
+        self.message = message
+        self.begins_answer = begins_answer
+        if template is not None:
+            refuse_template(template, reads, f"{owner}.template")
+        written = message if template is None else template
+        self._quoted = _quoted(written) if reads == "pair" else frozenset()
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        special |= set(tokenizer.all_special_tokens)
+        # A sign such as "!", which some tokenizers pad with, says nothing where it is read.
+        self._special = sorted(token for token in special if len(token) > 1)
+        self._behind = _num_behind(tokenizer) if begins_answer else 0
+        self._plain: tuple[str, list[int]] | None = None  # special tokens of the last prompt
+        if template is None:
+            self._refuse_chat_template()
+
+    def encode_response(self, conversation: Conversation, response: str) -> Tokens:
+        """Tokens of a prompt with a response.
+
+        Raises:
+            UserError: the prompt does not fit the template.
+        """
+        return self.encode_responses([(conversation, response)])[0]
+
+    def encode_pair(self, conversation: Conversation, first: str, second: str) -> Tokens:
+        """Tokens of a prompt with two responses; none where these make a special token.
+
+        Raises:
+            UserError: the prompt does not fit the template.
+        """
+        return self.encode_pairs([(conversation, first, second)])[0]
+
+    def encode_responses(self, asked: Sequence[tuple[Conversation, str]]) -> list[Tokens]:
+        """As ``encode_response``, of many."""
+        return self.tokens([self.render_response(*one) for one in asked])
+
+    def encode_pairs(self, asked: Sequence[tuple[Conversation, str, str]]) -> list[Tokens]:
+        """As ``encode_pair``, of many."""
+        texts = [self.render_pair(*one) for one in asked]
+        safe = iter(self.tokens([text for text in texts if text is not None]))
+        return [() if text is None else next(safe) for text in texts]
+
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of texts that are already in the template; nothing is cut or padded."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=self.template is not None,  # a chat template has its own
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+        behind = self._behind if self.template is not None else 0
+        return [tuple(tokens[: len(tokens) - behind]) for tokens in encoded["input_ids"]]
+
+    def render_response(self, conversation: Conversation, response: str) -> str:
+        """The text of a prompt with a response.
+
+        Raises:
+            UserError: the prompt does not fit the template.
+        """
+        if self.template is None:
+            return self._in_chat([*conversation, {"role": "assistant", "content": response}])
+        return self.template.format(prompt=self._one_message(conversation), response=response)
+
+    def render_pair(self, conversation: Conversation, first: str, second: str) -> str | None:
+        """The text of a prompt with two responses; None where these make a special token.
+
+        Raises:
+            UserError: the prompt does not fit the template.
+        """
+        chat = self.template is None
+        prompt = _as_text(conversation) if chat else self._one_message(conversation)
+        text = self._written(prompt, first, second)
+        if self._plain is None or self._plain[0] != prompt:
+            plain = self._written(prompt, _PROBE["first"], _PROBE["second"])
+            self._plain = prompt, self._num_special(plain)
+        return text if self._num_special(text) == self._plain[1] else None
+
+    def _written(self, prompt: str, first: str, second: str) -> str:
+        texts = {"prompt": prompt, "first": first, "second": second}
+        texts |= {name: escape(texts[name]) for name in self._quoted}
+        if self.template is not None:
+            return self.template.format(**texts)
+        return self._in_chat([{"role": "user", "content": self.message.format(**texts)}])
+
+    def _num_special(self, text: str) -> list[int]:
+        """How often each special token stands in a text."""
+        return [_num_places(text, token) for token in self._special]
+
+    def _one_message(self, conversation: Conversation) -> str:
+        if len(conversation) > 1:
+            raise UserError(
+                f"{self.owner}.template holds one message, but a prompt has "
+                f"{len(conversation)}: leave the template out, or give prompts of one message; "
+                f"it ends {shown(conversation[-1]['content'])}"
+            )
+        return conversation[0]["content"]
+
+    def _in_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=self.begins_answer,
+            )
+        except Exception as error:  # by the template: of any kind
+            roles = ", ".join(message["role"] for message in messages)
+            prompt = messages[:-1] if self.reads == "response" else messages
+            raise UserError(
+                f"the chat template of {self.where} refuses a conversation of {roles}: "
+                f"{cause(error)}; its prompt ends {shown(prompt[-1]['content'])}"
+            ) from error
+        return text
+
+    def _refuse_chat_template(self) -> None:
+        """Refuse a tokenizer without a chat template, or with one that leaves out what is read."""
+        names = FIELDS[self.reads]
+        if not self.tokenizer.chat_template:
+            example = " ".join(f"{{{name}}}" for name in names)
+            raise UserError(
+                f"{self.where} has no chat template: set {self.owner}.template, as in '{example}'"
+            )
+        words = [_PROBE[name] for name in names]  # that no template has of its own
+        conversation = [{"role": "user", "content": words[0]}]
+        text = (
+            self.render_response(conversation, words[1])
+            if self.reads == "response"
+            else self.render_pair(conversation, *words[1:])
+        )
+        if text is None or any(word not in text for word in words):
+            raise UserError(
+                f"the chat template of {self.where} leaves out {_LEFT_OUT[self.reads]}: "
+                f"set {self.owner}.template"
+            )
+
+
+def refuse_template(template: str, reads: Reads, name: str) -> None:
+    """Refuse a template that lacks a field, or has another one.
+
+    Args:
+        template: the text.
+        reads: what is to be filled in.
+        name: of the argument, in messages, as "RewardModelOracle.template".
+
+    Raises:
+        UserError: it cannot be filled in.
+    """
+    what = f"{name} {shown(template)}"
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"{what} cannot be read: {error}; a brace is written twice") from error
+    fields = [part[1:] for part in parts if part[1] is not None]
+    names = FIELDS[reads]
+    for field_name in names:
+        if (field_name, "", None) not in fields:
+            raise UserError(f"{what} has no field {{{field_name}}}")
+    listed = [f"{{{field_name}}}" for field_name in names]
+    for field, form, conversion in fields:
+        if field not in names or form or conversion:
+            raise UserError(
+                f"{what} has the field {field!r}: only {', '.join(listed[:-1])} and {listed[-1]} "
+                "are filled in, and any other brace is written twice"
+            )
+
+
+def _quoted(template: str) -> frozenset[str]:
+    """The fields of a template that stand between a tag and its closing tag."""
+    parts = [*Formatter().parse(template), ("", None, None, None)]
+    found = set()
+    for (before, name, *_), (after, *_) in pairwise(parts):
+        closing = re.match(r"\s*</([\w-]+)>", after)
+        if name and closing and before.rstrip().endswith(f"<{closing[1]}>"):
+            found.add(name)
+    return frozenset(found)
+
+
+def _as_text(conversation: Conversation) -> str:
+    """A conversation as one text; a single message of the user's as it is."""
+    if len(conversation) == 1 and conversation[0]["role"] == "user":
+        return conversation[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in conversation)
+
+
+def _num_places(text: str, token: str) -> int:
+    """At how many places of a text a token begins; these may overlap."""
+    number, place = 0, text.find(token)
+    while place >= 0:
+        number, place = number + 1, text.find(token, place + 1)
+    return number
+
+
+def _num_behind(tokenizer: Any) -> int:
+    """How many tokens the tokenizer puts behind a text."""
+    plain, whole = (
+        tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True)
+    )
+    for before in range(len(whole) - len(plain) + 1):
+        if whole[before : before + len(plain)] == plain:
+            return len(whole) - len(plain) - before
+    return 0
