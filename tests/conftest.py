@@ -17,6 +17,13 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("NLHF_ROUNDING"):
+        from rounding import RoundedByShape
+
+        RoundedByShape().__enter__()  # for the whole session
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -34,7 +34,9 @@ from nlhf_zoo.records import PLAIN, Prompts
 LORA = LoRA(r=4, alpha=8)
 POLICY, REFERENCE, ANCHOR = {"policy": 1.0}, {"reference": 1.0}, {"anchor": 1.0}
 HALF = {"policy": 0.5, "reference": 0.5}
-TOLERANCE = 1e-5  # of a response's log-probability, in float32
+# Of a response's log-probability in float32: kernels round by the shape of a batch, on some
+# machines more than on others; a wrong position, mask or player moves it by a hundred times as much.
+TOLERANCE = 1e-4
 
 each_architecture = pytest.mark.parametrize("kind", ARCHITECTURES)
 each_way = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])

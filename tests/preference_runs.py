@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nlhf_zoo.cli.main import main
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "preference_model"
 TEMPLATES = {"response": "{prompt}>{response}", "pair": "{prompt}>{first}>{second}"}
 HEADS = {

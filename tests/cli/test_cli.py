@@ -1,0 +1,317 @@
+"""The command line does what its users would expect of it, LightningCLI's traps included."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from forked import nlhf
+from paths import ROOT
+from runs import RUN, configuration, fit, load, part, write
+
+from nlhf_zoo import __version__
+from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.policies.language_model.players import AdapterPlayers
+
+GAME = configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
+
+
+def printed(folder: Path, *args: str, **kwargs: Any) -> dict[str, Any]:
+    """The configuration as the parser sees it."""
+    run = fit(folder, *args, "--print_config", **kwargs)
+    assert run.code == 0, run.err
+    return dict(yaml.safe_load(run.out))
+
+
+def algorithm(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The algorithm's class and arguments."""
+    block = config["model"]["init_args"]["algorithm"]
+    return block["class_path"].split(".")[-1], block.get("init_args", {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with game.yaml."""
+    write(tmp_path, GAME)
+    return tmp_path
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["--version"]])
+def test_help_and_version_come_at_once(args: list[str]):
+    code = f"""
+import sys
+sys.argv = ["nlhf", *{args}]
+import nlhf_zoo.__main__ as nlhf
+nlhf.main()
+heavy = {{"torch", "lightning", "jsonargparse", "numpy"}} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert __version__ in run.stdout
+    if args != ["--version"]:
+        for command in ("fit", "validate", "test", "predict", "solve", "compare"):
+            assert re.search(rf"^  {command} ", run.stdout, re.MULTILINE)
+
+
+def test_fit_help(tmp_path: Path):
+    run = nlhf("fit", "--help", folder=tmp_path)
+    assert run.code == 0
+    assert "--model CONFIG" in run.out
+    assert "--trainer.max_steps" in run.out
+
+
+def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
+    run = nlhf("fit", "--model.algorithm.help", "NashMP", folder=tmp_path)
+    assert run.code == 0
+    text = " ".join(run.out.split())
+    assert "Nash Mirror Prox: two proximal steps a round" in text
+    assert re.search(
+        r"--algorithm.eta ETA step size of both proximal steps[^(]*\(type: float", text
+    )
+
+
+def test_fit_says_where_things_lie_and_nothing_else(folder: Path):
+    run = fit(folder)
+    assert run.code == 0
+    assert run.out == f"Logs, metrics and checkpoint: {RUN}\n"
+    assert run.err == ""
+    names = {path.name.split(".")[0] for path in (folder / RUN).iterdir()}
+    assert names == {"checkpoints", "config", "events", "history", "hparams"}
+
+
+def test_saved_configuration_gives_the_same_run(folder: Path):
+    assert fit(folder).code == 0
+    saved = folder / RUN / "config.yaml"
+    assert nlhf("fit", "-c", str(saved), folder=folder).code == 0
+    again = folder / "runs/game/version_1"
+    assert (again / "history.bin").read_bytes() == (folder / RUN / "history.bin").read_bytes()
+    assert (again / "config.yaml").read_bytes() == saved.read_bytes()
+
+
+def test_the_command_line_wins(folder: Path):
+    run = fit(folder, "--model.algorithm", "EGPO", "--model.algorithm.eta", "0.25")
+    assert run.code == 0
+    saved = yaml.safe_load((folder / RUN / "config.yaml").read_text())
+    name, arguments = algorithm(saved)
+    assert (name, arguments["eta"]) == ("EGPO", 0.25)
+    assert "networks.lookahead" in "".join(load(folder)["state_dict"])
+
+
+def test_the_seed_is_that_of_the_run(folder: Path):
+    for seed in ("3", "4"):
+        assert fit(folder, "--seed_everything", seed).code == 0
+    one, other = (read_history(folder / f"runs/game/version_{i}") for i in (0, 1))
+    assert not np.allclose(one["exploitability"][0], other["exploitability"][0])
+
+
+MY_GAME = '''
+from nlhf_zoo.game.online_game import OnlineGame
+
+
+class MyGame(OnlineGame):
+    """A loop of one's own."""
+
+    def __init__(self, *args, shout: str = "", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.shout = shout
+
+    def on_train_start(self) -> None:
+        print(self.shout)
+        super().on_train_start()
+'''
+
+
+def import_from(folder: Path, *modules: str) -> None:
+    """Make the modules of a folder known, as a user's own package is."""
+    sys.path.insert(0, str(folder))
+    for module in modules:
+        importlib.import_module(module)
+
+
+@pytest.mark.parametrize(("name", "imported"), [("my_game.MyGame", ()), ("MyGame", ("my_game",))])
+def test_a_game_of_ones_own(name: str, imported: tuple[str, ...], folder: Path):
+    (folder / "my_game.py").write_text(MY_GAME)
+    before = functools.partial(import_from, folder, *imported)
+    run = fit(folder, "--model", name, "--model.shout", "hello", before=before)
+    assert run.code == 0, run.err
+    assert run.out.splitlines()[0] == "hello"
+
+
+def test_another_class_keeps_arguments_of_the_same_name(folder: Path):
+    """Known, and why each experiment has one complete file: https://github.com/Lightning-AI/pytorch-lightning/issues/15796."""
+    name, arguments = algorithm(printed(folder, "--model.algorithm", "SPPO"))
+    assert name == "SPPO"
+    assert arguments["eta"] == 0.5  # NashMD's
+    assert "mixture" not in arguments
+
+
+def test_callbacks_are_appended_with_a_plus_and_replaced_without(folder: Path):
+    def callbacks(*args: str) -> list[str]:
+        blocks = printed(folder, *args)["trainer"]["callbacks"]
+        blocks = blocks if isinstance(blocks, list) else [blocks]
+        return [block["class_path"].split(".")[-1] for block in blocks]
+
+    mine = ["ExactMetrics", "Budget", "GameCheckpoint"]
+    assert callbacks() == mine
+    other = "lightning.pytorch.callbacks.LearningRateMonitor"
+    assert callbacks("--trainer.callbacks+", other) == [*mine, "LearningRateMonitor"]
+    assert callbacks("--trainer.callbacks", other) == ["LearningRateMonitor"]
+
+
+def test_interpolation_is_relative_and_resolved_last(folder: Path):
+    config = configuration(algorithm=part("NashMD", eta="${..mixture}", mixture=0.125))
+    config["model"]["init_args"]["algorithm"]["init_args"]["eta"] = "${.mixture}"
+    write(folder, config)
+    assert algorithm(printed(folder))[1]["eta"] == 0.125
+    assert algorithm(printed(folder, "--model.algorithm.mixture", "0.25"))[1]["eta"] == 0.25
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of votes, whose prompts have different numbers of alternatives."""
+    folder = tmp_path_factory.mktemp("finished")
+    rows = ["a,b,x", "b,c,x", "c,a,x", "b,a,y"]
+    (folder / "votes.csv").write_text("\n".join(["winner,loser,prompt", *rows]) + "\n")
+    oracle = part("VotesOracle", votes="votes.csv")
+    write(
+        folder, configuration(algorithm=part("NashMP"), oracle=oracle, policy=part("TabularPolicy"))
+    )
+    run = fit(folder)
+    assert run.code == 0, run.err
+    return folder
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_evaluation_gives_the_figures_of_the_last_round(command: str, finished: Path):
+    history = read_history(finished / RUN)
+    before = (finished / RUN / "config.yaml").read_bytes()
+    run = nlhf(command, "--config", "game.yaml", "--ckpt_path", "last", folder=finished)
+    assert run.code == 0, run.err
+    figures = dict(re.findall(r"│\s+([\w/]+)\s+│\s+([\d.e+-]+)\s+│", run.out))
+    for tag, value in {
+        "game/exploitability": history["exploitability"][-1].mean(),
+        "game/exploitability_max": history["exploitability"][-1].max(),
+        "game/kl_to_nash": history["kl_to_nash"][-1].mean(),
+        "game/span_max": history["span"][-1].max(),
+        "win_rate/vs_reference": history["win_rate_vs_reference"][-1].mean(),
+        "step": history["round"][-1],
+    }.items():
+        assert float(figures[tag]) == pytest.approx(value, rel=1e-6, abs=1e-9), tag
+    assert (finished / RUN / "config.yaml").read_bytes() == before
+    assert [path.name for path in (finished / "runs/game").iterdir()] == ["version_0"]
+
+
+def test_predict_prints_the_probabilities(finished: Path):
+    run = nlhf("predict", "--config", "game.yaml", "--ckpt_path", "last", folder=finished)
+    assert run.code == 0, run.err
+    rows = list(csv.DictReader(run.out.splitlines()))
+    assert [row["response"] for row in rows] == ["a", "b", "c", "b", "a"]
+    assert [row["prompt"] for row in rows] == ["0", "0", "0", "1", "1"]
+    logits = load(finished)["state_dict"]["policy.networks.policy.logits"]
+    logits[1, 2] = -np.inf
+    expected = logits.softmax(-1).flatten()[:5]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.tolist())
+
+
+def test_a_logger_can_be_left_out(folder: Path):
+    run = fit(folder, "--trainer.logger", "false", "--trainer.default_root_dir", "here")
+    assert run.code == 0, run.err
+    assert len(read_history(folder / "here")["round"]) > 1
+    assert not (folder / "runs").exists()
+
+
+def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, capsys):
+    """The reference that others took from `get_base_model()`: with the adapter in its layers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AdapterPlayers, "_switch", lambda self, adapter: None)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(ROOT / "configs/language/nash_mp.yaml")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "this model cannot be trained as it is: the reference" in said
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+PAIR_MODEL = ("fit", "--config", str(ROOT / "configs/lm/pair_model.yaml"), "--print_config")
+
+
+@pytest.mark.parametrize("option", ["oracle.revision", "oracle.max_tokens", "policy.lora"])
+@pytest.mark.parametrize("form", ["--model.{} null", "--model.{}=null"])
+def test_null_is_null_also_of_a_part_of_a_part(option, form, capsys):
+    """jsonargparse 4.53 hands it on as the text "None"."""
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *form.format(option).split()])
+    assert not end.value.code
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    part, name = option.split(".")
+    assert parsed["model"]["init_args"][part]["init_args"][name] is None
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_lists_and_dictionaries_of_a_part_of_a_part_are_what_they_were(depth, capsys):
+    """jsonargparse 4.53 hands them on as Python prints them."""
+    outer = ["--model.oracle", "BudgetedOracle", "--model.oracle.max_queries", "5"]
+    where = "--model.oracle" + ".oracle" * (depth - 1)
+    field = r"""{"stop": null, "end": ["a\nb", "it's", "ä😀", 1.5, {"deep": null}], "on": true}"""
+    given = [*outer[: 4 * (depth - 1)], where, "JudgeOracle", f"{where}.extra_body", field]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *given, f"{where}.api_key_env", "null"])
+    assert not end.value.code
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    for _ in range(depth):
+        found = found["oracle"]["init_args"]
+    assert found["extra_body"] == json.loads(field)
+    assert found["api_key_env"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ('["yes", "no"]', ["yes", "no"]),
+        ("['1', 'null']", ["1", "null"]),
+        (r"['\n', 'b']", [r"\n", "b"]),  # in YAML no line break
+        (r"['\d', 'b']", [r"\d", "b"]),
+    ],
+)
+@pytest.mark.parametrize("form", [("--model.oracle.labels", "{}"), ("--model.oracle.labels={}",)])
+def test_texts_in_quotes_are_texts(labels, text, form, capsys):
+    oracle = ["--model.oracle", "GenerativePairModelOracle"]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle, *(one.format(labels) for one in form)])
+    assert not end.value.code
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["oracle"]["init_args"]
+    assert found["labels"] == text
+
+
+def test_texts_without_quotes_are_told_to_take_some(capsys):
+    oracle = ["--model.oracle", "GenerativePairModelOracle", "--model.oracle.labels"]
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle, "[yes,no]"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert 'got \'True\': yes, no, on and off are text only in quotes, as in ["yes", "no"]' in said
+
+
+def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(capsys):
+    oracle = "--model.oracle CachedOracle --model.oracle.path a.sqlite --model.oracle.oracle "
+    with pytest.raises(SystemExit) as end:
+        main([*PAIR_MODEL, *oracle.split(), "BudgetedOracle"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "BudgetedOracle cannot stand there, where an oracle of texts is asked" in said
+    assert "RuleOracle" in said
+    assert "VotesOracle" not in said

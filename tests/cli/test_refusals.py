@@ -1,0 +1,340 @@
+"""A mistake of the user's ends with exit code 2 and one sentence, before anything is written."""
+
+# ruff: noqa: E501  # tables of one row a line
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from forked import nlhf
+from paths import ROOT
+
+FIT = ["fit", "--config", str(ROOT / "configs/tabular/nash_mp.yaml")]
+DPO = ["fit", "--config", str(ROOT / "configs/tabular/online_dpo.yaml")]
+MATRIX = [*FIT, "--model.oracle", "MatrixOracle", "--model.oracle.matrix"]
+VOTES = [*FIT, "--model.oracle", "VotesOracle", "--model.oracle.votes"]
+REFERENCE = [*FIT, "--model.policy.reference"]
+GRADIENT = ["--model.realisation", "GradientSteps"]
+SAMPLE = ["--model.rollout", "Sample"]
+CALLBACK = "--trainer.callbacks"
+SOLVE = ["solve", "--matrix", "rps.npy"]
+COMPARE = ["compare", "--config", "compare.yaml"]
+
+COMPARISON = f"""
+games:
+  cycle: {{oracle: {{class_path: Cyclic}}}}
+algorithms:
+  Nash-MP: {{config: {ROOT}/configs/tabular/nash_mp.yaml}}
+budget: {{queries: 10}}
+output: out
+"""
+
+# What is given, and what is said.
+FITS = {
+    "no command": (["fitt"], "'fitt' is no command of nlhf: choose one of fit, validate"),
+    "no arguments": (["fit"], "required: policy, oracle, algorithm"),
+    "unknown option": ([*FIT, "--nonsense", "1"], "nonsense"),
+    "no value": ([*FIT, "--model.beta"], "--model: expected one argument"),
+    "misspelt argument": ([*FIT, "--model.algorithm.etaa", "1"], r"--model\.algorithm: .*'etaa'"),
+    "unknown algorithm": (
+        [*FIT, "--model.algorithm", "NashXX"],
+        r"--model\.algorithm: there is no class 'NashXX': choose one of EGPO, .*SPPO$",
+    ),
+    "unknown oracle": ([*FIT, "--model.oracle", "Oracle"], "no class 'Oracle': .*VotesOracle"),
+    "unknown policy": ([*FIT, "--model.policy", "P"], "choose one of CausalLMPolicy, MLPPolicy, TabularPolicy$"),
+    "unknown optimizer": ([*DPO, "--model.optimizer", "Adm"], r"--model\.optimizer: .*'Adm'"),
+    "unknown model": ([*FIT, "--model", "NoGame"], "--model: there is no class 'NoGame'"),
+    "unknown data": ([*FIT, "--data", "Nothing"], "--data: there is no class 'Nothing'"),
+    "unknown logger": ([*FIT, "--trainer.logger", "Nil"], r"--trainer\.logger: .*'Nil'"),
+    "unknown callback": ([*FIT, CALLBACK, "No"], r"--trainer\.callbacks: .*'No'"),
+    "missing argument": ([*FIT, "--model.algorithm", "MovingMagnet"], "required: inner"),
+    "eta negative": ([*FIT, "--model.algorithm.eta=-1"], "eta must be .* above 0, but it is -1"),
+    "eta text": ([*FIT, "--model.algorithm.eta", "much"], r"eta: expected a number or null.*'much'"),
+    "eta beta above 1": (
+        [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.eta", "50"],
+        r"eta \* beta <= 1, but eta is 50.0 and beta is 0.1",
+    ),
+    "inner steps 0": ([*FIT, "--model.algorithm.inner_steps", "0"], "inner_steps .* least 1"),
+    "kappa above 1": ([*FIT, "--model.algorithm.kappa", "2"], "kappa must lie between 0 and 1"),
+    "beta 0": ([*FIT, "--model.beta", "0"], r"beta must be .* above 0, but model\.beta is 0"),
+    "beta negative": ([*FIT, "--model.beta=-1"], r"beta must be .* above 0"),
+    "beta nan": ([*FIT, "--model.beta", ".nan"], r"beta must be a finite number.* nan"),
+    "beta infinite": ([*FIT, "--model.beta", ".inf"], "beta must be a finite number.* inf"),
+    "beta text": ([*FIT, "--model.beta", "warm"], r"--model\.beta: expected a number.* 'warm'"),
+    "closed form of MLP": ([*FIT, "--model.policy", "MLPPolicy"], "needs a TabularPolicy, not MLP"),
+    "closed form of DPO": ([*FIT, "--model.algorithm", "OnlineDPO"], "OnlineDPO has no closed form"),
+    "closed form of samples": ([*FIT, *SAMPLE], "closed form has no samples: set model.rollout"),
+    "closed form of embeddings": ([*FIT, "--model.oracle", "EmbeddingOracle"], "EmbeddingOracle"),
+    "closed form of labels": (
+        [*FIT, "--model.oracle", "BernoulliLabels", "--model.oracle.oracle", "Comal"],
+        "BernoulliLabels does not: set model.realisation to GradientSteps",
+    ),
+    "closed form in part": ([*FIT, "--data.batch_size", "5"], "all prompts at once: set data.batch"),
+    "closed form in two": ([*FIT, "--trainer.devices", "2"], "one process, not in 2: set trainer.de"),
+    "pairs of one": (
+        [*DPO, *SAMPLE, "--model.rollout.num_responses", "1"],
+        "OnlineDPO compares responses with each other: set model.rollout.num_responses to 2",
+    ),
+    "no responses": ([*DPO, *SAMPLE, "--model.rollout.num_responses", "0"], "must be at least 1"),
+    "surrogate misfits": (
+        [*FIT, *GRADIENT, "--model.algorithm", "SPPO", "--model.algorithm.surrogate",
+         "nlhf_zoo.algorithms.surrogates.policy_gradient"],
+        "SPPO: the policy gradient needs responses of the policy itself",
+    ),
+    "surrogate without pairs": (
+        [*FIT, *GRADIENT, "--model.algorithm.surrogate", "nlhf_zoo.algorithms.surrogates.logistic"],
+        "NashMP: the logistic loss compares responses with each other",
+    ),
+    "surrogate unknown": ([*FIT, "--model.algorithm.surrogate", "nlhf_zoo.none"], "surrogate"),
+    "temperature 0": ([*FIT, "--model.algorithm.opponent.temperature", "0"], "temperature .* above 0"),
+    "top_p 2": ([*FIT, "--model.algorithm.opponent.top_p", "2"], "0 < top_p <= 1"),
+    "learning rate": ([*DPO, "--model.optimizer.lr=-1"], "optimizer.*[Ii]nvalid learning rate: -1"),
+    "rounds_per_step 0": ([*FIT, "--model.realisation.rounds_per_step", "0"], "at least 1, but .* 0"),
+    "budget negative": ([*FIT, f"{CALLBACK}+", "Budget", f"{CALLBACK}.rounds=-1"], "budget of rounds"),
+    "no end": ([*FIT, CALLBACK, "ExactMetrics"], "nothing would end this run: give it a budget"),
+    "empty budget": ([*FIT, CALLBACK, "Budget"], "nothing would end this run"),
+    "endless epoch": ([*FIT, CALLBACK, "ExactMetrics", "--trainer.max_epochs", "3"], "nothing would"),
+    "every 0": ([*FIT, CALLBACK, "GameCheckpoint", f"{CALLBACK}.every_n_train_steps", "0"], "least 1"),
+    "metrics every 0": ([*FIT, CALLBACK, "ExactMetrics", f"{CALLBACK}.every", "0"], "least 1, not 0"),
+    "metrics without a table": (
+        [*DPO, "--model.oracle", "EmbeddingOracle", *SAMPLE],
+        "ExactMetrics needs an oracle that holds its table, and EmbeddingOracle does not",
+    ),
+    "batch_size 0": ([*FIT, "--data.batch_size", "0"], "batch_size must be at least 1, but it is 0"),
+    "batch_size 99": ([*DPO, "--data.batch_size", "99"], "is 99, but the game has 10 prompts only"),
+    "unshareable": ([*DPO, "--trainer.devices", "3"], "10 prompts cannot be shared .* 3 processes"),
+    "devices 0": ([*FIT, "--trainer.devices", "0"], "devices"),
+    "no such accelerator": ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
+    "max_steps": ([*FIT, "--trainer.max_steps=-5"], "max_steps"),
+    "precision": ([*FIT, "--trainer.precision", "17"], r"--trainer\.precision: expected .*'17'"),
+    "seed text": ([*FIT, "--seed_everything", "x"], "--seed_everything: expected .* 'x'"),
+    "seed negative": ([*FIT, "--seed_everything=-3"], "--seed_everything: -3 is not in bounds"),
+    "dtype of the policy": ([*FIT, "--model.policy.dtype", "float16"], "float16"),
+    "dtype of the oracle": ([*FIT, "--model.oracle.dtype", "float16"], r"dtype: .*'float16'"),
+    "no games": ([*FIT, "--model.oracle.num_games", "0"], "num_games must be at least 1"),
+    "even cycle": (
+        [*FIT, "--model.oracle", "Cyclic", "--model.oracle.num_actions", "4"],
+        "num_actions must be odd",
+    ),
+    "too large": ([*FIT, "--model.oracle.num_actions", "1000000"], "will not fit in memory"),
+    "config missing": (["fit", "--config", "no.yaml"], "--config: File does not exist: .*no.yaml"),
+    "config a folder": (["fit", "--config", "folder"], "--config: Path is not a file"),
+    "config empty": (["fit", "--config", "empty.yaml"], "--config empty.yaml holds no options"),
+    "config a list": (["fit", "--config=list.yaml"], "--config list.yaml holds no options"),
+    "config not YAML": (["fit", "--config", "bad.yaml"], "bad.yaml is not YAML: .* in line 2"),
+    "config not text": (["fit", "--config", "rps.npy"], "rps.npy is not text"),
+    "config unknown key": ([*FIT, "--config", "key.yaml"], "modell"),
+    "interpolation": ([*FIT, "--config", "interpolation.yaml"], "interpolation .*nowhere"),
+    "ckpt_path missing": ([*FIT, "--ckpt_path", "no.ckpt"], "no.ckpt is no file: give a checkpoint"),
+    "ckpt_path a folder": ([*FIT, "--ckpt_path", "folder"], "folder is no file"),
+    "ckpt_path last": ([*FIT, "--ckpt_path", "last"], "no run in runs/tabular/nash_mp has a check"),
+    "ckpt_path last, no logger": (
+        [*FIT, "--trainer.logger", "false", "--ckpt_path", "last"],
+        "ckpt_path last needs trainer.logger",
+    ),
+    "ckpt_path no checkpoint": ([*FIT, "--ckpt_path", "key.yaml"], "key.yaml is no checkpoint"),
+    "ckpt_path other pickle": ([*FIT, "--ckpt_path", "pickle.npy"], "pickle.npy is no checkpoint"),
+    "save_dir a file": ([*FIT, "--trainer.logger.save_dir", "key.yaml"], "key.yaml cannot be written"),
+    "save_dir in a file": ([*FIT, "--trainer.logger.save_dir", "key.yaml/x"], "key.yaml/x cannot be w"),
+    "save_dir nowhere": ([*FIT, "--trainer.logger.save_dir", "/proc/nlhf"], "/proc/nlhf"),
+    "matrix missing": ([*MATRIX, "no.npy"], "matrix no.npy does not exist"),
+    "matrix not given": (MATRIX[:-1], "--model.oracle: .*required: matrix"),
+    "matrix a folder": ([*MATRIX, "folder"], "folder is not a file"),
+    "matrix suffix": ([*MATRIX, "key.yaml"], "key.yaml must end in .npy or .csv"),
+    "matrix empty": ([*MATRIX, "empty.npy"], "empty.npy is empty"),
+    "matrix pickled": ([*MATRIX, "pickle.npy"], "pickle.npy .*Python objects"),
+    "matrix not square": ([*MATRIX, "wide.npy"], r"wide.npy has shape \[2, 3\], .*square"),
+    "matrix not antisymmetric": ([*MATRIX, "biased.npy"], "biased.npy"),
+    "matrix above 1": ([*MATRIX, "above.npy"], "above.npy"),
+    "matrix nan": ([*MATRIX, "nan.npy"], "nan.npy"),
+    "matrix text": ([*MATRIX, "text.csv"], "line 2 of matrix text.csv holds 'x', .*not a number"),
+    "matrix ragged": ([*MATRIX, "ragged.csv"], "line 2 of matrix ragged.csv has 1 fields"),
+    "votes missing": ([*VOTES, "no.csv"], "votes no.csv does not exist"),
+    "votes columns": ([*VOTES, "ragged.csv"], "ragged.csv"),
+    "votes of one": ([*VOTES, "itself.csv"], "line 2 of votes itself.csv compares 'a' with itself"),
+    "votes count": ([*VOTES, "count.csv"], "line 2 of votes count.csv has the count '-1'"),
+    "votes prior": ([*VOTES, "gap.csv", "--model.oracle.prior", "0"], "nobody compared 'a' with 'c'"),
+    "reference length": (
+        [*REFERENCE, "GivenReference", "--model.policy.reference.probabilities", "[0.5, 0.5]"],
+        r"shape \[2\], but the game has 10 prompts of 10 actions",
+    ),
+    "reference sum": (
+        [*FIT, "--model.oracle", "Comal", "--model.policy.reference", "GivenReference",
+         "--model.policy.reference.probabilities", "[0.5, 0.4, 0.05]"],
+        "must sum to 1 over the actions, but sums to 0.95",
+    ),
+    "reference zero": (
+        [*FIT, "--model.oracle", "Comal", "--model.policy.reference", "GivenReference",
+         "--model.policy.reference.probabilities", "[0.5, 0.5, 0.0]"],
+        "must be above 0 for every action",
+    ),
+    "reference file": (
+        [*REFERENCE, "FileReference", "--model.policy.reference.path", "no.npy"],
+        "reference no.npy does not exist",
+    ),
+    "validate, unknown option": (["validate", *FIT[1:], "--nonsense", "1"], "nonsense"),
+    "validate, no checkpoint": (["validate", *FIT[1:], "--ckpt_path", "last"], "no run in runs/"),
+}  # fmt: skip
+
+SOLVES = {
+    "nothing": (["solve"], "--votes or --matrix"),
+    "both": ([*SOLVE, "--votes", "gap.csv"], "--votes or --matrix, exactly one"),
+    "unknown option": ([*SOLVE, "--nonsense", "1"], "nonsense"),
+    "beta negative": ([*SOLVE, "--beta=-1"], "--beta"),
+    "beta nan": ([*SOLVE, "--beta", ".nan"], "--beta"),
+    "beta text": ([*SOLVE, "--beta", "warm"], "--beta: .*'warm'"),
+    "updates negative": (
+        [*SOLVE, "--algorithm", "NashMP", "--updates=-1"],
+        "--updates must be 0 or",
+    ),
+    "updates fractional": ([*SOLVE, "--algorithm", "NashMP", "--updates", "1.5"], "--updates"),
+    "algorithm unknown": ([*SOLVE, "--algorithm", "NashXX"], "there is no algorithm 'NashXX'"),
+    "algorithm without a closed form": ([*SOLVE, "--algorithm", "OnlineDPO"], "no closed form"),
+    "algorithm at beta 0": ([*SOLVE, "--algorithm", "NashMP", "--beta", "0"], "--beta 0"),
+    "argument unknown": ([*SOLVE, "--algorithm", "NashMP", "--algorithm.etaa", "1"], "etaa"),
+    "eta negative": ([*SOLVE, "--algorithm", "NashMP", "--algorithm.eta=-1"], "eta"),
+    "eta beta above 1": (
+        [*SOLVE, "--algorithm", "NashMD", "--algorithm.eta", "99"],
+        r"eta \* beta",
+    ),
+    "start alone": ([*SOLVE, "--start", "start.csv"], "--start is where an algorithm starts"),
+    "matrix missing": (["solve", "--matrix", "no.npy"], "matrix no.npy does not exist"),
+    "matrix not square": (["solve", "--matrix", "wide.npy"], r"wide.npy has shape \[2, 3\]"),
+    "matrix biased": (["solve", "--matrix", "biased.npy"], "biased.npy"),
+    "matrix above 1": (["solve", "--matrix", "above.npy"], "above.npy"),
+    "matrix nan": (["solve", "--matrix", "nan.npy"], "nan.npy"),
+    "matrix pickled": (["solve", "--matrix", "pickle.npy"], "pickle.npy"),
+    "matrix empty": (["solve", "--matrix", "empty.npy"], "empty.npy is empty"),
+    "votes missing": (["solve", "--votes", "no.csv"], "votes no.csv does not exist"),
+    "votes gap": (["solve", "--votes", "gap.csv", "--prior", "0"], "nobody compared 'a' with 'c'"),
+    "prior negative": (["solve", "--votes", "gap.csv", "--prior=-1"], "--prior must be a finite"),
+    "prior of a matrix": ([*SOLVE, "--prior", "1"], "--prior counts pseudo-ties of votes"),
+    "reference length": ([*SOLVE, "--reference", "two.csv"], r"two.csv has shape \[2\]"),
+    "reference sum": ([*SOLVE, "--reference", "sum.csv"], "sum.csv sums to"),
+    "reference zero": ([*SOLVE, "--reference", "zero.csv"], "zero.csv gives alternative 2"),
+    "reference missing": ([*SOLVE, "--reference", "no.csv"], "reference no.csv does not exist"),
+    "output folder": ([*SOLVE, "--output", "no/out.npz"], "the folder no does not exist"),
+    "output a folder": ([*SOLVE, "--output", "folder"], "--output folder is a folder"),
+    "output an input": ([*SOLVE, "--output", "rps.npy"], "would overwrite an input"),
+}
+
+COMPARES = {
+    "nothing": (["compare"], "there is no file: give the comparison's"),
+    "unknown option": ([*COMPARE, "--nonsense", "1"], "nonsense"),
+    "config missing": (["compare", "--config", "no.yaml"], "no.yaml"),
+    "config a folder": (["compare", "--config", "folder"], "folder"),
+    "config empty": (["compare", "--config", "empty.yaml"], "empty.yaml"),
+    "config a list": (["compare", "--config", "list.yaml"], "list.yaml"),
+    "config not YAML": (["compare", "--config", "bad.yaml"], "bad.yaml"),
+    "unknown key": ("modell: 1", "modell"),
+    "no algorithms": ("algorithms: {}", "algorithms"),
+    "no games": ("games: {}", "games"),
+    "no budget": ("budget: {}", "budget"),
+    "budget negative": ("budget: {queries: -1}", "budget"),
+    "budget text": ("budget: {queries: many}", "queries.*'many'"),
+    "no seeds": ("seeds: []", "seeds"),
+    "seed text": ("seeds: [x]", "seeds"),
+    "beta negative": ("betas: [-1]", "beta"),
+    "algorithm file missing": ("algorithms: {A: {config: no.yaml}}", "no.yaml"),
+    "algorithm file without a config": ("algorithms: {A: {}}", "config"),
+    "unknown algorithm": (
+        f"algorithms: {{A: {{config: {FIT[-1]}, algorithm: {{class_path: NashXX}}}}}}",
+        "NashXX",
+    ),
+    "misspelt argument": (
+        f"algorithms: {{A: {{config: {FIT[-1]}, algorithm: {{class_path: NashMP, init_args: {{etaa: 1}}}}}}}}",
+        "etaa",
+    ),
+    "eta negative": (
+        f"algorithms: {{A: {{config: {FIT[-1]}, algorithm: {{class_path: NashMP, init_args: {{eta: -1}}}}}}}}",
+        "eta must be a finite number above 0",
+    ),
+    "unknown game": ("games: {g: {oracle: {class_path: Nowhere}}}", "Nowhere"),
+    "matrix missing": (
+        "games: {g: {oracle: {class_path: MatrixOracle, init_args: {matrix: no.npy}}}}",
+        "matrix no.npy does not exist",
+    ),
+    "game without an oracle": ("games: {g: {}}", "oracle"),
+    "output a file": ("output: key.yaml", "key.yaml"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files with every fault."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (folder / "folder").mkdir()
+    texts = {
+        "empty.yaml": "",
+        "empty.npy": "",
+        "list.yaml": "- 1\n- 2\n",
+        "bad.yaml": "a: [1,\n b: }\n",
+        "key.yaml": "modell: 1\n",
+        "interpolation.yaml": "model:\n  init_args:\n    beta: ${nowhere.x}\n",
+        "text.csv": "0.5,0.5\nx,0.5\n",
+        "ragged.csv": "0.5,0.5\n0.5\n",
+        "itself.csv": "winner,loser\na,a\n",
+        "count.csv": "winner,loser,count\na,b,-1\n",
+        "gap.csv": "winner,loser\na,b\nc,d\n",
+        "two.csv": "0.5,0.5\n",
+        "sum.csv": "0.5,0.4,0.05\n",
+        "zero.csv": "0.5,0.5,0\n",
+        "start.csv": "0.5,0.3,0.2\n",
+        "compare.yaml": COMPARISON,
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    rps = np.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]])
+    biased, above, nan = rps.copy(), rps.copy(), rps.copy()
+    biased[0, 1] = 0.8
+    above[0, 1], above[1, 0] = 1.5, -0.5
+    nan[0, 1] = np.nan
+    arrays = {"rps": rps, "wide": rps[:2], "biased": biased, "above": above, "nan": nan}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "pickle.npy", np.array([{}, "x"], dtype=object))
+    return folder
+
+
+def refuses(args: list[str], sentence: str, prefix: str, folder: Path) -> None:
+    """One sentence on standard error, nothing on standard output, nothing written."""
+    before = sorted(folder.rglob("*"))
+    run = nlhf(*args, folder=folder)
+    assert run.code == 2, run
+    assert run.out == ""
+    assert re.fullmatch(rf"{prefix}: error: [^\n]+\n", run.err), run.err
+    assert len(run.err) < 500
+    assert not re.search(r"Traceback|usage:|Union subtypes|Namespace|<class|NestedArg", run.err)
+    assert re.search(sentence, run.err.strip()), run.err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_fit_refuses(kind: str, folder: Path):
+    refuses(*FITS[kind], "nlhf", folder)
+
+
+@pytest.mark.parametrize("kind", SOLVES)
+def test_solve_refuses(kind: str, folder: Path):
+    refuses(*SOLVES[kind], "nlhf(?: solve)?", folder)
+
+
+@pytest.mark.parametrize("kind", COMPARES)
+def test_compare_refuses(kind: str, folder: Path):
+    wrong, sentence = COMPARES[kind]
+    if isinstance(wrong, str):  # a section in place of the good one
+        config = yaml.safe_load(COMPARISON) | yaml.safe_load(wrong)
+        (folder / "wrong.yaml").write_text(yaml.safe_dump(config))
+        wrong = ["compare", "--config", "wrong.yaml"]
+    refuses(wrong, sentence, "nlhf(?: compare)?", folder)
+
+
+def test_what_is_refused_is_only_what_is_wrong(folder: Path):
+    """The files that the refusals start from are good ones."""
+    for args in ([*FIT, "--trainer.fast_dev_run", "true"], SOLVE, COMPARE):
+        run = nlhf(*args, folder=folder)
+        assert run.code == 0, run.err

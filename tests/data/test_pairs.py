@@ -1,0 +1,413 @@
+"""Pairs for preference models: what is read, what is refused, and in which order it is given."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from paths import CONFIGS
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.data.pairs import Pairs, PreferencePairs
+from nlhf_zoo.data.texts.pair_rows import Columns
+from nlhf_zoo.data.validation import validation_place
+from nlhf_zoo.errors import UserError
+
+LABEL = {"prompt": "p", "chosen": "a", "rejected": "b"}
+PROBABILITY = {"prompt": "p", "first": "a", "second": "b", "probability": 0.25}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def write(path, *rows):
+    path.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
+    return str(path)
+
+
+def read(tmp_path, *rows, **options):
+    """The training pairs of a file with these rows."""
+    path = write(tmp_path / "pairs.jsonl", *rows)
+    return PreferencePairs(path, batch_size=1, **options).training_pairs
+
+
+def labels(prompts, each=1):
+    return [
+        {"prompt": f"p{prompt}", "chosen": f"good {prompt} {number}", "rejected": f"bad {number}"}
+        for prompt in range(prompts)
+        for number in range(each)
+    ]
+
+
+# ---- what is read --------------------------------------------------------------------------------
+
+
+def test_labels_and_probabilities(tmp_path):
+    (pair,) = read(tmp_path, LABEL | {"source": "ignored"})
+    told = (pair.conversation, pair.first, pair.second, pair.probability)
+    assert told == ([user("p")], "a", "b", 1.0)
+    (pair, certain) = read(tmp_path, PROBABILITY, PROBABILITY | {"probability": 1})
+    assert (pair.first, pair.second, pair.probability) == ("a", "b", 0.25)
+    assert (certain.row, certain.probability) == (1, 1.0)
+
+
+SAID = [{"role": "system", "content": "s"}, user("hello"), assistant("hi"), user("p")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": SAID, "chosen": "a", "rejected": "b"},
+        {"prompt": SAID, "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        {"prompt": SAID, "chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
+        {"prompt": "p", "chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
+        {"chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
+    ],
+)
+def test_all_ways_to_write_a_conversation_are_one_pair(tmp_path, row):
+    (pair,) = read(tmp_path, row)
+    assert (pair.conversation, pair.first, pair.second) == (SAID, "a", "b")
+
+
+def test_columns_can_be_named(tmp_path):
+    row = {"question": "p", "good": "a", "bad": "b", "first": 3}
+    columns = Columns(prompt="question", chosen="good", rejected="bad", first="response_0")
+    (pair,) = read(tmp_path, row, columns=columns)
+    assert (pair.conversation, pair.first, pair.second) == ([user("p")], "a", "b")
+
+
+def test_a_data_set_of_the_datasets_library(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"chosen": [*SAID, assistant(f"a{i}")], "rejected": [*SAID, assistant("b")], "score": i}
+        for i in range(3)
+    ]
+    saved = {
+        "train": datasets.Dataset.from_list(rows),
+        "test": datasets.Dataset.from_list(rows[:1]),
+    }
+    datasets.DatasetDict(saved).save_to_disk(tmp_path / "set")
+    data = PreferencePairs(str(tmp_path / "set"), 1, limit=2)
+    assert [pair.first for pair in data.training_pairs] == ["a0", "a1"]
+    assert data.training_pairs[0].conversation == SAID
+    data = PreferencePairs(str(tmp_path / "set"), 1, split="test", columns=Columns(chosen="best"))
+    with pytest.raises(UserError, match=r"row 0 of .*set \(test\) has no column 'best'.*score"):
+        data.load()
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+TALK = [user("p"), assistant("a")]
+# The second row of a file, and what is said of it.
+BAD = {
+    "not JSON": ("{prompt: 1}\n", "is not JSON"),
+    "no object": (["p", "a"], "holds a list of messages, not an object such as"),
+    "cut off": ('{"prompt": "p", "chosen"', "is not JSON"),
+    "key twice": ('{"prompt": "p", "prompt": "q"}\n', "has the key 'prompt' twice"),
+    "no rejected": (
+        {"prompt": "p", "chosen": "a"},
+        "has no column 'rejected'.*it has prompt, chosen",
+    ),
+    "no columns": ({"text": "p"}, r"has no column 'first'|has no column 'chosen'"),
+    "no probability": ({"prompt": "p", "first": "a", "second": "b"}, "no column 'probability'"),
+    "no prompt": ({"chosen": "a", "rejected": "b"}, "has no column 'prompt'"),
+    "mixed row": (LABEL | PROBABILITY, "has both 'chosen' and 'first'"),
+    "mixed file": (PROBABILITY, "has a probability, and the rows before it a label"),
+    "empty chosen": (LABEL | {"chosen": " "}, "has an empty 'chosen'.*data.unusable"),
+    "empty prompt": (LABEL | {"prompt": ""}, "has an empty prompt"),
+    "equal": (
+        LABEL | {"chosen": "b"},
+        "has the same text as 'chosen' and 'rejected'.*data.unusable",
+    ),
+    "null": (
+        LABEL | {"rejected": None},
+        "neither text nor a list of messages as 'rejected', but null",
+    ),
+    "number": (
+        LABEL | {"prompt": 3},
+        "neither text nor a list of messages as 'prompt', but a number",
+    ),
+    "surrogate": (
+        '{"prompt": "p", "chosen": "\\ud800", "rejected": "b"}\n',
+        "chosen that is not Unic",
+    ),
+    "one of each": (
+        LABEL | {"chosen": TALK},
+        "text and a list of messages as 'chosen' and 'rejected'",
+    ),
+    "no response": (
+        {"chosen": TALK, "rejected": [user("p")]},
+        "messages as 'rejected' that do not end with the assistant's",
+    ),
+    "no messages": (
+        {"chosen": [], "rejected": TALK},
+        "messages as 'chosen' that do not end with the",
+    ),
+    "other beginnings": (
+        {"chosen": TALK, "rejected": [user("q"), assistant("b")]},
+        "conversations as 'chosen' and 'rejected' that differ before their last message",
+    ),
+    "other prompt": (
+        {"prompt": "q", "chosen": TALK, "rejected": [user("p"), assistant("b")]},
+        "has a 'prompt' that is not what its responses answer",
+    ),
+    "answered prompt": (LABEL | {"prompt": TALK}, "ends with a message of the assistant's"),
+    "role": (LABEL | {"prompt": [{"role": "human", "content": "p"}]}, "message of role 'human'"),
+}
+BAD_PROBABILITIES = {
+    "1.5": "has 1.5 as 'probability', which is no probability",
+    "-1": "has -1 as 'probability'",
+    "NaN": "has nan as 'probability'",
+    '"0.5"': r"has text as 'probability', not a number in \[0, 1\]",
+    "true": "has true or false as 'probability', not a number",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named_by_its_line(tmp_path, name):
+    row, message = BAD[name]
+    with pytest.raises(UserError) as error:
+        read(tmp_path, LABEL, row)
+    assert str(error.value).startswith(f"line 2 of {tmp_path}/pairs.jsonl ")
+    assert error.match(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", BAD_PROBABILITIES)
+def test_a_bad_probability_is_named_by_its_line(tmp_path, value):
+    row = json.dumps(PROBABILITY).replace("0.25", value) + "\n"
+    with pytest.raises(UserError, match=f"^line 2 of .*{BAD_PROBABILITIES[value]}"):
+        read(tmp_path, PROBABILITY, row)
+
+
+OPTIONS = {
+    "no file": ({"path": "none.jsonl"}, "there is no file none.jsonl of pairs"),
+    "no name": ({"path": "a b"}, "'a b' is no file and no folder"),
+    "batch 0": ({"batch_size": 0}, "data.batch_size must be at least 1, but it is 0"),
+    "large batch": ({"batch_size": 5}, "1 x 5 pairs .* but there are 4 pairs only"),
+    "all held out": (
+        {"num_validation": 4},
+        "num_validation is 4, which leaves none of 4 different",
+    ),
+    "split of a file": ({"split": "test"}, "is a file, with neither configurations nor splits"),
+    "validated on itself": (
+        {"validation_split": "train"},
+        "validation pairs are those of training",
+    ),
+    "unusable": ({"unusable": "keep"}, "data.unusable is one of .*'refuse', 'drop'"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_bad_options(tmp_path, name):
+    options, message = OPTIONS[name]
+    given = {"path": write(tmp_path / "pairs.jsonl", *labels(4)), "batch_size": 2} | options
+    with pytest.raises(UserError, match=message):
+        PreferencePairs(**given).load()
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ((None, None), None),
+        ((None, "test"), ("one", "test", "easy")),
+        (("one", "test"), ("one", "test", "easy")),
+        (("other", None), ("other", "train", None)),  # whose configurations are its own
+    ],
+)
+def test_where_validation_pairs_are_kept(options, place):
+    assert validation_place("pairs", "one", "train", "easy", *options) == place
+
+
+def test_one_name_for_two_columns():
+    with pytest.raises(UserError, match=r"data.columns has the name 'prompt' twice"):
+        Columns(chosen="prompt")
+
+
+def test_the_command_line_says_it_in_one_sentence(tmp_path, capsys):
+    path = write(tmp_path / "pairs.jsonl", LABEL, LABEL | {"chosen": ""})
+    config = str(CONFIGS / "tabular/nash_mp.yaml")
+    data = ["--data", "nlhf_zoo.data.pairs.PreferencePairs", "--data.path", path]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "-c", config, *data, "--data.batch_size", "1", "--trainer.logger", "false"])
+    assert end.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"nlhf: error: line 2 of {path} has an empty 'chosen'")
+
+
+# ---- what is left out, what is held out ----------------------------------------------------------
+
+
+def test_unusable_rows_are_left_out_and_counted(tmp_path, capsys):
+    rows = [LABEL, LABEL | {"chosen": ""}, LABEL | {"chosen": "b"}, LABEL | {"prompt": "q"}]
+    path = write(tmp_path / "pairs.jsonl", *rows)
+    other = write(tmp_path / "validation.jsonl", LABEL, LABEL | {"prompt": "r"})
+    data = PreferencePairs(path, 1, unusable="drop", validation_path=other)
+    assert [pair.row for pair in data.training_pairs] == [0, 3]
+    assert [pair.conversation[0]["content"] for pair in data.validation_pairs] == ["r"]
+    fit(data, steps=1)
+    err = capsys.readouterr().err
+    assert "pairs.jsonl: 2 of 4 rows have equal responses or an empty one, and were left out" in err
+    assert "0 of 2 rows have equal responses or an empty one, 1 a prompt that is trained on" in err
+    with pytest.raises(
+        UserError, match=r"line 1 of .*validation.jsonl has a prompt that is trained"
+    ):
+        PreferencePairs(write(tmp_path / "ok.jsonl", LABEL), 1, validation_path=other).load()
+
+
+def test_no_prompt_is_on_both_sides(tmp_path):
+    rows = labels(20, each=3)
+    path = write(tmp_path / "pairs.jsonl", *rows[::3], *rows[1::3], *rows[2::3])
+    sides = []
+    for seed in (0, 0, 1):
+        data = PreferencePairs(path, 1, num_validation=5, seed=seed)
+        trained, held_out = (
+            {pair.prompt_key for pair in part}
+            for part in (data.training_pairs, data.validation_pairs)
+        )
+        assert (len(trained), len(held_out)) == (15, 5)
+        assert not trained & held_out
+        assert len(data.training_pairs) == 45
+        assert len(data.validation_pairs) == 15  # with all of their pairs
+        sides.append(held_out)
+    assert sides[0] == sides[1] != sides[2]
+
+
+def test_validation_pairs_of_their_own(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", *labels(2))
+    other = write(tmp_path / "validation.jsonl", *labels(9, each=2)[4:])
+    data = PreferencePairs(path, 1, validation_path=other, num_validation=3)
+    assert len(data.validation_pairs) == 6
+    data = PreferencePairs(path, 1, validation_path=other, num_validation=8)
+    with pytest.raises(UserError, match="num_validation is 8, but the validation pairs have 7"):
+        data.load()
+
+
+# ---- the order -----------------------------------------------------------------------------------
+
+
+class Learner(L.LightningModule):
+    """Remembers which pairs it was given."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.validated = [], []
+        self.stop_after = stop_after
+
+    def training_step(self, batch):
+        assert isinstance(batch, Pairs)
+        self.seen.append(list(batch.first))
+        if len(self.seen) == self.stop_after:
+            raise KeyError("the power fails")
+        return binary_cross_entropy_with_logits(self.weight.expand(len(batch)), batch.probability)
+
+    def validation_step(self, batch):
+        self.validated += batch.first
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(data, steps=-1, epochs=1, learner=None, checkpoint=None, folder=None):
+    learner = learner or Learner()
+    callbacks = []
+    if folder is not None:
+        callbacks = [
+            L.pytorch.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
+        ]
+    with quiet():
+        L.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=steps,
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+        ).fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return learner
+
+
+def test_an_epoch_is_a_pass_and_leaves_no_pair_out(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", *labels(11))
+    learner = fit(PreferencePairs(path, 4, num_validation=1), epochs=5)
+    assert len(learner.seen) == 5 * 3  # ten pairs in batches of four
+    assert all(len(batch) == 4 for batch in learner.seen)
+    stream = list(itertools.chain(*learner.seen))
+    passes = [stream[start : start + 10] for start in range(0, 60, 10)]
+    assert all(len({*one}) == 10 for one in passes)
+    assert len({tuple(one) for one in passes}) == 6  # each in an order of its own
+    assert len(learner.validated) == 5
+    assert not {*learner.validated} & {*stream}
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5])
+def test_a_resumed_run_is_given_what_is_left(tmp_path, stop):
+    path = write(tmp_path / "pairs.jsonl", *labels(11))
+    whole = fit(PreferencePairs(path, 4), epochs=3).seen
+    killed = Learner(stop_after=stop + 1)
+    with pytest.raises(KeyError):
+        fit(PreferencePairs(path, 4), epochs=3, learner=killed, folder=tmp_path / "run")
+    (last,) = (tmp_path / "run").glob(f"*step={stop}.ckpt")
+    resumed = fit(PreferencePairs(path, 4), epochs=3, checkpoint=last, folder=tmp_path / "run").seen
+    assert killed.seen[:stop] + resumed == whole
+
+
+def test_other_pairs_do_not_resume(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", *labels(4))
+    fit(PreferencePairs(path, 2), steps=1, folder=tmp_path / "run")
+    (last,) = (tmp_path / "run").glob("*.ckpt")
+    write(tmp_path / "pairs.jsonl", *labels(5))
+    with pytest.raises(
+        UserError, match=r"pairs of .* are not those that the checkpoint was trained"
+    ):
+        fit(PreferencePairs(path, 2), steps=2, checkpoint=last, folder=tmp_path / "run")
+
+
+def test_processes_share_the_pairs(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", *labels(15))
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    trained, validated = [], []
+    for rank in range(3):
+        data = PreferencePairs(path, 2, num_validation=3)
+        data.trainer = SimpleNamespace(fit_loop=loop, global_rank=rank, world_size=3)
+        loader = data.train_dataloader()
+        assert len(loader) == 2
+        trained.append([text for batch in loader for text in batch.first])
+        validated += [text for batch in data.val_dataloader() for text in batch.first]
+    assert sorted(itertools.chain(*trained)) == sorted(pair.first for pair in data.training_pairs)
+    assert sorted(validated) == sorted(pair.first for pair in data.validation_pairs)
+
+
+# ---- the record ----------------------------------------------------------------------------------
+
+
+def test_pairs_check_their_shapes():
+    pairs = Pairs([[user("p")]] * 2, ["a", "b"], ["c", "d"], torch.tensor([0.25, 1.0]))
+    turned = pairs.swapped()
+    assert (turned.first, turned.second) == (["c", "d"], ["a", "b"])
+    assert turned.probability.tolist() == [0.75, 0.0]
+    assert pairs.to("meta").probability.device.type == "meta"
+    with pytest.raises(ValueError, match=r"Pairs.second has 1 entries, not 2"):
+        Pairs([[user("p")]] * 2, ["a", "b"], ["c"], torch.ones(2))
+    with pytest.raises(ValueError, match=r"floating-point \[B\], not torch.int64 \[1\]"):
+        Pairs([[user("p")]], ["a"], ["c"], torch.tensor([1]))

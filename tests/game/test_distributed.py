@@ -1,0 +1,191 @@
+"""Two processes of the CPU (gloo) play the game that one plays."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import Run
+from paths import ROOT
+from runs import LANGUAGE, ROUNDS, RUN, configuration, fit, part, write
+from torch import Tensor
+
+from nlhf_zoo.callbacks import read_history
+
+STEPS = {
+    "realisation": part("GradientSteps"),
+    "optimizer": part("torch.optim.SGD", lr=1.0),
+    "oracle": part("UniformRandom", num_games=4, num_actions=3),
+}
+ALGORITHMS = {
+    "egpo": part("EGPO"),
+    "moving_magnet": part("MovingMagnet", inner=part("NashMP", inner_steps=2, kappa=0.5), every=2),
+    "online_dpo": part("OnlineDPO"),
+    "optimistic_mirror_descent": part("OptimisticMirrorDescent"),
+}
+LAST = ("--ckpt_path", "last")
+
+
+def play(folder: Path, processes: int, config: dict[str, Any], *args: str, **kwargs: Any) -> Run:
+    """Play in processes that are forks of one."""
+    config["trainer"] |= {"devices": processes}
+    config["trainer"] |= {"strategy": "ddp_fork"} if processes > 1 else {}
+    write(folder, config)
+    run = fit(folder, *args, **kwargs)
+    assert run.code == 0, run.err
+    return run
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return dict(torch.load(folder / RUN / "checkpoints/last.ckpt", weights_only=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_enumerated_gradients_are_those_of_one_process(name: str, tmp_path: Path):
+    for processes in (1, 2):
+        play(
+            tmp_path / str(processes), processes, configuration(algorithm=ALGORITHMS[name], **STEPS)
+        )
+    one, two = (checkpoint(tmp_path / n) for n in "12")
+    for key, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], tensor, rtol=0, atol=1e-6)
+    state = one["state_dict"]
+    moved = state["policy.networks.policy.logits"].log_softmax(-1) - state["policy.log_reference"]
+    assert (moved.abs().amax(-1) > 0.01).all()  # in every game
+    # Batches are each process's own; what was asked is counted for both together.
+    assert two["online_game"]["progress"] == one["online_game"]["progress"]
+    assert one["online_game"]["progress"]["queries"] > 0
+    # One of them writes, and what it writes is about the whole game.
+    histories = [read_history(tmp_path / n / RUN) for n in "12"]
+    for figure, values in histories[0].items():
+        assert len(values) == ROUNDS + 1
+        torch.testing.assert_close(
+            torch.from_numpy(histories[1][figure].copy()),
+            torch.from_numpy(values.copy()),
+            rtol=0,
+            atol=1e-6,
+        )
+    assert [path.name for path in (tmp_path / "2/runs/game").iterdir()] == ["version_0"]
+    assert len(list((tmp_path / "2" / RUN).glob("events*"))) == 1
+
+
+def record(folder: Path) -> None:
+    """Keep what each process draws, in the order of its steps."""
+    from nlhf_zoo.game.online_game import OnlineGame
+    from nlhf_zoo.policies import TabularPolicy
+
+    original, play = TabularPolicy.sample, OnlineGame.training_step
+    drawn: list[Tensor] = []
+
+    def sample(self: TabularPolicy, *args: Any, **kwargs: Any) -> Any:
+        responses = original(self, *args, **kwargs)
+        drawn.append(responses.actions)
+        return responses
+
+    def step(self: OnlineGame, *args: Any, **kwargs: Any) -> Any:
+        loss = play(self, *args, **kwargs)
+        torch.save(drawn, folder / f"rank{self.global_rank}.pt")
+        return loss
+
+    TabularPolicy.sample, OnlineGame.training_step = sample, step
+
+
+def sampled(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
+    oracle = part("BernoulliLabels", oracle=STEPS["oracle"])
+    rollout = part("Sample", num_responses=6, num_opponents=3)
+    config = configuration(
+        algorithm=ALGORITHMS["egpo"], **(STEPS | {"oracle": oracle, "rollout": rollout})
+    )
+    config["data"] = part("TablePrompts", batch_size=4)  # all prompts in each process
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+    return config
+
+
+def test_samples_differ_between_processes(tmp_path: Path):
+    play(tmp_path, 2, sampled(tmp_path), before=functools.partial(record, tmp_path))
+    draws = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    assert len(draws[0]) == len(draws[1]) == 2 * 2 * ROUNDS  # responses and opponents, two steps
+    # 24 or 12 draws of 3 actions agree by chance less often than once in 10^5.
+    assert not any(torch.equal(one, other) for one, other in zip(*draws, strict=True))
+    # Neither does a process repeat itself.
+    assert len({tuple(d.flatten().tolist()) for d in draws[0]}) == len(draws[0])
+    progress = checkpoint(tmp_path)["online_game"]["progress"]
+    assert progress["queries_per_prompt"] == 2 * ROUNDS * 6 * 3
+    assert progress["queries"] == 2 * 4 * progress["queries_per_prompt"]
+
+
+def test_two_processes_resume(tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    play(whole, 2, sampled(tmp_path))
+    play(parts, 2, sampled(tmp_path, rounds=4))
+    play(parts, 2, sampled(tmp_path), "--ckpt_path", "last")
+    one, other = checkpoint(whole), checkpoint(parts)
+    assert one["online_game"]["progress"] == other["online_game"]["progress"]
+    for key, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, other["state_dict"][key]), key
+    assert (whole / RUN / "history.bin").read_bytes() == (parts / RUN / "history.bin").read_bytes()
+
+
+def language(**parts: Any) -> dict[str, Any]:
+    """EGPO with a LoRA language model over words of two letters; two prompts."""
+    return configuration(algorithm=ALGORITHMS["egpo"], **(STEPS | LANGUAGE | parts))
+
+
+def test_language_model_of_two_processes_is_that_of_one(tmp_path: Path):
+    """Enumerated; SGD, so that a gradient of twice the size would show."""
+    parts = {
+        "rollout": part("Enumerate"),
+        "oracle": part("SmallLanguage", num_letters=4, length=2),
+        "optimizer": part("torch.optim.SGD", lr=0.1),
+        "lr_scheduler": None,
+    }
+    for processes in (1, 2):
+        play(tmp_path / str(processes), processes, language(**parts))
+    one, two = (checkpoint(tmp_path / n) for n in "12")
+    moved = 0.0
+    for key, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], tensor, rtol=0, atol=1e-5)
+        if "lora_B.policy" in key:  # begins at 0
+            moved = max(moved, float(tensor.abs().max()))
+    assert moved > 0.01
+    assert two["online_game"]["progress"] == one["online_game"]["progress"]
+
+
+def test_language_model_of_two_processes_resumes(tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, rounds, resume in ((whole, ROUNDS, ()), (parts, 4, ()), (parts, ROUNDS, LAST)):
+        config = language()
+        config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+        play(folder, 2, config, *resume)
+    one, other = checkpoint(whole), checkpoint(parts)
+    assert one["online_game"]["progress"] == other["online_game"]["progress"]
+    # Both processes draw: 4 responses and 2 opponents of 2 tokens, in 2 steps a round.
+    assert one["online_game"]["progress"]["tokens"] == 2 * ROUNDS * 2 * (4 + 2) * 2
+    for key, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, other["state_dict"][key]), key
+
+
+@pytest.mark.slow
+def test_two_processes_of_their_own(tmp_path: Path):
+    config = configuration(algorithm=ALGORITHMS["egpo"], **STEPS)
+    play(tmp_path / "one", 1, config)
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    write(tmp_path / "two", config)
+    done = subprocess.run(
+        [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"],
+        cwd=tmp_path / "two",
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    for key, tensor in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], tensor, rtol=0, atol=1e-6)

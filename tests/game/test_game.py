@@ -1,0 +1,615 @@
+"""The loop: when players move, what a step is, what is counted, what invalid answers do."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from paths import CONFIGS
+from zoo import (
+    BETA,
+    CLOSED_FORM,
+    UNIFORM,
+    TensorReference,
+    all_prompts,
+    engine,
+    fit,
+    judge,
+    normal_logits,
+    scatter_players,
+    small_games,
+)
+
+from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
+from nlhf_zoo.algorithms.surrogates import proximal_regression
+from nlhf_zoo.callbacks import Budget, read_history
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
+from nlhf_zoo.game.rollout import Enumerate, Sample
+from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
+from nlhf_zoo.policies import MLPPolicy, TabularPolicy
+from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.records import Comparison, Responses
+
+C, N = 3, 4
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.05)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.3, momentum=0.9)
+
+
+def linear_decay(optimizer):
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=20)
+
+
+def make_game(
+    algorithm, rollout=None, kind=TabularPolicy, num_games=C, num_actions=N, wrap=None, **kwargs
+):
+    P, log_reference = small_games(num_games, num_actions)
+    oracle = MatrixOracle(P) if wrap is None else wrap(MatrixOracle(P))
+    torch.manual_seed(0)  # of an MLP's weights
+    return OnlineGame(
+        kind(
+            TensorReference(log_reference),
+            TensorReference(normal_logits(num_games, num_actions, seed=6)),
+        ),
+        oracle,
+        algorithm,
+        BETA,
+        **{
+            "optimizer": sgd,
+            "rollout": rollout or Enumerate(),
+            "realisation": GradientSteps(),
+            **kwargs,
+        },
+    )
+
+
+def parameters(game, player="policy"):
+    return [p.detach().clone() for p in game.policy.networks[player].parameters()]
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# ---- the loop rule: the plan advances between optimiser steps ----
+
+
+def double_backward(
+    algorithm, kind, optimizer, rounds, scheduled, restore_state=True, restore_groups=False
+):
+    """Two half steps a round, without hooks and Trainer; losses and samples are the game's."""
+    game = make_game(algorithm, Sample(4, 3), kind)
+    optimizer = optimizer(list(game.policy.networks["policy"].parameters()))
+    scheduler = linear_decay(optimizer) if scheduled else None
+    prompts, drawn = all_prompts(game), 0
+
+    def gradient_step(step):
+        nonlocal drawn
+        stream = random_stream(0, 0, drawn, torch.device("cpu"))
+        drawn += 1
+        responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
+        optimizer.zero_grad()
+        game.improve(
+            step, prompts, responses, judge(game, step, prompts, responses, opponents)
+        ).backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    for number in range(rounds):
+        first, second = algorithm.steps(BETA, number)
+        weights, state = parameters(game), copy.deepcopy(optimizer.state_dict())
+        for _ in range(first.gradient_steps):
+            gradient_step(first)
+        game.policy.copy_("policy", "lookahead")
+        with torch.no_grad():
+            for parameter, old in zip(
+                game.policy.networks["policy"].parameters(), weights, strict=True
+            ):
+                parameter.copy_(old)
+        now = optimizer.state_dict()
+        if restore_groups:
+            now["param_groups"] = state["param_groups"]
+        if restore_state:
+            now["state"] = state["state"]
+        optimizer.load_state_dict(now)
+        for _ in range(second.gradient_steps):
+            gradient_step(second)
+        algorithm.end_round(game.policy, number)
+    return parameters(game)
+
+
+EXTRAGRADIENT = [EGPO(), NashMP(), NashMP(kappa=0.5, inner_steps=2, surrogate=proximal_regression)]
+
+
+@pytest.mark.parametrize("algorithm", EXTRAGRADIENT, ids=["EGPO", "NashMP", "NashMP-2-steps"])
+@pytest.mark.parametrize("kind", [TabularPolicy, MLPPolicy])
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "decayed"])
+def test_extragradient_is_a_double_backward_bit_for_bit(algorithm, kind, optimizer, scheduled):
+    game = make_game(
+        algorithm,
+        Sample(4, 3),
+        kind,
+        optimizer=optimizer,
+        lr_scheduler=linear_decay if scheduled else None,
+    )
+    start = parameters(game)
+    fit(game, rounds=5)
+    assert equal(parameters(game), double_backward(algorithm, kind, optimizer, 5, scheduled))
+    assert not equal(parameters(game), start)
+
+
+def test_the_comparison_sees_an_optimiser_state_that_was_not_restored():
+    game = fit(make_game(EGPO(), Sample(4, 3), optimizer=adam, lr_scheduler=linear_decay), rounds=5)
+    right = double_backward(EGPO(), TabularPolicy, adam, 5, True)
+    no_state = double_backward(EGPO(), TabularPolicy, adam, 5, True, restore_state=False)
+    old_rate = double_backward(EGPO(), TabularPolicy, adam, 5, True, restore_groups=True)
+    assert equal(parameters(game), right)
+    assert not equal(parameters(game), no_state)
+    assert not equal(parameters(game), old_rate)
+
+
+def test_enumerated_egpo_is_the_paper_s_loss_by_autograd():
+    """By its own formula: sum_yy' pi pi' (D log(pi/mu) - D P pi'' / beta)^2, from the matrix."""
+    P, log_mu = small_games(C, N)
+    theta = normal_logits(C, N, seed=6).log_softmax(-1)
+
+    def half_step(at, opponent):
+        logits = at.clone().requires_grad_()
+        log_pi = logits.log_softmax(-1)
+        d = log_pi - log_mu - torch.einsum("cij,cj->ci", P, opponent.softmax(-1)) / BETA
+        weight = log_pi.detach().exp()
+        square = (d[:, :, None] - d[:, None, :]) ** 2
+        loss = (weight[:, :, None] * weight[:, None, :] * square).sum((1, 2)).mean()
+        return at - 0.05 * torch.autograd.grad(loss, logits)[0]
+
+    game = make_game(EGPO(), optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
+    for _ in range(6):
+        theta = half_step(theta, half_step(theta, theta))
+    fit(game, rounds=6)
+    torch.testing.assert_close(game.log_policy(), theta.log_softmax(-1), atol=1e-12, rtol=0)
+
+
+def test_a_gradient_step_on_uniform_responses_is_the_exact_step():
+    """The gradient of 2 Var(d) under uniform weights is 4/N (d - mean d): a step of EGPO."""
+    eta = 0.5
+    rate = eta * BETA * N / 4 * C  # the loss is a mean over C games
+    game = make_game(EGPO(scored=UNIFORM), optimizer=lambda p: torch.optim.SGD(p, lr=rate))
+    P, log_reference = small_games(C, N)
+    exact = engine(EGPO(eta), P, log_reference, game.log_policy()).run(0, 10).log_policy[-1]
+    fit(game, rounds=10)
+    torch.testing.assert_close(game.log_policy(), exact.log_softmax(-1), atol=1e-12, rtol=0)
+
+
+def test_a_second_fit_starts_from_a_new_optimiser():
+    """A half step goes back to the new optimiser's state, not to that of the first fit."""
+    game = fit(make_game(EGPO(), optimizer=adam), rounds=3)
+    other = make_game(EGPO(), optimizer=adam)
+    with torch.no_grad():
+        for new, old in zip(other.policy.parameters(), game.policy.parameters(), strict=True):
+            new.copy_(old)
+    fit(game, rounds=5)
+    fit(other, rounds=2)
+    assert equal(parameters(game), parameters(other))
+
+
+# ---- players ----
+
+
+class Watch(L.Callback):
+    """Parameters of all players before each training step, and where the plan stands."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, game, batch, batch_idx):
+        players = {p: parameters(game, p) for p in game.policy.networks}
+        self.seen.append(
+            (game.progress.round, game.progress.step, game.progress.gradient_step, players)
+        )
+
+
+def watch(algorithm, rounds=3):
+    callback = Watch()
+    fit(make_game(algorithm, Sample(3, 2)), rounds, callbacks=[callback])
+    return callback.seen
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.25])
+def test_what_nash_mp_s_players_hold_at_each_phase(kappa):
+    seen = watch(NashMP(kappa=kappa, inner_steps=2))
+    assert [phase[:3] for phase in seen] == [
+        (r, s, g) for r in range(3) for s in range(2) for g in range(2)
+    ]
+    for number in range(3):
+        start, inside, restored, late = (phase[3] for phase in seen[4 * number : 4 * number + 4])
+        # The lookahead is trained as the policy; it and the anchor do not move meanwhile.
+        assert not equal(start["policy"], inside["policy"])
+        assert equal(start["anchor"], inside["anchor"])
+        assert equal(start["lookahead"], inside["lookahead"])
+        # Then the policy is back where it was, and the lookahead is elsewhere.
+        assert equal(start["policy"], restored["policy"])
+        assert not equal(restored["lookahead"], start["lookahead"])
+        assert not equal(restored["lookahead"], restored["policy"])
+        assert equal(restored["anchor"], start["anchor"])
+        assert not equal(late["policy"], restored["policy"])
+        assert equal(late["lookahead"], restored["lookahead"])
+        if number < 2:
+            after = seen[4 * number + 4][3]
+            expected = [
+                a.lerp(p, kappa) for a, p in zip(start["anchor"], after["policy"], strict=True)
+            ]
+            for found, wanted in zip(after["anchor"], expected, strict=True):
+                torch.testing.assert_close(found, wanted, atol=1e-15, rtol=0)
+            assert equal(after["anchor"], after["policy"]) == (kappa == 1)
+
+
+def test_sppo_s_anchor_is_the_policy_of_the_round_s_start():
+    seen = watch(SPPO(inner_steps=3))
+    for number in range(3):
+        phases = [phase[3] for phase in seen[3 * number : 3 * number + 3]]
+        for phase in phases:
+            assert equal(phase["anchor"], phases[0]["policy"])
+        assert not equal(phases[2]["policy"], phases[0]["policy"])
+
+
+def test_the_magnet_moves_every_so_many_rounds():
+    seen = watch(MovingMagnet(EGPO(), every=2), rounds=5)
+    starts = [phase[3] for phase in seen if phase[1:3] == (0, 0)]
+    assert equal(starts[0]["magnet"], starts[1]["magnet"])
+    assert equal(starts[2]["magnet"], starts[2]["policy"])
+    assert equal(starts[3]["magnet"], starts[2]["policy"])
+    assert equal(starts[4]["magnet"], starts[4]["policy"])
+    assert not equal(starts[4]["magnet"], starts[2]["magnet"])
+
+
+@pytest.mark.parametrize(
+    "algorithm", [NashMP(), EGPO(), SPPO(), NashMD(), OnlineDPO()], ids=lambda a: type(a).__name__
+)
+def test_the_reference_never_moves(algorithm):
+    game = make_game(algorithm, Sample(4, 2), optimizer=adam)
+    before = game.log_policy("reference").clone()
+    assert torch.equal(before, small_games(C, N)[1].log_softmax(-1))
+    fit(game, rounds=5)
+    assert torch.equal(game.log_policy("reference"), before)
+    assert not torch.equal(game.log_policy("policy"), before)
+
+
+# ---- batches ----
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        EGPO(),
+        NashMP(),
+        NashMP(inner_steps=2, kappa=0.5),
+        SPPO(),
+        OnlineIPO(),
+        NashMD(),
+        OnlineDPO(),
+    ],
+    ids=lambda a: type(a).__name__,
+)
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optimizer):
+    whole = make_game(algorithm, num_games=8, optimizer=optimizer)
+    parts = make_game(algorithm, num_games=8, optimizer=optimizer)
+    fit(whole, rounds=4, data=TablePrompts(batch_size=8))
+    fit(parts, rounds=4, data=TablePrompts(batch_size=1), accumulate_grad_batches=8)
+    for player in whole.policy.networks:
+        for one, other in zip(parameters(whole, player), parameters(parts, player), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    assert parts.progress.round == whole.progress.round == 4
+    assert parts.progress.batches == 8 * whole.progress.batches
+    if (
+        getattr(algorithm, "inner_steps", 1) == 1
+    ):  # products are remembered for one batch of prompts only
+        assert parts.progress.queries_per_prompt == whole.progress.queries_per_prompt
+        assert parts.progress.queries == whole.progress.queries
+
+
+def test_games_of_a_batch_do_not_meet():
+    """Together or alone: the same policies, but for the mean over the batch."""
+    together = fit(make_game(EGPO()), rounds=4)
+    P, log_reference = small_games(C, N)
+    start = normal_logits(C, N, seed=6).log_softmax(-1)
+    for game in range(C):
+        pick = slice(game, game + 1)
+        alone = OnlineGame(
+            TabularPolicy(TensorReference(log_reference[pick]), TensorReference(start[pick])),
+            MatrixOracle(P[pick]),
+            EGPO(),
+            BETA,
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.3 / C, momentum=0.9),
+            realisation=GradientSteps(),
+        )
+        fit(alone, rounds=4)
+        torch.testing.assert_close(
+            alone.log_policy(), together.log_policy()[pick], atol=1e-12, rtol=0
+        )
+
+
+def test_samples_of_two_steps_and_two_seeds_differ(monkeypatch):
+    game = make_game(OnlineIPO(), Sample(50))
+    first, second = (
+        game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream())
+        for _ in "ab"
+    )
+    assert not torch.equal(first[0].tokens, second[0].tokens)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    game.progress.batches = 0
+    other = game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream())
+    assert not torch.equal(first[0].tokens, other[0].tokens)
+
+
+# ---- the closed form through the Trainer ----
+
+
+@pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
+def test_the_closed_form_in_training_steps_is_the_closed_form(row):
+    game = make_game(row.make(), realisation=ClosedForm(rounds_per_step=7))
+    start, (P, log_reference) = game.log_policy(), small_games(C, N)
+    exact = engine(row.make(), P, log_reference, start).run(0, 23)
+    fit(game, rounds=23)
+    torch.testing.assert_close(
+        game.log_policy(), exact.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0
+    )
+    assert game.progress.round == 23
+    assert game.progress.queries_per_prompt == exact.queries[-1]
+    assert game.progress.queries == C * exact.queries[-1]
+    assert game.progress.batches == math.ceil(23 / 7)
+
+
+@pytest.mark.parametrize("realisation", [ClosedForm(), GradientSteps()])
+@pytest.mark.parametrize(("queries", "rounds"), [(0, 0), (1, 0), (7, 3), (8, 4)])
+def test_a_round_that_would_exceed_the_budget_is_not_begun(realisation, queries, rounds):
+    game = make_game(NashMP(), realisation=realisation)
+    fit(game, None, callbacks=[Budget(queries=queries)])
+    assert game.progress.round == rounds
+    assert game.progress.queries_per_prompt == 2 * rounds
+    assert game.finished
+
+
+# ---- answers that could not be had ----
+
+
+class Silent(PreferenceOracle):
+    """Another oracle that has no answer for some prompts and some actions.
+
+    Args:
+        oracle: whose answers.
+        prompts: those about which it says nothing.
+        action: it says nothing about pairs with this action either.
+        lie: what the preference says where it is invalid.
+    """
+
+    def __init__(self, oracle, prompts=(), action=None, lie=float("nan")):
+        super().__init__()
+        self.oracle, self.silent, self.action, self.lie = oracle, prompts, action, lie
+
+    @property
+    def support(self):
+        return self.oracle.support
+
+    def forward(self, prompts, first, second):
+        answer = self.oracle(prompts, first, second)
+        valid = torch.ones_like(answer.valid)
+        for prompt in self.silent:
+            valid[prompts.ids == prompt] = False
+        if self.action is not None:
+            valid &= (first.actions != self.action)[:, :, None] & (second.actions != self.action)[
+                :, None, :
+            ]
+        return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
+
+
+def drawn(*actions):
+    """The same responses to each prompt."""
+    tokens = torch.tensor(actions).expand(C, -1)[:, :, None]
+    weight = torch.full(tokens.shape[:2], 1 / len(actions), dtype=torch.float64)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight)
+
+
+def gradient_on(algorithm, scored, opponents, **silence):
+    """Gradient of the loss [C, N] with these responses, and the game."""
+    game = make_game(
+        algorithm,
+        Sample(scored.num, opponents[0].num),
+        wrap=lambda oracle: Silent(oracle, **silence),
+    )
+    scatter_players(game)
+    scored = replace(scored, version=game.policy.stamp(game.step.sampler))
+    verdict = judge(game, game.step, all_prompts(game), scored, opponents)
+    loss = game.improve(game.step, all_prompts(game), scored, verdict)
+    return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
+    """Drawn before a gradient step, trained on after it."""
+    game = make_game(OnlineDPO(), Sample(4, 1))
+    game.allow_stale = allowed
+    prompts, step = all_prompts(game), game.step
+    drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
+    verdict = judge(game, step, prompts, drawn, opponents)
+    assert game.improve(step, prompts, drawn, verdict).isfinite()  # fresh
+    game._versions["policy"] = game._new_version()  # as after a gradient step
+    if allowed:
+        assert game.improve(step, prompts, drawn, verdict).isfinite()
+    else:
+        with pytest.raises(UserError, match=r"drawn by version 0 of the weights, .* version 1"):
+            game.improve(step, prompts, drawn, verdict)
+
+
+def test_an_oracle_that_does_not_answer_ends_the_run():
+    def play(silent, rounds):
+        game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: Silent(o, prompts=silent))
+        return fit(game, rounds=rounds, callbacks=())
+
+    with pytest.raises(UserError, match="Silent had no valid answer to 67% of what it was asked"):
+        play((0, 1), 30)
+    assert play((0, 1), 19).progress.round == 19  # twenty steps are looked at
+    assert play((0,), 30).progress.round == 30  # a third is less than half
+
+
+ALL_KINDS = [
+    NashMP(),
+    EGPO(),
+    OnlineIPO(),
+    SPPO(),
+    OnlineDPO(),
+    NashMD(),
+    OnlineIPO(surrogate=proximal_regression),
+]
+all_kinds = pytest.mark.parametrize(
+    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
+)
+
+
+def opponents_of(algorithm, scored, *actions):
+    return [scored] if algorithm.steps(BETA, 0)[0].self_play else [drawn(*actions)]
+
+
+@all_kinds
+def test_an_invalid_response_leaves_the_loss_and_the_others_weigh_more(algorithm):
+    """As if the response, and the opponent, had not been drawn."""
+    long, short = drawn(0, 1, 2, 3), drawn(0, 1, 3)
+    found, game = gradient_on(algorithm, long, opponents_of(algorithm, long, 3, 2, 0), action=2)
+    expected, _ = gradient_on(algorithm, short, opponents_of(algorithm, short, 3, 0))
+    torch.testing.assert_close(found, expected)
+    assert game.progress.unjudged == 0
+    # Of 4 with themselves, action 2 with the 3 others; of 4 x 3, a row and a column.
+    assert game.progress.invalid == C * (3 if game.step.self_play else 6)
+
+
+@all_kinds
+@pytest.mark.parametrize("lie", [0.0, 1.0, math.nan])
+def test_a_prompt_without_answers_leaves_the_loss_and_is_counted(algorithm, lie):
+    scored = drawn(0, 1, 2, 3)
+    opponents = opponents_of(algorithm, scored, 3, 0)
+    found, game = gradient_on(algorithm, scored, opponents, prompts=(1,), lie=lie)
+    expected, _ = gradient_on(algorithm, scored, opponents)
+    assert (found[1] == 0).all()
+    # The mean is over the two prompts that were judged.
+    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]] * 3 / 2)
+    assert game.progress.unjudged == 1
+
+
+@all_kinds
+def test_an_invalid_answer_is_never_a_label(algorithm):
+    """Whatever stands in its place changes nothing, bit for bit."""
+    scored = drawn(0, 1, 2, 3)
+    found = [
+        gradient_on(
+            algorithm,
+            scored,
+            opponents_of(algorithm, scored, 3, 2),
+            prompts=(0,),
+            action=1,
+            lie=lie,
+        )[0]
+        for lie in (0.0, 1.0, 0.5, math.nan)
+    ]
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert torch.isfinite(found[0]).all()
+
+
+@all_kinds
+def test_a_batch_without_any_answer_moves_nothing(algorithm):
+    game = make_game(
+        algorithm,
+        Sample(3, 2),
+        wrap=lambda oracle: Silent(oracle, prompts=(0, 1, 2)),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+    )
+    before = parameters(game)
+    fit(game, rounds=2)
+    assert equal(parameters(game), before)
+    steps = 2 * sum(step.gradient_steps for step in game.plan)
+    assert game.progress.unjudged == C * steps
+    assert game.progress.invalid == game.progress.queries  # everything that was asked
+
+
+@pytest.mark.parametrize(
+    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
+)
+def test_enumerated_responses_may_be_invalid_too(algorithm):
+    """Weights are those of the valid responses, scaled to 1; no NaN, no trace of the rest."""
+    gradients = []
+    for lie in (0.0, math.nan):
+        game = make_game(algorithm, wrap=lambda oracle, lie=lie: Silent(oracle, (1,), 2, lie))
+        scatter_players(game)
+        loss = game.training_step(all_prompts(game), 0)
+        gradients.append(torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0])
+        assert game.progress.unjudged == 1
+    assert torch.equal(*gradients)
+    assert torch.isfinite(gradients[0]).all()
+    assert (gradients[0][1] == 0).all()
+    assert gradients[0][0].norm() > 0
+
+
+# ---- what the loop is for ----
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "tabular").rglob("*.yaml")), ids=lambda path: path.stem
+)
+def test_no_configuration_gets_a_weight_decay_that_it_did_not_ask_for(path, capsys):
+    """A default optimiser's arguments would go to the one in the file, and with them another game.
+
+    Weight decay on logits draws the policy to the uniform one.
+    """
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert stopped.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    optimizer = config["model"]["init_args"]["optimizer"]
+    assert optimizer is None or optimizer["init_args"]["weight_decay"] == 0
+    if optimizer is not None:
+        given = yaml.safe_load(path.read_text())["model"]["init_args"]["optimizer"]
+        assert optimizer["class_path"] == given["class_path"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["sampled", "mlp"])
+@pytest.mark.parametrize(
+    "name", ["nash_mp", "egpo", "nash_md", "online_ipo", "optimistic_mirror_descent"]
+)
+def test_a_hundred_sampled_pairs_a_step_solve_the_game(
+    folder, name, tmp_path, monkeypatch, record_property
+):
+    """A tenth of the reference's exploitability, mean of ten games (arXiv 2503.08942's simulation).
+
+    The policy starts at the reference, so the first row of the history is the reference's.
+    """
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", str(CONFIGS / "tabular" / folder / f"{name}.yaml")])
+    history = read_history(tmp_path / "runs" / "tabular" / folder / name / "version_0")
+    start, end = history["exploitability"][0], history["exploitability"][-1]
+    worst = (end / start).max()
+    figures = f"mean {end.mean() / start.mean():.3f} of the reference's, worst game {worst:.3f}"
+    record_property(f"exploitability, {folder} {name}", figures)
+    print(f"{folder} {name}: exploitability {figures}")
+    assert history["kl_to_reference"][0].max() < 1e-12
+    assert end.mean() < start.mean() / 10

@@ -1,0 +1,226 @@
+"""Where the oracle stops, the run ends with its last words and a checkpoint, and can go on."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judge_server import JudgeServer
+from runs import CASES, RUN, differences, fit, judged_game, load, part, scalars, whole_run, write
+
+from nlhf_zoo.errors import OracleStoppedError
+
+WORDS = "the judge is out to lunch"
+
+
+def stop_at(call: int) -> None:
+    """Let the table stop at a call; what is asked after that would be answered again."""
+    from nlhf_zoo.oracles.tables.base import TableOracle
+
+    original, calls = TableOracle.forward, [0]
+
+    @functools.wraps(original)
+    def forward(self: Any, *args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise OracleStoppedError(WORDS)
+        return original(self, *args)
+
+    TableOracle.forward = forward  # type: ignore[method-assign]
+
+
+def rarely(config: dict[str, Any]) -> None:
+    """No checkpoints but those of a stop, and of the end."""
+    for callback in config["trainer"]["callbacks"]:
+        if callback["class_path"] == "GameCheckpoint":
+            callback["init_args"]["every_n_train_steps"] = 1000
+
+
+def assert_same_game(one: Path, other: Path) -> None:
+    """To the bit, apart from what Lightning counts of attempts."""
+    first, second = load(one), load(other)
+    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(first[key], second[key], key) == []
+    assert (one / RUN / "history.bin").read_bytes() == (other / RUN / "history.bin").read_bytes()
+    assert scalars(one) == scalars(other)
+
+
+# Two calls a training step for the optimistic one: it stops between the two, when one label is
+# drawn already. The one of EGPO accumulates two batches: it stops at the first and at the second.
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("sampled-nash_mp", (1, 9)),
+        ("sampled-optimistic_mirror_descent", (2, 7)),
+        ("sampled-egpo", (6, 7)),
+        ("language-nash_mp", (6,)),
+    ],
+)
+def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...], tmp_path: Path):
+    config = copy.deepcopy(CASES[name])
+    whole_run(tmp_path / "whole", config)
+    rarely(config)
+    for number, call in enumerate(calls):
+        stopped = tmp_path / f"stopped{number}"
+        write(stopped, config)
+        run = fit(stopped, before=functools.partial(stop_at, call))
+        assert run.code == 2
+        assert run.sentence == f"nlhf: error: {WORDS}"
+        assert "Traceback" not in run.err
+        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert_same_game(tmp_path / "whole", stopped)
+
+
+def test_a_run_that_stops_again_and_again(tmp_path: Path):
+    config = copy.deepcopy(CASES["sampled-egpo"])
+    whole_run(tmp_path / "whole", config)
+    stopped = tmp_path / "stopped"
+    write(stopped, config)
+    for number in range(3):
+        resume = ("--ckpt_path", "last") if number else ()
+        run = fit(stopped, *resume, before=functools.partial(stop_at, 6 + number))
+        assert run.code == 2
+    assert fit(stopped, "--ckpt_path", "last").code == 0
+    assert_same_game(tmp_path / "whole", stopped)
+
+
+def test_a_stop_behind_a_validation(tmp_path: Path):
+    """It asks, too: calls 3 and 6 are its own. The axis of what is logged stays the same."""
+    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config["trainer"] |= {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    config["trainer"] |= {"limit_val_batches": 1}
+    whole_run(tmp_path / "whole", config)
+    rarely(config)
+    for call in (4, 7):
+        stopped = tmp_path / f"stopped{call}"
+        write(stopped, config)
+        assert fit(stopped, before=functools.partial(stop_at, call)).code == 2
+        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert_same_game(tmp_path / "whole", stopped)
+
+
+def stop_in_one_process(call: int) -> None:
+    """As ``stop_at``, in the second of two processes."""
+    from nlhf_zoo.oracles.tables.base import TableOracle
+
+    original, calls = TableOracle.forward, [0]
+
+    @functools.wraps(original)
+    def forward(self: Any, *args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call and torch.distributed.get_rank() == 1:
+            raise OracleStoppedError(WORDS)
+        return original(self, *args)
+
+    TableOracle.forward = forward  # type: ignore[method-assign]
+
+
+def test_where_one_process_stops_all_do(tmp_path: Path):
+    """None waits for the other for ever, and the checkpoint is that of both."""
+    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config["trainer"] |= {"devices": 2, "strategy": "ddp_fork"}
+    config["data"] = part("TablePrompts", batch_size=2)
+    rarely(config)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole_run(whole, config)
+    write(stopped, config)
+    run = fit(stopped, before=functools.partial(stop_in_one_process, 7), timeout=60)
+    assert run.code == 2
+    assert run.sentence == f"nlhf: error: {WORDS}" or "oracle of another process" in run.sentence
+    assert "Traceback" not in run.err
+    assert load(stopped)["global_step"] == 6
+    assert fit(stopped, "--ckpt_path", "last").code == 0
+    assert_same_game(whole, stopped)
+
+
+RULE = """
+def shorter_wins(prompt, first, second):
+    with open("asked", "a") as file:
+        file.write(f"{prompt} {first} {second}\\n")
+    return 0.5 if len(first) == len(second) else float(len(first) < len(second))
+"""
+
+
+def game_of_texts(folder: Path, rounds: int, processes: int) -> list[str]:
+    """Play with a language model whose responses a rule judges; the questions that it got."""
+    config = copy.deepcopy(CASES["language-nash_mp"])
+    oracle = part("RuleOracle", function="rule_that_counts.shorter_wins", check_symmetry=False)
+    config["model"]["init_args"]["oracle"] = oracle
+    config["data"] = part("TextPrompts", path="prompts.jsonl", batch_size=2)
+    config["trainer"]["callbacks"] = [part("Budget", rounds=rounds), part("GameCheckpoint")]
+    if processes > 1:
+        config["trainer"] |= {"devices": processes, "strategy": "ddp_fork"}
+    write(folder, config)
+    (folder / "rule_that_counts.py").write_text(RULE)
+    (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{c}"}}\n' for c in "abcd"))
+    resume = ("--ckpt_path", "last") if (folder / RUN).exists() else ()
+    run = fit(folder, *resume)
+    assert run.code == 0, run.err
+    return (folder / "asked").read_text().splitlines()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_asked_is_in_checkpoint_and_logs(processes: int, tmp_path: Path):
+    for rounds in (2, 4):  # the second goes on with the first
+        asked = game_of_texts(tmp_path, rounds, processes)
+        counts = load(tmp_path)["online_game"]["ledgers"]["ledger"]
+        assert counts["queries"] == len(asked)
+        assert (counts["swapped"], counts["cache_hits"], counts["invalid"]) == (0, 0, 0)
+        assert counts["microseconds"] > 0
+    shown = scalars(tmp_path)
+    assert float.fromhex(shown["ledger/queries", 4]) == len(asked)
+    # Equal words are never asked about: fewer questions than the algorithm's own count.
+    assert float.fromhex(shown["oracle/queries", 4]) == 4 * 4 * (2 * processes) * 4 * 2
+    assert len(asked) < 4 * 4 * (2 * processes) * 4 * 2
+
+
+def messages(server: JudgeServer, since: int = 0) -> set[str]:
+    """The different messages that the server has got."""
+    return {entry["messages"][-1]["content"] for entry in server.entries()[since:]}
+
+
+def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with JudgeServer(keep=1) as server:
+        judged_game(whole, server.url)
+        assert fit(whole).code == 0
+        asked = len(messages(server))
+        begun = len(server.entries())
+        judged_game(stopped, server.url)
+
+        def go_down() -> None:
+            while len(server.entries()) < begun + asked // 3:
+                time.sleep(0.01)
+            server.stop()
+
+        watcher = threading.Thread(target=go_down)
+        watcher.start()
+        run = fit(stopped, timeout=60)
+        watcher.join()
+        assert run.code == 2
+        assert re.search(
+            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*Connect", run.err
+        )
+        assert run.sentence.startswith("nlhf: error: ")
+        assert "Traceback" not in run.err
+        steps = load(stopped)["global_step"]
+        assert 0 < steps < load(whole)["global_step"]
+        with sqlite3.connect(stopped / "answers.sqlite") as answers:
+            (kept,) = answers.execute("SELECT count(*) FROM answers").fetchone()
+        assert kept > 0
+        server.start(port=server.port)
+        before = len(server.entries())
+        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert len(messages(server, before)) == asked - 2 * kept  # both orders of what was not kept
+    one, other = load(whole), load(stopped)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(one[key], other[key], key) == []
+    assert one["online_game"]["progress"] == other["online_game"]["progress"]

@@ -1,0 +1,292 @@
+"""A run that is killed and resumed gives what the uninterrupted one gives, bit for bit.
+
+SIGKILL comes at points of our choosing: each phase of a round, and each moment of the writing of a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from forked import KILLED
+from paths import ROOT
+from runs import (
+    CASES,
+    ROUNDS,
+    RUN,
+    assert_same_run,
+    differences,
+    fit,
+    load,
+    part,
+    whole_run,
+    write,
+)
+
+# Where a run is killed, in the order in which a training step passes.
+POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
+CLOSED_POINTS = ("forward", "metrics", "half", "written", "saved")
+
+
+def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of places
+    """Kill this process at a point of the training step that ``Progress.batches`` counts so."""
+    import fsspec.implementations.local
+    import lightning as L
+
+    from nlhf_zoo.callbacks import ExactMetrics, GameCheckpoint
+    from nlhf_zoo.game.online_game import OnlineGame
+
+    game: list[OnlineGame] = []
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def due() -> bool:
+        return game[0].progress.batches >= batches
+
+    def patch(owner: Any, name: str, when: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(self, OnlineGame) and not game:
+                game.append(self)
+            if when == "before" and due():
+                kill()
+            result = original(self, *args, **kwargs)
+            if when == "after" and due():
+                kill()
+            return result
+
+        setattr(owner, name, patched)
+
+    def half(source: str, target: str) -> None:
+        """What a move to another file system is when it is interrupted."""
+        if due():
+            content = Path(source).read_bytes()
+            Path(target).write_bytes(content[: len(content) // 2])
+            kill()
+        shutil.copy(source, target)
+
+    patch(OnlineGame, "training_step", "before" if point == "forward" else "never")
+    if point == "backward":
+        patch(OnlineGame, "on_before_optimizer_step", "before")
+    elif point == "optimizer":
+        patch(L.LightningModule, "optimizer_step", "after")
+    elif point == "plan":
+        patch(OnlineGame, "optimizer_step", "after")
+    elif point == "metrics":
+        patch(ExactMetrics, "on_train_batch_end", "after")
+    elif point == "half":
+        fsspec.implementations.local.shutil = type("Shutil", (), {"move": staticmethod(half)})
+    elif point == "written":
+        patch(L.Trainer, "save_checkpoint", "after")
+    elif point == "saved":
+        patch(GameCheckpoint, "on_train_batch_end", "after")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
+    config = CASES[name]
+    steps = whole_run(tmp_path / "whole", config)
+    # Each case has two of the points, at steps in different phases; all cases together have all.
+    closed = name.startswith("closed")
+    points = CLOSED_POINTS if closed else POINTS
+    number = list(CASES).index(name)
+    chosen = [points[(2 * number + i) % len(points)] for i in (0, 1)]
+    steps_at = sorted(random.Random(name).sample(range(3, steps), 2))
+    killed = tmp_path / "killed"
+    write(killed, config)
+    for i, (point, at) in enumerate(zip(chosen, steps_at, strict=True)):
+        run = fit(
+            killed,
+            *(("--ckpt_path", "last") if i else ()),
+            before=functools.partial(kill_at, point, at),
+        )
+        assert run.code == KILLED, (point, run.err)
+    run = fit(killed, "--ckpt_path", "last")
+    assert run.code == 0, run.err
+    assert_same_run(tmp_path / "whole", killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_killed_at_every_point(name: str, tmp_path: Path):
+    steps = whole_run(tmp_path / "whole", CASES[name])
+    points = CLOSED_POINTS if name.startswith("closed") else POINTS
+    for point in points:
+        killed = tmp_path / point
+        write(killed, CASES[name])
+        for at in range(3, steps, 1 + steps // 8):
+            begun = (killed / RUN / "checkpoints/last.ckpt").is_file()
+            resume = ("--ckpt_path", "last") if begun else ()
+            run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
+            assert run.code == KILLED, (point, at, run.err)
+        assert fit(killed, "--ckpt_path", "last").code == 0
+        assert_same_run(tmp_path / "whole", killed)
+
+
+def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
+    config = CASES["sampled-egpo"]
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=10**6)
+    killed = tmp_path / "killed"
+    write(killed, config)
+    checkpoint = killed / RUN / "checkpoints/last.ckpt"
+    command = [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, cwd=killed, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            for _ in range(4000):
+                if checkpoint.is_file() or process.poll() is not None:
+                    break
+                time.sleep(0.05)
+            time.sleep(random.Random(0).uniform(0.2, 0.6))
+        finally:
+            process.kill()
+    assert process.returncode == KILLED, (tmp_path / "log").read_text()
+    rounds = load(killed)["online_game"]["progress"]["round"] + 5
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+    for folder in (killed, tmp_path / "whole"):
+        write(folder, config)
+    assert fit(killed, "--ckpt_path", "last").code == 0
+    assert fit(tmp_path / "whole").code == 0
+    assert load(killed)["online_game"]["progress"]["round"] == rounds
+    assert_same_run(tmp_path / "whole", killed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has spent its budget; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    whole_run(folder, CASES["sampled-nash_mp"])
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def change(folder: Path, **parts: Any) -> None:
+    """Change sections of a run's configuration."""
+    write(folder, yaml.safe_load((folder / "game.yaml").read_text()) | parts)
+
+
+@pytest.mark.parametrize("interval", [1, 100])
+def test_a_raised_budget_goes_on(interval: int, finished: Path, tmp_path: Path):
+    config = yaml.safe_load((finished / "game.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    callbacks[2] = part("GameCheckpoint", every_n_train_steps=interval)
+    callbacks[1] = part("Budget", rounds=4)
+    write(tmp_path, config)
+    assert fit(tmp_path).code == 0
+    callbacks[1] = part("Budget", rounds=ROUNDS)
+    write(tmp_path, config)
+    assert fit(tmp_path, "--ckpt_path", "last").code == 0
+    one, other = load(tmp_path), load(finished)
+    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(one[key], other[key]) == []
+    history = RUN / "history.bin"
+    assert (tmp_path / history).read_bytes() == (finished / history).read_bytes()
+
+
+def test_a_finished_run_plays_no_more(finished: Path, run: Path):
+    assert fit(run, "--ckpt_path", "last").code == 0
+    assert_same_run(finished, run)
+    assert [path.name for path in (run / "runs/game").iterdir()] == ["version_0"]
+    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
+    # config.yaml starts such a run afresh: it neither resumes nor writes into this one's folder.
+    assert config["ckpt_path"] is None
+    assert config["trainer"]["logger"]["init_args"]["version"] is None
+
+
+def test_a_checkpoint_by_its_file_is_resumed_in_place(finished: Path, run: Path):
+    assert fit(run, "--ckpt_path", str(RUN / "checkpoints/last.ckpt")).code == 0
+    assert_same_run(finished, run)
+
+
+def test_last_is_that_of_the_last_run(run: Path):
+    shutil.copytree(run / RUN, run / "runs/game/version_10")
+    shutil.copytree(run / RUN, run / "runs/game/version_9")
+    (run / "runs/game/version_11").mkdir()  # a run without a checkpoint
+    before = {p: p.stat().st_mtime_ns for p in run.glob("runs/game/*/config.yaml")}
+    assert fit(run, "--ckpt_path", "last").code == 0
+    changed = [p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t]
+    assert changed == ["version_10"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--model.algorithm.eta", "0.3"],
+            r"run had model\S*\.eta = None, the .* has 0\.3: resume",
+        ),
+        (["--model.algorithm", "EGPO"], r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
+        (["--model.beta", "0.2"], r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
+        (["--data.shuffle", "true"], r"run had data\S*\.shuffle = False, .* has True"),
+        (["--seed_everything", "4"], r"run had seed_everything = 3, the configuration has 4"),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["last", str(RUN / "checkpoints/last.ckpt")])
+def test_another_configuration_is_refused(
+    checkpoint: str, options: list[str], sentence: str, run: Path
+):
+    done = fit(run, *options, "--ckpt_path", checkpoint)
+    assert done.code == 2
+    assert re.search(sentence, done.err)
+
+
+def test_last_without_a_checkpoint_is_refused(tmp_path: Path):
+    write(tmp_path, CASES["closed-egpo"])
+    done = fit(tmp_path, "--ckpt_path", "last")
+    assert done.code == 2
+    assert "no run in runs/game has a checkpoint: leave it out to start afresh" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_half_a_checkpoint_is_refused(kept: float, run: Path):
+    path = run / RUN / "checkpoints/last.ckpt"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    done = fit(run, "--ckpt_path", "last")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "last.ckpt is no checkpoint, or not a whole one" in done.err
+
+
+def test_a_checkpoint_of_another_size_is_refused(run: Path):
+    shutil.copy(run / RUN / "checkpoints/last.ckpt", run / "mine.ckpt")  # nothing beside it tells
+    done = fit(run, "--model.oracle.init_args.oracle.num_actions", "5", "--ckpt_path", "mine.ckpt")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "does not fit the model" in done.err
+
+
+def test_a_checkpoint_does_not_replace_the_configuration(run: Path):
+    """LightningCLI alone takes model arguments from the file: https://github.com/Lightning-AI/pytorch-lightning/pull/21455."""
+    checkpoint = torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"] = {"beta": 0.9}
+    torch.save(checkpoint, run / RUN / "checkpoints/mine.ckpt")
+    done = fit(run, "--ckpt_path", str(RUN / "checkpoints/mine.ckpt"))
+    assert done.code == 0, done.err
+    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
+    assert config["model"]["init_args"]["beta"] == 0.1

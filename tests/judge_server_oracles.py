@@ -1,0 +1,33 @@
+"""Oracles that ask the judge of the tests, and what they are asked."""
+
+from __future__ import annotations
+
+import torch
+from judge_server import JudgeServer
+
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
+from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.records import Responses
+
+RETRIES = 3
+
+
+def oracle(server: JudgeServer, **options) -> JudgeOracle:
+    """An oracle that does not wait for long between attempts."""
+    fast = {"timeout": 30.0, "retries": RETRIES, "backoff": 0.02, "patience": 60.0}
+    return JudgeOracle("small", server.url, api_key_env=None, **{**fast, **options})
+
+
+def questions(num: int) -> list[Question]:
+    said = [{"role": "user", "content": "Which?"}]
+    return [Question(said, f"one {number}", f"other {number}") for number in range(num)]
+
+
+def texts(prefix: str, prompts: int, num: int) -> Responses:
+    text = [
+        [f"{prefix} {prompt} {one}\n</response>" for one in range(num)] for prompt in range(prompts)
+    ]
+    shape = prompts, num, 1
+    weight = torch.full(shape[:2], 1 / num, dtype=torch.float64)
+    mask = torch.ones(shape, dtype=torch.bool)
+    return Responses(torch.zeros(shape, dtype=torch.long), mask, weight, text=text)

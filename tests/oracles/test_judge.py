@@ -1,0 +1,435 @@
+"""A judge behind an endpoint: what it is asked, what is counted, and what nobody may see."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from judge_server import JudgeServer, rule
+from judge_server_oracles import oracle, questions, texts
+from paths import ROOT
+
+from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.oracles.judge.client import retry_after
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
+from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.records import Prompts
+
+KEY = "sk-test-7fQ2/xY+93hFz0PqLm"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with JudgeServer(keep=1) as server:
+        yield server
+
+
+def of(server: JudgeServer, question: Question) -> list[dict]:
+    """What the server was asked about a question, as it is shown."""
+    shown = [question.first, question.second]
+    return [entry for entry in server.entries() if [entry["first"], entry["second"]] == shown]
+
+
+def named(name: str, num: int = 1) -> list[Question]:
+    """Questions that no other test asks."""
+    said = [{"role": "user", "content": name}]
+    return [Question(said, f"{name}, one {i}", f"{name}, other {i}") for i in range(num)]
+
+
+# ---- what is asked -------------------------------------------------------------------------------
+
+
+def test_both_orders_are_asked_and_averaged(server):
+    judge, mine = oracle(server), texts("self-play", 2, 4)
+    said = judge(Prompts(torch.arange(2), text=["x", "y"]), mine, mine)
+    for b, row in enumerate(mine.text):
+        for k, one in enumerate(row):
+            for m, other in enumerate(row):
+                wanted = 0.5 if k == m else (rule(one, other) + 1 - rule(other, one)) / 2
+                assert said.preference[b, k, m].item() == pytest.approx(wanted, abs=1e-12)
+    pairs = 2 * 4 * 3 // 2
+    assert said.valid.all()
+    assert judge.ledger["queries"] == judge.ledger["swapped"] == pairs
+    assert judge.ledger["requests"] == 2 * pairs
+    assert judge.ledger["retries"] == judge.ledger["invalid"] == 0
+    assert judge.ledger["prompt_tokens"] == 100 * 2 * pairs
+
+
+@pytest.mark.parametrize("order", ["none", "random"])
+def test_one_order_is_asked(server, order):
+    judge, asked = oracle(server, order=order), named(f"order {order}", 12)
+    answers = dict(judge.answers(asked))
+    turned = 0
+    for number, question in enumerate(asked):
+        (straight, swapped) = (len(of(server, one)) for one in (question, question.swapped()))
+        assert straight + swapped == 1
+        turned += swapped
+        p = rule(question.first, question.second), 1 - rule(question.second, question.first)
+        assert answers[number] == pytest.approx(p[swapped], abs=1e-12)
+    assert turned == 0 if order == "none" else 0 < turned < 12
+    assert judge.symmetric == (order == "random")
+    assert judge.ledger["queries"] == judge.ledger["requests"] == 12
+
+
+def test_as_shown_is_what_the_judge_said(server):
+    asked = named("as shown", 5)
+    answers = dict(oracle(server).as_shown(asked))
+    assert answers == {n: rule(one.first, one.second) for n, one in enumerate(asked)}
+
+
+def test_log_probabilities(server):
+    asked = named("log-probabilities", 20)
+    answers = dict(oracle(server, verdict="logprobs", max_tokens=4).as_shown(asked))
+    for number, question in enumerate(asked):
+        assert answers[number] == pytest.approx(rule(question.first, question.second), abs=1e-6)
+        (entry,) = of(server, question)
+        assert entry["request"]["logprobs"] is True
+        assert entry["request"]["top_logprobs"] == 20
+
+
+def test_a_request_holds_what_it_should_and_nothing_else(server, monkeypatch):
+    for name in ("ORG_ID", "PROJECT_ID", "BASE_URL", "ADMIN_KEY", "API_KEY", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", "http://127.0.0.1:1/of-the-environment")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-spy: of-the-environment")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Name a fruit."},
+        {"role": "assistant", "content": "An apple."},
+        {"role": "user", "content": "Another."},
+    ]
+    question = Question(said, "A pear.", "A stone.")
+    options = {"temperature": None, "max_tokens": None, "extra_body": {"seed": 3}}
+    judge = JudgeOracle("small", server.url, "JUDGE_KEY", system="Judge.", order="none", **options)
+    assert dict(judge.answers([question])) == {0: rule("A pear.", "A stone.")}
+    (entry,) = of(server, question)
+    assert entry["authorization"] == f"Bearer {KEY}"
+    assert entry["request"] == {"model": "small", "seed": 3}
+    system, user = entry["messages"]
+    assert system == {"role": "system", "content": "Judge."}
+    at = [user["content"].index(text["content"]) for text in said]
+    assert at == sorted(at)
+    assert all(f"| {one['role']}:\n| {one['content']}\n" in user["content"] for one in said)
+    assert not {"openai-organization", "openai-project", "x-spy"} & set(entry["headers"])
+    judge.client.close()
+
+    question = Question(said, "A pear!", "A stone!")
+    list(oracle(server, order="none").answers([question]))
+    (entry,) = of(server, question)
+    assert entry["authorization"] is None
+    assert entry["request"] == {"model": "small", "temperature": 0.0, "max_tokens": 256}
+
+
+def test_the_fingerprint_tells_judges_apart(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    (tmp_path / "mine.txt").write_text("{prompt} {first} {second}")
+    base = {"model": "m", "base_url": server.url, "api_key_env": "JUDGE_KEY"}
+    changes = [
+        {}, {"model": "n"}, {"base_url": "http://localhost:1"}, {"order": "none"}, {"system": "x"},
+        {"verdict": "logprobs"}, {"template": str(tmp_path / "mine.txt")}, {"temperature": 0.5},
+        {"max_tokens": 9}, {"extra_body": {"seed": 1}},
+    ]  # fmt: skip
+    prints = [JudgeOracle(**{**base, **change}).fingerprint for change in changes]
+    assert len(set(prints)) == len(changes)
+    assert not any(KEY in one for one in prints)
+    # How hard it is asked, and with which key, does not matter.
+    same = {**base, "api_key_env": None, "concurrency": 2, "retries": 0, "patience": 1e3}
+    assert JudgeOracle(**same).fingerprint == prints[0]
+
+
+# ---- what fails ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503, 529])
+def test_what_may_pass_is_tried_again_and_then_invalid(status):
+    with JudgeServer(always=f"status_{status}") as server:
+        judge = oracle(server, retries=2, backoff=0.01, order="none")
+        ((number, answer),) = judge.answers(questions(1))
+        assert number == 0
+        assert math.isnan(answer)
+        assert [entry["attempt"] for entry in server.entries()] == [1, 2, 3]
+    assert judge.ledger["requests"] == 3
+    assert judge.ledger["retries"] == 2
+    assert f"status {status}" in judge.last_words
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_refused_is_invalid_and_not_asked_again(status):
+    with JudgeServer(always=f"status_{status}") as server:
+        judge = oracle(server, order="none")
+        assert all(math.isnan(answer) for _, answer in judge.answers(questions(3)))
+        assert len(server.entries()) == judge.ledger["requests"] == 3
+    assert judge.ledger["retries"] == 0
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405])
+def test_an_endpoint_that_refuses_everything_ends_the_run(status):
+    with JudgeServer(always=f"status_{status}") as server:
+        judge = oracle(server, concurrency=2)
+        with pytest.raises(UserError, match=f"refuses every question .status {status}") as refused:
+            list(judge.answers(questions(50)))
+        assert not isinstance(refused.value, OracleStoppedError)
+        assert "\n" not in str(refused.value)
+        assert len(server.entries()) <= 2
+
+
+def test_no_log_probabilities_end_the_run():
+    with JudgeServer(always="letter") as server:
+        judge = oracle(server, verdict="logprobs", order="none")
+        with pytest.raises(UserError, match="gives no log-probabilities: set verdict to json"):
+            list(judge.answers(questions(1)))
+
+
+def test_a_judge_that_is_down_ends_the_run_with_its_last_words():
+    with JudgeServer() as server:
+        judge = oracle(server, order="none", retries=50, timeout=0.5, patience=0.6, concurrency=4)
+        answers = judge.answers(questions(400))
+        had = [next(answers) for _ in range(5)]
+        server.stop()
+        with pytest.raises(
+            OracleStoppedError, match=r"no answer for 0\.6 s .its last words: Connection\w+Error "
+        ):
+            had.extend(answers)
+        log = server.entries()
+    asked = questions(400)
+    assert all(answer == rule(asked[n].first, asked[n].second) for n, answer in had)
+    # All that the server had replied to was handed out, but for what was lost on its way.
+    assert 5 <= len(had) <= len(log) <= len(had) + 4
+
+
+def test_patience_goes_on_from_call_to_call():
+    with JudgeServer(always="status_503") as server:
+        judge = oracle(server, order="none", retries=1, backoff=0.2, timeout=0.7, patience=0.7)
+        answers = [list(judge.answers(questions(1))) for _ in range(2)]
+        assert all(math.isnan(answer) for ((_, answer),) in answers)
+        with pytest.raises(OracleStoppedError, match=r"0\.7 s .its last words: status 503"):
+            [list(judge.answers(questions(1))) for _ in range(20)]  # each 0.1 to 0.2 s of asking
+
+
+def test_retry_after_is_honoured():
+    with JudgeServer(always="status_429", retry_after=0.4) as server:
+        list(oracle(server, order="none", backoff=0.001).answers(questions(2)))
+        log = server.entries()
+    for question in questions(2):
+        times = [entry["time"] for entry in log if entry["first"] == question.first]
+        assert len(times) == 4
+        assert min(after - before for before, after in pairwise(times)) >= 0.4
+
+
+def test_patience_begins_anew_with_each_answer():
+    with JudgeServer(delay=0.1) as server:
+        judge = oracle(server, order="none", concurrency=1, timeout=1.5, patience=1.5)
+        assert len(dict(judge.answers(questions(20)))) == 20  # 2 s
+
+
+def test_retry_after_is_seconds_or_a_date():
+    assert retry_after("7", 0.0) == 7
+    assert retry_after("0", 0.0) == 0
+    assert retry_after("-3", 0.0) == 0
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1445412470.0) == 10
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1445412490.0) == 0
+    for nonsense in (None, "", "soon", "nan"):
+        assert retry_after(nonsense, 0.0) is None
+
+
+# ---- how hard it is asked ------------------------------------------------------------------------
+
+
+def test_concurrency_is_kept_and_used():
+    with JudgeServer(delay=0.05) as server:
+        list(oracle(server, concurrency=7).answers(questions(40)))
+        assert max(entry["open"] for entry in server.entries()) == 7
+        assert len(server.entries("accepted")) == 7  # connections live on
+
+
+def test_requests_are_spaced_evenly(server):
+    asked = named("spaced", 10)
+    judge = oracle(server, requests_per_minute=1200, order="none")
+    for part in (asked[:6], asked[6:]):
+        list(judge.answers(part))
+    times = sorted(of(server, question)[0]["time"] for question in asked)
+    assert times[-1] - times[0] >= 9 * 0.05 - 0.04  # the first may be late, by its connection
+
+
+def test_a_budget_ends_the_asking_and_hands_out_what_is_had(server):
+    asked, judge = named("budget", 60), oracle(server, concurrency=8)
+
+    def gate(counts):
+        if judge.ledger["requests"] + counts.get("requests", 0) > 21:
+            raise OracleStoppedError("spent")
+
+    judge.ledger.gates.append(gate)
+    had = {}
+    with pytest.raises(OracleStoppedError, match="spent"):
+        had.update(judge.answers(asked))  # one by one: it keeps those before the exception
+    orders = [shown for question in asked for shown in (question, question.swapped())]
+    assert sum(len(of(server, shown)) for shown in orders) == judge.ledger["requests"] == 21
+    # The orders of a pair follow each other: 10 pairs were asked about in both, one in one.
+    assert had == {
+        number: pytest.approx(0.5 * (rule(one.first, one.second) + 1 - rule(one.second, one.first)))
+        for number, one in enumerate(asked[:10])
+    }
+
+
+def test_an_interrupt_ends_it_at_once():
+    with JudgeServer(always="timeout") as server:
+        judge = oracle(server, timeout=1e6, patience=1e6)  # else it would never end
+
+        def interrupt() -> None:
+            while not server.entries():  # until it waits for a reply
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(judge.answers(questions(3)))
+        judge.client.close()
+        thread.join()
+
+
+def test_who_stops_reading_answers_stops_the_asking():
+    with JudgeServer(delay=0.02) as server:
+        judge = oracle(server, concurrency=4, order="none")
+        answers = judge.answers(questions(100))
+        next(answers)
+        answers.close()
+        time.sleep(0.2)
+        assert len(server.entries()) == judge.ledger["requests"] <= 9
+
+
+# ---- where it runs -------------------------------------------------------------------------------
+
+
+def check(judge: JudgeOracle, name: str, into: list | None = None) -> None:
+    (question,) = named(name)
+    answers = dict(judge.as_shown([question]))
+    assert answers == {0: rule(question.first, question.second)}
+    if into is not None:
+        into.append(answers)
+
+
+def in_child(judge: JudgeOracle, queue) -> None:
+    done: list = []
+    check(judge, "in a forked process", done)
+    queue.put(done)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_copies_threads_forks_and_running_loops(server):
+    judge = oracle(server)
+    check(judge, "before")
+    check(copy.deepcopy(judge), "a copy")
+    check(pickle.loads(pickle.dumps(judge)), "unpickled")
+    done: list = []
+    thread = threading.Thread(target=check, args=(judge, "in a thread", done))
+    thread.start()
+    thread.join()
+    assert done
+
+    async def notebook():
+        check(judge, "under a running loop")
+
+    asyncio.run(notebook())
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=in_child, args=(judge, queue))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert queue.get()
+    check(judge, "in the parent, after the fork")
+    judge.client.close()
+    check(judge, "after it was closed")
+
+
+def test_nothing_is_left_open(server):
+    code = f"""
+        import gc, sys, threading
+        sys.path.insert(0, {str(ROOT / "tests")!r})
+        from judge_server_oracles import oracle, questions
+        class Server: url = {server.url!r}
+        judge, other, cut = oracle(Server), oracle(Server), oracle(Server)
+        for one in (judge, other):
+            assert len(dict(one.answers(questions(4)))) == 4
+        answers = cut.answers(questions(50))  # never read to its end
+        next(answers)
+        del other, one
+        gc.collect()
+        assert sum(thread.name == "nlhf judge" for thread in threading.enumerate()) == 2
+        print("done")
+    """
+    options = [
+        "-X",
+        "dev",
+        "-W",
+        "error",
+        "-W",
+        "ignore::DeprecationWarning",
+        "-W",
+        "ignore::FutureWarning",
+    ]
+    run = subprocess.run(
+        [sys.executable, *options, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.stdout.strip() == "done", run.stderr
+    # The interpreter's development mode tells of slow steps too, on a busy machine.
+    told = [line for line in run.stderr.splitlines() if not line.startswith("Executing <")]
+    assert told == [], run.stderr
+
+
+# ---- secrets -------------------------------------------------------------------------------------
+
+
+def hidden_in(text: str) -> None:
+    assert KEY not in text
+    assert not any(KEY[i : i + 8] in text for i in range(len(KEY) - 7)), text
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_key_that_a_server_repeats_is_not_shown(status, monkeypatch, caplog):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with JudgeServer(always=f"status_{status}") as server:
+        judge = JudgeOracle(
+            "m", server.url, "JUDGE_KEY", retries=1, backoff=0.01, timeout=0.5, patience=0.5
+        )
+        said = ""
+        try:
+            list(judge.answers(questions(1)))
+        except UserError as error:
+            said = f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
+        assert ("check the key in JUDGE_KEY" in said) == (status == 401)
+        assert server.entries()[0]["authorization"] == f"Bearer {KEY}"
+    assert "status" in judge.last_words
+    assert "[hidden]" in judge.last_words
+    for text in (
+        said, judge.last_words, repr(judge), repr(vars(judge)), judge.fingerprint, caplog.text,
+        repr(judge.client), json.dumps(judge.ledger.here), repr(judge.state_dict()),
+        pickle.dumps(judge).decode("latin1"), pickle.dumps(copy.deepcopy(judge)).decode("latin1"),
+    ):  # fmt: skip
+        hidden_in(text)
+
+
+def test_a_key_in_a_reply_that_is_no_verdict_is_not_shown(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sorry")  # short keys are hidden whole
+    with JudgeServer(always="refusal") as server:
+        judge = JudgeOracle("m", server.url, "JUDGE_KEY", order="none")
+        assert all(math.isnan(answer) for _, answer in judge.answers(questions(1)))
+    assert judge.last_words == "no verdict, but I'm [hidden], but I can't compare these."

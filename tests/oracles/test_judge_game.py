@@ -1,0 +1,173 @@
+"""Games that a language model judges, through the command line; the judge is on loopback."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from judge_server import JudgeServer, cycle, rule
+from paths import ROOT
+from runs import RUN, fit, judged_game, load, part, write
+
+from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.oracles import JudgeOracle
+from nlhf_zoo.oracles.text_oracle import Question
+from nlhf_zoo.solvers import solve
+
+CONFIG = ROOT / "configs/judge/listed.yaml"
+LISTED = [
+    json.loads(line)["responses"]
+    for line in (ROOT / "configs/data/listed_responses.jsonl").read_text().splitlines()
+]
+
+
+def listed(folder: Path, url: str, *args: str):
+    from forked import nlhf
+
+    folder.mkdir(exist_ok=True)
+    if not (folder / "configs").exists():
+        (folder / "configs").symlink_to(ROOT / "configs")
+    url = f"--model.oracle.oracle.oracle.base_url={url}"
+    return nlhf(args[0], "--config", str(CONFIG), url, *args[1:], folder=folder)
+
+
+def test_the_equilibrium_of_a_judge_over_listed_responses(tmp_path: Path):
+    with JudgeServer(taste="cycle") as server:
+        run = listed(tmp_path, server.url, "fit")
+        assert run.code == 0, run.err
+        pairs = sum(len(row) * (len(row) - 1) // 2 for row in LISTED)
+        assert len(server.entries()) == 2 * pairs  # each once, in both orders
+        assert f"{pairs} queries, {pairs} swapped, {2 * pairs} requests" in run.out
+        # Elsewhere, and with all answers in the file.
+        run = listed(tmp_path, server.url, "predict", "--ckpt_path", "last")
+        assert run.code == 0, run.err
+        assert len(server.entries()) == 2 * pairs
+    history = read_history(tmp_path / "runs/judge/listed/version_0")
+    assert history["exploitability"][-1].max() < 1e-12
+    rows = [line.split(",") for line in run.out.splitlines() if re.match(r"\d,", line)]
+    for prompt, responses in enumerate(LISTED):
+        P = torch.full((len(responses),) * 2, 0.5, dtype=torch.float64)
+        for one, other in itertools.permutations(range(len(responses)), 2):
+            first, second = responses[one], responses[other]
+            P[one, other] = (cycle(first, second) + 1 - cycle(second, first)) / 2
+        mu = torch.full((len(responses),), 1 / len(responses), dtype=torch.float64)
+        nash = solve(P, mu, beta=0.05).log_policy.exp()
+        printed = [float(row[2]) for row in rows if row[0] == str(prompt)]
+        np.testing.assert_allclose(printed, nash, rtol=0, atol=1e-6)
+
+
+def test_a_judge_that_says_nothing_of_use_ends_the_run_with_its_last_words(tmp_path: Path):
+    with JudgeServer(always="refusal") as server:
+        judged_game(tmp_path, server.url)
+        config = read(tmp_path)
+        config["trainer"]["callbacks"][0] = part("Budget", rounds=8)
+        write(tmp_path, config)
+        run = fit(tmp_path)
+    assert run.code == 2
+    assert re.search(
+        r"CachedOracle had no valid answer to 100% of what it was asked in the last 20 training "
+        r"steps.*model.max_invalid.*its last words: no verdict, but I'm sorry, but I can't compare",
+        run.sentence,
+    )
+    progress = load(tmp_path)["online_game"]["progress"]  # there is a checkpoint
+    assert progress["batches"] == 19
+
+
+def test_a_short_run_without_answers_does_not_end_well(tmp_path: Path):
+    with JudgeServer(always="refusal") as server:
+        judged_game(tmp_path, server.url)
+        run = fit(tmp_path)
+    assert run.code == 2
+    assert "had no valid answer to 100% of what it was asked in the last 16 " in run.sentence
+    assert load(tmp_path)["online_game"]["progress"]["round"] == 4
+    assert "222 queries, 222 swapped, 222 invalid" in run.out
+
+
+def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
+    with JudgeServer() as server:
+        judged_game(tmp_path, server.url)
+        config = read(tmp_path)
+        callbacks = config["trainer"]["callbacks"]
+        config["trainer"]["callbacks"] = [part("Budget", rounds=1), *callbacks[1:]]
+        write(tmp_path, config)
+        assert fit(tmp_path).code == 0
+    with JudgeServer() as server:
+        judge = config["model"]["init_args"]["oracle"]["init_args"]["oracle"]["init_args"]
+        judge |= {"base_url": server.url, "patience": 20.0}
+        config["trainer"]["callbacks"] = [part("Budget", rounds=2), *callbacks[1:]]
+        write(tmp_path, config)
+        run = fit(tmp_path, "--ckpt_path", "last")
+        assert run.code == 0, run.err
+        judge |= {"model": "smaller"}
+        write(tmp_path, config)
+        run = fit(tmp_path, "--ckpt_path", "last")
+        assert run.code == 2
+        assert re.search(r"the checkpoint's run had \S+model = small, .* has smaller", run.sentence)
+    assert load(tmp_path)["online_game"]["progress"]["round"] == 2
+    assert (tmp_path / RUN / "config.yaml").is_file()
+
+
+def read(folder: Path) -> dict:
+    import yaml
+
+    return dict(yaml.safe_load((folder / "game.yaml").read_text()))
+
+
+def test_a_budget_within_an_ensemble_can_be_raised(tmp_path: Path):
+    judged_game(tmp_path, "http://127.0.0.1:9/v1")
+    config = read(tmp_path)
+    rule = part("RuleOracle", function="nlhf_zoo.oracles.rules.shorter_wins")
+    other = part("RuleOracle", function=part("nlhf_zoo.oracles.rules.Mentions", word="a"))
+    budget = part("BudgetedOracle", oracle=rule, max_queries=20)
+    config["model"]["init_args"]["oracle"] = part("EnsembleOracle", oracles=[budget, other])
+    write(tmp_path, config)
+    run = fit(tmp_path)
+    assert run.code == 2
+    assert "raise BudgetedOracle.max_queries" in run.sentence
+    other["init_args"]["function"]["init_args"]["word"] = "b"
+    budget["init_args"]["max_queries"] = 20000
+    write(tmp_path, config)
+    run = fit(tmp_path, "--ckpt_path", "last")
+    assert run.code == 2  # the one thing that differs beside the budget is named
+    assert re.search(
+        r"oracles\.1\.init_args\.function\S*\.word = a, .* has b: resume", run.sentence
+    )
+    other["init_args"]["function"]["init_args"]["word"] = "a"
+    write(tmp_path, config)
+    run = fit(tmp_path, "--ckpt_path", "last")
+    assert run.code == 0, run.err
+
+
+def test_an_outage_is_waited_for_and_makes_no_answer_invalid():
+    """The server is away for longer than its one retry would take, and for less than patience."""
+    said = [{"role": "user", "content": "Which?"}]
+    asked = [Question(said, f"one {number}", f"other {number}") for number in range(40)]
+    with JudgeServer(delay=0.02) as server:
+        judge = JudgeOracle(
+            "small", server.url, None, concurrency=4, retries=3, backoff=0.02, patience=60.0
+        )
+
+        def be_away() -> None:
+            while len(server.entries()) < 20:
+                time.sleep(0.01)
+            server.stop()
+            time.sleep(1.0)
+            server.start(port=server.port)
+
+        outage = threading.Thread(target=be_away)
+        outage.start()
+        answers = dict(judge.answers(asked))
+        outage.join()
+    for number, question in enumerate(asked):
+        first, second = question.first, question.second
+        expected = (rule(first, second) + 1 - rule(second, first)) / 2
+        assert answers[number] == pytest.approx(expected, abs=1e-9)
+    assert judge.ledger["requests"] == 80 + judge.ledger["retries"]
+    assert judge.ledger["retries"] > 4  # more than one for each that was on its way

@@ -1,0 +1,659 @@
+"""Oracles over tables and embeddings, and what they read: matrices, distributions and votes."""
+
+from __future__ import annotations
+
+import io
+
+import jsonargparse
+import numpy as np
+import pytest
+import torch
+from paths import DATA
+
+from nlhf_zoo import oracles
+from nlhf_zoo.data.tables import files as tables
+from nlhf_zoo.data.tables.files import read_distribution, read_matrix
+from nlhf_zoo.data.tables.votes import read_votes
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.oracles import (
+    BernoulliLabels,
+    EmbeddingOracle,
+    MatrixOracle,
+    PreferenceOracle,
+    UniformRandom,
+    VotesOracle,
+)
+from nlhf_zoo.records import Prompts, Responses
+
+CYCLE = [[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]
+
+
+def prompts(*ids):
+    return Prompts(torch.tensor(ids))
+
+
+def enumerated(num_prompts, num_actions, seed=0):
+    """All actions, with random weights."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.rand(num_prompts, num_actions, generator=generator, dtype=torch.float64)
+    tokens = torch.arange(num_actions).expand(num_prompts, num_actions)[:, :, None]
+    weight = weight / weight.sum(1, keepdim=True)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, enumerated=True)
+
+
+def sampled(num_prompts, num_actions, num, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(num_actions, (num_prompts, num, 1), generator=generator)
+    weight = torch.full((num_prompts, num), 1 / num, dtype=torch.float64)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight)
+
+
+def game_of(oracle):
+    """The game by the simplest questions there are: one pair a time, [C, N, N]."""
+    num_prompts, num_actions = oracle.support.shape
+    actions = [
+        Responses(torch.tensor([[[a]]]), torch.ones(1, 1, 1, dtype=torch.bool), torch.ones(1, 1))
+        for a in range(num_actions)
+    ]
+    rows = [
+        [[oracle(prompts(c), one, other).preference.item() for other in actions] for one in actions]
+        for c in range(num_prompts)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# One row an oracle: how it is made.
+ZOO = {
+    "MatrixOracle": lambda: MatrixOracle(np.array([CYCLE, CYCLE])),
+    "VotesOracle": lambda: VotesOracle(DATA / "debian_leader_2010.csv"),
+    "UniformRandom": lambda: UniformRandom(num_games=4, num_actions=6, seed=1),
+    "BradleyTerry": lambda: oracles.BradleyTerry(num_games=4, num_actions=6, seed=1),
+    "Cyclic": lambda: oracles.Cyclic(num_actions=5),
+    "CyclicBlocks": lambda: oracles.CyclicBlocks(num_actions=13),
+    "Comal": lambda: oracles.Comal(),
+    "SineGame": lambda: oracles.SineGame(num_actions=12, seed=1),
+    "Annotators": lambda: oracles.Annotators(seed=1),
+    "SmallLanguage": lambda: oracles.SmallLanguage(num_letters=4, length=2),
+    "EmbeddingOracle": lambda: EmbeddingOracle(num_actions=11, dim=4, seed=1, block_size=30),
+}
+
+
+def test_every_oracle_has_a_row():
+    abstract_or_wrapper = {"PreferenceOracle", "TableOracle", "BernoulliLabels"}
+    # tests/test_model_oracles.py, test_pair_model.py, test_general_preference.py, test_judge.py
+    of_texts = {"RewardModelOracle", "RuleOracle", "PairModelOracle", "GenerativePairModelOracle"}
+    of_texts |= {"GeneralPreferenceModelOracle", "JudgeOracle"}
+    # tests/test_wrappers.py, test_cached.py, test_ensemble.py, test_listed.py
+    wrappers = {"BudgetedOracle", "CachedOracle", "EnsembleOracle", "ListedResponses", "OrderSwap"}
+    assert set(oracles.__all__) - abstract_or_wrapper - of_texts - wrappers == set(ZOO)
+
+
+@pytest.fixture(params=ZOO)
+def oracle(request):
+    return ZOO[request.param]()
+
+
+def test_answers_do_not_depend_on_how_one_asks(oracle):
+    game = game_of(oracle)
+    num_prompts, num_actions = oracle.support.shape
+    everything = enumerated(num_prompts, num_actions)
+    if oracle.table is not None:
+        torch.testing.assert_close(oracle.table, game)
+    for who in (list(range(num_prompts)), list(range(num_prompts))[::-1], [0, 0]):
+        everyone, few = enumerated(len(who), num_actions), sampled(len(who), num_actions, 4)
+        more = sampled(len(who), num_actions, 5, seed=1)
+        batch = torch.arange(len(who))[:, None, None]
+        for first, second in [(everyone, everyone), (few, everyone), (everyone, few), (few, more)]:
+            answer = oracle(prompts(*who), first, second)
+            rows, columns = first.actions[:, :, None], second.actions[:, None, :]
+            torch.testing.assert_close(answer.preference, game[who][batch, rows, columns])
+            assert answer.valid.all()
+    if oracle.table is not None:
+        answer = oracle(prompts(*range(num_prompts)), everything, everything)
+        assert answer.preference.data_ptr() == oracle.table.data_ptr(), "the table was copied"
+
+
+def test_expected_is_the_weighted_sum_of_answers(oracle):
+    num_prompts, num_actions = oracle.support.shape
+    for who in (list(range(num_prompts)), list(range(num_prompts))[::-1], [0, 0]):
+        everyone, other = enumerated(len(who), num_actions), enumerated(len(who), num_actions, 2)
+        few = sampled(len(who), num_actions, 4)
+        for first, second in [(everyone, other), (few, other), (everyone, few), (few, few)]:
+            answer = oracle(prompts(*who), first, second)
+            product, valid = oracle.expected(prompts(*who), first, second)
+            by_hand = (answer.preference * second.weight[:, None, :]).sum(-1)
+            torch.testing.assert_close(product, by_hand, atol=1e-14, rtol=0)
+            base, base_valid = PreferenceOracle.expected(oracle, prompts(*who), first, second)
+            torch.testing.assert_close(product, base, atol=1e-14, rtol=0)
+            assert torch.equal(valid, base_valid)
+
+
+def test_laws_of_the_game(oracle):
+    num_prompts, num_actions = oracle.support.shape
+    everyone = enumerated(num_prompts, num_actions)
+    P = oracle(prompts(*range(num_prompts)), everyone, everyone).preference
+    assert (P + P.mT - 1).abs().max() <= min(oracle.tolerance, 1e-14)
+    assert torch.equal(P.diagonal(dim1=1, dim2=2), torch.full(P.shape[:2], 0.5).double())
+
+
+def test_float32_is_the_same_game_at_half_the_size(oracle):
+    if isinstance(oracle, MatrixOracle):
+        single = MatrixOracle(np.array([CYCLE, CYCLE]), dtype="float32")
+    elif isinstance(oracle, VotesOracle):
+        single = VotesOracle(DATA / "debian_leader_2010.csv", dtype="float32")
+    elif isinstance(oracle, EmbeddingOracle):
+        single = EmbeddingOracle(num_actions=11, dim=4, seed=1, block_size=30, dtype="float32")
+    elif isinstance(oracle, UniformRandom):
+        single = UniformRandom(num_games=4, num_actions=6, seed=1, dtype="float32")
+    else:
+        return  # tests/test_games.py has the generators
+    num_prompts, num_actions = oracle.support.shape
+    everyone = enumerated(num_prompts, num_actions)
+    for one, other in zip(
+        oracle.expected(prompts(*range(num_prompts)), everyone, everyone),
+        single.expected(prompts(*range(num_prompts)), everyone, everyone),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, check_dtype=False, atol=1e-6, rtol=0)
+    assert single.expected(prompts(0), *2 * [enumerated(1, num_actions)])[0].dtype == torch.float32
+
+
+def test_a_game_is_not_in_the_checkpoint(oracle):
+    assert oracle.state_dict() == {}
+
+
+def test_enumerated_responses_must_be_all_actions():
+    with pytest.raises(ValueError, match="2 responses are enumerated, of 3 actions"):
+        MatrixOracle(np.array(CYCLE))(prompts(0), enumerated(1, 2), enumerated(1, 2))
+
+
+@pytest.mark.parametrize("name", ["UniformRandom", "BradleyTerry", "SineGame", "Annotators"])
+def test_without_a_seed_the_game_is_the_run_s(name):
+    make = getattr(oracles, name)
+    torch.manual_seed(17)
+    torch.rand(5)
+    assert torch.equal(make().table, make(seed=17).table)
+    assert not torch.equal(make().table, make(seed=18).table)
+
+
+@pytest.mark.parametrize("name", [n for n in oracles.__all__ if n in ZOO])
+def test_oracles_are_configured_by_class_path(name, tmp_path):
+    np.save(tmp_path / "P.npy", np.array(CYCLE))
+    needed = {"MatrixOracle": ["--oracle.matrix", str(tmp_path / "P.npy")]}
+    needed["VotesOracle"] = ["--oracle.votes", str(DATA / "debian_leader_2012.csv")]
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--oracle", type=PreferenceOracle)
+    parsed = parser.parse_args(["--oracle", f"nlhf_zoo.oracles.{name}", *needed.get(name, [])])
+    made = parser.instantiate_classes(parsed)
+    assert type(made.oracle) is getattr(oracles, name)
+
+
+# --- embeddings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [1, 70, 10**6])
+def test_embedding_oracle_is_the_explicit_matrix(block_size):
+    oracle = EmbeddingOracle(num_actions=50, dim=6, scale=2.0, seed=3, block_size=block_size)
+    rotation = torch.block_diag(*3 * [torch.tensor([[0.0, -1.0], [1.0, 0.0]])]).double()
+    vectors = oracle.embeddings
+    explicit = torch.sigmoid(2.0 * vectors @ rotation @ vectors.T)[None]
+    everyone = enumerated(1, 50)
+    P = oracle(prompts(0), everyone, everyone).preference
+    torch.testing.assert_close(P, explicit, atol=1e-14, rtol=0)
+    assert (P + P.mT - 1).abs().max() < 1e-15
+    product, _ = oracle.expected(prompts(0), everyone, everyone)
+    expected = explicit @ everyone.weight[:, :, None]
+    torch.testing.assert_close(product, expected[:, :, 0], atol=1e-14, rtol=0)
+    assert oracle.table is None
+    assert torch.equal(oracle.support, torch.ones(1, 50, dtype=torch.bool))
+
+
+def test_drawn_embeddings_give_scores_of_variance_one():
+    for dim in (2, 64):
+        oracle = EmbeddingOracle(num_actions=2000, dim=dim, seed=0)
+        first, second = sampled(1, 1000, 1000), sampled(1, 1000, 1000, seed=1)
+        second = Responses(second.tokens + 1000, second.mask, second.weight)
+        scores = torch.logit(oracle(prompts(0), first, second).preference)
+        assert 0.8 < scores.std() < 1.2
+        assert scores.abs().max() > 2
+
+
+def test_embeddings_from_a_file(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    oracle = EmbeddingOracle(tmp_path / "v.npy")
+    assert torch.equal(oracle.embeddings, torch.from_numpy(vectors).double())
+
+
+def test_embeddings_are_never_multiplied_out(monkeypatch):
+    oracle = EmbeddingOracle(num_actions=200_000, dim=2, seed=0, dtype="float32", block_size=10**6)
+    few, everyone = sampled(1, 200_000, 12), enumerated(1, 200_000)
+    largest = 0
+    mv = torch.mv
+
+    def watched(block, weight, out):
+        nonlocal largest
+        largest = max(largest, block.numel())
+        return mv(block, weight, out=out)
+
+    monkeypatch.setattr(torch, "mv", watched)
+    oracle.expected(prompts(0), few, everyone)
+    assert 0 < largest <= 10**6
+    monkeypatch.setattr(tables, "_available_memory", lambda: 2**30)
+    with pytest.raises(UserError, match="will not fit in memory"):
+        oracle(prompts(0), everyone, everyone)
+
+
+def test_an_embedding_oracle_has_one_prompt():
+    with pytest.raises(ValueError, match="one prompt"):
+        EmbeddingOracle(num_actions=5, dim=2, seed=0)(prompts(1), *2 * [sampled(1, 5, 2)])
+
+
+# --- labels -----------------------------------------------------------------------------------
+
+
+def test_labels_are_antisymmetric_with_the_mean_of_the_oracle():
+    game = UniformRandom(num_games=2, num_actions=4, seed=0)
+    labels = BernoulliLabels(game, seed=0)
+    both, everyone = prompts(0, 1), enumerated(2, 4)
+    draws = torch.stack([labels(both, everyone, everyone).preference for _ in range(4000)])
+    assert torch.equal(draws + draws.mT, torch.ones_like(draws))
+    assert (draws.diagonal(dim1=2, dim2=3) == 0.5).all()
+    off_diagonal = draws[:, :, ~torch.eye(4, dtype=torch.bool)]
+    assert set(off_diagonal.unique().tolist()) == {0.0, 1.0}
+    # 12 free entries, each beyond four standard errors with a chance of 6e-5: an error rate of 8e-4
+    P = game.table
+    error = (P * (1 - P) / len(draws)).sqrt()
+    z = (draws.mean(0) - P) / error
+    assert z[P != 0.5].abs().max() < 4
+    # labels of different calls are independent, and so are those of different pairs
+    assert (off_diagonal[1:] != off_diagonal[:-1]).any()
+    assert len(off_diagonal.unique(dim=0)) > 100
+
+
+def test_labels_between_different_responses_have_the_mean_of_the_oracle():
+    game = MatrixOracle(np.array(CYCLE))
+    labels = BernoulliLabels(game, seed=1)
+    first, second = sampled(1, 3, 4, seed=1), sampled(1, 3, 5, seed=2)
+    draws = torch.stack([labels(prompts(0), first, second).preference for _ in range(4000)])
+    P = game(prompts(0), first, second).preference
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    assert ((draws.mean(0) - P) / (P * (1 - P) / len(draws)).sqrt()).abs().max() < 4
+
+
+def test_expected_of_labels_is_noisy_and_unbiased():
+    game = MatrixOracle(np.array(CYCLE))
+    labels = BernoulliLabels(game, seed=2)
+    everyone = enumerated(1, 3)
+    draws = torch.stack([labels.expected(prompts(0), everyone, everyone)[0] for _ in range(4000)])
+    exact, _ = game.expected(prompts(0), everyone, everyone)
+    error = draws.std(0) / len(draws) ** 0.5
+    assert (error > 0).all()
+    assert ((draws.mean(0) - exact) / error).abs().max() < 4
+
+
+def test_labels_go_on_after_a_checkpoint_as_they_would_have():
+    make = lambda seed: BernoulliLabels(UniformRandom(2, 4, seed=0), seed=seed)  # noqa: E731
+    ask = lambda labels: labels(prompts(0, 1), *2 * [sampled(2, 4, 3)]).preference  # noqa: E731
+    through, killed = make(5), make(5)
+    assert all(torch.equal(ask(through), ask(killed)) for _ in range(3))
+    buffer = io.BytesIO()
+    torch.save(killed.state_dict(), buffer)
+    buffer.seek(0)
+    resumed = make(5)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    torch.rand(7)  # the global stream plays no part
+    rest = [ask(through) for _ in range(3)]
+    assert all(torch.equal(ask(resumed), own) for own in rest)
+    assert not all(
+        torch.equal(ask(fresh), own) for fresh, own in zip([make(5)] * 3, rest, strict=True)
+    )
+    other, fresh = make(6), make(5)
+    assert not all(torch.equal(ask(other), ask(fresh)) for _ in range(3))
+
+
+def test_labels_of_two_ranks_differ(monkeypatch):
+    from torch import distributed
+
+    answers = []
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        labels = BernoulliLabels(UniformRandom(2, 10, seed=0), seed=0)
+        answers.append(labels(prompts(0, 1), *2 * [enumerated(2, 10)]).preference)
+    assert not torch.equal(*answers)
+
+
+def test_exact_metrics_of_labels_see_the_game_itself():
+    game = VotesOracle(DATA / "debian_leader_2012.csv")
+    labels = BernoulliLabels(game)
+    assert labels.table is game.table
+    assert labels.support is game.support
+    assert labels.names == game.names
+
+
+# --- votes ------------------------------------------------------------------------------------
+
+
+def write(tmp_path, text, name="votes.csv", encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return path
+
+
+def test_votes_by_hand(tmp_path):
+    text = "winner,loser,count,tie\nA,B,3,0\nB,A,1,0\nB,A,2,1\nC,A,5,0\nA,B,1,0\nB,C,4,0\n"
+    votes = read_votes(write(tmp_path, text))
+    assert votes.names == [["A", "B", "C"]]
+    assert votes.prompts == [""]
+    # A : B = 4 wins, 1 loss, 2 ties and 1 pseudo-tie
+    expected = [[0.5, 5.5 / 8, 0.5 / 6], [2.5 / 8, 0.5, 4.5 / 5], [5.5 / 6, 0.5 / 5, 0.5]]
+    expected = torch.tensor([expected], dtype=torch.float64)
+    torch.testing.assert_close(votes.preference, expected, atol=1e-15, rtol=0)
+    assert torch.equal(votes.preference + votes.preference.mT, torch.ones(1, 3, 3).double())
+
+    votes = read_votes(tmp_path / "votes.csv", prior=0)
+    expected = [[0.5, 5 / 7, 0], [2 / 7, 0.5, 1], [1, 0, 0.5]]
+    expected = torch.tensor([expected], dtype=torch.float64)
+    torch.testing.assert_close(votes.preference, expected, atol=1e-15, rtol=0)
+
+    votes = read_votes(tmp_path / "votes.csv", prior=3.5)
+    assert votes.preference[0, 0, 1].item() == pytest.approx((4 + 1 + 1.75) / (7 + 3.5), abs=1e-15)
+
+
+def test_a_tie_may_be_listed_in_either_order_and_counts_default_to_one(tmp_path):
+    one = read_votes(write(tmp_path, "winner,loser,tie\nA,B,0\nA,B,1\n", "one.csv"))
+    other = read_votes(write(tmp_path, "tie,loser,winner\n0,B,A\n1,A,B\n", "other.csv"))
+    assert one.preference[0, 0, 1].item() == pytest.approx((1 + 0.5 + 0.5) / 3, abs=1e-15)
+    assert torch.equal(one.preference, other.preference)
+
+
+def test_prompts_may_have_different_alternatives(tmp_path):
+    text = "prompt,winner,loser,count\nq2,x,y,3\nq1,a,b,1\nq1,c,a,2\nq2,y,x,1\n"
+    votes = read_votes(write(tmp_path, text))
+    assert votes.prompts == ["q2", "q1"]
+    assert votes.names == [["x", "y"], ["a", "b", "c"]]
+    assert votes.support.tolist() == [[True, True, False], [True, True, True]]
+    assert votes.preference.shape == (2, 3, 3)
+    assert votes.preference[0, 0, 1].item() == pytest.approx(3.5 / 5)
+    assert (votes.preference[0, 2] == 0.5).all()
+    assert votes.preference[1, 2, 0].item() == pytest.approx(2.5 / 3)
+    assert votes.preference[1, 1, 2] == 0.5  # nobody compared them: the prior alone
+    oracle = VotesOracle(tmp_path / "votes.csv")
+    assert torch.equal(oracle.support, votes.support)
+    assert oracle.names == votes.names
+    with pytest.raises(UserError, match="'b' with 'c' for prompt 'q1'"):
+        read_votes(tmp_path / "votes.csv", prior=0)
+
+
+def test_quotes_marks_and_blank_lines_of_spreadsheets(tmp_path):
+    text = '\ufeffwinner,loser\r\n"Smith, J.",B\r\n\r\n'
+    assert read_votes(write(tmp_path, text)).names == [["Smith, J.", "B"]]
+
+
+@pytest.mark.parametrize(("year", "number", "voters"), [(2010, 5, 436), (2012, 4, 403)])
+def test_the_debian_votes(year, number, voters):
+    for folder in (DATA, DATA.parents[1] / "configs" / "data"):
+        votes = read_votes(folder / f"debian_leader_{year}.csv", prior=0)
+        [names] = votes.names
+        assert len(names) == number
+        winner = names.index("Stefano Zacchiroli")
+        others = [i for i in range(number) if i != winner]
+        assert (votes.preference[0, winner, others] > 0.5).all(), "the Condorcet winner"
+        # Every voter compared every pair: a share is a whole number of half votes.
+        halves = votes.preference * 2 * voters
+        torch.testing.assert_close(halves, halves.round(), atol=1e-9, rtol=0)
+
+
+HEADER = "winner,loser,count,tie\n"
+BAD_VOTES = {
+    "empty": ("", "is empty"),
+    "blank": ("\n\n", "holds no votes"),
+    "header only": (HEADER, "holds no votes"),
+    "missing column": ("winner,count\nA,3\n", "lacks the column 'loser'"),
+    "unknown column": ("winner,loser,votes\nA,B,3\n", "unknown column 'votes'"),
+    "column twice": ("winner,loser,winner\nA,B,A\n", "the column 'winner' twice"),
+    "too few fields": (HEADER + "A,B,1,0\nA,B,1\n", "line 3 .*has 3 fields, but there are 4"),
+    "too many fields": ("winner,loser\nA,B,C\n", "line 2 .*has 3 fields, but there are 2"),
+    "empty name": (HEADER + ",B,1,0\n", "line 2 .*the winner ''"),
+    "space": (HEADER + "A, B,1,0\n", "line 2 .*the loser ' B'"),
+    "empty prompt": ("prompt,winner,loser\n,A,B\n", "line 2 .*the prompt ''"),
+    "itself": (HEADER + "A,A,1,0\n", "line 2 .*compares 'A' with itself"),
+    "no number": (HEADER + "A,B,1,0\nA,B,many,0\n", "line 3 .*the count 'many'"),
+    "empty count": (HEADER + "A,B,,0\n", "line 2 .*the count ''"),
+    "negative": (HEADER + "A,B,-1,0\n", "line 2 .*the count '-1'"),
+    "infinite": (HEADER + "A,B,inf,0\n", "line 2 .*the count 'inf'"),
+    "nan": (HEADER + "A,B,nan,0\n", "line 2 .*the count 'nan'"),
+    "tie": (HEADER + "A,B,1,2\n", "line 2 .*the tie '2'"),
+    "latin-1": ("winner,loser\nJosé,B\n".encode("latin-1"), "not text in UTF-8"),
+    "open quote": ('winner,loser\n"A,B\n', "is not CSV"),
+    "binary": (b"\x93NUMPY\x01\x00", "not text in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VOTES)
+def test_refused_votes(name, tmp_path):
+    text, sentence = BAD_VOTES[name]
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=sentence) as error:
+        read_votes(path)
+    assert str(path) in str(error.value)
+
+
+def test_refused_votes_files_and_priors(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_votes(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="is not a file"):
+        read_votes(tmp_path)
+    path = write(tmp_path, "winner,loser\nA,B\nB,C\n")
+    for prior in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="prior must be a finite number"):
+            read_votes(path, prior)
+    with pytest.raises(UserError, match="nobody compared 'A' with 'C' in votes"):
+        read_votes(path, 0.0)
+    zero = write(tmp_path, "winner,loser,count\nA,B,0\n", "zero.csv")
+    with pytest.raises(UserError, match="nobody compared 'A' with 'B'"):
+        read_votes(zero, 0.0)
+
+
+# --- matrices and distributions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_matrices_from_npy(tmp_path, dtype):
+    np.save(tmp_path / "P.npy", np.array(CYCLE, dtype=dtype))
+    matrix = read_matrix(tmp_path / "P.npy")
+    assert matrix.names is None
+    assert matrix.preference.dtype == torch.float64
+    assert torch.equal(matrix.preference + matrix.preference.mT, torch.ones(1, 3, 3).double())
+    torch.testing.assert_close(
+        matrix.preference[0], torch.tensor(CYCLE).double(), atol=1e-7, rtol=0
+    )
+    np.save(tmp_path / "P.npy", np.array([CYCLE, np.transpose(CYCLE)], dtype=dtype))
+    assert MatrixOracle(tmp_path / "P.npy").num_prompts == 2
+
+
+def test_matrices_from_csv(tmp_path):
+    rows = "0.5,0.9,0.1\n0.1,0.5,0.9\n0.9,0.1,0.5\n"
+    named = read_matrix(write(tmp_path, "rock,paper,scissors\n" + rows, "named.csv"))
+    assert named.names == ["rock", "paper", "scissors"]
+    plain = read_matrix(write(tmp_path, rows, "plain.csv"))
+    assert plain.names is None
+    for matrix in (named, plain):
+        torch.testing.assert_close(matrix.preference[0], torch.tensor(CYCLE, dtype=torch.float64))
+    assert MatrixOracle(tmp_path / "named.csv").names == [["rock", "paper", "scissors"]]
+
+
+BAD_CSV = {
+    "empty": ("", "is empty"),
+    "names only": ("a,b\n", "holds no numbers"),
+    "ragged": ("0.5,0.5\n0.5\n", "line 2 .*has 1 fields"),
+    "word": ("0.5,x\n0.5,0.5\n", "line 1 .*holds 'x'"),
+    "word below": ("a,b\n0.5,0.5\n0.5,y\n", "line 3 .*holds 'y'"),
+    "names twice": ("a,a\n0.5,0.5\n0.5,0.5\n", "names 'a' twice"),
+    "empty name": ("a,\n0.5,0.5\n0.5,0.5\n", "a name is empty"),
+    "not square": ("0.5,0.5\n", r"square|shape"),
+    "outside": ("0.5,1.5\n-0.5,0.5\n", r"\[0, 1\]"),
+    "nan": ("0.5,nan\n0.5,0.5\n", "finite"),
+    "not antisymmetric": ("0.5,0.9\n0.9,0.5\n", "antisymmetric"),
+    "latin-1": ("é,b\n0.5,0.5\n".encode("latin-1"), "not text in UTF-8"),
+    "open quote": ('"0.5,0.5\n', "is not CSV"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CSV)
+def test_refused_matrices_in_csv(name, tmp_path):
+    text, sentence = BAD_CSV[name]
+    path = write(tmp_path, text, "P.csv")
+    with pytest.raises(UserError, match=sentence) as error:
+        MatrixOracle(path)
+    assert str(path) in str(error.value)
+
+
+class Trap:
+    """Unpickling it fails the test."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the file was unpickled",)
+
+
+BAD_ARRAYS = {
+    "object": (np.array([Trap(), 1], dtype=object), "not a complete .npy file of numbers"),
+    "text": (np.array([["a", "b"]]), "not real numbers"),
+    "complex": (np.eye(2) * 1j, "not real numbers"),
+    "bool": (np.eye(2) > 0, "not real numbers"),
+    "vector": (np.full(3, 0.5), "square|shape"),
+    "number": (np.array(0.5), "square|shape"),
+    "four axes": (np.full((1, 1, 2, 2), 0.5), "square|shape"),
+    "nothing": (np.zeros((0, 0)), "empty|complete"),
+    "not square": (np.full((2, 3), 0.5), "square|shape"),
+    "infinite": (np.full((2, 2), np.inf), "finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_refused_arrays(name, tmp_path):
+    array, sentence = BAD_ARRAYS[name]
+    path = tmp_path / "P.npy"
+    np.save(path, array, allow_pickle=True)
+    with pytest.raises(UserError, match=sentence) as error:
+        read_matrix(path)
+    assert str(path) in str(error.value)
+
+
+def test_refused_matrix_files(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_matrix(tmp_path / "none.npy")
+    with pytest.raises(UserError, match="is not a file"):
+        read_matrix(tmp_path)
+    with pytest.raises(UserError, match=r"must end in \.npy or \.csv"):
+        read_matrix(write(tmp_path, "0.5", "P.txt"))
+    with pytest.raises(UserError, match="is empty"):
+        read_matrix(write(tmp_path, "", "empty.npy"))
+    with pytest.raises(UserError, match=r"not a complete \.npy"):
+        read_matrix(write(tmp_path, "hello", "text.npy"))
+    np.savez(tmp_path / "archive.npz", P=np.array(CYCLE))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    with pytest.raises(UserError, match="archive of several arrays"):
+        read_matrix(tmp_path / "archive.npy")
+    np.save(tmp_path / "P.npy", np.array(CYCLE))
+    cut = (tmp_path / "P.npy").read_bytes()[:-8]
+    with pytest.raises(UserError, match=r"not a complete \.npy"):
+        read_matrix(write(tmp_path, cut, "cut.npy"))
+    with pytest.raises(UserError, match="the matrix"):
+        MatrixOracle(torch.full((2, 2), 0.7))
+
+
+def test_what_will_not_fit_in_memory_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    header = io.BytesIO()
+    shape = {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    path = write(tmp_path, header.getvalue(), "large.npy")
+    with pytest.raises(UserError, match=r"\[10000000, 10000000\] will not fit in memory"):
+        read_matrix(path)
+
+    np.save(tmp_path / "P.npy", np.full((500, 500), 0.5))
+    row = ",".join(["0.5"] * 500)
+    write(tmp_path, "\n".join([row] * 500), "P.csv")
+    votes = write(tmp_path, "winner,loser\n" + "".join(f"a{i},b{i}\n" for i in range(500)))
+    monkeypatch.setattr(tables, "_available_memory", lambda: 2**20)
+    for read in (
+        lambda: read_matrix(tmp_path / "P.npy"),
+        lambda: read_matrix(tmp_path / "P.csv"),
+        lambda: read_votes(votes),
+    ):
+        with pytest.raises(UserError, match="will not fit in memory"):
+            read()
+
+
+def test_available_memory_is_plausible():
+    assert 2**20 < tables._available_memory() < 2**50
+
+
+def test_distributions(tmp_path):
+    one = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    np.save(tmp_path / "mu.npy", one.numpy())
+    for path in (
+        tmp_path / "mu.npy",
+        write(tmp_path, "0.2,0.3,0.5\n", "row.csv"),
+        write(tmp_path, "0.2\n0.3\n0.5\n", "column.csv"),
+        write(tmp_path, "a,b,c\n0.2,0.3,0.5\n", "named.csv"),
+    ):
+        torch.testing.assert_close(read_distribution(path, "reference"), one, atol=1e-15, rtol=0)
+    np.save(tmp_path / "mu.npy", np.array([[0.2, 0.8], [0.5, 0.5]]))
+    assert read_distribution(tmp_path / "mu.npy", "start").shape == (2, 2)
+    np.save(tmp_path / "mu.npy", np.array([[0.2, 0.8]]))
+    assert read_distribution(tmp_path / "mu.npy", "start").shape == (1, 2)
+    thirds = read_distribution(write(tmp_path, "0.3333333,0.3333333,0.3333333", "3.csv"), "start")
+    assert abs(thirds.sum() - 1) < 1e-15
+
+
+BAD_DISTRIBUTIONS = {
+    "sum": (np.array([0.5, 0.6]), "reference .* sums to 1.1: probabilities must sum to 1"),
+    "sum of a row": (np.array([[0.5, 0.5], [0.5, 0.4]]), "sums to 0.9 in row 1"),
+    "negative": (np.array([1.5, -0.5]), "negative"),
+    "nan": (np.array([np.nan, 1.0]), "not finite"),
+    "axes": (np.full((2, 2, 2), 0.5), r"must be \[N\] or \[C, N\]"),
+    "number": (np.array(1.0), r"must be \[N\] or \[C, N\]"),
+    "text": (np.array(["0.5", "0.5"]), "not real numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DISTRIBUTIONS)
+def test_refused_distributions(name, tmp_path):
+    array, sentence = BAD_DISTRIBUTIONS[name]
+    np.save(tmp_path / "mu.npy", array)
+    with pytest.raises(UserError, match=sentence):
+        read_distribution(tmp_path / "mu.npy", "reference")
+
+
+BAD_EMBEDDINGS = {
+    "odd": (np.ones((3, 3)), "must be even, but it is 3"),
+    "vector": (np.ones(4), r"must be \[N, D\]"),
+    "one": (np.ones((1, 4)), r"must be \[N, D\]"),
+    "nan": (np.full((3, 2), np.nan), "not finite"),
+    "text": (np.array([["a", "b"]] * 2), "not real numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EMBEDDINGS)
+def test_refused_embeddings(name, tmp_path):
+    array, sentence = BAD_EMBEDDINGS[name]
+    np.save(tmp_path / "v.npy", array)
+    with pytest.raises(UserError, match=sentence):
+        EmbeddingOracle(tmp_path / "v.npy")
+
+
+def test_refused_arguments_of_embeddings(tmp_path):
+    with pytest.raises(UserError, match=r"must end in \.npy"):
+        EmbeddingOracle(write(tmp_path, "1,2\n3,4\n", "v.csv"))
+    with pytest.raises(UserError, match="dim must be even, but it is 3"):
+        EmbeddingOracle(num_actions=5, dim=3)
+    with pytest.raises(UserError, match="num_actions and dim of at least 2"):
+        EmbeddingOracle(num_actions=1, dim=2)
+    with pytest.raises(UserError, match="scale must be a finite"):
+        EmbeddingOracle(num_actions=5, dim=2, scale=float("inf"))
+    with pytest.raises(UserError, match="block_size must be at least 1"):
+        EmbeddingOracle(num_actions=5, dim=2, block_size=0)
+    with pytest.raises(UserError, match="will not fit in memory"):
+        EmbeddingOracle(num_actions=10**12, dim=64)

@@ -1,0 +1,9 @@
+"""Where things lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+DATA = ROOT / "tests" / "data"

@@ -1,0 +1,143 @@
+"""Every file in configs/ runs, is complete, and reaches what it is there to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from forked import nlhf
+from paths import CONFIGS
+
+from nlhf_zoo.callbacks import read_history
+
+TABULAR = sorted((CONFIGS / "tabular").glob("*.yaml"))
+VARIANTS = sorted((CONFIGS / "tabular").glob("*/*.yaml"))
+LARGE = ("large", "million")  # minutes, and gigabytes
+
+# Where a run ends, as a mean over its games: metric, and at most how much of it. The reference
+# starts at an exploitability of 0.064 in the regularised game and 0.197 in the unregularised one.
+REACHES = {
+    "egpo": ("exploitability", 1e-12),
+    "listed_judges": ("exploitability", 1e-12),
+    "moving_magnet": ("exploitability_unregularised", 0.015),
+    "nash_md": ("exploitability", 1e-6),
+    "nash_mp": ("exploitability", 1e-12),
+    "online_dpo": ("exploitability_unregularised", 0.16),  # it solves neither
+    "online_ipo": ("exploitability", 1e-12),
+    "optimistic_mirror_descent": ("exploitability", 1e-12),
+    "sppo": ("exploitability_unregularised", 0.25),  # on average over its iterates only
+    "votes": ("exploitability", 1e-12),
+}
+
+
+@pytest.fixture(autouse=True)
+def _repository(tmp_path: Path) -> None:
+    """Files name others from the top of the repository."""
+    (tmp_path / "configs").symlink_to(CONFIGS)
+
+
+small = pytest.mark.parametrize(
+    "path", [p for p in TABULAR if p.stem not in LARGE], ids=lambda path: path.stem
+)
+every = pytest.mark.parametrize(
+    "path", [*TABULAR, *VARIANTS], ids=lambda path: f"{path.parent.stem}-{path.stem}"
+)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dictionaries and lists, with its place."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, f"{at}/{key}")
+    else:
+        yield at, value
+
+
+def test_there_is_one_for_every_algorithm():
+    from nlhf_zoo import algorithms
+
+    names = {read(path)["model"]["init_args"]["algorithm"]["class_path"] for path in TABULAR}
+    assert names == set(algorithms.__all__) - {"PolicyOptimizer"}
+    assert {path.stem for path in TABULAR} == REACHES.keys() | set(LARGE)
+
+
+@every
+def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
+    text = path.read_text()
+    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
+    assert "${" not in text
+    config = read(path)
+    for part in ("policy", "oracle", "algorithm", "beta", "rollout", "realisation"):
+        assert part in config["model"]["init_args"]
+    assert "seed_everything" in config
+    assert "logger" in config["trainer"]
+
+
+@every
+def test_print_config_is_the_file(path: Path, tmp_path: Path):
+    """What the parser makes of a file: its values, and defaults for what it leaves out."""
+    run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
+    assert run.code == 0, run.err
+    parsed = dict(leaves(yaml.safe_load(run.out)))
+    for at, value in leaves(read(path)):
+        if at.endswith("/class_path"):
+            assert parsed[at].split(".")[-1] == value.split(".")[-1]
+        else:
+            assert parsed[at] == value, at
+
+
+@every
+def test_one_step_for_a_trial(path: Path, tmp_path: Path):
+    if path.stem in LARGE:
+        pytest.skip("a slow test of its own")
+    run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
+    assert run.code == 0, run.err
+    assert list(tmp_path.iterdir()) == [tmp_path / "configs"]
+
+
+@small
+def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tmp_path: Path):
+    config = read(path)
+    budget = config["trainer"]["callbacks"][1]["init_args"]
+    if config["model"]["init_args"]["realisation"]["class_path"] == "GradientSteps":
+        budget["queries"] = 300  # the rest takes long, and changes little
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(config))
+    first, again = (tmp_path / "runs/tabular" / path.stem / f"version_{i}" for i in (0, 1))
+    run = nlhf("fit", "--config", "short.yaml", folder=tmp_path)
+    assert run.code == 0, run.err
+    history = read_history(first)
+    assert budget["queries"] - 1 <= history["queries"][-1] <= budget["queries"]
+    metric, most = REACHES[path.stem]
+    assert history[metric][-1].mean() <= most
+    run = nlhf("fit", "--config", str(first / "config.yaml"), folder=tmp_path)
+    assert run.code == 0, run.err
+    for name in ("history.bin", "history.json", "config.yaml"):
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_large_games_take_a_step(name: str, tmp_path: Path):
+    path = CONFIGS / "tabular" / f"{name}.yaml"
+    run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
+    assert run.code == 0, run.err
+
+
+def test_hardware_files_stack_on_an_experiment(tmp_path: Path):
+    for path in (CONFIGS / "hardware").glob("*.yaml"):
+        run = nlhf(
+            "fit", "--config", str(CONFIGS / "tabular/online_dpo.yaml"), "--config", str(path),
+            "--print_config", folder=tmp_path,
+        )  # fmt: skip
+        assert run.code == 0, run.err
+        parsed = dict(leaves(yaml.safe_load(run.out)))
+        for at, value in leaves(read(path)):
+            assert parsed[at] == value, at
+        assert parsed["/model/init_args/algorithm/class_path"].endswith("OnlineDPO")

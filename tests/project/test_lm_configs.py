@@ -1,0 +1,276 @@
+"""Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from forked import nlhf
+from paths import CONFIGS
+from tiny_models import save_tiny, tiny_tokenizer
+
+from nlhf_zoo.cli import trainer as trainer_cli
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+
+ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
+FILES = sorted(path for name in ARCHITECTURES for path in (CONFIGS / "lm" / name).glob("*.yaml"))
+
+# Of one update and prompt: gradient steps, queries, generations.
+COSTS = {
+    "nash_mp": (2, 2, 4),
+    "nash_md": (1, 1, 2),
+    "online_dpo": (1, 1, 2),
+    "online_ipo": (1, 1, 2),
+    "egpo": (2, 4, 6),
+    "sppo": (1, 10, 5),
+}
+# All algorithms on one architecture, and on the others what draws and scores in the most ways.
+BY_DEFAULT = {("gemma2_2b", "egpo"), ("gemma2_2b", "nash_md"), ("qwen2_5_1_5b", "nash_mp")}
+BY_DEFAULT |= {("qwen2_5_1_5b", "sppo")} | {("llama3_8b", algorithm) for algorithm in COSTS}
+BATCH = 3
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, f"{at}/{key}")
+    else:
+        yield at, value
+
+
+OWN = CONFIGS / "lm/own_model.yaml"
+OTHERS = [OWN, CONFIGS / "lm/pair_model.yaml", CONFIGS / "lm/judge.yaml"]
+every = pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=named)
+recipe = pytest.mark.parametrize("path", FILES, ids=named)
+
+
+def of_one_model(model: str) -> Any:
+    """Files of one model and the user's own; of the others, as a slow test."""
+    return pytest.mark.parametrize(
+        "path",
+        [
+            pytest.param(path, id=named(path), marks=[] if chosen else [pytest.mark.slow])
+            for path in [*FILES, OWN]
+            for chosen in [path.parent.name in (model, "lm")]
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of small models of an architecture, and of a reward model, made when needed."""
+    made: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind) / "model"
+            if kind == "reward_model":
+                save_reward_model(made[kind])
+            else:
+                save_tiny(made[kind], kind, chat=True)
+        return made[kind]
+
+    return of
+
+
+def save_reward_model(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    words = tiny_tokenizer(bos=True, pad="<pad>", chat=True)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=0.5,
+        num_labels=1,
+        pad_token_id=words.pad_token_id,
+        max_position_embeddings=128,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    texts = ("to be or not?", "a", "go on.", "who is it?", "why", "no more.", "one. two.")
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_each_model_has_a_file_for_each_algorithm():
+    assert {(p.parent.name, p.stem) for p in FILES} == {
+        (m, a) for m in ARCHITECTURES for a in COSTS
+    }
+
+
+@every
+def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
+    text = path.read_text()
+    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
+    assert "${" not in text
+    for part in ("policy", "oracle", "algorithm", "beta", "rollout", "realisation", "optimizer"):
+        assert part in read(path)["model"]["init_args"]
+
+
+@recipe
+def test_a_gradient_step_has_64_prompts_and_names_its_own_folder_of_runs(path: Path):
+    trainer, data = read(path)["trainer"], read(path)["data"]["init_args"]
+    assert data["batch_size"] * trainer["accumulate_grad_batches"] == 64
+    assert trainer["logger"]["init_args"]["name"] == f"lm/{path.parent.name}/{path.stem}"
+
+
+@of_one_model("gemma2_2b")
+def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: Path):
+    run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
+    assert run.code == 0, run.err
+    parsed = dict(leaves(yaml.safe_load(run.out)))
+    for at, value in leaves(read(path)):
+        if at.endswith("/class_path"):
+            assert parsed[at].split(".")[-1] == value.split(".")[-1]
+        else:
+            assert parsed[at] == value, at
+    (tmp_path / "printed.yaml").write_text(run.out)
+    again = nlhf("fit", "--config", "printed.yaml", "--print_config", folder=tmp_path)
+    assert again.out == run.out, again.err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            marks=[] if (path.parent.name, path.stem) in BY_DEFAULT else [pytest.mark.slow],
+            id=named(path),
+        )
+        for path in FILES
+    ],
+)
+def test_trains_a_small_model_of_the_same_architecture(
+    path: Path,
+    folder: Callable[[str], Path],
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Only paths and sizes differ: precision, LoRA, decoding and steps are the file's own."""
+    steps, queries, generations = COSTS[path.stem]
+    inner = read(path)["model"]["init_args"]["algorithm"]["init_args"].get("inner_steps", 1)
+    updates = 2 if inner == 1 else inner
+    drawn, trained = [], []
+    draw = TransformersGenerator.draw
+    monkeypatch.setattr(
+        TransformersGenerator,
+        "draw",
+        lambda self, players, request: drawn.append(request.num) or draw(self, players, request),
+    )
+    after_fit = trainer_cli.GameCLI.after_fit
+    monkeypatch.setattr(
+        trainer_cli.GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli)
+    )
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.chdir(tmp_path)
+    base = folder(ARCHITECTURES[path.parent.name])
+    changes = {
+        "model.policy.model.name": base,
+        "model.policy.max_new_tokens": 4,
+        "model.oracle.model": folder("reward_model"),
+        "data.path": prompts,
+        "data.batch_size": BATCH,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "trainer.accumulate_grad_batches": 1,
+        "trainer.max_steps": steps * updates,
+    }
+    main(["fit", "--config", str(path), *(f"--{name}={value}" for name, value in changes.items())])
+    (cli,) = trained
+    game: OnlineGame = cli.model
+    assert game.progress.batches == steps * updates
+    assert game.between_rounds
+    assert math.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert game.progress.queries_per_prompt == queries * updates
+    assert game.progress.queries == queries * updates * BATCH
+    assert sum(drawn) == generations * updates
+    assert game.progress.unjudged == game.progress.invalid == 0
+    assert_the_policy_moved_and_the_base_did_not(game, base)
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    kept = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in kept} == {"policy"}
+    assert all(".lora_" in name for name in kept)
+    players = {"policy", *game.algorithm.players}
+    assert {name.split(".")[-2] for name in kept} == players
+
+
+def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    players = game.policy._players
+    second = [p for name, p in players.parameters_of("policy").items() if "lora_B" in name]
+    assert second
+    assert all(p.dtype == torch.float32 for p in second)
+    assert all(bool(p.any()) for p in second)  # zero at the start
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    now = {
+        name.replace(".base_layer", ""): parameter
+        for name, parameter in players.language_model("policy").named_parameters()
+        if ".lora_" not in name
+    }
+    assert now.keys() == dict(loaded.named_parameters()).keys()
+    for name, parameter in loaded.named_parameters():
+        assert now[name].dtype == torch.bfloat16
+        assert torch.equal(now[name], parameter), name
+        assert not now[name].requires_grad
+
+
+def test_a_users_own_model_prompts_and_rule(
+    folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "go on."}\n' * 4)
+    (tmp_path / "my_own_rules.py").write_text(
+        "def shorter_wins(prompt, first, second):\n"
+        "    assert prompt == 'go on.'\n"
+        "    return 0.5 + 0.5 * ((len(first) < len(second)) - (len(first) > len(second)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model").symlink_to(folder("qwen2"))
+    own = "--model.policy.model my_model --data.path prompts.jsonl"
+    own += " --model.oracle.function my_own_rules.shorter_wins"
+    less = "--model.policy.max_new_tokens 8 --trainer.callbacks.rounds 2 --trainer.accelerator cpu"
+    main(["fit", "--config", str(OWN), *own.split(), *less.split()])
+    assert (tmp_path / "runs/lm/own_model/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_without_network_it_fails_in_a_sentence_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    path = CONFIGS / "lm/gemma2_2b/nash_mp.yaml"
+    run = nlhf("fit", "--config", str(path), folder=tmp_path / "here")
+    assert run.code == 2
+    assert run.err.strip().count("\n") == 0
+    assert run.sentence.startswith("nlhf: error: the reward model Skywork/")
+    assert list((tmp_path / "here").iterdir()) == []
