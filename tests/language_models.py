@@ -35,7 +35,7 @@ LORA = LoRA(r=4, alpha=8)
 POLICY, REFERENCE, ANCHOR = {"policy": 1.0}, {"reference": 1.0}, {"anchor": 1.0}
 HALF = {"policy": 0.5, "reference": 0.5}
 # Of a response's log-probability in float32: kernels round by the shape of a batch, on some
-# machines more than on others; a wrong position, mask or player moves it by a hundred times as much.
+# machines more than on others. A wrong position, mask or player moves it by a hundred times that.
 TOLERANCE = 1e-4
 
 each_architecture = pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -81,7 +81,7 @@ def small():
 
 def small_policy(**kwargs):
     oracle = SmallLanguage()
-    kwargs = {"max_new_tokens": 3, "names": oracle.names} | kwargs
+    kwargs = {"max_new_tokens": 3, "names": oracle.action_names} | kwargs
     policy = make_policy(SmallLanguageModel(), **kwargs)
     scatter_adapters(policy, 0.4)
     return policy

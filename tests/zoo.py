@@ -23,7 +23,7 @@ from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.tables import games
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.policies import Reference
@@ -219,7 +219,7 @@ def judge(
     prompts: Prompts,
     responses: Responses,
     opponents: Sequence[Responses],
-) -> Verdict:
+) -> Payoffs:
     """What the oracle says of given responses, through the door that the loop takes."""
     rollout, game.rollout = game.rollout, Given(game.rollout, responses, opponents)
     try:

@@ -14,7 +14,7 @@ from nlhf_zoo.records import Batch, ProximalStep
 Surrogate = Callable[[ProximalStep, Batch], Tensor]
 
 
-class Players(Protocol):
+class PlayerMoves(Protocol):
     """What ``end_round`` may do to the players; policies and the closed form both offer it."""
 
     def copy_(self, source: str, target: str) -> None:
@@ -92,5 +92,5 @@ class PolicyOptimizer(ABC):
                 total += step.gradient_steps * asked
         return total
 
-    def end_round(self, players: Players, round: int) -> None:  # noqa: B027  # optional
+    def end_round(self, players: PlayerMoves, round: int) -> None:  # noqa: B027  # optional
         """Move the anchor, the magnet, ... after the last step of a round. Nothing by default."""

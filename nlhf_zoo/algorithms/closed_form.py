@@ -41,7 +41,7 @@ class Trajectory:
 
 
 @dataclass(slots=True)
-class _Players:
+class _Rows:
     """Named log-policies [C, 1, N]; never written in place, so a copy is a reference."""
 
     log_policy: dict[str, Tensor]
@@ -144,7 +144,7 @@ class ClosedFormRounds:
             # Copies of one policy are one tensor, so that their product is asked for once.
             copies = (other for other in players.values() if from_start and torch.equal(other, row))
             players[name] = next(copies, row)
-        self.players = _Players(players)
+        self.players = _Rows(players)
         self._remembered = [(players[name], p[:, None]) for name, p in (products or {}).items()]
 
     def run(self, first_round: int, rounds: int) -> Trajectory:

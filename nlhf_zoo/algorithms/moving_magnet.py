@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nlhf_zoo.algorithms.base import Players, PolicyOptimizer
+from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
 from nlhf_zoo.records import Batch, ProximalStep
 
@@ -75,7 +75,7 @@ class MovingMagnet(PolicyOptimizer):
         """As the algorithm inside."""
         return self.inner.queries(num_responses, num_opponents, enumerated)
 
-    def end_round(self, players: Players, round: int) -> None:
+    def end_round(self, players: PlayerMoves, round: int) -> None:
         """The algorithm's own moves, then the magnet's, every M rounds."""
         self.inner.end_round(players, round)
         if (round + 1) % self.every == 0:

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nlhf_zoo.algorithms.base import Players, PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive, share
 from nlhf_zoo.algorithms.surrogates import policy_gradient
 from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
@@ -80,6 +80,6 @@ class NashMP(PolicyOptimizer):
         """Policy gradient: A = q - beta log(pi/mu) - (beta/eta) log(pi/anchor) - baseline."""
         return self.surrogate(step, batch)
 
-    def end_round(self, players: Players, round: int) -> None:
+    def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor follows the policy."""
         players.lerp_("policy", "anchor", self.kappa)

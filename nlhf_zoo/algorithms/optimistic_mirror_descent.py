@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nlhf_zoo.algorithms.base import Players, PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import proximal_regression
 from nlhf_zoo.records import Batch, ProximalStep
@@ -67,7 +67,7 @@ class OptimisticMirrorDescent(PolicyOptimizer):
         """One product a round when enumerated: the other is remembered."""
         return 1 if enumerated else super().queries(num_responses, num_opponents, enumerated)
 
-    def end_round(self, players: Players, round: int) -> None:
+    def end_round(self, players: PlayerMoves, round: int) -> None:
         """Both copies move one round on."""
         players.copy_("anchor", "previous")
         players.copy_("policy", "anchor")

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nlhf_zoo.algorithms.base import Players, PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive
 from nlhf_zoo.algorithms.surrogates import sppo_regression
 from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
@@ -74,6 +74,6 @@ class SPPO(PolicyOptimizer):
         """(log(pi/anchor) - eta (q - 1/2))^2, each response by itself."""
         return self.surrogate(step, batch)
 
-    def end_round(self, players: Players, round: int) -> None:
+    def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor is the policy of the round's start."""
         players.copy_("policy", "anchor")

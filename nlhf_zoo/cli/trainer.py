@@ -184,7 +184,7 @@ class GameCLI(LightningCLI):
         log_probs = self.trainer.predict(**kwargs)
         if not (isinstance(self.model, OnlineGame) and log_probs and self.trainer.is_global_zero):
             return
-        names = self.model.oracle.names
+        names = self.model.oracle.action_names
         table = csv.writer(sys.stdout)
         table.writerow(("prompt", "response", "probability"))
         for prompt, row in enumerate(torch.cat([*log_probs]).exp().tolist()):

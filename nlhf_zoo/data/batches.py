@@ -74,5 +74,5 @@ class EndlessBatches(Sampler[list[int]]):
             return self.first_pass
         if not self.shuffle:
             return list(range(self.num_prompts))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        return [int(i) for i in torch.randperm(self.num_prompts, generator=generator)]
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return [int(i) for i in torch.randperm(self.num_prompts, generator=rng)]

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.records import Prompts, Responses
 
 # Scored responses to some prompts, and those of each opponent; in self-play one object twice.
 Played = tuple[Responses, Sequence[Responses]]
 Play = Callable[[Prompts], Played]
-Judging = Callable[[Prompts, Responses, Sequence[Responses]], Verdict]
+Judging = Callable[[Prompts, Responses, Sequence[Responses]], Payoffs]
 
 
 class MicroBatches:
@@ -50,7 +50,7 @@ class MicroBatches:
 
     def __call__(
         self, prompts: Prompts, play: Play, judge: Judging, phases: Phases
-    ) -> tuple[Responses, Sequence[Responses], Verdict]:
+    ) -> tuple[Responses, Sequence[Responses], Payoffs]:
         """Play and judge all parts.
 
         Args:
@@ -60,30 +60,30 @@ class MicroBatches:
             phases: where the time is counted; of judging that overlaps, what is waited for.
 
         Returns:
-            scored responses, those of each opponent, and the verdict, of all B prompts.
+            scored responses, those of each opponent, and the payoffs, of all B prompts.
         """
         parts = prompts.split(self.parts)
         played: list[Played] = []
         if not self.overlap:
-            verdicts = []
+            payoffs = []
             for part in parts:
                 with phases.phase("generate"):
                     played.append(play(part))
                 with phases.phase("judge"):
-                    verdicts.append(judge(part, *played[-1]))
-            return *_joined(played), _joined_verdict(verdicts)
+                    payoffs.append(judge(part, *played[-1]))
+            return *_joined(played), _joined_payoffs(payoffs)
         worker = _Worker()
-        pending: list[Future[Verdict]] = []
+        pending: list[Future[Payoffs]] = []
         try:
             for part in parts:
                 with phases.phase("generate"):
                     played.append(play(part))
                 pending.append(worker.submit(partial(judge, part, *played[-1])))
             with phases.phase("judge"):
-                verdicts = [future.result() for future in pending]
+                payoffs = [future.result() for future in pending]
         finally:
             worker.end(wait=not isinstance(sys.exception(), KeyboardInterrupt))
-        return *_joined(played), _joined_verdict(verdicts)
+        return *_joined(played), _joined_payoffs(payoffs)
 
 
 class _Worker:
@@ -93,14 +93,14 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Future[Verdict], Callable[[], Verdict]] | None]
+        self._tasks: SimpleQueue[tuple[Future[Payoffs], Callable[[], Payoffs]] | None]
         self._tasks = SimpleQueue()
         self._thread = Thread(target=self._run, name="judge", daemon=True)
         self._thread.start()
 
-    def submit(self, do: Callable[[], Verdict]) -> Future[Verdict]:
+    def submit(self, do: Callable[[], Payoffs]) -> Future[Payoffs]:
         """Do something when it is its turn."""
-        future: Future[Verdict] = Future()
+        future: Future[Payoffs] = Future()
         self._tasks.put((future, do))
         return future
 
@@ -133,17 +133,17 @@ def _joined(played: Sequence[Played]) -> Played:
     return scored, opponents
 
 
-def _joined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
-    if len(verdicts) == 1:
-        return verdicts[0]
-    return Verdict(
-        torch.cat([verdict.payoff for verdict in verdicts]),
-        torch.cat([verdict.valid for verdict in verdicts]),
-        verdicts[0].queries,  # for each prompt, as the next
-        verdicts[0].answers,
-        sum(verdict.invalid for verdict in verdicts),
-        _joined_or_none([verdict.preference for verdict in verdicts]),
-        _joined_or_none([verdict.pair_valid for verdict in verdicts]),
+def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
+    if len(parts) == 1:
+        return parts[0]
+    return Payoffs(
+        torch.cat([part.payoff for part in parts]),
+        torch.cat([part.valid for part in parts]),
+        parts[0].queries,  # for each prompt, as the next
+        parts[0].answers,
+        sum(part.invalid for part in parts),
+        _joined_or_none([part.preference for part in parts]),
+        _joined_or_none([part.pair_valid for part in parts]),
     )
 
 

@@ -23,7 +23,7 @@ from nlhf_zoo.errors import DivergenceError, OracleStoppedError, UserError
 from nlhf_zoo.game import checkpointing as snapshot
 from nlhf_zoo.game.compatibility import check_parts
 from nlhf_zoo.game.micro_batches import MicroBatches
-from nlhf_zoo.game.payoffs import Judge, Verdict
+from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
 from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.game.progress import Progress
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
@@ -111,7 +111,7 @@ class OnlineGame(L.LightningModule):
         self.trajectory: Trajectory | None = None
         self.max_rounds: int | None = None
         self.max_queries: int | None = None
-        self._judge = Judge(oracle, self._version_of, lambda: policy.players)
+        self._estimator = PayoffEstimator(oracle, self._version_of, lambda: policy.players)
         self._versions: dict[str, int] = {}
         self._snapshot: dict[str, Any] = {}
         self._plan: Sequence[ProximalStep] | None = None
@@ -125,7 +125,7 @@ class OnlineGame(L.LightningModule):
                 "drawn: leave it at 1"
             )
         policy.versions = self._versions
-        policy.bind(algorithm.players, oracle.support, oracle.names)
+        policy.bind(algorithm.players, oracle.support, oracle.action_names)
 
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
         """One gradient step of the current proximal step; or, in closed form, many rounds."""
@@ -133,29 +133,29 @@ class OnlineGame(L.LightningModule):
             self._play_in_closed_form(self.realisation, prompts)
             return None
         step, prompts = self.step, self.policy.encode(prompts)
-        responses, verdict = self.play_and_judge(step, prompts)
+        responses, payoffs = self.play_and_judge(step, prompts)
         with self.phases.phase("score"):
-            loss = self.improve(step, prompts, responses, verdict)
+            loss = self.improve(step, prompts, responses, payoffs)
         self.phases.begin_update()
         return loss
 
-    def play_and_judge(self, step: ProximalStep, prompts: Prompts) -> tuple[Responses, Verdict]:
+    def play_and_judge(self, step: ProximalStep, prompts: Prompts) -> tuple[Responses, Payoffs]:
         """Draw responses and judge them, one micro-batch after the other.
 
         Raises:
             OracleStoppedError: the oracle cannot be asked any more, or answers too little.
         """
-        stream = self._random_stream()
-        responses, opponents, verdict = self._unless_stopped(
+        rng = self._random_stream()
+        responses, opponents, payoffs = self._unless_stopped(
             lambda: self._micro_batches(
                 prompts,
-                lambda part: self.rollout.play(step, self.policy, part, stream),
+                lambda part: self.rollout.play(step, self.policy, part, rng),
                 partial(self.judge, step),
                 self.phases,
             )
         )
-        self._account(prompts, responses, opponents, verdict)
-        return responses, verdict
+        self._account(prompts, responses, opponents, payoffs)
+        return responses, payoffs
 
     def judge(
         self,
@@ -163,7 +163,7 @@ class OnlineGame(L.LightningModule):
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-    ) -> Verdict:
+    ) -> Payoffs:
         """Ask the oracle for the payoff of each response of a micro-batch.
 
         `play_and_judge` calls this for each part, and counts what was asked; where judging
@@ -175,10 +175,10 @@ class OnlineGame(L.LightningModule):
             responses: K scored responses a prompt.
             opponents: responses of each opponent of the step; in self-play, the scored ones.
         """
-        return self._judge(step, prompts, responses, opponents)
+        return self._estimator(step, prompts, responses, opponents)
 
     def improve(
-        self, step: ProximalStep, prompts: Prompts, responses: Responses, verdict: Verdict
+        self, step: ProximalStep, prompts: Prompts, responses: Responses, payoffs: Payoffs
     ) -> Tensor:
         """The algorithm's loss, averaged over the prompts that could be judged.
 
@@ -187,8 +187,8 @@ class OnlineGame(L.LightningModule):
             DivergenceError: the loss is not finite.
         """
         self._refuse_stale(step, responses)
-        batch = score(self.policy, step, prompts, responses, verdict, self.beta)
-        judged = int(verdict.valid.any(-1).sum())
+        batch = score(self.policy, step, prompts, responses, payoffs, self.beta)
+        judged = int(payoffs.valid.any(-1).sum())
         loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
         if not loss.isfinite():
             raise DivergenceError(
@@ -323,16 +323,16 @@ class OnlineGame(L.LightningModule):
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-        verdict: Verdict,
+        payoffs: Payoffs,
     ) -> None:
-        unjudged = len(prompts) - int(verdict.valid.any(-1).sum())
+        unjudged = len(prompts) - int(payoffs.valid.any(-1).sum())
         drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
         tokens = sum(int(r.mask.sum()) for r in drawn.values())
-        answers, invalid = len(prompts) * verdict.answers, verdict.invalid
+        answers, invalid = len(prompts) * payoffs.answers, payoffs.invalid
         if asked := self.settle_ledgers():
             # An oracle of texts knows better: what it was asked, without what needs no question.
             answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
-        self._count(len(prompts), verdict.queries, verdict.invalid, unjudged, tokens)
+        self._count(len(prompts), payoffs.queries, payoffs.invalid, unjudged, tokens)
         self._recent.append((answers, invalid))
         if len(self._recent) == self._recent.maxlen and (sentence := self.silence()):
             self._stop(OracleStoppedError(sentence))
@@ -395,7 +395,7 @@ class OnlineGame(L.LightningModule):
             table.to(policy.log_reference),
             policy.log_reference,
             logits,
-            self._judge.products,
+            self._estimator.products,
             from_start=progress.round == 0,
         )
         rounds, left = realisation.rounds(*policy.log_reference.shape), self._rounds_left()
@@ -407,7 +407,7 @@ class OnlineGame(L.LightningModule):
             )
         self.trajectory = replace(played, queries=played.queries + progress.queries_per_prompt)
         self._count(len(prompts), int(played.queries[-1]))
-        self._judge.products = engine.products()
+        self._estimator.products = engine.products()
         with torch.no_grad():
             for player, new in engine.logits().items():
                 logits[player].copy_(new)
@@ -461,9 +461,9 @@ class OnlineGame(L.LightningModule):
 
     def _random_stream(self) -> torch.Generator:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
-        stream = random_stream(seed, self.global_rank, self.progress.batches, self.device)
+        rng = random_stream(seed, self.global_rank, self.progress.batches, self.device)
         self.progress.batches += 1
-        return stream
+        return rng
 
     def _log_training(self, step: ProximalStep, batch: Batch, loss: Tensor) -> None:
         if self._trainer is None:
@@ -514,14 +514,14 @@ class OnlineGame(L.LightningModule):
 
     def validation_step(self, prompts: Prompts, batch_idx: int) -> None:
         """Log the win rate against the reference."""
-        stream = random_stream(0, self.global_rank, -1, self.device)
+        rng = random_stream(0, self.global_rank, -1, self.device)
         players = []
         for player, num in [
             ("policy", self.rollout.num_responses),
             ("reference", self.rollout.num_opponents),
         ]:
             players.append(
-                self.rollout.responses(self.policy, {player: 1.0}, prompts, num, PLAIN, stream)
+                self.rollout.responses(self.policy, {player: 1.0}, prompts, num, PLAIN, rng)
             )
         payoff, valid = self.oracle.expected(prompts, *players)
         weight = players[0].weight * valid
@@ -607,7 +607,7 @@ class OnlineGame(L.LightningModule):
             "progress": asdict(self.progress),
             "versions": dict(self._versions),
             "snapshot": self._snapshot,
-            "products": dict(self._judge.products),
+            "products": dict(self._estimator.products),
             "ledgers": {name: ledger.counts() for name, ledger in ledgers(self.oracle).items()},
         }
 
@@ -632,7 +632,7 @@ class OnlineGame(L.LightningModule):
         self._versions.clear()  # the policy reads this very dictionary
         self._versions.update(state["versions"])
         self._snapshot = state["snapshot"]
-        self._judge.products = dict(state["products"])
+        self._estimator.products = dict(state["products"])
         for name, ledger in ledgers(self.oracle).items():
             ledger.restore(state.get("ledgers", {}).get(name, {}))
         self._plan = None

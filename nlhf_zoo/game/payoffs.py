@@ -14,7 +14,7 @@ from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Payoffs:
     """What the oracle's answers say about the scored responses.
 
     Args:
@@ -36,7 +36,7 @@ class Verdict:
     pair_valid: Tensor | None = None
 
 
-class Judge:
+class PayoffEstimator:
     """Asks the oracle for the payoffs of a step.
 
     Where responses are enumerated, a product P o is one query, and it is remembered as long as
@@ -66,7 +66,7 @@ class Judge:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-    ) -> Verdict:
+    ) -> Payoffs:
         """Judge the responses of a step.
 
         Args:
@@ -81,7 +81,7 @@ class Judge:
             return self._by_products(step, prompts, responses, opponents)
         return self._by_samples(step, prompts, responses, opponents)
 
-    def _among_themselves(self, prompts: Prompts, responses: Responses) -> Verdict:
+    def _among_themselves(self, prompts: Prompts, responses: Responses) -> Payoffs:
         """Every response against every other; P(y > y) = 1/2 is not asked for."""
         comparison = self.oracle(prompts, responses, responses)
         itself = torch.eye(responses.num, dtype=torch.bool, device=comparison.valid.device)
@@ -101,7 +101,7 @@ class Judge:
         pairs = 1 if responses.enumerated else responses.num * (responses.num - 1) // 2
         compared = responses.num * (responses.num - 1) // 2
         invalid = int((~valid).sum()) // 2
-        return Verdict(payoff, answered, pairs, compared, invalid, preference, valid)
+        return Payoffs(payoff, answered, pairs, compared, invalid, preference, valid)
 
     def _by_products(
         self,
@@ -109,7 +109,7 @@ class Judge:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-    ) -> Verdict:
+    ) -> Payoffs:
         """Enumerated: sum_j a_j P o_j, each product asked for unless it is remembered."""
         payoff = torch.zeros_like(responses.weight)
         valid = torch.ones_like(payoff, dtype=torch.bool)
@@ -126,7 +126,7 @@ class Judge:
                 if answered.all():  # what could not be answered is asked for again
                     self.products[name] = product
             payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
-        return Verdict(payoff, valid, queries, queries * responses.num, invalid)
+        return Payoffs(payoff, valid, queries, queries * responses.num, invalid)
 
     def _by_samples(
         self,
@@ -134,7 +134,7 @@ class Judge:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-    ) -> Verdict:
+    ) -> Payoffs:
         """Sampled opponents of their own: K x L distinct pairs for each of them."""
         payoff = torch.zeros_like(responses.weight)
         valid = torch.ones_like(payoff, dtype=torch.bool)
@@ -146,7 +146,7 @@ class Judge:
             invalid += int((~comparison.valid).sum())
             valid = valid & answered
             payoff += coefficient * average
-        return Verdict(payoff, valid, queries, queries, invalid)
+        return Payoffs(payoff, valid, queries, queries, invalid)
 
     def _name(self, mixture: Mixture, prompts: Prompts) -> str:
         """Names a product by the weights of its players and by its prompts."""

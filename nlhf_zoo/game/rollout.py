@@ -25,21 +25,19 @@ class Rollout(ABC):
         prompts: Prompts,
         num: int,
         decoding: Decoding,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Responses:
         """Responses of a mixture of players, with their weights."""
 
     def play(
-        self, step: ProximalStep, policy: Policy, prompts: Prompts, generator: torch.Generator
+        self, step: ProximalStep, policy: Policy, prompts: Prompts, rng: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
         """The scored responses and those of each opponent; in self-play these are one object."""
-        scored = self.responses(
-            policy, step.sampler, prompts, self.num_responses, step.scored, generator
-        )
+        scored = self.responses(policy, step.sampler, prompts, self.num_responses, step.scored, rng)
         if step.self_play:
             return scored, [scored]
         return scored, [
-            self.responses(policy, opponent, prompts, self.num_opponents, step.opponent, generator)
+            self.responses(policy, opponent, prompts, self.num_opponents, step.opponent, rng)
             for _, opponent in step.payoff
         ]
 
@@ -56,7 +54,7 @@ class Enumerate(Rollout):
         prompts: Prompts,
         num: int = 0,
         decoding: Decoding = PLAIN,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
     ) -> Responses:
         """All responses there are.
 
@@ -101,7 +99,7 @@ class Sample(Rollout):
         prompts: Prompts,
         num: int,
         decoding: Decoding,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Responses:
         """Draw them."""
-        return policy.sample(who, prompts, num, decoding, generator)
+        return policy.sample(who, prompts, num, decoding, rng)

@@ -1,11 +1,11 @@
-"""Scoring responses: from log-probabilities and a verdict to what a loss is computed from."""
+"""Scoring responses: from log-probabilities and payoffs to what a loss is computed from."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Batch, Prompts, ProximalStep, Responses
 
@@ -15,7 +15,7 @@ def score(
     step: ProximalStep,
     prompts: Prompts,
     responses: Responses,
-    verdict: Verdict,
+    payoffs: Payoffs,
     beta: float,
 ) -> Batch:
     """Log-probabilities of the responses under the step's players, and weights of the valid.
@@ -28,7 +28,7 @@ def score(
         step: the proximal step.
         prompts: B prompts.
         responses: K scored responses a prompt.
-        verdict: what the oracle said of them.
+        payoffs: what the oracle said of them.
         beta: temperature of the game.
 
     Returns:
@@ -44,18 +44,18 @@ def score(
             if weight:
                 centre = centre + weight * log_probs[player]
         pair_weight = None
-        if step.pairs and verdict.pair_valid is not None:
-            pair_weight = _renormalise(responses.pair_weight() * verdict.pair_valid, (-2, -1))
+        if step.pairs and payoffs.pair_valid is not None:
+            pair_weight = _renormalise(responses.pair_weight() * payoffs.pair_valid, (-2, -1))
     return Batch(
         log_prob=log_prob,
         centre_log_prob=centre,
         reference_log_prob=log_probs[step.reference],
-        payoff=verdict.payoff,
-        weight=_renormalise(responses.weight * verdict.valid, (-1,)),
+        payoff=payoffs.payoff,
+        weight=_renormalise(responses.weight * payoffs.valid, (-1,)),
         beta=beta,
         enumerated=responses.enumerated,
         self_play=step.self_play and not responses.enumerated,
-        preference=verdict.preference,
+        preference=payoffs.preference,
         pair_weight=pair_weight,
     )
 

@@ -37,8 +37,8 @@ def generator_agrees(game: OnlineGame, prompts: Prompts) -> Check:
     name, policy, worst = "the generator draws what is scored", game.policy, 0.0
     prompts = policy.encode(prompts)
     for who, decoding in _drawn_from(game):
-        stream = random_stream(1, 0, 0, prompts.ids.device)
-        responses = policy.sample(who, prompts, 2, decoding, stream)
+        rng = random_stream(1, 0, 0, prompts.ids.device)
+        responses = policy.sample(who, prompts, 2, decoding, rng)
         if responses.log_prob is None:
             return skipped(name, "the policy's generator says nothing of log-probabilities")
         again = policy.log_prob(who, prompts, responses)
@@ -79,9 +79,9 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
         return
     prompts, num = policy.encode(prompts), max(1, game.rollout.num_responses)
     for _ in range(2):  # the first call warms up
-        stream = random_stream(2, 0, 0, prompts.ids.device)
+        rng = random_stream(2, 0, 0, prompts.ids.device)
         began = _now()
-        responses = policy.sample({"policy": 1.0}, prompts, num, PLAIN, stream)
+        responses = policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng)
         seconds = _now() - began
     tokens, count = int(responses.mask.sum()), responses.weight.numel()
     yield Note(

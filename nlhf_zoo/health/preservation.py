@@ -91,13 +91,13 @@ def scatter(policy: Policy) -> None:
     weights = policy.snapshot()
     others = [player for player in policy.players if player not in ("policy", "reference")]
     for number, player in enumerate([*others, "policy"]):
-        streams: dict[torch.device, torch.Generator] = {}
+        rngs: dict[torch.device, torch.Generator] = {}
         for value in weights.values():
             if value.is_floating_point():
-                if value.device not in streams:
-                    streams[value.device] = random_stream(0, number, 0, value.device)
-                stream = streams[value.device]
-                noise = torch.randn(value.shape, generator=stream, device=value.device)
+                if value.device not in rngs:
+                    rngs[value.device] = random_stream(0, number, 0, value.device)
+                rng = rngs[value.device]
+                noise = torch.randn(value.shape, generator=rng, device=value.device)
                 value.add_(_NOISE * noise.to(value.dtype))
         policy.restore(weights)
         if player != "policy":

@@ -42,8 +42,8 @@ class Probe:
 def drawn(policy: Policy, prompts: Prompts, num: int = 2) -> Probe:
     """A probe with responses that the policy draws."""
     prompts = policy.encode(prompts)
-    stream = random_stream(_SEED, 0, 0, prompts.ids.device)
-    return Probe(prompts, policy.sample({"policy": 1.0}, prompts, num, PLAIN, stream))
+    rng = random_stream(_SEED, 0, 0, prompts.ids.device)
+    return Probe(prompts, policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng))
 
 
 def random_tokens(policy: CausalLMPolicy, prompts: Prompts, num: int = 2) -> Probe:
@@ -62,8 +62,8 @@ def random_tokens(policy: CausalLMPolicy, prompts: Prompts, num: int = 2) -> Pro
 def inner_tokens(policy: CausalLMPolicy, shape: tuple[int, ...]) -> Tensor:
     """Random tokens that end no response."""
     tokens = sorted(set(policy.tokenizer.get_vocab().values()) - {*policy.ends})
-    stream = torch.Generator().manual_seed(_SEED)
-    return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=stream)]
+    rng = torch.Generator().manual_seed(_SEED)
+    return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=rng)]
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:

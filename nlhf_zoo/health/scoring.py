@@ -72,7 +72,7 @@ def _padded(policy: Policy, prompts: Prompts, responses: Responses) -> Tensor:
 
 
 def dropout_off(game: OnlineGame, probe: Probe) -> Check:
-    """Two passes of the trained log-probability, and two draws from one stream, are equal."""
+    """Two passes of the trained log-probability are equal, and two draws from one stream."""
     name, policy = "dropout is off", game.policy
     if getattr(policy, "dropout", False):
         return skipped(name, "model.policy.dropout asks for it")

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
+# What a subclass may have overridden in version 0.1, and its name now.
+_RENAMED = {"names": "action_names", "reads_cut": "reads_truncated"}
+
 
 class PreferenceOracle(nn.Module, ABC):
     """P(y > y' | x): a probability in [0, 1] and a validity mask.
@@ -18,6 +21,11 @@ class PreferenceOracle(nn.Module, ABC):
     """
 
     tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that overrides what is called otherwise now, and would be passed over."""
+        for old in _RENAMED.keys() & vars(cls).keys():
+            raise TypeError(f"{cls.__name__}.{old} is called {_RENAMED[old]} since version 0.2")
 
     @abstractmethod
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
@@ -65,7 +73,7 @@ class PreferenceOracle(nn.Module, ABC):
         return Prompts(torch.arange(len(support), device=support.device))
 
     @property
-    def names(self) -> list[list[str]] | None:
+    def action_names(self) -> list[list[str]] | None:
         """Names of the actions of each prompt of a table, C lists; None where they have none."""
         return None
 

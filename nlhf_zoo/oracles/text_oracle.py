@@ -32,9 +32,9 @@ class Question:
         conversation: the prompt; one of plain text is one message of the user's.
         first: text of the first response.
         second: text of the second response.
-        first_cut: whether the first was cut at the limit of tokens; False for oracles that do not
-            read this.
-        second_cut: likewise.
+        first_truncated: whether the first was cut at the limit of tokens; False for oracles that
+            do not read this.
+        second_truncated: likewise.
         again: whether the pair was asked about in the other order before: that is a swapped call,
             and no other query.
     """
@@ -42,8 +42,8 @@ class Question:
     conversation: Conversation
     first: str
     second: str
-    first_cut: bool = False
-    second_cut: bool = False
+    first_truncated: bool = False
+    second_truncated: bool = False
     again: bool = False
 
     @property
@@ -62,8 +62,8 @@ class Question:
             self,
             first=self.second,
             second=self.first,
-            first_cut=self.second_cut,
-            second_cut=self.first_cut,
+            first_truncated=self.second_truncated,
+            second_truncated=self.first_truncated,
             again=True,
         )
 
@@ -74,7 +74,7 @@ class Question:
             oracle: fingerprint of who is asked.
             ordered: whether the order of the responses matters.
         """
-        pair = [[self.first, self.first_cut], [self.second, self.second_cut]]
+        pair = [[self.first, self.first_truncated], [self.second, self.second_truncated]]
         text = json.dumps([oracle, self.prompt_key, pair if ordered else sorted(pair)])
         return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -88,7 +88,7 @@ class TextOracle(PreferenceOracle):
     """
 
     symmetric: bool = True  # its answer to a question is 1 minus that to the swapped one
-    reads_cut: bool = False  # whether it matters that a response was cut before it ended
+    reads_truncated: bool = False  # whether it matters that a response was cut before it ended
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,10 +199,10 @@ class TextOracle(PreferenceOracle):
     def _written(self, responses: Responses) -> list[list[_Written]]:
         """B rows of K responses."""
         texts = response_texts(responses, type(self).__name__)
-        cut = responses.truncated if self.reads_cut else None
-        if cut is None:
+        truncated = responses.truncated if self.reads_truncated else None
+        if truncated is None:
             return [[(text, False) for text in row] for row in texts]
-        return [list(zip(*row, strict=True)) for row in zip(texts, cut.tolist(), strict=True)]
+        return [list(zip(*row, strict=True)) for row in zip(texts, truncated.tolist(), strict=True)]
 
 
 class _Pairs:
@@ -306,5 +306,8 @@ def tossed(question: Question) -> bool:
     alike.
     """
     heads = bool(question.digest("order", ordered=False)[0] & 1)
-    ascending = (question.first, question.first_cut) < (question.second, question.second_cut)
+    ascending = (question.first, question.first_truncated) < (
+        question.second,
+        question.second_truncated,
+    )
     return heads == ascending

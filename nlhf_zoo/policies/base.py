@@ -68,7 +68,7 @@ class Policy(nn.Module, ABC):
         prompts: Prompts,
         num: int,
         decoding: Decoding,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 

@@ -114,7 +114,7 @@ class FinitePolicy(Policy, ABC):
         prompts: Prompts,
         num: int,
         decoding: Decoding,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Responses:
         """Independent draws.
 
@@ -127,7 +127,7 @@ class FinitePolicy(Policy, ABC):
                 "training diverged: the policy has probabilities that are not finite, "
                 "so lower the learning rate or the step size"
             )
-        actions = torch.multinomial(probability, num, replacement=True, generator=generator)
+        actions = torch.multinomial(probability, num, replacement=True, generator=rng)
         weight = torch.full(actions.shape, 1 / num, dtype=self.dtype, device=actions.device)
         return replace(_responses(actions, weight, False), version=self.stamp(who))
 

@@ -56,8 +56,8 @@ class NormalReference(Reference):
         """Draw them."""
         seed = torch.initial_seed() if self.seed is None else self.seed
         # Not the stream that a generated game of that seed draws from: they must be unrelated.
-        generator = torch.Generator().manual_seed((seed + zlib.crc32(b"reference")) % 2**63)
-        return self.scale * torch.randn(support.shape, generator=generator, dtype=torch.float64)
+        rng = torch.Generator().manual_seed((seed + zlib.crc32(b"reference")) % 2**63)
+        return self.scale * torch.randn(support.shape, generator=rng, dtype=torch.float64)
 
 
 class GivenReference(Reference):

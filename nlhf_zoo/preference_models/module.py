@@ -143,14 +143,14 @@ class PreferenceModel(L.LightningModule):
     def _as_shown(self, pairs: Pairs) -> Pairs:
         """The pairs in the order in which they are shown: where it can matter, coins are tossed.
 
-        The coins come from a stream of their own, keyed by seed, process and batch.
+        The coins come from a random stream of their own, keyed by seed, process and batch.
         """
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
-        stream = random_stream(seed, self.global_rank, self.batches, torch.device("cpu"))
+        rng = random_stream(seed, self.global_rank, self.batches, torch.device("cpu"))
         self.batches += 1
         if self.head.reads == "response":
             return pairs
-        turned = torch.rand(len(pairs), generator=stream) < 0.5
+        turned = torch.rand(len(pairs), generator=rng) < 0.5
         other = pairs.swapped()
         return Pairs(
             pairs.conversations,

@@ -66,19 +66,19 @@ def make_game(algorithm, copies, num_actions, rollout, wrap=lambda oracle: oracl
     return game
 
 
-def gradients(game, step, responses, opponents, change=lambda verdict: verdict):
+def gradients(game, step, responses, opponents, change=lambda payoffs: payoffs):
     """The gradient of each copy's own loss [copies, N], of those that could be judged."""
     prompts = all_prompts(game)
     unjudged = game.progress.unjudged
-    verdict = change(judge(game, step, prompts, responses, opponents))
-    loss = game.improve(step, prompts, responses, verdict)
+    payoffs = change(judge(game, step, prompts, responses, opponents))
+    loss = game.improve(step, prompts, responses, payoffs)
     logits = game.policy.networks["policy"].logits
-    judged = verdict.valid.any(-1)
+    judged = payoffs.valid.any(-1)
     assert len(prompts) - judged.sum() == game.progress.unjudged - unjudged
     return judged.sum() * torch.autograd.grad(loss, logits)[0][judged]
 
 
-def enumerated_gradient(algorithm, number, num_actions, change=lambda verdict: verdict):
+def enumerated_gradient(algorithm, number, num_actions, change=lambda payoffs: payoffs):
     """Of one step of the plan [N]."""
     game = make_game(algorithm, 1, num_actions, Enumerate())
     step = game.plan[number]
@@ -87,7 +87,7 @@ def enumerated_gradient(algorithm, number, num_actions, change=lambda verdict: v
 
 
 def sampled_gradients(
-    algorithm, number, num_actions, rollout, change=lambda verdict: verdict, **other
+    algorithm, number, num_actions, rollout, change=lambda payoffs: payoffs, **other
 ):
     """Of many draws of one step of the plan [draws, N]."""
     game = make_game(algorithm, other.pop("draws", DRAWS), num_actions, rollout, **other)
@@ -186,13 +186,13 @@ def test_hard_online_dpo_on_labels_is_soft_online_dpo_in_the_mean():
 # ---- the self-play trap: the ratio of the payoff's part to the regularisation's ----
 
 
-def indifferent(verdict):
-    """The verdict of an oracle that always says 1/2: it leaves the KL's part of a gradient."""
-    half = None if verdict.preference is None else torch.full_like(verdict.preference, 0.5)
-    return replace(verdict, payoff=torch.full_like(verdict.payoff, 0.5), preference=half)
+def indifferent(payoffs):
+    """The payoffs of an oracle that always says 1/2: it leaves the KL's part of a gradient."""
+    half = None if payoffs.preference is None else torch.full_like(payoffs.preference, 0.5)
+    return replace(payoffs, payoff=torch.full_like(payoffs.payoff, 0.5), preference=half)
 
 
-def ratio_of_parts(algorithm, rollout, change=lambda verdict: verdict, **other):
+def ratio_of_parts(algorithm, rollout, change=lambda payoffs: payoffs, **other):
     """Size of the payoff's part over that of the KL's, and its standard error.
 
     Both parts are in units of the enumerated gradient's: 1 is the stated game, and r the game at
@@ -210,10 +210,10 @@ def ratio_of_parts(algorithm, rollout, change=lambda verdict: verdict, **other):
     return ratio, error.item()
 
 
-def leave_oneself_out(verdict):
+def leave_oneself_out(payoffs):
     """The planted mistake: q over the K - 1 others, and a leave-one-out baseline as well."""
-    num = verdict.payoff.shape[1]
-    return replace(verdict, payoff=0.5 + (verdict.payoff - 0.5) * num / (num - 1))
+    num = payoffs.payoff.shape[1]
+    return replace(payoffs, payoff=0.5 + (payoffs.payoff - 0.5) * num / (num - 1))
 
 
 SELF_PLAY = [
@@ -277,10 +277,10 @@ def test_missing_answers_do_not_change_the_temperature(algorithm):
     assert planted < 1 - 4 * error
 
 
-def average_own_answers(verdict):
+def average_own_answers(payoffs):
     """The planted mistake: the average over one's own valid opponents, oneself among them."""
-    payoff = (verdict.pair_valid * verdict.preference).sum(-1) / verdict.pair_valid.sum(-1)
-    return replace(verdict, payoff=payoff)
+    payoff = (payoffs.pair_valid * payoffs.preference).sum(-1) / payoffs.pair_valid.sum(-1)
+    return replace(payoffs, payoff=payoff)
 
 
 @pytest.mark.parametrize(

@@ -440,8 +440,8 @@ def gradient_on(algorithm, scored, opponents, **silence):
     )
     scatter_players(game)
     scored = replace(scored, version=game.policy.stamp(game.step.sampler))
-    verdict = judge(game, game.step, all_prompts(game), scored, opponents)
-    loss = game.improve(game.step, all_prompts(game), scored, verdict)
+    payoffs = judge(game, game.step, all_prompts(game), scored, opponents)
+    loss = game.improve(game.step, all_prompts(game), scored, payoffs)
     return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
 
 
@@ -452,14 +452,14 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
     game.allow_stale = allowed
     prompts, step = all_prompts(game), game.step
     drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
-    verdict = judge(game, step, prompts, drawn, opponents)
-    assert game.improve(step, prompts, drawn, verdict).isfinite()  # fresh
+    payoffs = judge(game, step, prompts, drawn, opponents)
+    assert game.improve(step, prompts, drawn, payoffs).isfinite()  # fresh
     game._versions["policy"] = game._new_version()  # as after a gradient step
     if allowed:
-        assert game.improve(step, prompts, drawn, verdict).isfinite()
+        assert game.improve(step, prompts, drawn, payoffs).isfinite()
     else:
         with pytest.raises(UserError, match=r"drawn by version 0 of the weights, .* version 1"):
-            game.improve(step, prompts, drawn, verdict)
+            game.improve(step, prompts, drawn, payoffs)
 
 
 def test_an_oracle_that_does_not_answer_ends_the_run():

@@ -13,7 +13,7 @@ from runs import CASES, RUN, differences, fit, load, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.micro_batches import MicroBatches
-from nlhf_zoo.game.payoffs import Verdict
+from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.records import Prompts, Responses
 
@@ -32,9 +32,9 @@ def drawn(num: int, length: int, value: int) -> Responses:
     )
 
 
-def verdict(prompts: Prompts) -> Verdict:
+def payoffs(prompts: Prompts) -> Payoffs:
     payoff = prompts.ids[:, None] + torch.tensor([0.0, 0.5])
-    return Verdict(payoff, payoff > 0, 2, 2, int((payoff == 0).sum()))
+    return Payoffs(payoff, payoff > 0, 2, 2, int((payoff == 0).sum()))
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -48,7 +48,7 @@ def test_parts_are_put_together_in_order(overlap: bool):
 
     prompts = Prompts(torch.arange(5), text=[*"abcde"])
     responses, opponents, said = MicroBatches(3, overlap)(
-        prompts, play, lambda part, *_: verdict(part), Phases()
+        prompts, play, lambda part, *_: payoffs(part), Phases()
     )
     assert responses.tokens[:, 0].tolist() == [[1, 0, 0], [2, 2, 0], [2, 2, 0], [4] * 3, [4] * 3]
     assert responses.mask.sum(-1)[:, 0].tolist() == [1, 2, 2, 3, 3]
@@ -74,10 +74,10 @@ def test_the_judge_works_while_the_next_part_is_drawn():
             second.set()
         return drawn(len(part), 1, 0), []
 
-    def judge(part: Prompts, *_: Any) -> Verdict:
+    def judge(part: Prompts, *_: Any) -> Payoffs:
         if not second.wait(20):
             raise TimeoutError
-        return verdict(part)
+        return payoffs(part)
 
     prompts = Prompts(torch.arange(2))
     MicroBatches(2, overlap=True)(prompts, play, judge, Phases())
@@ -88,7 +88,7 @@ def test_the_judge_works_while_the_next_part_is_drawn():
         )
 
 
-def _late() -> Verdict:
+def _late() -> Payoffs:
     raise TimeoutError
 
 
@@ -101,7 +101,7 @@ def test_a_judge_that_has_stopped_is_not_asked_about_later_parts():
             all_drawn.set()
         return drawn(len(part), 1, 0), []
 
-    def judge(part: Prompts, *_: Any) -> Verdict:
+    def judge(part: Prompts, *_: Any) -> Payoffs:
         all_drawn.wait(20)
         asked.append(int(part.ids[0]))
         raise OracleStoppedError("closed for today")

@@ -28,7 +28,7 @@ from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.payoffs import Judge
+from nlhf_zoo.game.payoffs import PayoffEstimator
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.health import (
@@ -422,13 +422,13 @@ def test_drawn_labels_are_no_asymmetry():
 
 
 def more_is_counted(monkeypatch):
-    call = Judge.__call__
+    call = PayoffEstimator.__call__
 
     def double(self, *arguments):
-        verdict = call(self, *arguments)
-        return replace(verdict, queries=2 * verdict.queries)
+        payoffs = call(self, *arguments)
+        return replace(payoffs, queries=2 * payoffs.queries)
 
-    monkeypatch.setattr(Judge, "__call__", double)
+    monkeypatch.setattr(PayoffEstimator, "__call__", double)
 
 
 def less_is_declared(monkeypatch):

@@ -103,7 +103,7 @@ def test_another_question_is_another_row(path: Path, change: str):
         "prompt": questions("ab", prompt="y")[0],
         "first": questions("cb")[0],
         "second": questions("ac")[0],
-        "cut": Question(one.conversation, "a", "b", first_cut=True),
+        "cut": Question(one.conversation, "a", "b", first_truncated=True),
         "oracle": one,
         "role": Question([{"role": "system", "content": "z"}, *one.conversation], "a", "b"),
     }[change]
@@ -158,9 +158,13 @@ def test_answers_before_a_stop_are_kept(path: Path):
 
 def test_what_it_is_for_the_rest_is_the_other_oracle_s(path: Path):
     judge = Judge(name="this one")
-    judge.reads_cut, judge.tolerance = True, 0.125
+    judge.reads_truncated, judge.tolerance = True, 0.125
     oracle = CachedOracle(judge, path)
-    assert (oracle.fingerprint, oracle.reads_cut, oracle.tolerance) == ("this one", True, 0.125)
+    assert (oracle.fingerprint, oracle.reads_truncated, oracle.tolerance) == (
+        "this one",
+        True,
+        0.125,
+    )
     for _ in range(2):
         assert dict(oracle.as_shown(questions("ab"))) == {0: opinion("x", "a", "b")}
     assert judge.shown == 2

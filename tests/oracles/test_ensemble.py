@@ -139,7 +139,7 @@ def test_texts_are_put_to_every_member():
     ]
     torch.testing.assert_close(answer.preference[0], torch.tensor(by_hand, dtype=torch.float64))
     assert [m.ledger["queries"] for m in oracle.members] == [5, 5, 5]
-    assert oracle.support is oracle.prompts is oracle.names is oracle.table is None
+    assert oracle.support is oracle.prompts is oracle.action_names is oracle.table is None
     assert not oracle.answers_table
 
 

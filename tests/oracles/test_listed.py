@@ -52,7 +52,7 @@ def test_all_pairs_are_asked_about_once_when_the_table_is_needed(write):
     oracle = ListedResponses(judge, write(*ROWS))
     assert oracle.answers_table
     assert oracle.support.tolist() == [[True] * 4, [True] * 2 + [False] * 2, [True] * 3 + [False]]
-    assert oracle.names == [["a", "b", "c", "d"], ["B", "A"], ["a", "e", "a ä\u2028b"]]
+    assert oracle.action_names == [["a", "b", "c", "d"], ["B", "A"], ["a", "e", "a ä\u2028b"]]
     assert oracle.prompts.text == ["x", "y", "z"]
     assert oracle.prompts.ids.tolist() == [0, 1, 2]
     game = OnlineGame(TabularPolicy(), oracle, NashMP())  # refuses what does not fit

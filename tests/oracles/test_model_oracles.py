@@ -26,7 +26,7 @@ from text_models import (
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.game.payoffs import Judge
+from nlhf_zoo.game.payoffs import PayoffEstimator
 from nlhf_zoo.oracles import (
     GenerativePairModelOracle,
     PairModelOracle,
@@ -85,7 +85,7 @@ def test_a_rule_is_not_asked_about_equal_texts():
 
 def test_the_judge_counts_what_a_rule_is_asked():
     rule, step = Asked(), ProximalStep({"policy": 1}, ((1, {"policy": 1}),), 1, self_play=True)
-    judge = Judge(RuleOracle(rule, check_symmetry=False), lambda _: 0, lambda: ["policy"])
+    judge = PayoffEstimator(RuleOracle(rule, check_symmetry=False), lambda _: 0, lambda: ["policy"])
     mine = responses(["a", "b", "c"])
     verdict = judge(step, prompts("x"), mine, [mine])
     assert verdict.queries == len(rule.questions) == 3
@@ -515,7 +515,7 @@ def test_too_long_is_invalid_and_not_cut(llama):
     rewards = one_by_one(llama, [user("w0")], [["w1 w2", "w4"]])
     torch.testing.assert_close(answer.preference[:, ::2, ::2], bradley_terry(rewards, rewards))
     step = ProximalStep({"policy": 1}, ((1, {"policy": 1}),), 1, self_play=True)
-    judge = Judge(oracle, lambda _: 0, lambda: ["policy"])
+    judge = PayoffEstimator(oracle, lambda _: 0, lambda: ["policy"])
     verdict = judge(step, prompts("w0"), mine, [mine])
     assert verdict.valid.tolist() == [[True, False, True]]
     assert verdict.invalid == 2  # of three pairs
@@ -658,8 +658,8 @@ def test_the_penalty_is_that_of_the_sum(folders):
     there, without = (one(*asked).preference.double().logit() for one in (oracle, plain))
     expected = without - 0.75 * torch.tensor(cut)[:, :, None]
     torch.testing.assert_close(there, expected, atol=1e-5, rtol=0)
-    assert oracle.reads_cut
-    assert not plain.reads_cut
+    assert oracle.reads_truncated
+    assert not plain.reads_truncated
 
 
 def test_what_one_of_several_cannot_read_is_invalid(folders):

@@ -329,7 +329,7 @@ def test_exact_metrics_of_labels_see_the_game_itself():
     labels = BernoulliLabels(game)
     assert labels.table is game.table
     assert labels.support is game.support
-    assert labels.names == game.names
+    assert labels.action_names == game.action_names
 
 
 # --- votes ------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_prompts_may_have_different_alternatives(tmp_path):
     assert votes.preference[1, 1, 2] == 0.5  # nobody compared them: the prior alone
     oracle = VotesOracle(tmp_path / "votes.csv")
     assert torch.equal(oracle.support, votes.support)
-    assert oracle.names == votes.names
+    assert oracle.action_names == votes.names
     with pytest.raises(UserError, match="'b' with 'c' for prompt 'q1'"):
         read_votes(tmp_path / "votes.csv", prior=0)
 
@@ -481,7 +481,7 @@ def test_matrices_from_csv(tmp_path):
     assert plain.names is None
     for matrix in (named, plain):
         torch.testing.assert_close(matrix.preference[0], torch.tensor(CYCLE, dtype=torch.float64))
-    assert MatrixOracle(tmp_path / "named.csv").names == [["rock", "paper", "scissors"]]
+    assert MatrixOracle(tmp_path / "named.csv").action_names == [["rock", "paper", "scissors"]]
 
 
 BAD_CSV = {
@@ -657,3 +657,9 @@ def test_refused_arguments_of_embeddings(tmp_path):
         EmbeddingOracle(num_actions=5, dim=2, block_size=0)
     with pytest.raises(UserError, match="will not fit in memory"):
         EmbeddingOracle(num_actions=10**12, dim=64)
+
+
+@pytest.mark.parametrize(("old", "new"), [("names", "action_names"), ("reads_cut", "reads_trunc")])
+def test_a_member_under_its_old_name_is_refused(old, new):
+    with pytest.raises(TypeError, match=rf"Late\.{old} is called {new}\w* since version 0\.2"):
+        type("Late", (PreferenceOracle,), {old: None})

@@ -7,6 +7,7 @@ import functools
 import importlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -230,7 +231,7 @@ def test_another_process_has_the_same():
         subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
             stdout=subprocess.PIPE,
             text=True,
             check=True,

@@ -71,11 +71,11 @@ def test_a_random_order_is_the_same_each_time():
 
 def test_what_order_swap_says_of_itself():
     judge = Judge(name="this one")
-    judge.reads_cut = True
+    judge.reads_truncated = True
     for order, symmetric in (("both", True), ("random", True), ("none", False)):
         oracle = OrderSwap(judge, order)
         assert oracle.symmetric is symmetric
-        assert oracle.reads_cut
+        assert oracle.reads_truncated
         assert oracle.fingerprint == f"order {order}\nthis one"
         assert dict(oracle.as_shown(questions("ba"))) == {0: opinion("x", "b", "a")}
         assert judge.asked.pop() == questions("ba")[0]
@@ -277,7 +277,7 @@ def test_what_budgeted_passes_on(tmp_path):
     game = SmallLanguage(num_letters=3, length=1)
     oracle = BudgetedOracle(game, max_queries=1)
     assert oracle.table is game.table
-    assert oracle.names is game.names
+    assert oracle.action_names is game.action_names
     assert oracle.prompts.text == game.prompts.text
     assert torch.equal(oracle.support, game.support)
     assert not oracle.answers_table

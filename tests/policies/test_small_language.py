@@ -178,7 +178,7 @@ def test_an_oracle_without_words_lists_nothing():
     partly = torch.ones(4, 512, dtype=torch.bool)
     partly[1, 7] = False
     policy = CausalLMPolicy(SmallLanguageModel(), max_new_tokens=3)
-    policy.bind((), partly, SmallLanguage().names)
+    policy.bind((), partly, SmallLanguage().action_names)
     assert policy.enumerate(small_prompts(policy)) is None
 
 

@@ -197,8 +197,8 @@ def _drawn(game: OnlineGame, prompts: Prompts, num: int) -> list[ResponseSample]
     shares = {"reference": num // 2, "policy": num - num // 2}
     found: list[list[tuple[str, bool]]] = [[] for _ in prompts.ids]
     for number, (player, share) in enumerate(shares.items()):
-        stream = random_stream(4, number, 0, prompts.ids.device)
-        drawn = policy.sample({player: 1.0}, prompts, share, PLAIN, stream)
+        rng = random_stream(4, number, 0, prompts.ids.device)
+        drawn = policy.sample({player: 1.0}, prompts, share, PLAIN, rng)
         cut = drawn.truncated
         for row, texts in enumerate(response_texts(drawn, name)):
             ends = [False] * share if cut is None else cut[row].tolist()

@@ -38,8 +38,8 @@ def bradley_terry(
     _size(num_games, num_actions, dtype)
     if not math.isfinite(scale):
         raise UserError(f"scale must be a finite number, but it is {scale}")
-    generator = torch.Generator().manual_seed(seed)
-    score = scale * torch.randn(num_games, num_actions, generator=generator, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    score = scale * torch.randn(num_games, num_actions, generator=rng, dtype=torch.float64)
     score = score.to(dtype)
     return complete(torch.sigmoid(score[:, :, None] - score[:, None, :]))
 

@@ -50,9 +50,9 @@ def preference(
     Returns:
         float64 [C, N, N] for C prompts and N words.
     """
-    stream = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     shape = (len(prompts(num_letters)), length, num_letters)
-    weights = quality * torch.randn(*shape, generator=stream, dtype=torch.float64)
+    weights = quality * torch.randn(*shape, generator=rng, dtype=torch.float64)
     numbers = torch.tensor([*itertools.product(range(num_letters), repeat=length)])  # [N, length]
     utility = sum(weights[:, place, numbers[:, place]] for place in range(length))
     assert isinstance(utility, Tensor)

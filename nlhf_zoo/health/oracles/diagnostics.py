@@ -132,8 +132,8 @@ def drawn_actions(num: int, most: int = _MOST_ACTIONS) -> Tensor:
     """
     if num <= most:
         return torch.arange(num)
-    stream = torch.Generator().manual_seed(_SEED)
-    return torch.randperm(num, generator=stream)[:most].sort().values
+    rng = torch.Generator().manual_seed(_SEED)
+    return torch.randperm(num, generator=rng)[:most].sort().values
 
 
 def _part(P: Tensor, exists: Tensor) -> Tensor:

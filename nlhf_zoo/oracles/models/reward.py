@@ -79,7 +79,7 @@ class RewardModelOracle(TextOracle):
             refuse_template(template, "response", f"{_NAME}.template")
         self.weights = [1 / len(names)] * len(names) if weights is None else weights
         self.penalty_without_end = penalty_without_end
-        self.reads_cut = penalty_without_end > 0
+        self.reads_truncated = penalty_without_end > 0
         settings = [read_settings(name, "reward", _NAME, revision) for name in names]
         self.temperature = (
             _one_temperature([1.0 if one is None else one.temperature for one in settings])
@@ -131,9 +131,9 @@ class RewardModelOracle(TextOracle):
         sides = [
             [
                 rewards[question.prompt_key, question.first]
-                - self.penalty_without_end * question.first_cut,
+                - self.penalty_without_end * question.first_truncated,
                 rewards[question.prompt_key, question.second]
-                - self.penalty_without_end * question.second_cut,
+                - self.penalty_without_end * question.second_truncated,
             ]
             for question in asked
         ]

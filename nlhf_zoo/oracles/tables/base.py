@@ -73,7 +73,7 @@ class TableOracle(PreferenceOracle):
         return Prompts(self._all_ids, text=self._texts)
 
     @property
-    def names(self) -> list[list[str]] | None:
+    def action_names(self) -> list[list[str]] | None:
         """Names of the actions of each prompt, C lists; None where they have none."""
         return self._names
 

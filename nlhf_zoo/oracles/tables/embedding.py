@@ -131,5 +131,5 @@ def _draw(num_actions: int, dim: int, seed: int) -> Tensor:
             f"embeddings need num_actions and dim of at least 2, not {num_actions} and {dim}"
         )
     require_memory(12 * num_actions * dim, f"embeddings {[num_actions, dim]}")
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(num_actions, dim, generator=generator).mul_(dim**-0.25)
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(num_actions, dim, generator=rng).mul_(dim**-0.25)

@@ -47,9 +47,9 @@ class BernoulliLabels(PreferenceOracle):
         return self.oracle.prompts
 
     @property
-    def names(self) -> list[list[str]] | None:
+    def action_names(self) -> list[list[str]] | None:
         """The other oracle's."""
-        return self.oracle.names
+        return self.oracle.action_names
 
     @property
     def table(self) -> Tensor | None:
@@ -74,14 +74,14 @@ class BernoulliLabels(PreferenceOracle):
         """
         answer: Comparison = self.oracle(prompts, first, second)
         chance = answer.preference
-        draw = torch.rand(chance.shape, generator=self._generator(), dtype=torch.float64)
+        draw = torch.rand(chance.shape, generator=self._rng(), dtype=torch.float64)
         label = (draw.to(chance.device) < chance).to(chance.dtype)
         if first is second or torch.equal(first.tokens, second.tokens):
             label = label.triu(1) + (1 - label.mT).tril(-1)
             label.diagonal(dim1=1, dim2=2).fill_(0.5)
         return Comparison(label, answer.valid)
 
-    def _generator(self) -> torch.Generator:
+    def _rng(self) -> torch.Generator:
         """The stream of this call; the counter moves on."""
         rank = (
             distributed.get_rank()

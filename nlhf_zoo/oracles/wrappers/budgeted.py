@@ -87,9 +87,9 @@ class BudgetedOracle(PreferenceOracle):
         return self.oracle.prompts
 
     @property
-    def names(self) -> list[list[str]] | None:
+    def action_names(self) -> list[list[str]] | None:
         """The other oracle's."""
-        return self.oracle.names
+        return self.oracle.action_names
 
     @property
     def table(self) -> Tensor | None:

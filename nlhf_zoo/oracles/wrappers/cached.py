@@ -34,7 +34,7 @@ class CachedOracle(TextOracle):
         self.oracle = oracle
         self.store = AnswerStore(path)
         self.symmetric = oracle.symmetric
-        self.reads_cut = oracle.reads_cut
+        self.reads_truncated = oracle.reads_truncated
         self.tolerance = oracle.tolerance
 
     @property
@@ -79,4 +79,4 @@ def _kept(store: OpenStore, name: bytes, question: Question, answer: float) -> f
 
 def _ascending(question: Question) -> bool:
     """Whether the first response is the lesser one: of the two orders, one is and one is not."""
-    return (question.first, question.first_cut) < (question.second, question.second_cut)
+    return (question.first, question.first_truncated) < (question.second, question.second_truncated)

@@ -95,9 +95,9 @@ class EnsembleOracle(PreferenceOracle):
         return self.members[0].prompts
 
     @property
-    def names(self) -> list[list[str]] | None:
+    def action_names(self) -> list[list[str]] | None:
         """Every member's."""
-        return self.members[0].names
+        return self.members[0].action_names
 
     @property
     def table(self) -> Tensor | None:
@@ -226,7 +226,7 @@ def _refuse_other_game(one: PreferenceOracle, other: PreferenceOracle, number: i
         what = "actions"
     elif not _same_prompts(one.prompts, other.prompts):
         what = "prompts"
-    elif one.names != other.names:
+    elif one.action_names != other.action_names:
         what = "names of actions"
     if what is not None:
         raise UserError(

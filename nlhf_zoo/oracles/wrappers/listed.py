@@ -69,7 +69,7 @@ class ListedResponses(PreferenceOracle):
         return Prompts(ids, text=self.rows.prompts, conversations=self.rows.conversations)
 
     @property
-    def names(self) -> list[list[str]]:
+    def action_names(self) -> list[list[str]]:
         """Names of the responses, C lists."""
         return self.rows.names
 

@@ -43,7 +43,7 @@ class OrderSwap(TextOracle):
         self.oracle = oracle
         self.order: Order = order
         self.symmetric = order != "none"
-        self.reads_cut = oracle.reads_cut
+        self.reads_truncated = oracle.reads_truncated
 
     @property
     def fingerprint(self) -> str:

@@ -44,7 +44,7 @@ class Request:
         max_new_tokens: longest response.
         ends: tokens that end a response.
         pad: token behind the end of a response.
-        stream: random numbers.
+        rng: random numbers.
     """
 
     who: Mixture
@@ -55,7 +55,7 @@ class Request:
     max_new_tokens: int
     ends: Sequence[int]
     pad: int
-    stream: torch.Generator
+    rng: torch.Generator
 
 
 class Generator(ABC):
@@ -181,7 +181,7 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def draw_one(probability: Tensor, stream: torch.Generator) -> Tensor:
+def draw_one(probability: Tensor, rng: torch.Generator) -> Tensor:
     """One index a row, by inversion of the distribution function [R, 1].
 
     One random number a row, where `torch.multinomial` takes one for each token of the vocabulary,
@@ -190,16 +190,16 @@ def draw_one(probability: Tensor, stream: torch.Generator) -> Tensor:
 
     Args:
         probability: [R, V]; its sum need not be exactly 1.
-        stream: random numbers.
+        rng: random numbers.
     """
     if probability.device.type != "cpu":
         # Of NaN it would raise on the device: a uniform draw lets the game say that it diverged.
         finite = probability.isfinite().all(-1, keepdim=True)
         safe = torch.where(finite, probability, torch.ones_like(probability))
-        return torch.multinomial(safe, 1, generator=stream)
+        return torch.multinomial(safe, 1, generator=rng)
     below = probability.cumsum(-1, dtype=torch.float64)  # in float32, rare tokens would be lost
     total = below[:, -1:]
-    at = torch.rand(total.shape, dtype=torch.float64, device=total.device, generator=stream) * total
+    at = torch.rand(total.shape, dtype=torch.float64, device=total.device, generator=rng) * total
     # The first index whose sum exceeds `at` has a probability above 0; at the total there is none.
     at = at.minimum(total.nextafter(torch.zeros_like(total)))
     # NaN has no index: the last one lets the game say that training diverged.
@@ -265,7 +265,7 @@ def _draw_processor(players: Players, request: Request, mixture: Mixture) -> Any
             log_prob = mix(laws, weights)
             plain = request.decoding.is_plain
             probability = log_prob.exp() if plain else warped(log_prob).softmax(-1)
-            token = draw_one(probability, request.stream)
+            token = draw_one(probability, request.rng)
             self.log_prob += log_prob.gather(1, token)[:, 0].masked_fill(self.ended, 0.0)
             self.ended |= torch.isin(token[:, 0], ends)
             # In place: `generate` hands over a copy, and takes the largest.

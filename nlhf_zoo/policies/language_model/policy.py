@@ -294,7 +294,7 @@ class CausalLMPolicy(Policy):
         prompts: Prompts,
         num: int,
         decoding: Decoding,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
         prompts = self._ready(prompts)
@@ -309,7 +309,7 @@ class CausalLMPolicy(Policy):
             max_new_tokens=self.max_new_tokens,
             ends=self.ends,
             pad=self.pad,
-            stream=generator,
+            rng=rng,
         )
         drawn = self.generator.draw(self._players, request)
         shape = (len(prompts), num)
