@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 
 Array = NDArray[np.float64]
 
@@ -33,9 +34,8 @@ class History:
         self.width = 2 + len(metrics) * num_prompts
         folder.mkdir(parents=True, exist_ok=True)
         header = folder / "history.json"
-        partial = header.with_suffix(".json.part")
-        partial.write_text(json.dumps({"metrics": metrics, "num_prompts": num_prompts}) + "\n")
-        partial.replace(header)
+        with written(header) as beside:
+            beside.write_text(json.dumps({"metrics": metrics, "num_prompts": num_prompts}) + "\n")
         self._file = self.path.open("r+b" if self.path.exists() else "w+b")
 
     def cut(self, rows: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 
 SETTINGS_FILE = "preference_model.json"
 FORMAT = 1
@@ -48,9 +48,8 @@ def write_settings(folder: Path, settings: ModelSettings) -> None:
         settings: what to write.
     """
     text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
-    beside = folder / f".{SETTINGS_FILE}.{os.getpid()}"
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(folder / SETTINGS_FILE)
+    with written(folder / SETTINGS_FILE) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_settings(

@@ -17,7 +17,6 @@ The ``.npz`` holds, with [N] for one game and [C, N] for several,
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -41,6 +40,7 @@ from nlhf_zoo.cli.solve.reading import (
 )
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 from nlhf_zoo.solvers import (
     Solution,
     check_beta,
@@ -170,7 +170,7 @@ def _sentence(message: str, nested: str) -> str:
 
 
 def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments: str) -> None:
-    """Write the file beside its place and rename it, so that there is a whole file or none."""
+    """Write the file."""
     games, num = game.support.shape
     arrays: dict[str, Any] = {
         "log_policy": (nash if run is None else run).log_policy.numpy(),
@@ -187,12 +187,8 @@ def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments:
         arrays |= {name: curve.numpy() for name, curve in curves.items()}
         arrays["queries"] = run.queries.numpy()
     arrays |= {"version": __version__, "arguments": arguments}
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with written(output) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)
-        partial.replace(output)
     except OSError as error:
         raise UserError(f"--output {output} could not be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
