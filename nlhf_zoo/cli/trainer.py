@@ -206,7 +206,8 @@ class GameCLI(LightningCLI):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
-        if game is not None and (sentence := game.silence()):  # of a run of few steps
+        # The loop looks at whole windows of steps, and a short run has none.
+        if game is not None and (sentence := game.accounts.too_many_invalid()):
             raise UserError(sentence)
 
 
