@@ -24,6 +24,9 @@ class PlayerMoves(Protocol):
         """Move ``target`` by ``weight`` towards ``source``."""
 
 
+Players = PlayerMoves  # its name in version 0.1, by which users import it
+
+
 class PolicyOptimizer(ABC):
     """An optimiser of policies; one final subclass an algorithm.
 

@@ -21,6 +21,7 @@ from nlhf_zoo.oracles.tables.generated import (
 from nlhf_zoo.oracles.tables.matrix import MatrixOracle
 from nlhf_zoo.oracles.tables.small_language import SmallLanguage
 from nlhf_zoo.oracles.tables.votes import VotesOracle
+from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
 from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
 from nlhf_zoo.oracles.wrappers.cached import CachedOracle
@@ -52,6 +53,7 @@ __all__ = [
     "SineGame",
     "SmallLanguage",
     "TableOracle",
+    "TextOracle",
     "UniformRandom",
     "VotesOracle",
 ]
