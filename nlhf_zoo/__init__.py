@@ -7,64 +7,62 @@ costs nothing, and ``nlhf_zoo.NashMP`` no more than PyTorch.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 
 __version__ = "0.1.0"
 
-# Public names by the folder that has them; `__init__.pyi` says the same to type checkers.
-_PUBLIC = {
-    "algorithms": (
-        "EGPO MovingMagnet NashMD NashMP OnlineDPO OnlineIPO OptimisticMirrorDescent "
-        "PolicyOptimizer SPPO"
-    ),
-    "callbacks": (
-        "Budget ExactMetrics GameCheckpoint GameProgressBar QueryLog ResumeState TimeLog "
-        "read_history"
-    ),
-    "data": "PreferencePairs TablePrompts TextPrompts",
-    "errors": "DivergenceError OracleStoppedError UserError",
-    "game": "ClosedForm Enumerate GradientSteps OnlineGame Realisation Rollout Sample",
-    "health": "HealthCheck ReferenceFingerprint",
-    "metrics": (
-        "CalibrationError CyclicTriples DualityGap Exploitability FlipRate KLToNash "
-        "PreferenceAccuracy PreferenceLogLoss Span SymmetryError WinRate"
-    ),
-    "oracles": (
-        "Annotators BernoulliLabels BradleyTerry BudgetedOracle CachedOracle Comal Cyclic "
-        "CyclicBlocks EmbeddingOracle EnsembleOracle GeneralPreferenceModelOracle "
-        "GenerativePairModelOracle JudgeOracle ListedResponses MatrixOracle OrderSwap "
-        "PairModelOracle PreferenceOracle RewardModelOracle RuleOracle SineGame "
-        "SmallLanguage TableOracle TextOracle UniformRandom VotesOracle"
-    ),
-    "policies": (
-        "CausalLMPolicy FileReference Generator GivenReference LoRA MLPPolicy ModelSource "
-        "NormalReference Policy Pretrained Reference SmallLanguageModel TabularPolicy "
-        "TransformersGenerator UniformReference"
-    ),
-    "preference_models": (
-        "Backbone BradleyTerryHead GeneralPreferenceHead LettersBackbone PairHead "
-        "PreferenceHead PreferenceModel PretrainedBackbone"
-    ),
-    "records": (
-        "Batch Comparison Conversation Decoding Mixture PLAIN Prompts ProximalStep Responses"
-    ),
-    "solvers": "Solution solve",
+# What these folders hand on is public here, too; `__init__.pyi` says so to type checkers.
+_FOLDERS = (
+    "algorithms",
+    "callbacks",
+    "data",
+    "game",
+    "metrics",
+    "oracles",
+    "policies",
+    "preference_models",
+    "records",
+)
+_OTHERS = {
+    "DivergenceError": "errors",
+    "OracleStoppedError": "errors",
+    "UserError": "errors",
+    "HealthCheck": "health",
+    "ReferenceFingerprint": "health",
+    "Solution": "solvers",
+    "solve": "solvers",
 }
-_FOLDER_OF = {name: folder for folder, names in _PUBLIC.items() for name in names.split()}
 
-__all__ = sorted(_FOLDER_OF)
+
+@cache
+def public_names() -> dict[str, str]:
+    """The folder of each public name, read off the folders' ``__all__`` without importing them."""
+    import ast
+
+    folder_of = dict(_OTHERS)
+    for folder in _FOLDERS:
+        spec = find_spec(f"{__name__}.{folder}")
+        source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                folder_of |= dict.fromkeys(ast.literal_eval(node.value), folder)
+    return folder_of
 
 
 def __getattr__(name: str) -> object:
-    if name not in _FOLDER_OF:
+    if name == "__all__":
+        return sorted(public_names())
+    if name.startswith("__") or name not in public_names():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FOLDER_OF[name]}"), name)
+    return getattr(import_module(f"{__name__}.{public_names()[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *public_names()]
 
 
 # Where modules of version 0.1 are now: configurations and code of users may still name them.

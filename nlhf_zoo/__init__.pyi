@@ -1,108 +1,23 @@
 """What type checkers see of the names that are imported when they are asked for."""
 
-from nlhf_zoo.algorithms import EGPO as EGPO
-from nlhf_zoo.algorithms import SPPO as SPPO
-from nlhf_zoo.algorithms import MovingMagnet as MovingMagnet
-from nlhf_zoo.algorithms import NashMD as NashMD
-from nlhf_zoo.algorithms import NashMP as NashMP
-from nlhf_zoo.algorithms import OnlineDPO as OnlineDPO
-from nlhf_zoo.algorithms import OnlineIPO as OnlineIPO
-from nlhf_zoo.algorithms import OptimisticMirrorDescent as OptimisticMirrorDescent
-from nlhf_zoo.algorithms import PolicyOptimizer as PolicyOptimizer
-from nlhf_zoo.callbacks import Budget as Budget
-from nlhf_zoo.callbacks import ExactMetrics as ExactMetrics
-from nlhf_zoo.callbacks import GameCheckpoint as GameCheckpoint
-from nlhf_zoo.callbacks import GameProgressBar as GameProgressBar
-from nlhf_zoo.callbacks import QueryLog as QueryLog
-from nlhf_zoo.callbacks import ResumeState as ResumeState
-from nlhf_zoo.callbacks import TimeLog as TimeLog
-from nlhf_zoo.callbacks import read_history as read_history
-from nlhf_zoo.data import PreferencePairs as PreferencePairs
-from nlhf_zoo.data import TablePrompts as TablePrompts
-from nlhf_zoo.data import TextPrompts as TextPrompts
+from nlhf_zoo.algorithms import *
+from nlhf_zoo.callbacks import *
+from nlhf_zoo.data import *
 from nlhf_zoo.errors import DivergenceError as DivergenceError
 from nlhf_zoo.errors import OracleStoppedError as OracleStoppedError
 from nlhf_zoo.errors import UserError as UserError
-from nlhf_zoo.game import ClosedForm as ClosedForm
-from nlhf_zoo.game import Enumerate as Enumerate
-from nlhf_zoo.game import GradientSteps as GradientSteps
-from nlhf_zoo.game import OnlineGame as OnlineGame
-from nlhf_zoo.game import Realisation as Realisation
-from nlhf_zoo.game import Rollout as Rollout
-from nlhf_zoo.game import Sample as Sample
+from nlhf_zoo.game import *
 from nlhf_zoo.health import HealthCheck as HealthCheck
 from nlhf_zoo.health import ReferenceFingerprint as ReferenceFingerprint
-from nlhf_zoo.metrics import CalibrationError as CalibrationError
-from nlhf_zoo.metrics import CyclicTriples as CyclicTriples
-from nlhf_zoo.metrics import DualityGap as DualityGap
-from nlhf_zoo.metrics import Exploitability as Exploitability
-from nlhf_zoo.metrics import FlipRate as FlipRate
-from nlhf_zoo.metrics import KLToNash as KLToNash
-from nlhf_zoo.metrics import PreferenceAccuracy as PreferenceAccuracy
-from nlhf_zoo.metrics import PreferenceLogLoss as PreferenceLogLoss
-from nlhf_zoo.metrics import Span as Span
-from nlhf_zoo.metrics import SymmetryError as SymmetryError
-from nlhf_zoo.metrics import WinRate as WinRate
-from nlhf_zoo.oracles import Annotators as Annotators
-from nlhf_zoo.oracles import BernoulliLabels as BernoulliLabels
-from nlhf_zoo.oracles import BradleyTerry as BradleyTerry
-from nlhf_zoo.oracles import BudgetedOracle as BudgetedOracle
-from nlhf_zoo.oracles import CachedOracle as CachedOracle
-from nlhf_zoo.oracles import Comal as Comal
-from nlhf_zoo.oracles import Cyclic as Cyclic
-from nlhf_zoo.oracles import CyclicBlocks as CyclicBlocks
-from nlhf_zoo.oracles import EmbeddingOracle as EmbeddingOracle
-from nlhf_zoo.oracles import EnsembleOracle as EnsembleOracle
-from nlhf_zoo.oracles import GeneralPreferenceModelOracle as GeneralPreferenceModelOracle
-from nlhf_zoo.oracles import GenerativePairModelOracle as GenerativePairModelOracle
-from nlhf_zoo.oracles import JudgeOracle as JudgeOracle
-from nlhf_zoo.oracles import ListedResponses as ListedResponses
-from nlhf_zoo.oracles import MatrixOracle as MatrixOracle
-from nlhf_zoo.oracles import OrderSwap as OrderSwap
-from nlhf_zoo.oracles import PairModelOracle as PairModelOracle
-from nlhf_zoo.oracles import PreferenceOracle as PreferenceOracle
-from nlhf_zoo.oracles import RewardModelOracle as RewardModelOracle
-from nlhf_zoo.oracles import RuleOracle as RuleOracle
-from nlhf_zoo.oracles import SineGame as SineGame
-from nlhf_zoo.oracles import SmallLanguage as SmallLanguage
-from nlhf_zoo.oracles import TableOracle as TableOracle
-from nlhf_zoo.oracles import TextOracle as TextOracle
-from nlhf_zoo.oracles import UniformRandom as UniformRandom
-from nlhf_zoo.oracles import VotesOracle as VotesOracle
-from nlhf_zoo.policies import CausalLMPolicy as CausalLMPolicy
-from nlhf_zoo.policies import FileReference as FileReference
-from nlhf_zoo.policies import Generator as Generator
-from nlhf_zoo.policies import GivenReference as GivenReference
-from nlhf_zoo.policies import LoRA as LoRA
-from nlhf_zoo.policies import MLPPolicy as MLPPolicy
-from nlhf_zoo.policies import ModelSource as ModelSource
-from nlhf_zoo.policies import NormalReference as NormalReference
-from nlhf_zoo.policies import Policy as Policy
-from nlhf_zoo.policies import Pretrained as Pretrained
-from nlhf_zoo.policies import Reference as Reference
-from nlhf_zoo.policies import SmallLanguageModel as SmallLanguageModel
-from nlhf_zoo.policies import TabularPolicy as TabularPolicy
-from nlhf_zoo.policies import TransformersGenerator as TransformersGenerator
-from nlhf_zoo.policies import UniformReference as UniformReference
-from nlhf_zoo.preference_models import Backbone as Backbone
-from nlhf_zoo.preference_models import BradleyTerryHead as BradleyTerryHead
-from nlhf_zoo.preference_models import GeneralPreferenceHead as GeneralPreferenceHead
-from nlhf_zoo.preference_models import LettersBackbone as LettersBackbone
-from nlhf_zoo.preference_models import PairHead as PairHead
-from nlhf_zoo.preference_models import PreferenceHead as PreferenceHead
-from nlhf_zoo.preference_models import PreferenceModel as PreferenceModel
-from nlhf_zoo.preference_models import PretrainedBackbone as PretrainedBackbone
-from nlhf_zoo.records import PLAIN as PLAIN
-from nlhf_zoo.records import Batch as Batch
-from nlhf_zoo.records import Comparison as Comparison
-from nlhf_zoo.records import Conversation as Conversation
-from nlhf_zoo.records import Decoding as Decoding
-from nlhf_zoo.records import Mixture as Mixture
-from nlhf_zoo.records import Prompts as Prompts
-from nlhf_zoo.records import ProximalStep as ProximalStep
-from nlhf_zoo.records import Responses as Responses
+from nlhf_zoo.metrics import *
+from nlhf_zoo.oracles import *
+from nlhf_zoo.policies import *
+from nlhf_zoo.preference_models import *
+from nlhf_zoo.records import *
 from nlhf_zoo.solvers import Solution as Solution
 from nlhf_zoo.solvers import solve as solve
 
 __version__: str
-__all__: list[str]
+MOVED: dict[str, str]
+
+def public_names() -> dict[str, str]: ...
