@@ -64,6 +64,33 @@ except SystemExit as end:
     assert loaded_after(code, {"torch", "lightning", "transformers", "peft"}) == set()
 
 
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import nlhf_zoo", {"torch", "numpy", "lightning"}),
+        ("import nlhf_zoo.data", {"torch", "numpy", "lightning"}),
+        ("import nlhf_zoo; nlhf_zoo.NashMP, nlhf_zoo.solve", HEAVY),
+        ("import nlhf_zoo; nlhf_zoo.MatrixOracle", {"lightning", "transformers", "peft", "openai"}),
+    ],
+)
+def test_names_are_imported_when_they_are_asked_for(code: str, unwanted: set[str]):
+    assert loaded_after(code, unwanted) == set()
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--config", "none.yaml"], ["--model.betta", "1"], ["--model.algorithm", "NashPM"]]
+)
+def test_a_mistake_is_refused_before_anything_heavy_is_imported(mistake: list[str]):
+    code = f"""
+from nlhf_zoo.cli import main
+try:
+    main(["fit", *{mistake!r}])
+except SystemExit as end:
+    assert end.code == 2
+"""
+    assert loaded_after(code, {"torch", "numpy", "lightning", "jsonargparse"}) == set()
+
+
 def test_layers():
     lint = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     assert "0 broken" in run_python("-c", lint, "--no-cache")
