@@ -23,7 +23,7 @@ import torch
 from judges import FairJudge, Judge, opinion, prompts, questions, responses
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles import CachedOracle, RuleOracle
+from nlhf_zoo.oracles import CachedOracle
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.wrappers.answer_store import AnswerStore, Remembered
@@ -154,21 +154,6 @@ def test_answers_before_a_stop_are_kept(path: Path):
     judge = Judge()
     dict(CachedOracle(judge, path).answers(ask))
     assert judge.asked == ask[:1]
-
-
-def test_what_it_is_for_the_rest_is_the_other_oracle_s(path: Path):
-    judge = Judge(name="this one")
-    judge.reads_truncated, judge.tolerance = True, 0.125
-    oracle = CachedOracle(judge, path)
-    assert (oracle.fingerprint, oracle.reads_truncated, oracle.tolerance) == (
-        "this one",
-        True,
-        0.125,
-    )
-    for _ in range(2):
-        assert dict(oracle.as_shown(questions("ab"))) == {0: opinion("x", "a", "b")}
-    assert judge.shown == 2
-    assert oracle.state_dict() == {}
 
 
 def test_it_may_be_copied_pickled_and_called_from_another_thread(path: Path):
@@ -418,8 +403,6 @@ def test_an_oracle_whose_answers_cannot_be_remembered(path: Path):
 
     with pytest.raises(UserError, match="drawn anew"):
         CachedOracle(Forgetful(), path)
-    with pytest.raises(UserError, match="cannot be remembered, for its source"):
-        CachedOracle(RuleOracle(eval("lambda x, a, b: 0.5")), path)
     assert not path.exists()
 
 
