@@ -222,7 +222,7 @@ class TextOracle(PreferenceOracle):
         return answered
 
     def _written(self, responses: Responses) -> list[list[_Written]]:
-        """B rows of K responses."""
+        """Responses as they are compared, B rows of K."""
         texts = response_texts(responses, type(self).__name__)
         truncated = responses.truncated if self.reads_truncated else None
         if truncated is None:

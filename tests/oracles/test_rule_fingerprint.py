@@ -43,7 +43,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("start", RECORDED)
 def test_answers_cached_by_version_01_are_found(start: str):
-    """Its name, and the first 64 bits of the digest."""
+    """Its name and the first 64 bits of the digest; the file of the ready-made rules counts."""
     assert fingerprint(RECORDED[start]).startswith(f"rule {start}")
 
 

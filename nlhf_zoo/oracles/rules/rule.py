@@ -64,7 +64,7 @@ class RuleOracle(TextOracle):
         A rule that was rewritten is another rule; see `rule_fingerprint`.
 
         Raises:
-            UserError: they cannot be seen.
+            UserError: what the function holds cannot be described.
         """
         if self._unseen:
             raise UserError(
