@@ -158,11 +158,11 @@ class Accounts:
         if invalid <= self.max_invalid * answers:
             return ""
         parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
-        last_words = "".join(f"; its last words: {p.last_words}" for p in parts if p.last_words)
+        last_error = "".join(f"; its last words: {p.last_error}" for p in parts if p.last_error)
         return (
             f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
             f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
-            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_words}"
+            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_error}"
         )
 
 

@@ -553,7 +553,7 @@ def test_a_reward_that_is_not_finite_is_invalid(bad, llama):
     assert answer.valid.tolist() == [[[False], [True]]]
     assert answer.preference.isfinite().all()
     assert oracle.models[0].not_finite == 1
-    assert oracle.last_words == "outputs that were not finite: 1"
+    assert oracle.last_error == "outputs that were not finite: 1"
 
 
 def test_nothing_of_it_is_trained(llama):
@@ -668,7 +668,7 @@ def test_what_one_of_several_cannot_read_is_invalid(folders):
     oracle = RewardModelOracle(models)
     answer = oracle(prompts("w0"), responses([long, "w1"]), responses(["w2"]))
     assert answer.valid.flatten().tolist() == [False, True]
-    assert oracle.last_words == (
+    assert oracle.last_error == (
         "texts that were longer than 64 tokens, or without a token that may be read: 1"
     )
 

@@ -286,8 +286,8 @@ def test_what_cannot_be_read_is_invalid_and_never_cut(folders):
     answer = oracle(prompts("w0"), first, responses(["w9"]))
     assert answer.valid.flatten().tolist() == [True, False, False]
     assert oracle.model.unread == 4  # both orders of two pairs
-    assert oracle.last_words.startswith("texts that were longer than 10 tokens, or")
-    assert oracle.last_words.endswith(": 4")
+    assert oracle.last_error.startswith("texts that were longer than 10 tokens, or")
+    assert oracle.last_error.endswith(": 4")
     assert oracle.ledger["invalid"] == 2
 
 
@@ -380,7 +380,7 @@ def test_the_labels_mass_is_told_and_too_little_of_it_is_no_answer(folders):
     expected = [same or next(kept) >= middle for same in equal]
     assert answer.valid.flatten().tolist() == expected
     assert 0 < sum(expected) < len(expected)
-    assert oracle.last_words.endswith(f"together: {len(expected) - sum(expected)}")
+    assert oracle.last_error.endswith(f"together: {len(expected) - sum(expected)}")
 
 
 def test_logits_are_asked_for_at_the_last_tokens_alone(folders):

@@ -16,6 +16,7 @@ from paths import ROOT
 
 PACKAGE = ROOT / "nlhf_zoo"
 HEAVY = {"lightning", "pytorch_lightning", "torchmetrics", "transformers", "peft", "jsonargparse"}
+HEAVY |= {"openai"}
 
 
 def is_algorithm(path: Path) -> bool:
@@ -48,7 +49,7 @@ def test_the_probe_sees_an_import():
     assert loaded_after("import json", {"json", "torch"}) == {"json"}
 
 
-@pytest.mark.parametrize("package", ["algorithms", "losses"])
+@pytest.mark.parametrize("package", ["algorithms", "losses", "oracles"])
 def test_light_packages_stay_light(package: str):
     assert loaded_after(f"import nlhf_zoo.{package}", HEAVY) == set()
 

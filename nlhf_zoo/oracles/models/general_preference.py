@@ -10,7 +10,7 @@ from typing import final
 import torch
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle, admitted
+from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import TextEncoder
 from nlhf_zoo.text_models.frozen import TextModel, logits, refuse_numbers
@@ -95,7 +95,7 @@ class GeneralPreferenceModelOracle(TextOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow more.
         """
-        questions, stopped = admitted(self.count, questions)
+        questions, stopped = self.admitted(questions)
         places: dict[tuple[str, str], int] = {}
         texts: list[tuple[Conversation, str]] = []
         sides = []

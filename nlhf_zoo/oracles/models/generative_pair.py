@@ -133,10 +133,10 @@ class GenerativePairModelOracle(TextOracle):
         return self._mass / self._num_masses if self._num_masses else math.nan
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Why pairs were invalid so far."""
         low = f"labels with less than {self.min_label_mass} together: {self._num_low}"
-        return ", ".join(filter(None, [self.model.last_words, low if self._num_low else ""]))
+        return ", ".join(filter(None, [self.model.last_error, low if self._num_low else ""]))
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask about each pair in one order or in both.
@@ -145,16 +145,16 @@ class GenerativePairModelOracle(TextOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        return in_order(self.as_shown, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order)
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask about each pair as it is shown, first response first.
 
         Raises:
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        return pair_answers(questions, self.count, self.encoder, self.model, self._preferences)
+        return pair_answers(questions, self.admitted, self.encoder, self.model, self._preferences)
 
     def _preferences(self, output: Tensor) -> list[float]:
         """P(first > second) of a batch, NaN where there is none.

@@ -10,7 +10,7 @@ from typing import Any, final
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, admitted, in_order
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order
 from nlhf_zoo.text_models.encoding import TextEncoder, refuse_template
 from nlhf_zoo.text_models.frozen import TextModel, logits, refuse_numbers
 from nlhf_zoo.text_models.loading import CAUSAL, Dtype, load_config, load_network, load_tokenizer
@@ -100,9 +100,9 @@ class PairModelOracle(TextOracle):
         return f"{_NAME} {json.dumps([self.model.digest(), template, options])}"
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Why pairs were invalid so far."""
-        return self.model.last_words
+        return self.model.last_error
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Read each pair in one order or in both.
@@ -111,16 +111,16 @@ class PairModelOracle(TextOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        return in_order(self.as_shown, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order)
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Read each pair as it is shown, first response first.
 
         Raises:
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        return pair_answers(questions, self.count, self.encoder, self.model, self._preferences)
+        return pair_answers(questions, self.admitted, self.encoder, self.model, self._preferences)
 
     def _preferences(self, output: Tensor) -> list[float]:
         """P(first > second) from a batch's logits [b, 1 or 2]; NaN where these are not finite."""
@@ -169,7 +169,7 @@ def _place_of_first(config: Any, first_label: str | None, where: str) -> int | N
 
 def pair_answers(
     questions: Sequence[Question],
-    count: Callable[[Sequence[Question]], None],
+    admitted: Callable[[Sequence[Question]], tuple[Sequence[Question], Exception | None]],
     encoder: TextEncoder,
     model: TextModel,
     preferences: Callable[[Tensor], list[float]],
@@ -178,7 +178,7 @@ def pair_answers(
 
     Args:
         questions: different ones.
-        count: `TextOracle.count`.
+        admitted: `TextOracle.admitted`.
         encoder: writes a pair.
         model: reads it.
         preferences: P(first > second) from a batch of its outputs [b, D]; NaN where there is none.
@@ -190,7 +190,7 @@ def pair_answers(
         UserError: a prompt does not fit the template.
         OracleStoppedError: a budget does not allow all questions.
     """
-    asked, stopped = admitted(count, questions)
+    asked, stopped = admitted(questions)
     tokens = encoder.encode_pairs(
         [(question.conversation, question.first, question.second) for question in asked]
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle, admitted
+from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import TextEncoder, refuse_template
 from nlhf_zoo.text_models.frozen import TextModel, logits, refuse_numbers
@@ -110,9 +110,9 @@ class RewardModelOracle(TextOracle):
         return f"{_NAME} {json.dumps([given, self.temperature, self.penalty_without_end])}"
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Why responses were invalid so far."""
-        return "; ".join(filter(None, (model.last_words for model, *_ in self._parts())))
+        return "; ".join(filter(None, (model.last_error for model, *_ in self._parts())))
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Score each different text, and compare the rewards.
@@ -121,7 +121,7 @@ class RewardModelOracle(TextOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        asked, stopped = admitted(self.count, questions)
+        asked, stopped = self.admitted(questions)
         texts = {
             (question.prompt_key, text): (question.conversation, text)
             for question in asked
