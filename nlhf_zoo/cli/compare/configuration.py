@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from jsonargparse import get_loader
 
-from nlhf_zoo.cli.parser import GameArgumentParser
+from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.errors import UserError
 
 Block = dict[str, Any]  # a part of a model: {class_path: ..., init_args: {...}}
@@ -143,7 +143,7 @@ def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
         UserError: something in it cannot be used.
         SystemExit: help was asked for.
     """
-    parser = GameArgumentParser(
+    parser = SentenceParser(
         prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
     )
     # Games and algorithms are read here: jsonargparse would make what they name.

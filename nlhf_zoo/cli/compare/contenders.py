@@ -25,7 +25,7 @@ from nlhf_zoo.cli.compare.configuration import (
 )
 
 # Its module also imports what short class names in the files stand for.
-from nlhf_zoo.cli.parser import GameArgumentParser
+from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies import Policy
@@ -49,7 +49,7 @@ class Maker:
 
     def __init__(self, model: Block) -> None:
         self.model = model
-        self._parsed: tuple[GameArgumentParser, Namespace] | None = None
+        self._parsed: tuple[SentenceParser, Namespace] | None = None
 
     def __call__(self, beta: float) -> OnlineGame:
         """Make it; the section is parsed the first time.
@@ -278,9 +278,9 @@ def _with_arguments(block: object) -> Block | None:
     return {**block, "init_args": {**(block.get("init_args") or {})}}
 
 
-def _parse(model: Block) -> tuple[GameArgumentParser, Namespace]:
+def _parse(model: Block) -> tuple[SentenceParser, Namespace]:
     """A model's section as the command line reads it."""
-    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
+    parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf compare")
     parser.add_argument("--model", type=OnlineGame)
     try:
         return parser, parser.parse_object({"model": {"class_path": "OnlineGame", **model}})

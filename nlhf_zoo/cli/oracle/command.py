@@ -7,12 +7,11 @@ import sys
 from functools import partial
 from typing import Any
 
-from nlhf_zoo.cli.first_prompts import PromptCollector, silent_trainer
+from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.oracle.options import ReportOptions, parse
 from nlhf_zoo.cli.oracle.report import report
-from nlhf_zoo.cli.parser import GameArgumentParser, shorten
-from nlhf_zoo.cli.refusals import refuse_misfits
-from nlhf_zoo.cli.trainer import GameCLI, run
+from nlhf_zoo.cli.parser import SentenceParser, shorten
+from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.data.texts.listed_responses import read_listed
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -70,23 +69,14 @@ def main(args: list[str]) -> None:
     report(*_examined(_build(rest), samples), options)
 
 
-class OracleCLI(GameCLI):
+class OracleCLI(LookingCLI):
     """Builds what ``nlhf fit`` would train, and asks its oracle instead."""
 
-    def __init__(self, options: ReportOptions, **others: Any) -> None:
+    what = "oracle asks the oracle of an OnlineGame, not of"
+
+    def __init__(self, options: ReportOptions, command: str, **others: Any) -> None:
         self.options = options
-        super().__init__(**others)  # all of the command runs in there
-
-    def before_fit(self) -> None:
-        """Refuse what `fit` would refuse of the parts.
-
-        Raises:
-            UserError: they do not fit each other, or are no game.
-        """
-        if not isinstance(self.model, OnlineGame):
-            kind = type(self.model).__name__
-            raise UserError(f"nlhf oracle asks the oracle of an OnlineGame, not of a {kind}")
-        refuse_misfits(self.trainer, self.model, self.datamodule)
+        super().__init__(command, **others)
 
     def fit(self, model: OnlineGame, ckpt_path: str | None = None, **_: Any) -> None:
         """Ask the oracle in place of a fit (LightningCLI calls this)."""
@@ -97,16 +87,9 @@ class OracleCLI(GameCLI):
         report(oracle, samples, self.options)
 
     def _draw(self, model: OnlineGame, ckpt_path: str | None) -> list[ResponseSample]:
-        collector = PromptCollector(self.options.num_prompts)
-        trainer = silent_trainer(self.config_init[self.subcommand]["trainer"], [collector])
-        trainer.fit(model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
-        model.to(trainer.strategy.root_device)
+        trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
         with trainer.precision_plugin.forward_context():
-            prompts = collector.prompts().to(model.device)
             return draw_samples(model, prompts, self.options.num_responses)
-
-    def after_fit(self) -> None:
-        """Nothing was trained."""
 
 
 # ---- what is asked, and who ----------------------------------------------------------------------
@@ -116,7 +99,7 @@ def _build(args: list[str]) -> PreferenceOracle:
     """The oracle of ``--oracle``."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
-    parser = GameArgumentParser(prog="nlhf oracle")
+    parser = SentenceParser(prog="nlhf oracle")
     parser.add_argument("--oracle", type=PreferenceOracle, required=True, enable_path=True)
     parsed = parser.parse_args(args)
     try:
