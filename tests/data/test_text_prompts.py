@@ -52,7 +52,7 @@ class Words(nn.Module):
         return Prompts(prompts.ids, tokens, torch.tensor(mask), prompts.text, prompts.conversations)
 
     def tokens(self, text: str) -> list[int]:
-        if "unspeakable" in text:
+        if "unspeakable" in text or not (text or self.bos):
             raise UserError("the chat template refuses a prompt")
         return [BOS] * self.bos + [token(word) + self.shift for word in text.split("_")[0].split()]
 

@@ -52,13 +52,9 @@ def checked_prompt(
 ) -> str | Conversation:
     """A prompt: a text, or a list of messages of which the last is the user's.
 
-    Args:
-        cell: what the row holds. Messages are objects with ``role`` and ``content``; other keys
-            are not part of the prompt.
-        where: see above.
-        column: see above.
-        drop_last_assistant: leave out a last message of the assistant's, which is an answer.
-        remedy: what to do about such a message where it is not dropped, for an error.
+    Messages are objects with ``role`` and ``content``; other keys are not part of the prompt. A
+    last message of the assistant's is an answer: it is left out with ``drop_last_assistant``, and
+    refused without, for which the error has a ``remedy``.
 
     Raises:
         UserError: it is neither, a text is empty, or the messages leave nothing to answer.
