@@ -65,7 +65,7 @@ def refuse_size(num_letters: int, length: int) -> None:
     """Refuse a language that is none, or too large to list.
 
     Raises:
-        UserError: it is.
+        UserError: letters or the length of words are out of bounds.
     """
     if not (2 <= num_letters <= len(LETTERS) and 1 <= length <= 4):
         raise UserError(
