@@ -16,25 +16,14 @@ from paths import CONFIGS
 from nlhf_zoo.algorithms import EGPO
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli.compare.checks import check
 from nlhf_zoo.cli.compare.configuration import read_configuration
-from nlhf_zoo.cli.compare.contenders import read_contenders
+from nlhf_zoo.cli.compare.entries import Entry, read_entries
+from nlhf_zoo.cli.compare.tables import COLUMNS
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.data.tables.games import comal, uniform_random
 from nlhf_zoo.policies import NormalReference
 from nlhf_zoo.solvers import exploitability, regularised_nash, trajectory_metrics
 
-COLUMNS = [
-    "game",
-    "algorithm",
-    "seed",
-    "queries",
-    "rounds",
-    "exploitability",
-    "kl_to_nash",
-    "span",
-    "seconds",
-]
 UNIFORM = {
     "oracle": {"class_path": "UniformRandom", "init_args": {"num_games": 3, "num_actions": 4}},
     "reference": {"class_path": "NormalReference"},
@@ -77,6 +66,16 @@ def compare(content: object, *arguments: str) -> None:
     main(["compare", "--config", "compare.yaml", *arguments])
 
 
+def entries_of(content: dict | Path, *arguments: str) -> list[Entry]:
+    """The entries of a comparison, which is not played."""
+    path = content
+    if isinstance(content, dict):
+        path = Path("compare.yaml")
+        path.write_text(yaml.safe_dump(content))
+    read = read_configuration(["--config", str(path), *arguments])
+    return read_entries(read.games, read.algorithms, read.betas, 0, lambda: None)
+
+
 def rows(output: str | Path = "out") -> list[dict[str, str]]:
     with (Path(output) / "results.csv").open() as file:
         return list(csv.DictReader(file))
@@ -93,7 +92,7 @@ def of(found: list[dict[str, str]], **wanted: str) -> list[dict[str, str]]:
 def test_the_results_are_those_of_the_game(here):
     compare(small())
     found = rows()
-    assert list(found[0]) == COLUMNS
+    assert tuple(found[0]) == COLUMNS
     games = {f"uniform[{i}]" for i in range(3)} | {"cycle"}
     assert {(r["game"], r["algorithm"], r["seed"]) for r in found} == {
         (game, algorithm, seed)
@@ -472,9 +471,7 @@ def test_blocks_are_replaced_whole(here):
         "as in the file": {"config": "sppo.yaml"},
         "replaced": {"config": "sppo.yaml", "algorithm": {"class_path": "OnlineIPO"}},
     }
-    Path("compare.yaml").write_text(yaml.safe_dump(content))
-    configuration, folder = read_configuration(["--config", "compare.yaml"])
-    first, second, *_ = read_contenders(configuration, folder, lambda: None)
+    first, second, *_ = entries_of(content)
     assert first.make().algorithm.eta == 0.77
     game = second.make()
     assert type(game.algorithm).__name__ == "OnlineIPO"
@@ -489,21 +486,18 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
     content = small()
     content["games"] = {"cycle": {"oracle": CYCLE["oracle"]}}
     content["algorithms"] = {"SPPO": {"config": "sppo.yaml"}}
-    Path("compare.yaml").write_text(yaml.safe_dump(content))
-    configuration, folder = read_configuration(["--config", "compare.yaml"])
-    (contender,) = read_contenders(configuration, folder, lambda: None)
+    (entry,) = entries_of(content)
     uniform = torch.full((1, 3), 1 / 3, dtype=torch.float64).log()
     for player in ("reference", "policy"):
-        torch.testing.assert_close(contender.make().log_policy(player), uniform)
+        torch.testing.assert_close(entry.make().log_policy(player), uniform)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_comparison_can_be_made(here, path):
-    arguments = ["--config", str(path), "--betas", "[0.1]"]
-    configuration, folder = read_configuration(arguments)
-    check(configuration)
-    found = read_contenders(configuration, folder, lambda: None)
-    assert {c.algorithm for c in found} == set(yaml.safe_load(path.read_text())["algorithms"])
+    found = entries_of(path, "--betas", "[0.1]")
+    assert {entry.algorithm for entry in found} == set(
+        yaml.safe_load(path.read_text())["algorithms"]
+    )
 
 
 def test_the_quickstart_runs(here):

@@ -20,36 +20,38 @@ A run that diverges is reported as infinitely far off in all its games, not drop
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from nlhf_zoo.cli.compare.checks import check
+from nlhf_zoo.algorithms.closed_form import thread_limit
 from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration
-from nlhf_zoo.cli.compare.contenders import Contender, read_contenders, swept
+from nlhf_zoo.cli.compare.entries import Entry, read_entries
 from nlhf_zoo.cli.compare.figure import draw
-from nlhf_zoo.cli.compare.processes import Task, Team
-from nlhf_zoo.cli.compare.runs import Run
+from nlhf_zoo.cli.compare.pool import WorkerPool
+from nlhf_zoo.cli.compare.runs import Task
 from nlhf_zoo.cli.compare.tables import (
-    Entry,
+    EntryResult,
     choose_best,
-    markdown,
     results_csv,
-    results_table,
+    results_markdown,
+    results_text,
     targets_csv,
-    targets_table,
-    terminal,
+    targets_markdown,
 )
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 
 _RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
-_SMALL = 2_000_000  # entries of a table
-_LOGS = ("history.json", "history.bin", "hparams.yaml", "events.out.tfevents.*")
+_SMALL = 2_000_000  # entries of a table, up to which runs go on one thread
+_HISTORY = ("history.json", "history.bin")
+_LOGS = (*_HISTORY, "hparams.yaml", "events.out.tfevents.*")
 
 
 def main(args: list[str]) -> None:
@@ -61,56 +63,40 @@ def main(args: list[str]) -> None:
     Raises:
         UserError: the comparison cannot be made as it is asked for.
     """
-    configuration, folder = read_configuration(args)
-    check(configuration)
-    earlier = _earlier(configuration)
+    configuration = read_configuration(args)
+    output, betas = configuration.output, configuration.betas
+    games, algorithms = configuration.games, configuration.algorithms
+    earlier = _earlier(output, configuration.overwrite)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
+    values = sum(len(own.values) for own in algorithms.values())
+    total = len(games) * len(betas or [0]) * values
+    checking = partial(tqdm, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr)
     with quiet():
-        total = _count(configuration)
-        with tqdm(
-            total=total, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr
-        ) as bar:
-            contenders = read_contenders(configuration, folder, bar.update)
-        _clear(configuration.output, earlier)
-        with _threads(max(contender.size for contender in contenders)):
-            entries = _play(configuration, contenders)
-    _write(configuration, entries)
-    print(f"Tables and figure: {configuration.output}/")
-    print(f"TensorBoard logs:  tensorboard --logdir '{configuration.output}'")
+        with checking(total=total) as bar:
+            seed = configuration.seeds[0]
+            entries = read_entries(games, algorithms, betas, seed, bar.update)
+        _clear(output, earlier)
+        with thread_limit(max(entry.size for entry in entries) <= _SMALL):
+            results = _play(configuration, entries)
+    _write(configuration, results)
+    print(f"Tables and figure: {output}/")
+    print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
 
 
-@contextmanager
-def _threads(size: int) -> Iterator[None]:
-    """One thread for tables of few entries: to wake a second costs more than it takes over."""
-    before = torch.get_num_threads()
-    if size <= _SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _count(configuration: Configuration) -> int:
-    values = sum(len(swept(own)) for own in configuration.algorithms.values())
-    return len(configuration.games) * len(configuration.betas or [0]) * values
-
-
-def _earlier(configuration: Configuration) -> list[Path]:
+def _earlier(output: Path, overwrite: bool) -> list[Path]:
     """The files of an earlier comparison in the output folder.
 
     Raises:
-        UserError: there are some, and `overwrite` is not given.
+        UserError: there are some, and may not be overwritten.
     """
-    output = configuration.output
     results = [output / name for name in _RESULTS if (output / name).exists()]
-    logs = [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
-    if (results or logs) and not configuration.overwrite:
+    found = results + [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
+    if found and not overwrite:
         raise UserError(
-            f"output {output} holds an earlier comparison ({(results + logs)[0].name}): give "
-            "another folder, or --overwrite"
+            f"output {output} holds an earlier comparison ({found[0].name}): give another folder, "
+            "or --overwrite"
         )
-    return results + logs
+    return found
 
 
 def _clear(output: Path, earlier: list[Path]) -> None:
@@ -124,135 +110,91 @@ def _clear(output: Path, earlier: list[Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-class _Bar:
-    """The progress bar of all runs."""
-
-    def __init__(self, configuration: Configuration, runs: int) -> None:
-        budget = configuration.budget
-        by_queries = budget.queries is not None
-        self._each = (budget.queries if by_queries else budget.rounds) or 0
-        self._seen: dict[str, int] = {}
-        self._bar = tqdm(
-            total=self._each * runs,
-            unit=" queries" if by_queries else " rounds",
-            unit_scale=True,
-            delay=1,
-            mininterval=0.5,
-            file=sys.stderr,
-        )
-
-    def begin(self, task: Task) -> None:
-        """Name it."""
-        self._bar.set_description(task.name, False)
-
-    def advance(self, task: Task, amount: int) -> None:
-        """Advance."""
-        self._seen[task.name] = self._seen.get(task.name, 0) + amount
-        self._bar.update(amount)
-
-    def end(self, task: Task) -> None:
-        """Make up for what a run left of its budget."""
-        self._bar.update(self._each - self._seen.pop(task.name, 0))
-
-    def close(self) -> None:
-        """Leave it as it is."""
-        self._bar.close()
-
-
-def _play(configuration: Configuration, contenders: list[Contender]) -> list[Entry]:
+def _play(configuration: Configuration, entries: list[Entry]) -> list[EntryResult]:
     """All runs; those that choose of a sweep come first, where these are runs of their own."""
-    groups = [list(g) for _, g in groupby(contenders, key=lambda c: (c.where, c.algorithm))]
     choosing, reported = configuration.choosing, configuration.reported
-    swept = [group if choosing and len(group) > 1 else [] for group in groups]
-    trials = [Task(c, seed) for group in swept for c in group for seed in choosing]
-    finals = sum(1 if tried else len(group) for group, tried in zip(groups, swept, strict=True))
+    target, (limit, unit) = configuration.target, configuration.budget.counted
+    groups = [
+        list(g) for _, g in groupby(entries, key=lambda entry: (entry.where, entry.algorithm))
+    ]
+    rivals = [group if choosing and len(group) > 1 else [] for group in groups]
+    finals = sum(1 if tried else len(group) for group, tried in zip(groups, rivals, strict=True))
+    runs = sum(map(len, rivals)) * len(choosing) + finals * len(reported)
+    task = partial(
+        Task,
+        output=configuration.output,
+        budget=configuration.budget,
+        exploitability=configuration.exploitability,
+        duality_gap=target.duality_gap if target else None,
+    )
+    shown = partial(tqdm, unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr)
     with (
-        closing(_Bar(configuration, len(trials) + finals * len(reported))) as bar,
-        closing(Team(configuration, bar)) as team,
+        shown(total=limit * runs, unit=f" {unit}") as bar,
+        closing(WorkerPool(configuration.processes, bar)) as pool,
     ):
-        runs = team.play(trials)
-        rivals = [_choose(_entries(runs, group, choosing)) for group in swept]
+        trials = list(_results(pool, task, rivals, choosing))
         finalists = [
-            [c for c, entry in zip(group, tried, strict=True) if entry.best] if tried else group
-            for group, tried in zip(groups, rivals, strict=True)
+            [result.entry for result in tried if result.best] or group
+            for group, tried in zip(groups, trials, strict=True)
         ]
-        tasks = [Task(c, seed) for group in finalists for c in group for seed in reported]
-        runs = team.play(tasks)
-        entries: list[Entry] = []
-        for group, tried in zip(finalists, rivals, strict=True):
-            played = _entries(runs, group, reported)
-            if tried:
-                entries += [Entry(played[0].runs, True, e.runs) if e.best else e for e in tried]
-            else:
-                entries += _choose(played)
-    return entries
+        results: list[EntryResult] = []
+        final = _results(pool, task, finalists, reported)
+        for played, tried in zip(final, trials, strict=True):
+            chosen = [EntryResult(played[0].runs, True, r.runs) if r.best else r for r in tried]
+            results += chosen or played
+    return results
 
 
-def _entries(
-    runs: Iterator[Run], contenders: Sequence[Contender], seeds: Sequence[int]
-) -> list[Entry]:
-    """The next runs, gathered by contender."""
-    return [Entry([next(runs) for _ in seeds]) for _ in contenders]
+def _results(
+    pool: WorkerPool, task: Callable[..., Task], groups: list[list[Entry]], seeds: list[int]
+) -> Iterator[list[EntryResult]]:
+    """Play groups of rivals, of which the best is marked; of it alone all rounds are kept."""
+    runs = pool.play([task(e, seed) for group in groups for e in group for seed in seeds])
+    for group in groups:
+        rivals = choose_best([EntryResult([next(runs) for _ in seeds]) for _ in group])
+        for run in [run for rival in rivals if not rival.best for run in rival.runs]:
+            for name in _HISTORY:
+                (run.task.folder / name).unlink()
+        yield rivals
 
 
-def _choose(rivals: list[Entry]) -> list[Entry]:
-    """Mark the best of a sweep; its metrics of every round alone are kept."""
-    rivals = choose_best(rivals) if rivals else []
-    for entry in rivals:
-        if not entry.best:
-            _forget(entry)
-    return rivals
-
-
-def _forget(entry: Entry) -> None:
-    for run in entry.runs:
-        for name in ("history.json", "history.bin"):
-            (run.folder / name).unlink()
-
-
-def _write(configuration: Configuration, entries: list[Entry]) -> None:
-    """Write the files, each beside its place and then renamed, and print the tables."""
-    seeds = ", ".join(map(str, configuration.reported))
-    budget = configuration.budget
+def _write(configuration: Configuration, results: list[EntryResult]) -> None:
+    """Write the files and print the tables."""
+    budget, output = configuration.budget, configuration.output
     limits = [(budget.queries, "queries per prompt"), (budget.rounds, "rounds")]
     limit = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
+    seeds = ", ".join(map(str, configuration.reported))
     heading = f"{configuration.exploitability.capitalize()} exploitability after at most {limit}; "
     heading += f"mean and maximum over games and seeds {seeds}.{_selection(configuration)}\n\n"
-    targets = ""
+    targets, texts = "", {"results.csv": results_csv(results)}
+    names = list(configuration.algorithms)
     if configuration.target is not None:
-        targets = f"Oracle queries to a duality gap below {configuration.target.duality_gap:g}; "
+        targets = f"\nOracle queries to a duality gap below {configuration.target.duality_gap:g}; "
         targets += "median over games and seeds, at the best value of a sweep.\n\n"
-        targets += markdown(*targets_table(entries, configuration))
-    results = heading + markdown(*results_table(entries)) + (f"\n{targets}" if targets else "")
-    output = configuration.output
-    _replace(output / "results.csv", lambda path: _text(path, results_csv(entries)))
-    _replace(output / "results.md", lambda path: _text(path, results))
-    if configuration.target is not None:
-        _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
-    _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
-    print(heading + terminal(entries) + (f"\n{targets}" if targets else ""))
+        played, unit = budget.counted
+        missed = f"not in {played:,}" + (" rounds" if unit == "rounds" else "")
+        targets += targets_markdown(results, names, missed)
+        texts["queries_to_target.csv"] = targets_csv(results)
+    texts["results.md"] = heading + results_markdown(results) + targets
+    kind, log_queries = configuration.exploitability, configuration.queries_axis == "log"
+    for name in (*texts, "comparison.png"):
+        try:
+            with written(output / name) as path:
+                if name in texts:
+                    path.write_text(texts[name], encoding="utf-8")
+                else:
+                    draw(results, path, names, kind, log_queries)
+        except OSError as error:
+            message = f"{output / name} could not be written: {error.strerror}"
+            raise UserError(message) from error
+    print(heading + results_text(results) + targets)
 
 
 def _selection(configuration: Configuration) -> str:
     """By what the best value of a sweep was chosen: by what is reported, it flatters."""
-    if all(own.sweep is None for own in configuration.algorithms.values()):
+    if not configuration.sweeps:
         return ""
     if not configuration.choosing:
         return " Of a sweep the best value, chosen by these same runs."
     seeds = ", ".join(map(str, configuration.choosing))
     return f" Of a sweep the best value, chosen by other runs (seeds {seeds})."
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

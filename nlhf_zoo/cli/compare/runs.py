@@ -1,4 +1,4 @@
-"""One run: a contender, from one seed, to the end of the budget."""
+"""One run: an entry, from one seed, to the end of the budget."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
-from nlhf_zoo.cli.compare.configuration import Configuration
-from nlhf_zoo.cli.compare.contenders import Contender
+from nlhf_zoo.cli.compare.configuration import BudgetLimits
+from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -25,157 +26,131 @@ from nlhf_zoo.solvers import exploitability
 
 Array = NDArray[np.float64]
 
-_METRICS = {"regularised": "exploitability", "unregularised": "exploitability_unregularised"}
+# The exploitability that is reported, as histories name it.
+METRICS = {"regularised": "exploitability", "unregularised": "exploitability_unregularised"}
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What came of a run of C independent games; all figures are inf where it diverged.
+class Task:
+    """A run that is to be played: an entry, from one seed."""
 
-    Args:
-        contender: who ran.
-        seed: of the run.
-        queries: preference queries for each prompt.
-        rounds: rounds that were played.
-        seconds: wall time.
-        certificate: exploitability of the pi* that KL and span refer to, the worst of the C games.
-        exploitability: at the end [C].
-        kl_to_nash: at the end [C].
-        span: at the end [C].
-        to_target: queries to the target [C], inf where it was not reached; None without one.
-        folder: its logs.
-    """
-
-    contender: Contender
+    entry: Entry
     seed: int
-    queries: int
-    rounds: int
-    seconds: float
-    certificate: float
-    exploitability: Array
-    kl_to_nash: Array
-    span: Array
-    to_target: Array | None
-    folder: Path
+    output: Path  # folder of the comparison
+    budget: BudgetLimits
+    exploitability: str  # which is reported, regularised or unregularised
+    duality_gap: float | None  # the target, at which the run ends too
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.entry.where}, {self.entry.label}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it logs."""
+        return self.output / self.entry.where / self.entry.label / f"seed_{self.seed}"
+
+    def play(self, report: Callable[[int], Any]) -> RunResult:
+        """Play it.
+
+        Args:
+            report: called with the queries (rounds, if the budget is in rounds) since the last
+                call, and at the end with what is left of the budget.
+
+        Raises:
+            UserError: the Trainer cannot train this game.
+        """
+        begun = time.monotonic()
+        L.seed_everything(self.seed, verbose=False)
+        game = self.entry.make()
+        exact, watch = ExactMetrics(), _Watch(self, report)
+        diverged = self._diverges(game, [exact, watch])
+        report(self.budget.counted[0] - watch.position)
+        history = read_history(self.folder)
+        curve = history[METRICS[self.exploitability]]
+        ends = {"exploitability": curve[-1]}
+        ends |= {name: history[name][-1] for name in ("kl_to_nash", "span")}
+        # A run that has left the numbers is infinitely far off, in all its games.
+        figures = {
+            name: np.where(np.isnan(end) | diverged, np.inf, end) for name, end in ends.items()
+        }
+        to_target = None
+        if self.duality_gap is not None:
+            reached = 2 * curve < self.duality_gap
+            to_target = np.where(reached.any(0), history["queries"][reached.argmax(0)], np.inf)
+        return RunResult(
+            task=self,
+            queries=game.progress.queries_per_prompt,
+            rounds=game.progress.round,
+            seconds=time.monotonic() - begun,
+            certificate=exact.certificate,
+            figures=figures,
+            to_target=to_target,
+        )
+
+    def _diverges(self, game: OnlineGame, callbacks: list[L.Callback]) -> bool:
+        """Train a game. Returns whether it diverged, which is a result like any other."""
+        entry, name = self.entry, str(self.folder.relative_to(self.output))
+        logger = TensorBoardLogger(self.output, name, version="", default_hp_metric=False)
+        logger.log_hyperparams(
+            {"game": entry.game, "beta": entry.beta, "algorithm": entry.label, "seed": self.seed},
+            {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan},
+        )
+        trainer = L.Trainer(
+            **{"accelerator": "cpu", **entry.trainer},
+            devices=1,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=logger,
+            callbacks=[Budget(self.budget.rounds, self.budget.queries), *callbacks],
+        )
+        try:
+            trainer.fit(game, TablePrompts())
+        except DivergenceError:
+            return True
+        except MisconfigurationException as error:
+            raise UserError(f"{entry.label} on {entry.where}: {error}") from error
+        return False
 
 
-def run_folder(output: Path, contender: Contender, seed: int) -> Path:
-    """Where a run logs."""
-    return output / contender.where / contender.label / f"seed_{seed}"
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of a run of C independent games; all figures are inf where it diverged."""
 
-
-def play(
-    contender: Contender, seed: int, configuration: Configuration, report: Callable[[int], Any]
-) -> Run:
-    """Play.
-
-    Args:
-        contender: who.
-        seed: of the run.
-        configuration: of the comparison.
-        report: called with the queries (rounds, if the budget is in rounds) since the last call.
-    """
-    begun = time.monotonic()
-    L.seed_everything(seed, verbose=False)
-    game = contender.make()
-    folder = run_folder(configuration.output, contender, seed)
-    name = str(folder.relative_to(configuration.output))
-    logger = TensorBoardLogger(configuration.output, name, version="", default_hp_metric=False)
-    figures = {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan}
-    logger.log_hyperparams(
-        {
-            "game": contender.game,
-            "beta": contender.beta,
-            "algorithm": contender.label,
-            "seed": seed,
-        },
-        figures,
-    )
-    budget = configuration.budget
-    exact, watch = ExactMetrics(), _Watch(configuration, report)
-    trainer = L.Trainer(
-        **{"accelerator": "cpu", **contender.trainer},
-        devices=1,
-        max_epochs=-1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=logger,
-        callbacks=[exact, Budget(budget.rounds, budget.queries), watch],
-    )
-    diverged = False
-    try:
-        trainer.fit(game, TablePrompts())
-    except DivergenceError:
-        diverged = True  # a result like any other
-    except MisconfigurationException as error:
-        raise UserError(f"{contender.label} on {contender.where}: {error}") from error
-    history = read_history(folder)
-    curve = history[metric_of(configuration)]
-    return Run(
-        contender=contender,
-        seed=seed,
-        queries=game.progress.queries_per_prompt,
-        rounds=game.progress.round,
-        seconds=time.monotonic() - begun,
-        certificate=exact.certificate,
-        exploitability=_told(curve[-1], diverged),
-        kl_to_nash=_told(history["kl_to_nash"][-1], diverged),
-        span=_told(history["span"][-1], diverged),
-        to_target=_queries_to(configuration, history["queries"], curve),
-        folder=folder,
-    )
-
-
-def metric_of(configuration: Configuration) -> str:
-    """The name of the exploitability that is reported, in histories."""
-    return _METRICS[configuration.exploitability]
+    task: Task
+    queries: int  # preference queries for each prompt
+    rounds: int  # that were played
+    seconds: float  # wall time
+    certificate: float  # exploitability of the pi* of kl_to_nash and span, the worst of the C games
+    figures: dict[str, Array]  # exploitability, kl_to_nash and span at the end [C] each
+    to_target: Array | None  # queries to the target [C], inf where it was not reached
 
 
 class _Watch(L.Callback):
     """Reports progress, and ends a run whose games are all at the target."""
 
-    def __init__(self, configuration: Configuration, report: Callable[[int], Any]) -> None:
-        self.by_queries = configuration.budget.queries is not None
-        self.target = configuration.target
-        self.regularised = configuration.exploitability == "regularised"
+    def __init__(self, task: Task, report: Callable[[int], Any]) -> None:
+        self.task = task
         self.report = report
-        self._reported = 0
+        self.position = 0  # that was reported
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Look at where the game stands."""
+    @override
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, OnlineGame)
-        progress = pl_module.progress
-        position = progress.queries_per_prompt if self.by_queries else progress.round
-        self.report(position - self._reported)
-        self._reported = position
-        if self.target is None or progress.step or progress.gradient_step:
+        progress, gap = pl_module.progress, self.task.duality_gap
+        by_queries = self.task.budget.queries is not None
+        position = progress.queries_per_prompt if by_queries else progress.round
+        self.report(position - self.position)
+        self.position = position
+        if gap is None or progress.step or progress.gradient_step:
             return
         table, reference = pl_module.oracle.table, pl_module.log_policy("reference")
-        assert table is not None  # `read_contenders` has made sure of it
-        beta = pl_module.beta if self.regularised else 0.0
-        gap = 2 * exploitability(table, pl_module.log_policy(), reference, beta)
-        if (gap < self.target.duality_gap).all():
+        assert table is not None  # `read_entries` has made sure of it
+        beta = pl_module.beta if self.task.exploitability == "regularised" else 0.0
+        if (2 * exploitability(table, pl_module.log_policy(), reference, beta) < gap).all():
             trainer.should_stop = True
-
-
-def _told(figures: Array, diverged: bool) -> Array:
-    """A run that has left the numbers is told as infinitely far off, in all its games."""
-    return np.where(np.isnan(figures) | diverged, np.inf, figures)
-
-
-def _queries_to(configuration: Configuration, queries: Array, curve: Array) -> Array | None:
-    """The first queries [C] at which the duality gap, [R, C] halves of it, is below the target."""
-    if configuration.target is None:
-        return None
-    there = 2 * curve < configuration.target.duality_gap
-    return np.where(there.any(0), queries[there.argmax(0)], np.inf)
