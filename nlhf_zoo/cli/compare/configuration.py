@@ -28,7 +28,7 @@ _NAME = re.compile(r"[^/\\\x00-\x1f.\s][^/\\\x00-\x1f]*")
 _LARGEST_SEED = 2**32 - 1
 
 
-def require(condition: bool, sentence: str) -> None:
+def require(condition: object, sentence: str) -> None:
     """Refuse a comparison, by a `UserError` with this sentence, unless a condition holds."""
     if not condition:
         raise UserError(sentence)
@@ -46,13 +46,6 @@ class BudgetLimits:
     queries: int | None = None
     rounds: int | None = None
 
-    def __post_init__(self) -> None:
-        limits = {"queries": self.queries, "rounds": self.rounds}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        require(bool(given), "there is no budget: set budget.queries or budget.rounds")
-        for name, limit in given.items():
-            require(limit >= 0, f"budget.{name} must be at least 0, but it is {limit}")
-
     @property
     def counted(self) -> tuple[int, str]:
         """How much a run may play, and of what: queries where they are limited, else rounds."""
@@ -64,18 +57,13 @@ class BudgetLimits:
 class AlgorithmBlocks:
     """An algorithm: its own complete file for ``nlhf fit``, and what is to be replaced in it.
 
-    Args:
-        config: the file.
-        blocks: some of `BLOCKS`, in place of the file's. They are replaced whole, never merged: an
-            argument of one class must not slip into another.
-        swept: the argument that is swept, such as algorithm.eta; None where nothing is.
-        values: of that argument; each is played, and the best is shown.
+    Blocks are replaced whole, never merged: an argument of one class must not slip into another.
     """
 
     config: Path
-    blocks: dict[str, Block]
-    swept: str | None = None
-    values: Sequence[float | None] = (None,)
+    blocks: dict[str, Block]  # some of `BLOCKS`
+    swept: str | None = None  # the argument that is swept, such as algorithm.eta
+    values: Sequence[float | None] = (None,)  # of that argument; the best is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +113,14 @@ class Configuration:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require(bool(self.seeds), "there are no seeds: give at least one, as in seeds: [0]")
+        queries, rounds = self.budget.queries, self.budget.rounds
+        rule = "there is no budget: set budget.queries or budget.rounds"
+        require(queries is not None or rounds is not None, rule)
+        least = (("budget.queries", queries, 0), ("budget.rounds", rounds, 0))
+        for name, value, limit in (*least, ("processes", self.processes, 1)):
+            rule = f"{name} must be at least {limit}, but it is {value}"
+            require((value or 0) >= limit, rule)
+        require(self.seeds, "there are no seeds: give at least one, as in seeds: [0]")
         for seed in self.seeds:
             rule = f"seeds must lie between 0 and {_LARGEST_SEED}, but one is {seed}"
             require(0 <= seed <= _LARGEST_SEED, rule)
@@ -138,9 +133,7 @@ class Configuration:
             require(1 <= self.sweep_seeds < len(self.seeds), rule)
             rule = "sweep_seeds is given, but no algorithm has a sweep: leave it out"
             require(self.sweeps, rule)
-        rule = f"processes must be at least 1, but it is {self.processes}"
-        require(self.processes is not None and self.processes >= 1, rule)
-        if self.target is not None:  # jsonargparse would tell more of a mistake there than this
+        if self.target is not None:
             gap = self.target.duality_gap
             rule = f"target.duality_gap must be a finite number above 0, but it is {gap}"
             require(math.isfinite(gap) and gap > 0, rule)
@@ -152,18 +145,14 @@ class Configuration:
         return any(own.swept is not None for own in self.algorithms.values())
 
     @property
-    def choosing(self) -> list[int]:
-        """Seeds that choose the best value of each sweep, where these are others than reported."""
-        return self.seeds[: self.sweep_seeds or 0]
-
-    @property
-    def reported(self) -> list[int]:
-        """Seeds that tables and figure are of."""
-        return self.seeds[self.sweep_seeds or 0 :]
+    def split_seeds(self) -> tuple[list[int], list[int]]:
+        """Seeds that choose the best value of each sweep alone, and those that are reported."""
+        number = self.sweep_seeds or 0
+        return self.seeds[:number], self.seeds[number:]
 
 
 def _check_numbers(where: str, values: list[float]) -> None:
-    require(bool(values), f"{where} is empty: give at least one value, or leave it out")
+    require(values, f"{where} is empty: give at least one value, or leave it out")
     for value in values:
         rule = f"{where} must be finite numbers above 0, but one is {value}"
         require(math.isfinite(value) and value > 0, rule)
@@ -172,29 +161,18 @@ def _check_numbers(where: str, values: list[float]) -> None:
 
 def _check_folder(output: Path) -> None:
     """It can be written to, or created: below this folder, or in one that there is."""
-    place = output.absolute()
+    place, where = output.absolute(), f"output {output}:"
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    here = place.resolve().is_relative_to(Path.cwd().resolve())
-    where = f"output {output}:"
-    require(
-        place.exists() or here or place.parent.exists(),
-        f"{where} the folder {place.parent} does not exist, create it first",
-    )
+    below = place.resolve().is_relative_to(Path.cwd().resolve())
+    rule = f"{where} the folder {place.parent} does not exist, create it first"
+    require(below or existing in (place, place.parent), rule)
     require(existing.is_dir(), f"{where} {existing} is a file, give the name of a folder")
-    writable = os.access(existing, os.W_OK)
-    require(writable, f"{where} {existing} cannot be written to, check its permissions")
+    rule = f"{where} {existing} cannot be written to, check its permissions"
+    require(os.access(existing, os.W_OK), rule)
 
 
 def read_configuration(args: list[str]) -> Configuration:
-    """Read the file of a comparison, and what the command line puts in its place.
-
-    Args:
-        args: what stands behind ``nlhf compare``.
-
-    Raises:
-        UserError: something in it cannot be used.
-        SystemExit: help was asked for.
-    """
+    """Read the file of a comparison, and what the command line puts in its place."""
     parser = GameArgumentParser(
         prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
     )
@@ -231,11 +209,7 @@ def read_configuration(args: list[str]) -> Configuration:
 
 
 def load_yaml(path: Path) -> Any:
-    """A YAML file as jsonargparse reads it (1e-5 is a number), with nothing said twice.
-
-    Raises:
-        UserError: it cannot be read, or a key stands twice.
-    """
+    """A YAML file as jsonargparse reads it (1e-5 is a number), but with every key given once."""
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
@@ -249,8 +223,8 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
-            plain = isinstance(key, yaml.ScalarNode)
-            require(plain, f"line {line} has a key that is no plain name: give it one")
+            rule = f"line {line} has a key that is no plain name: give it one"
+            require(isinstance(key, yaml.ScalarNode), rule)
             twice = f"{key.value!r} stands twice, again in line {line}: give each once"
             require(key.value not in seen, twice)
             seen.add(key.value)
@@ -281,12 +255,11 @@ def _mapping(value: Any, rule: str) -> dict[Any, Any]:
 def _sections(given: Any, kind: str) -> dict[str, dict[str, Any]]:
     """Games or algorithms by name; jsonargparse would blame mistakes on the wrong key."""
     named = _mapping(given or {}, f"{kind} must name each of them, as in {kind}: {{name: ...}}")
-    require(bool(named), f"there are no {kind}: name at least one under {kind}")
+    require(named, f"there are no {kind}: name at least one under {kind}")
     needed, options = _OPTIONS[kind][0], _OPTIONS[kind]
     for name, section in named.items():
         rule = "names become folders: do without slashes, and start with no dot"
-        valid = _NAME.fullmatch(str(name)) is not None
-        require(valid, f"{kind} has the name {name!r}, but {rule}")
+        require(_NAME.fullmatch(str(name)), f"{kind} has the name {name!r}, but {rule}")
         where = f"{kind}.{name}"
         for option in _mapping(section, f"{where} must be a mapping"):
             choose = f"choose of {', '.join(options)}"
@@ -300,9 +273,8 @@ def _sections(given: Any, kind: str) -> dict[str, dict[str, Any]]:
 
 def _check_block(where: str, block: Any) -> None:
     rule = f"{where} must be {{class_path: ..., init_args: ...}}"
-    require(
-        isinstance(_mapping(block, rule).get("class_path"), str), f"{rule}, but it is {block!r}"
-    )
+    named = isinstance(_mapping(block, rule).get("class_path"), str)
+    require(named, f"{rule}, but it is {block!r}")
     for key in block.keys() - {"class_path", "init_args"}:
         raise UserError(f"{where}: option {key!r} is not accepted, put arguments under init_args")
     _mapping(block.get("init_args", {}), f"{where}.init_args must be a mapping")
@@ -317,12 +289,11 @@ def _algorithm(where: str, section: dict[str, Any], folder: Path) -> AlgorithmBl
     if sweep is None:
         return AlgorithmBlocks(folder / config, blocks)
     where += ".sweep"
-    rule = f"{where} must name one argument, as in {{algorithm.eta: [1.0, 0.3]}}"
-    require(len(_mapping(sweep, rule)) == 1, f"{rule}, but it is {sweep!r}")
-    ((argument, values),) = sweep.items()
+    pairs = [*sweep.items()] if isinstance(sweep, dict) else []
+    argument, values = pairs[0] if len(pairs) == 1 else ("", [])
     block, _, name = str(argument).partition(".")
-    rule = "give an argument of a block, such as algorithm.eta or optimizer.lr"
-    require(block in BLOCKS and bool(name), f"{where} names {argument!r}: {rule}")
+    rule = f"{where} must name one argument of a block, such as algorithm.eta: [1.0, 0.3]"
+    require(block in BLOCKS and name, f"{rule}, but it is {sweep!r}")
     rule = f"{where}.{argument} must be a list of numbers, but it is {values!r}"
     numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
     require(numbers, rule)

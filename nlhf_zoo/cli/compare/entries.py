@@ -6,12 +6,13 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
@@ -34,46 +35,6 @@ _TRAINER_KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class GameFactory:
-    """Makes a game, any number of times, in this process or another.
-
-    Args:
-        model: the section `model` of a file for ``nlhf fit``.
-    """
-
-    model: Block
-
-    def __call__(self, beta: float) -> OnlineGame:
-        """The game at a temperature, which takes the place of the file's.
-
-        Raises:
-            UserError: the section cannot be parsed, or its parts do not fit each other.
-        """
-        parser, parsed = self._parsed
-        arguments = parsed.clone()
-        arguments.model.init_args.beta = beta
-        game: OnlineGame = parser.instantiate(arguments).model
-        return game
-
-    def __reduce__(self) -> tuple[type[GameFactory], tuple[Block]]:
-        """What another process makes it from; it parses anew."""
-        return GameFactory, (self.model,)
-
-    @cached_property
-    def _parsed(self) -> tuple[GameArgumentParser, Namespace]:
-        """The section as the command line reads it."""
-        parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
-        parser.add_argument("--model", type=OnlineGame)
-        model = {"class_path": "OnlineGame", **self.model}
-        try:
-            return parser, parser.parse_object({"model": model})
-        except UserError as error:
-            raise UserError(str(error).removeprefix("--")) from error
-        except OmegaConfBaseException as error:
-            raise UserError(f"an interpolation fails: {error}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An algorithm with its arguments, on a game at one temperature."""
@@ -82,8 +43,7 @@ class Entry:
     beta: float
     where: str  # the game's name, with beta where there are several: names a folder
     algorithm: str  # its name in the comparison
-    value: float | None  # of the argument that is swept
-    label: str  # the algorithm's name, with that value
+    label: str  # that name, with the value of the argument that is swept
     make: Callable[[], OnlineGame]  # what is drawn takes the run's seed
     trainer: dict[str, Any]  # arguments of the Trainer
     size: int  # entries of the game's table, C N N
@@ -97,17 +57,9 @@ def read_entries(
     seed: int,
     report: Callable[[], Any],
 ) -> list[Entry]:
-    """Every entry of a comparison, each made once to see that it can be.
+    """Every entry of a comparison, each made once, with a seed, to see that it can be.
 
-    Args:
-        games: by name.
-        algorithms: by name.
-        betas: temperatures; the one of all files if not given.
-        seed: that they are made with.
-        report: called after each.
-
-    Raises:
-        UserError: one cannot be made, or those of a game would not play the same game.
+    Without betas they play at the one of all files; `report` is called after each of them.
     """
     files = {name: _read(name, own.config) for name, own in algorithms.items()}
     betas = betas or [_common_beta({name: model for name, (model, _) in files.items()})]
@@ -115,22 +67,18 @@ def read_entries(
     for (game, parts), (name, own) in product(games.items(), algorithms.items()):
         model, trainer = files[name]
         for value in own.values:
-            label = name
-            if own.swept is not None:
-                label += f" ({own.swept.split('.')[-1]}={value:g})"
+            swept = "" if own.swept is None else f" ({own.swept.split('.')[-1]}={value:g})"
+            label = name + swept
             where = f"{label} on {game} ({own.config})"
-            factory = GameFactory(_with_blocks(model, own, parts, value, where))
+            section = yaml.safe_dump(_with_blocks(model, own, parts, value, where), sort_keys=False)
             for beta in betas:
                 place = f"{game} beta={beta:g}" if len(betas) > 1 else game
-                if any((entry.where, entry.label) == (place, label) for entry in entries):
-                    raise UserError(
-                        f"{label} on {place} stands twice: name algorithms, betas and values apart"
-                    )
-                make = partial(factory, beta)
-                size, enumerated = _try(make, seed, where)
-                entries.append(
-                    Entry(game, beta, place, name, value, label, make, trainer, size, enumerated)
-                )
+                twice = any((entry.where, entry.label) == (place, label) for entry in entries)
+                rule = "name algorithms, betas and values apart"
+                require(not twice, f"{label} on {place} stands twice: {rule}")
+                make = partial(_make, section, beta)
+                played = _try(make, seed, where)
+                entries.append(Entry(game, beta, place, name, label, make, trainer, *played))
                 report()
     return sorted(entries, key=lambda e: ([*games].index(e.game), betas.index(e.beta)))
 
@@ -203,12 +151,12 @@ def _with_blocks(
 
 def _refuse_unused(key: str, policy: str, where: str) -> None:
     """Refuse a game's reference or start that the policy takes none of."""
-    known: list[type] = [Policy]
-    for cls in known:
-        known.extend(cls.__subclasses__())  # the loop goes on over these
+    classes: list[type] = [Policy]
+    for cls in classes:
+        classes.extend(cls.__subclasses__())  # the loop goes on over these
     name = policy.rpartition(".")[2]
-    found = [cls for cls in known if cls.__name__ == name]  # of another, the parser will know
-    taken = not found or any(key in inspect.signature(cls).parameters for cls in found)
+    options = [inspect.signature(cls).parameters for cls in classes if cls.__name__ == name]
+    taken = not options or any(key in option for option in options)  # the parser knows of others
     rule = f"{name} takes none: leave it out of the game"
     require(taken, f"{where}: the game gives a {key}, but {rule}")
 
@@ -222,12 +170,31 @@ def _with_arguments(block: object) -> Block | None:
     return {**block, "init_args": {**(block.get("init_args") or {})}}
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bool]:
-    """Make a game and look at its policy: what cannot be done is found now.
+def _make(model: str, beta: float) -> OnlineGame:
+    """Make a game at a temperature from the section `model` of a file, in any process."""
+    parser, parsed = _parse(model)
+    arguments = parsed.clone()
+    arguments.model.init_args.beta = beta
+    game: OnlineGame = parser.instantiate(arguments).model
+    return game
 
-    Returns:
-        the entries of its table, and whether its responses are enumerated.
-    """
+
+@cache
+def _parse(model: str) -> tuple[GameArgumentParser, Namespace]:
+    """A model's section as the command line reads it."""
+    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf compare")
+    parser.add_argument("--model", type=OnlineGame)
+    section = {"class_path": "OnlineGame", **yaml.safe_load(model)}
+    try:
+        return parser, parser.parse_object({"model": section})
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--")) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"an interpolation fails: {error}") from error
+
+
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bool]:
+    """Make a game to see that it can be; returns its table's size and whether it is enumerated."""
     L.seed_everything(seed, verbose=False)
     try:
         game = make()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.compare.runs import METRICS, Array
-from nlhf_zoo.cli.compare.tables import EntryResult
+from nlhf_zoo.cli.compare.tables import EntryResult, by_game
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -35,19 +34,13 @@ def draw(
 ) -> None:
     """Draw a panel a game: a line an algorithm, mean over games and seeds, and faintly the maximum.
 
-    Args:
-        results: those of a game and beta stand together.
-        path: of the PNG.
-        algorithms: their names, in an order that gives each its colour.
-        exploitability: which is drawn, regularised or unregularised.
-        log_queries: whether the axis of the queries is logarithmic.
+    The place of an algorithm among all gives its line a colour.
     """
     import matplotlib as mpl  # slow to import, and needed at the end only
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    best = [result for result in results if result.best]
-    panels = [list(group) for _, group in groupby(best, key=lambda result: result.title)]
+    panels = by_game(results)
     columns = min(len(panels), _COLUMNS)
     rows = math.ceil(len(panels) / columns)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
@@ -63,12 +56,9 @@ def draw(
             ax.set_axis_off()
         for ax in axes[: len(panels) : columns]:
             ax.set_ylabel(f"{exploitability} exploitability")
+        ncols = 2 if columns == 1 else 4
         figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside lower center",
-            ncols=2 if columns == 1 else 4,
-            frameon=False,
+            handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, frameon=False
         )
         figure.savefig(path, dpi=150, format="png")
 

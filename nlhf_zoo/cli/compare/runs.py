@@ -1,24 +1,33 @@
-"""One run: an entry, from one seed, to the end of the budget."""
+"""Runs, each of an entry from one seed to the end of the budget: one by one, or side by side."""
 
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
+from tqdm import tqdm
 from typing_extensions import override
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
 from nlhf_zoo.cli.compare.configuration import BudgetLimits
 from nlhf_zoo.cli.compare.entries import Entry
+from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -59,26 +68,38 @@ class Task:
                 call, and at the end with what is left of the budget.
 
         Raises:
-            UserError: the Trainer cannot train this game.
+            UserError: it cannot be played.
         """
+        try:
+            return self._play(report)
+        except (UserError, MisconfigurationException) as error:
+            raise UserError(f"{self.name}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in the run {self.name}")
+            raise
+
+    def _play(self, report: Callable[[int], Any]) -> RunResult:
         begun = time.monotonic()
         L.seed_everything(self.seed, verbose=False)
         game = self.entry.make()
         exact, watch = ExactMetrics(), _Watch(self, report)
-        diverged = self._diverges(game, [exact, watch])
+        trainer = self._trainer([exact, Budget(self.budget.rounds, self.budget.queries), watch])
+        diverged = False
+        try:
+            trainer.fit(game, TablePrompts())
+        except DivergenceError:
+            diverged = True  # a result like any other
         report(self.budget.counted[0] - watch.position)
         history = read_history(self.folder)
         curve = history[METRICS[self.exploitability]]
-        ends = {"exploitability": curve[-1]}
-        ends |= {name: history[name][-1] for name in ("kl_to_nash", "span")}
+        last = {name: history[name][-1] for name in ("kl_to_nash", "span")}
+        last["exploitability"] = curve[-1]
         # A run that has left the numbers is infinitely far off, in all its games.
-        figures = {
-            name: np.where(np.isnan(end) | diverged, np.inf, end) for name, end in ends.items()
-        }
-        to_target = None
+        figures = {k: np.where(np.isnan(v) | diverged, np.inf, v) for k, v in last.items()}
         if self.duality_gap is not None:
             reached = 2 * curve < self.duality_gap
-            to_target = np.where(reached.any(0), history["queries"][reached.argmax(0)], np.inf)
+            first = history["queries"][reached.argmax(0)]
+            figures["to_target"] = np.where(reached.any(0), first, np.inf)
         return RunResult(
             task=self,
             queries=game.progress.queries_per_prompt,
@@ -86,18 +107,16 @@ class Task:
             seconds=time.monotonic() - begun,
             certificate=exact.certificate,
             figures=figures,
-            to_target=to_target,
         )
 
-    def _diverges(self, game: OnlineGame, callbacks: list[L.Callback]) -> bool:
-        """Train a game. Returns whether it diverged, which is a result like any other."""
+    def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         entry, name = self.entry, str(self.folder.relative_to(self.output))
         logger = TensorBoardLogger(self.output, name, version="", default_hp_metric=False)
         logger.log_hyperparams(
             {"game": entry.game, "beta": entry.beta, "algorithm": entry.label, "seed": self.seed},
             {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan},
         )
-        trainer = L.Trainer(
+        return L.Trainer(
             **{"accelerator": "cpu", **entry.trainer},
             devices=1,
             max_epochs=-1,
@@ -107,15 +126,8 @@ class Task:
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=logger,
-            callbacks=[Budget(self.budget.rounds, self.budget.queries), *callbacks],
+            callbacks=callbacks,
         )
-        try:
-            trainer.fit(game, TablePrompts())
-        except DivergenceError:
-            return True
-        except MisconfigurationException as error:
-            raise UserError(f"{entry.label} on {entry.where}: {error}") from error
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +139,9 @@ class RunResult:
     rounds: int  # that were played
     seconds: float  # wall time
     certificate: float  # exploitability of the pi* of kl_to_nash and span, the worst of the C games
-    figures: dict[str, Array]  # exploitability, kl_to_nash and span at the end [C] each
-    to_target: Array | None  # queries to the target [C], inf where it was not reached
+    # exploitability, kl_to_nash and span at the end, and with a target the queries to_target, which
+    # are inf where it was not reached; [C] each
+    figures: dict[str, Array]
 
 
 class _Watch(L.Callback):
@@ -154,3 +167,123 @@ class _Watch(L.Callback):
         beta = pl_module.beta if self.task.exploitability == "regularised" else 0.0
         if (2 * exploitability(table, pl_module.log_policy(), reference, beta) < gap).all():
             trainer.should_stop = True
+
+
+class WorkerPool:
+    """Plays runs; what comes of them does not depend on the number of processes.
+
+    A ``ProcessPoolExecutor`` would not do: it does not say which run's process died or how, it
+    cannot end processes that are at work, and where this one is killed it leaves them behind. A
+    worker here has a pipe, and ends when nobody is at the other end.
+
+    Args:
+        processes: runs that go on at a time; a single one is played in this process.
+        bar: is named by the run that began last, and moves as the runs get on.
+    """
+
+    def __init__(self, processes: int, bar: tqdm) -> None:
+        self._processes = processes
+        self._bar = bar
+        self._workers: list[_Worker] = []
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[RunResult]:
+        """Play runs, and yield what came of them in this order.
+
+        Raises:
+            UserError: one cannot be played, or its process died.
+            RuntimeError: one failed in another process.
+        """
+        if self._processes > 1:
+            yield from self._side_by_side(tasks)
+        else:
+            for task in tasks:
+                self._bar.set_description(task.name, False)
+                yield task.play(self._bar.update)
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        for worker in self._workers:
+            worker.process.terminate()
+            worker.process.join()
+            worker.connection.close()
+
+    def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[RunResult]:
+        waiting = deque(tasks)
+        ended: dict[str, RunResult] = {}  # by name; some end before one that comes first
+        while len(self._workers) < min(self._processes, len(tasks)):
+            self._workers.append(_Worker())
+        for task in tasks:
+            while task.name not in ended:
+                for worker in self._workers:
+                    if waiting and not worker.run:
+                        self._bar.set_description(waiting[0].name, False)
+                        worker.begin(waiting.popleft())
+                busy = [worker for worker in self._workers if worker.run]
+                ready = wait([worker.connection for worker in busy])
+                for worker in [worker for worker in busy if worker.connection in ready]:
+                    answer = worker.receive()
+                    if isinstance(answer, int):
+                        self._bar.update(answer)
+                    else:
+                        ended[answer.task.name] = answer
+            yield ended.pop(task.name)
+
+
+class _Worker:
+    """A process that plays one run after another."""
+
+    def __init__(self) -> None:
+        # A plain fork would inherit threads' locks, and a GPU's state; these processes are forks of
+        # one that has imported everything and done nothing.
+        forks = "forkserver" in get_all_start_methods()
+        context = get_context("forkserver") if forks else get_context("spawn")
+        context.set_forkserver_preload([__name__])
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()  # so that a process that dies ends the connection
+        self.run = ""  # the name of the one that it plays
+
+    def begin(self, task: Task) -> None:
+        """Let it play a run."""
+        self.run = task.name
+        with suppress(OSError):  # it has died, as `receive` will find
+            self.connection.send(task)
+
+    def receive(self) -> int | RunResult:
+        """The next advance of its run, or what came of it; a failure is raised."""
+        answer: int | RunResult | Exception
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise UserError(
+                f"{self.run}: its process died (exit code {self.process.exitcode}): lower "
+                "processes if memory ran out, or set it to 1 to see why"
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, RunResult):
+            self.run = ""
+        return answer
+
+
+def _serve(connection: Connection) -> None:
+    """What a worker's process does: receive tasks, and send their advances and what came of them.
+
+    A failure is sent as its traceback: an exception may not survive the way.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    with quiet(), suppress(EOFError, OSError):  # the parent has gone
+        while True:
+            task = connection.recv()
+            answer: RunResult | Exception
+            try:
+                answer = task.play(connection.send)
+            except UserError as error:
+                answer = UserError(str(error))
+            except Exception:
+                answer = RuntimeError(f"the run {task.name} failed:\n{traceback.format_exc()}")
+            connection.send(answer)

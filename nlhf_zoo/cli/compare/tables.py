@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -37,13 +37,8 @@ class EntryResult:
         """The game and its temperature, for people."""
         return f"{self.entry.game}, β = {self.entry.beta:g}"
 
-    @property
-    def to_target(self) -> Array:
-        """Queries to the target, over all games and seeds; inf where it was not reached."""
-        return np.concatenate([run.to_target for run in self.runs if run.to_target is not None])
-
     def figures(self, name: str) -> Array:
-        """A figure at the end, over all games and seeds."""
+        """A figure of the runs, over all games and seeds."""
         return np.concatenate([run.figures[name] for run in self.runs])
 
     def rank(self) -> tuple[float, float]:
@@ -51,8 +46,8 @@ class EntryResult:
 
         A median of exploitabilities would hide the game that failed.
         """
-        reached = self.runs[0].to_target is not None
-        queries = float(np.median(self.to_target)) if reached else 0.0
+        has_target = "to_target" in self.runs[0].figures
+        queries = float(np.median(self.figures("to_target"))) if has_target else 0.0
         return queries, float(np.mean(self.figures("exploitability")))
 
 
@@ -60,6 +55,12 @@ def choose_best(rivals: Sequence[EntryResult]) -> list[EntryResult]:
     """The results of one algorithm on one game, one a swept value, with the best marked."""
     best = min(rivals, key=EntryResult.rank, default=None)
     return [EntryResult(rival.runs, rival is best) for rival in rivals]
+
+
+def by_game(results: Sequence[EntryResult]) -> list[list[EntryResult]]:
+    """Those with the best value of their sweep, a list for each game and temperature."""
+    best = [result for result in results if result.best]
+    return [list(group) for _, group in groupby(best, key=lambda result: result.title)]
 
 
 def results_csv(results: Sequence[EntryResult]) -> str:
@@ -79,7 +80,7 @@ def targets_csv(results: Sequence[EntryResult]) -> str:
     """One row for each entry: the median of the queries to the target over games and seeds."""
     rows = []
     for result in results:
-        entry, queries = result.entry, result.to_target
+        entry, queries = result.entry, result.figures("to_target")
         reached = int(np.isfinite(queries).sum())
         count = (float(np.median(queries)), reached, len(queries))
         rows.append((entry.game, entry.beta, entry.label, int(result.best), *count))
@@ -96,46 +97,38 @@ def results_markdown(results: Sequence[EntryResult]) -> str:
     """Mean and maximum of each figure over games and seeds."""
     heads = [text for head in _HEADS.values() for text in (f"{head}, mean", "max")]
     rows = [["game", "algorithm", "queries", *heads, "e(π*), worst"]]
-    for result in results:
-        if result.best:
-            rows.append([result.title, *_row(result), f"{_certificate([result]):.2e}"])
+    for result in chain(*by_game(results)):
+        rows.append([result.title, *_row(result), f"{_certificate([result]):.2e}"])
     return _markdown(rows)
 
 
 def results_text(results: Sequence[EntryResult]) -> str:
     """The same for a terminal: a section a game."""
     lines = []
-    for title, group in groupby((result for result in results if result.best), lambda r: r.title):
-        section = list(group)
-        above = ["", "", *(text for head in _HEADS.values() for text in (head, ""))]
-        rows = [["algorithm", "queries", *("mean", "max") * len(_HEADS)], *map(_row, section)]
+    above = ["", "", *(text for head in _HEADS.values() for text in (head, ""))]
+    for section in by_game(results):
         runs = section[0].runs
         games, seeds = len(runs[0].figures["span"]), len(runs)
         counted = f"{games} games, " if games > 1 else ""
         counted += "1 seed" if seeds == 1 else f"{seeds} seeds"
-        lines.append(f"{title}: {counted}, π* exact to {_certificate(section):.1e}")
+        lines.append(f"{section[0].title}: {counted}, π* exact to {_certificate(section):.1e}")
+        rows = [["algorithm", "queries", *("mean", "max") * len(_HEADS)], *map(_row, section)]
         lines += ["  ".join(cells).rstrip() for cells in _aligned([above, *rows], rows)]
         lines.append("")
     return "\n".join(lines)
 
 
 def targets_markdown(results: Sequence[EntryResult], names: list[str], missed: str) -> str:
-    """For each game and beta, the queries to the target of each algorithm.
-
-    Args:
-        results: of all entries.
-        names: of the algorithms, in the order of the columns.
-        missed: what is said of an algorithm that was never there.
-    """
-    cells: dict[str, dict[str, str]] = {}
-    for result in results:
-        if result.best:
-            entry, median = result.entry, float(np.median(result.to_target))
+    """The queries to the target, a row for each game and beta, a column for each algorithm."""
+    rows = [["game", *names]]
+    for section in by_game(results):
+        cells = {}
+        for result in section:
+            entry, median = result.entry, float(np.median(result.figures("to_target")))
             reached = f"{median:g}{entry.label.removeprefix(entry.algorithm)}"
-            cell = reached if np.isfinite(median) else missed
-            cells.setdefault(result.title, {})[entry.algorithm] = cell
-    rows = [[title, *(row[name] for name in names)] for title, row in cells.items()]
-    return _markdown([["game", *names], *rows])
+            cells[entry.algorithm] = reached if np.isfinite(median) else missed
+        rows.append([section[0].title, *(cells[name] for name in names)])
+    return _markdown(rows)
 
 
 def _certificate(results: Sequence[EntryResult]) -> float:
@@ -153,8 +146,7 @@ def _row(result: EntryResult) -> list[str]:
 def _markdown(rows: list[list[str]]) -> str:
     """A table in Markdown whose first row is the head, aligned for reading as text too."""
     texts = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    rule = ["---"] * len(rows[0])
-    texts = [*_aligned(texts, [*texts, rule])]
+    texts = _aligned(texts, [*texts, ["---"] * len(rows[0])])
     lines = [f"| {' | '.join(row)} |" for row in texts]
     lines.insert(1, f"|{'|'.join('-' * (len(cell) + 2) for cell in texts[0])}|")
     return "\n".join(lines) + "\n"
