@@ -195,9 +195,8 @@ def test_an_earlier_comparison_is_not_destroyed(earlier, capsys):
     before = rows()
     refused(capsys, lambda: compare(small()), "earlier comparison")
     assert rows() == before
-    other = small()
-    other["algorithms"] = {"SPPO again": other["algorithms"]["SPPO"]}
-    compare(other, "--overwrite")
+    other = {"algorithms": {"SPPO again": {"config": fit_file("sppo")}}}
+    compare(small() | other, "--overwrite")
     assert {row["algorithm"] for row in rows()} == {"SPPO again"}
     assert not Path("out/uniform/SPPO").exists()
     assert Path("out/uniform/notes.txt").read_text() == "mine"
@@ -213,8 +212,7 @@ def test_logs_of_an_interrupted_comparison_are_not_mixed_with_new_ones(earlier, 
 
 
 def test_a_divergence_is_reported_not_dropped(here, capsys):
-    content = small()
-    content["games"] = {"cycle": CYCLE}
+    content = small() | {"games": {"cycle": CYCLE}}
     content["algorithms"]["SPPO"]["algorithm"] = block("SPPO", eta=1e308)
     compare(content)
     diverged = of(rows(), algorithm="SPPO")
@@ -260,27 +258,23 @@ def test_the_start_and_the_unregularised_exploitability(here):
 def test_a_target_of_the_unregularised_game(here):
     content = small() | {"games": {"comal": {"oracle": block("Comal")}}, "seeds": [0]}
     content |= {"exploitability": "unregularised", "target": {"duality_gap": 1e-3}}
-    content |= {"budget": {"rounds": 20000}}
-    content["algorithms"] = {
-        "COMAL": {"config": fit_file("moving_magnet")},
-        "EGPO": {"config": fit_file("egpo")},
-    }
-    compare(content)
+    files = {"COMAL": "moving_magnet", "EGPO": "egpo"}
+    content["algorithms"] = {name: {"config": fit_file(file)} for name, file in files.items()}
+    compare(content | {"budget": {"rounds": 20000}})
     table = targets()
     assert table["COMAL"]["reached"] == "1"
     assert table["EGPO"]["reached"] == "0"  # its equilibrium is the regularised one
     assert float(of(rows(), algorithm="COMAL")[0]["rounds"]) < 20000
 
 
+def sweep(*values: float) -> dict:
+    return {"config": fit_file("online_ipo"), "sweep": {"algorithm.eta": [*values]}}
+
+
 def sweeping() -> dict:
-    content = small()
-    content["games"] = {"uniform": UNIFORM}
-    content |= {"budget": {"queries": 3000}, "seeds": [0], "target": {"duality_gap": 1e-5}}
-    content["algorithms"] = {
-        "MD": {"config": fit_file("online_ipo"), "sweep": {"algorithm.eta": [0.1, 1.0, 1e-4]}},
-        "SPPO": {"config": fit_file("sppo")},
-    }
-    return content
+    content = small() | {"games": {"uniform": UNIFORM}, "target": {"duality_gap": 1e-5}}
+    content["algorithms"] = {"MD": sweep(0.1, 1.0, 1e-4), "SPPO": {"config": fit_file("sppo")}}
+    return content | {"budget": {"queries": 3000}, "seeds": [0]}
 
 
 def test_sweep_and_target(here, capsys):
@@ -310,12 +304,8 @@ def test_sweep_and_target(here, capsys):
 
 def held_out() -> dict:
     """A sweep that the first seed chooses by, and the others report."""
-    content = small()
-    content |= {"seeds": [0, 1, 2], "sweep_seeds": 1, "budget": {"queries": 40}}
-    content["algorithms"]["MD"] = {
-        "config": fit_file("online_ipo"),
-        "sweep": {"algorithm.eta": [0.01, 1.0, 1e-4]},
-    }
+    content = small() | {"seeds": [0, 1, 2], "sweep_seeds": 1, "budget": {"queries": 40}}
+    content["algorithms"]["MD"] = sweep(0.01, 1.0, 1e-4)
     return content
 
 
@@ -349,10 +339,9 @@ def test_what_chose_of_a_sweep_is_said(here):
 
 def sampled() -> dict:
     """Both kinds of runs, and a sweep: what is drawn, too, must not depend on where it is."""
-    content = held_out()
-    content["games"] = {"uniform": UNIFORM}
+    content = held_out() | {"games": {"uniform": UNIFORM}, "budget": {"queries": 600}}
     content["algorithms"]["sampled"] = {"config": fit_file("sampled/egpo")}
-    return content | {"budget": {"queries": 600}}
+    return content
 
 
 def test_the_number_of_processes_changes_no_figure(here, capsys, monkeypatch):
@@ -423,11 +412,9 @@ def faulty(here: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> 
     """A comparison whose runs cannot be played."""
     (here / "faulty.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(here)
-    content = small() | {"seeds": [5]}
-    content["games"] = {"cycle": {"oracle": block("faulty.Faulty", **arguments)}}
+    game = {"oracle": block("faulty.Faulty", **arguments)}
     algorithm = {"config": fit_file("online_dpo"), "realisation": block("GradientSteps")}
-    content["algorithms"] = {"DPO": algorithm}
-    return content
+    return small() | {"seeds": [5], "games": {"cycle": game}, "algorithms": {"DPO": algorithm}}
 
 
 def test_a_run_whose_process_dies_is_named(here, capsys, monkeypatch):
@@ -503,9 +490,8 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_comparison_can_be_made(here, path):
     found = entries_of(path)
-    assert {entry.algorithm for entry in found} == set(
-        yaml.safe_load(path.read_text())["algorithms"]
-    )
+    names = set(yaml.safe_load(path.read_text())["algorithms"])
+    assert {entry.algorithm for entry in found} == names
 
 
 def test_the_quickstart_runs(here):

@@ -179,12 +179,19 @@ def read_configuration(args: list[str]) -> Configuration:
     # Games and algorithms are read here: jsonargparse would make what they name.
     parser.add_argument("-c", "--config", action="config", help="the comparison's YAML file")
     parser.add_class_arguments(Configuration, skip={"games", "algorithms"})
-    path, rest = _config_path(args)
+    paths = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    paths.add_argument("-c", "--config", type=Path, action="append", default=[])
+    try:
+        known, rest = paths.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"--config: {error.message}") from error
     if {"-h", "--help"} & {*rest}:
         parser.parse_args(["--help"])
-    if path is None:
-        example = "--config configs/compare/quickstart.yaml"
-        raise UserError(f"there is no file: give the comparison's, as in {example}")
+    example = "--config configs/compare/quickstart.yaml"
+    require(known.config, f"there is no file: give the comparison's, as in {example}")
+    rule = "--config is given more than once: a comparison has one file"
+    require(len(known.config) == 1, rule)
+    path = known.config[0]
     file = load_yaml(path)
     needed = "it needs output, budget, games and algorithms"
     require(isinstance(file, dict), f"{path} holds no configuration: {needed}")
@@ -232,19 +239,6 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _refuse_duplicates(value)
-
-
-def _config_path(args: list[str]) -> tuple[Path | None, list[str]]:
-    """The comparison's file, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-c", "--config", type=Path, action="append", default=[])
-    try:
-        known, rest = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"--config: {error.message}") from error
-    once = "--config is given more than once: a comparison has one file"
-    require(len(known.config) <= 1, once)
-    return (known.config[0] if known.config else None), rest
 
 
 def _mapping(value: Any, rule: str) -> dict[Any, Any]:
