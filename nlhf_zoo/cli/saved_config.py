@@ -6,13 +6,9 @@ import math
 
 import lightning as L
 import yaml
-from lightning.pytorch.cli import (
-    SaveConfigCallback,
-)
+from lightning.pytorch.cli import SaveConfigCallback
 
-from nlhf_zoo.cli.resuming import (
-    flatten,
-)
+from nlhf_zoo.cli.resuming import flatten
 from nlhf_zoo.game.online_game import OnlineGame
 
 

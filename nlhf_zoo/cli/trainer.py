@@ -13,21 +13,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from nlhf_zoo.callbacks import (
-    GameProgressBar,
-    QueryLog,
-    ResumeState,
-    TimeLog,
-)
+from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 
 # Imported so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.cli.config_files import refuse_bad_files

@@ -10,13 +10,7 @@ from typing_extensions import override
 
 from nlhf_zoo.data.batches import game_batches, loader
 from nlhf_zoo.data.stream import Loaded, TextData, refuse_below_one
-from nlhf_zoo.data.texts.encoded_prompts import (
-    EncodedPrompts,
-    Encoder,
-    TooLong,
-    encode,
-    limited,
-)
+from nlhf_zoo.data.texts.encoded_prompts import EncodedPrompts, Encoder, TooLong, encode, limited
 from nlhf_zoo.data.texts.prompt_rows import in_conversation, read_prompts
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError

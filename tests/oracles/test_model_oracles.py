@@ -12,17 +12,7 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 import torch
-from text_models import (
-    CHAT,
-    CONFIGS,
-    PAD,
-    VOCABULARY,
-    prompts,
-    responses,
-    save,
-    tokenizer,
-    user,
-)
+from text_models import CHAT, CONFIGS, PAD, VOCABULARY, prompts, responses, save, tokenizer, user
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from nlhf_zoo.errors import OracleStoppedError, UserError

@@ -560,10 +560,7 @@ REFUSED = {
         ["--model.backbone", "/no/such/model"],
         r"the backbone /no/such/model is no folder here, nor had from the hub",
     ),
-    "unknown head": (
-        ["--model.head", "Head"],
-        r"--model\.head: there is no class 'Head'",
-    ),
+    "unknown head": (["--model.head", "Head"], r"--model\.head: there is no class 'Head'"),
     "unknown loss": (["--model.loss", "nlhf_zoo.losses.preference.hinge"], r"--model\.loss"),
     "unknown optimizer": (["--model.optimizer", "Adm"], r"--model\.optimizer: .*'Adm'"),
     "endless": (["--trainer.max_epochs", "-1"], r"nothing would end this run"),

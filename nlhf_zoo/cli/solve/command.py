@@ -40,12 +40,7 @@ from nlhf_zoo.cli.solve.reading import (
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
-from nlhf_zoo.solvers import (
-    Solution,
-    check_beta,
-    regularised_nash,
-    unregularised_nash,
-)
+from nlhf_zoo.solvers import Solution, check_beta, regularised_nash, unregularised_nash
 
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
 

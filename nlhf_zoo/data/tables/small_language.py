@@ -26,11 +26,7 @@ def prompts(num_letters: int = len(LETTERS)) -> list[str]:
 
 
 def preference(
-    quality: float,
-    cycle: float,
-    seed: int,
-    num_letters: int = len(LETTERS),
-    length: int = LENGTH,
+    quality: float, cycle: float, seed: int, num_letters: int = len(LETTERS), length: int = LENGTH
 ) -> Tensor:
     r"""P(y > y' | x) of the small language.
 

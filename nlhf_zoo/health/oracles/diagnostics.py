@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.health.oracles.asking import MOST_ACTIONS, Answers, TableAnswers, both_orders
-from nlhf_zoo.solvers.preference import (
-    asymmetry,
-    cyclic_triples,
-    flipped,
-    length_correlation,
-    mean,
-)
+from nlhf_zoo.solvers.preference import asymmetry, cyclic_triples, flipped, length_correlation, mean
 
 ROUNDING = 1e-6  # of P and 1 - P in float32
 ROWS = {  # all figures in their order: name and format in print

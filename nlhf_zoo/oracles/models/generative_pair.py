@@ -265,10 +265,7 @@ def _joined(encoder: TextEncoder, text: str, label: str) -> list[str]:
 
 def _joined_in_chat(encoder: TextEncoder, text: str, label: str) -> list[str]:
     """What the chat template itself puts before an answer; nothing where it cannot be seen."""
-    user, assistant = (
-        {"role": "user", "content": _MARK},
-        {"role": "assistant", "content": label},
-    )
+    user, assistant = ({"role": "user", "content": _MARK}, {"role": "assistant", "content": label})
     try:
         asked, answered = (
             encoder.tokenizer.apply_chat_template(messages, tokenize=False, **begins)
