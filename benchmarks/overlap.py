@@ -62,10 +62,10 @@ def step(game: OnlineGame, prompts: Prompts, parts: int, overlap: bool) -> tuple
     """Seconds of drawing and judging a batch, and of each phase."""
     game._micro_batches = MicroBatches(parts, overlap)
     game.progress.batches = 0  # the same draws in both
-    game.phases.take()
+    game.timer.take()
     began = time.perf_counter()
     game.play_and_judge(game.step, prompts)
-    return time.perf_counter() - began, game.phases.take()
+    return time.perf_counter() - began, game.timer.take()
 
 
 def run() -> None:

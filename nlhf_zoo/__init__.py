@@ -70,7 +70,7 @@ _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",
     "data.texts": "data.conversations data.listed_responses data.pair_rows data.prompt_rows",
-    "game": "compatibility micro_batches online_game phases realisation rollout scoring",
+    "game": "compatibility micro_batches online_game realisation rollout scoring",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
     "oracles.tables": (
@@ -84,6 +84,7 @@ _MOVED_INTO = {
 }
 _RENAMED = {
     "callbacks.health_check": "health.callback",
+    "phases": "game.step_timer",
     "oracles.general_preference": "oracles.models.general_preference",
     "oracles.generative_pair_model": "oracles.models.generative_pair",
     "oracles.pair_model": "oracles.models.pair",

@@ -63,7 +63,7 @@ class GameProgressBar(ProgressBar):
 
     def _speed(self, game: OnlineGame) -> dict[str, str]:
         """Tokens per second, and which phase takes the largest share; nothing in closed form."""
-        seconds = game.phases.total
+        seconds = game.timer.total
         whole = sum(seconds.values())
         if game.progress.tokens == self._tokens or not whole:
             return {}

@@ -27,7 +27,7 @@ class TimeLog(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""
         if isinstance(pl_module, OnlineGame):
-            pl_module.phases.take()
+            pl_module.timer.take()
             self._begin(pl_module)
 
     def on_train_batch_end(
@@ -47,7 +47,7 @@ class TimeLog(L.Callback):
             return
         seconds = time.perf_counter() - self._since
         figures = {
-            f"time/{phase}": spent / self._steps for phase, spent in pl_module.phases.take().items()
+            f"time/{phase}": spent / self._steps for phase, spent in pl_module.timer.take().items()
         }
         figures["time/step"] = seconds / self._steps
         figures["speed/tokens_per_second"] = (progress.tokens - self._tokens) / seconds

@@ -19,7 +19,7 @@ from nlhf_zoo.cli.looking import LookingCLI, silent_trainer
 from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import Check, Finding, examine
+from nlhf_zoo.health import Check, Finding, run_checks
 
 _HELP = """usage: nlhf doctor --config CONFIG [options of nlhf fit] [options]
 
@@ -85,7 +85,7 @@ class DoctorCLI(LookingCLI):
         trainer, prompts = self.first_prompts(model, self.num_prompts, ckpt_path)
         context = trainer.precision_plugin.forward_context
         make_trainer = self.make_trainer if self.rehearsal else None
-        if not _report(model, examine(model, prompts, make_trainer, context)):
+        if not _report(model, run_checks(model, prompts, make_trainer, context)):
             raise SystemExit(1)
 
     def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:

@@ -153,7 +153,7 @@ def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
         for name, value in content["state_dict"].items()
         if name.startswith(_POLICY)
     }
-    kept = policy.kept_names()
+    kept = policy.checkpoint_keys()
     for what, names in (("lacks", kept - state.keys()), ("has also", state.keys() - kept)):
         if names:
             raise UserError(

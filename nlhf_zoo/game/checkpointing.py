@@ -82,7 +82,7 @@ def checkpoint_keys(game: OnlineGame) -> set[str]:
 
     Weights that are loaded from files again, a base model's or an oracle's, are left out.
     """
-    policy = {f"policy.{name}" for name in game.policy.kept_names()}
+    policy = {f"policy.{name}" for name in game.policy.checkpoint_keys()}
     rest = {name for name in game.state_dict() if not name.startswith("policy.")}
     return policy | (rest - _frozen(game))
 

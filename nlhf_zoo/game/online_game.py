@@ -23,11 +23,11 @@ from nlhf_zoo.game.compatibility import check_parts
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import MicroBatches
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
-from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.game.progress import Progress
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
 from nlhf_zoo.game.scoring import log_prob_of_all, refuse_stale, score, training_figures
+from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.game.versions import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
@@ -98,7 +98,7 @@ class OnlineGame(L.LightningModule):
         self._micro_batches = MicroBatches(micro_batches, overlap_judging)
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
-        self.phases = Phases()
+        self.timer = StepTimer()
         self.progress = Progress()
         self.versions = Versions()
         self.estimator = PayoffEstimator(oracle, policy, self.versions)
@@ -123,9 +123,9 @@ class OnlineGame(L.LightningModule):
         """Play, judge, improve: the loss along whose gradient the current step is taken."""
         step, prompts = self.step, self.policy.encode(prompts)
         responses, payoffs = self.play_and_judge(step, prompts)
-        with self.phases.phase("score"):
+        with self.timer.phase("score"):
             loss = self.improve(step, prompts, responses, payoffs)
-        self.phases.begin_update()
+        self.timer.begin_update()
         return loss
 
     def play_and_judge(self, step: ProximalStep, prompts: Prompts) -> tuple[Responses, Payoffs]:
@@ -140,7 +140,7 @@ class OnlineGame(L.LightningModule):
                 prompts,
                 lambda part: self.rollout.play(step, self.policy, part, rng),
                 partial(self.judge, step),
-                self.phases,
+                self.timer,
             )
         )
         first_batch = not self.accumulates
@@ -194,8 +194,8 @@ class OnlineGame(L.LightningModule):
 
     def on_after_backward(self) -> None:
         """Count the backward of each batch, also of those that only accumulate."""
-        self.phases.end_update()
-        self.phases.begin_update()
+        self.timer.end_update()
+        self.timer.begin_update()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a gradient step, then advance the plan.
@@ -203,7 +203,7 @@ class OnlineGame(L.LightningModule):
         Here, and not at the end of a batch: so accumulation and checkpoints agree with the plan.
         """
         super().optimizer_step(*args, **kwargs)  # whatever Lightning hands over
-        self.phases.end_update()
+        self.timer.end_update()
         progress, step = self.progress, self.step
         self._accumulated = 0
         self.versions.moved("policy")

@@ -98,7 +98,7 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
 
 def size(game: OnlineGame) -> Note:
     """Parameters that are trained, and the memory of the players."""
-    policy, kept = game.policy, game.policy.kept_names()
+    policy, kept = game.policy, game.policy.checkpoint_keys()
     numbers = dict.fromkeys(("all", "trained", "players"), 0)
     memory = dict(numbers)
     for name, parameter in policy.named_parameters():

@@ -25,6 +25,13 @@ class Policy(nn.Module, ABC):
 
     versions: Mapping[str, int] = MappingProxyType({})
 
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that overrides what is called otherwise now, and would be passed over."""
+        if "kept_names" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__}.kept_names is called checkpoint_keys since version 0.2"
+            )
+
     @property
     @abstractmethod
     def players(self) -> tuple[str, ...]:
@@ -54,7 +61,7 @@ class Policy(nn.Module, ABC):
         """Version of what a mixture draws: that of its latest weights."""
         return max((self.versions.get(p, 0) for p, w in who.items() if w), default=0)
 
-    def kept_names(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """Names in ``state_dict`` that a checkpoint must hold; what is loaded from files need not.
 
         All of them by default.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.reference import Reference, UniformReference
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
 
 class FinitePolicy(Policy, ABC):
@@ -71,7 +71,7 @@ class FinitePolicy(Policy, ABC):
         self.networks["policy"] = self.make_network(log_start.masked_fill(~support, 0.0))
         for player in players:
             network = copy.deepcopy(self.networks["policy"])
-            if player == "magnet":  # it stands in for the reference, until it first moves
+            if starts_as(player) == "reference":
                 network = self.make_network(log_reference.masked_fill(~support, 0.0))
             self.networks[player] = network.requires_grad_(False)
 

@@ -13,6 +13,11 @@ from torch import Tensor
 Mixture = Mapping[str, float]
 
 
+def starts_as(player: str) -> str:
+    """Whose copy a player starts as: the magnet, which stands in for the reference, is its copy."""
+    return "reference" if player == "magnet" else "policy"
+
+
 @dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
 class Decoding:
     """How responses are drawn from a policy's distribution.

@@ -34,12 +34,12 @@ from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.health import (
     Check,
     ReferenceFingerprint,
-    examine,
     refuse_unhealthy,
+    restored_after,
+    run_checks,
     scatter,
-    untouched,
 )
-from nlhf_zoo.health.rehearsal import rehearse
+from nlhf_zoo.health.dry_run import dry_run
 from nlhf_zoo.oracles import MatrixOracle, RuleOracle
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy
@@ -114,7 +114,10 @@ def make_trainer(steps, callbacks):
 def checks_of(game, prompts=PROMPTS, rehearsed=False, until=None):
     """What is found, by name; no more than is asked for."""
     checks = {}
-    with quiet(), closing(examine(game, prompts, make_trainer if rehearsed else None)) as findings:
+    with (
+        quiet(),
+        closing(run_checks(game, prompts, make_trainer if rehearsed else None)) as findings,
+    ):
         for _, found in findings:
             checks |= {check.name: check for check in found if isinstance(check, Check)}
             if until is not None and until <= checks.keys():
@@ -216,7 +219,7 @@ def test_a_check_that_raises_leaves_the_game_as_it_was(folders):
         game.train().requires_grad_(True)
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), untouched(game):
+    with pytest.raises(ZeroDivisionError), restored_after(game):
         fails()
     assert_same(everything(game), before)
 
@@ -466,9 +469,11 @@ def draws_are_not_keyed(monkeypatch):
 
 
 def the_policy_is_not_saved(monkeypatch):
-    kept = CausalLMPolicy.kept_names
+    kept = CausalLMPolicy.checkpoint_keys
     monkeypatch.setattr(
-        CausalLMPolicy, "kept_names", lambda self: {n for n in kept(self) if "policy" not in n[9:]}
+        CausalLMPolicy,
+        "checkpoint_keys",
+        lambda self: {n for n in kept(self) if "policy" not in n[9:]},
     )
 
 
@@ -488,7 +493,7 @@ def test_a_fault_of_the_round_is_found(folders, monkeypatch, plant, names):
     game = game_of(folders["llama"], NashMP(inner_steps=2))
     plant(monkeypatch)
     with quiet():
-        checks = rehearse(game, game.policy.encode(PROMPTS), make_trainer)
+        checks = dry_run(game, game.policy.encode(PROMPTS), make_trainer)
     found = {check.name.partition(",")[0] for check in checks if check.passed is False}
     assert found >= names
 

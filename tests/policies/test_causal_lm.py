@@ -278,7 +278,7 @@ def test_the_magnet_starts_as_the_reference_even_beside_another_policy():
 def test_what_is_kept_is_what_no_folder_holds(lora):
     policy = make_policy(tiny_folder("llama"), ("anchor", "magnet"), lora=lora)
     expected = set().union(*(names_of(policy, p) for p in ("policy", "anchor", "magnet")))
-    kept = policy.kept_names()
+    kept = policy.checkpoint_keys()
     assert kept == expected
     assert kept <= set(policy.state_dict())
     state = {name: value for name, value in policy.state_dict().items() if name in kept}
@@ -582,7 +582,7 @@ def test_an_adapter_is_the_start_and_the_reference():
         assert torch.equal(after[player], found[player]), player
     # The reference's adapter is read from its folder again.
     kept = set().union(*(names_of(policy, p) for p in ("policy", "anchor", "magnet")))
-    assert policy.kept_names() == kept
+    assert policy.checkpoint_keys() == kept
     scatter_adapters(policy)
     prompts, responses = drawn(policy)
     torch.testing.assert_close(

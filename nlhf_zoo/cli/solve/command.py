@@ -40,6 +40,7 @@ from nlhf_zoo.cli.solve.reading import (
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
+from nlhf_zoo.records import starts_as
 from nlhf_zoo.solvers import Solution, check_beta, regularised_nash, unregularised_nash
 
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
@@ -113,9 +114,8 @@ def solve_files(
     if algorithm is not None:
         size = 8 * len(CURVES) * (updates + 1) * len(game.support)
         require_memory(size, f"a trajectory of {updates} updates")
-        players = dict.fromkeys(("policy", *algorithm.players), log_start)
-        if "magnet" in players:  # it stands in for the reference, until it first moves
-            players["magnet"] = log_reference
+        starts = {"policy": log_start, "reference": log_reference}
+        players = {name: starts[starts_as(name)] for name in ("policy", *algorithm.players)}
         rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
 
     if beta == 0:

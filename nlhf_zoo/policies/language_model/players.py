@@ -81,7 +81,7 @@ class Players(nn.Module, ABC):
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; those of no other player."""
 
-    def kept_names(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """Names of the parameters that no model folder holds: what a checkpoint must."""
         own = {id(p) for name in self.names for p in self._own(name).values()}
         return {name for name, p in self.named_parameters() if id(p) in own}

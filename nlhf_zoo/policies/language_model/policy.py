@@ -23,7 +23,7 @@ from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlaye
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
 
 class CausalLMPolicy(Policy):
@@ -125,7 +125,7 @@ class CausalLMPolicy(Policy):
         else:
             self._players = AdapterPlayers(model, self.lora, self.adapter)
         for player in players:
-            self._players.add(player, "reference" if player == "magnet" else "policy")
+            self._players.add(player, starts_as(player))
         if not self.dropout:  # now, for adapters have some too
             _switch_dropout_off(self._players)
         self._encoder = PromptEncoder(
@@ -183,9 +183,9 @@ class CausalLMPolicy(Policy):
         for name, parameter in self._players.parameters_of("policy").items():
             parameter.copy_(snapshot[name])
 
-    def kept_names(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """The players' own parameters; the base model is loaded again from where it came."""
-        return {f"_players.{name}" for name in self._players.kept_names()}
+        return {f"_players.{name}" for name in self._players.checkpoint_keys()}
 
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; it never moves."""

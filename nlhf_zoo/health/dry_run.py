@@ -18,7 +18,7 @@ from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.oracles.answers import Asked, listening
-from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
+from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
 from nlhf_zoo.health.probe import gap
 from nlhf_zoo.records import Prompts
 
@@ -49,7 +49,7 @@ class _Played:
     size: int = 0
 
 
-def rehearse(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> list[Check]:
+def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> list[Check]:
     """Play a round, save after its first step, and resume from there.
 
     Args:
@@ -64,9 +64,9 @@ def rehearse(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> l
     last = rounds * game.gradient_steps_per_round
     counts_round = last <= rounds * _LONGEST_ROUND and game.between_rounds
     first = last - game.gradient_steps_per_round
-    with tempfile.TemporaryDirectory() as folder, untouched(game):
+    with tempfile.TemporaryDirectory() as folder, restored_after(game):
         path = Path(folder) / "rehearsal.ckpt"
-        with untouched(game):
+        with restored_after(game):
             scatter(game.policy)
             counted = (first, last) if counts_round else (0, 1)
             whole = _play(game, prompts, make_trainer, path, counted)
@@ -177,7 +177,7 @@ def _covered(played: _Played, trained: set[str]) -> Check:
         f"checkpoints hold all that trains, {played.size / 2**20:,.1f} MiB",
         len(missing),
         0.0,
-        f"Policy.kept_names leaves out {min(missing, default='')}",
+        f"Policy.checkpoint_keys leaves out {min(missing, default='')}",
         f" of {len(trained)} tensors missing",
     )
 

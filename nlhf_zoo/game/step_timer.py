@@ -13,7 +13,7 @@ PHASES = ("generate", "judge", "score", "update")
 
 
 @dataclass(slots=True)
-class Phases:
+class StepTimer:
     """Seconds spent in each phase, since the last ``take`` and in all.
 
     A GPU is waited for at each border.
