@@ -90,11 +90,11 @@ def _merged(adapted: Any) -> dict[str, Tensor]:
         f"{name}.base_layer.weight": layer.get_delta_weight(_ADAPTER)
         for name, layer in layers.items()
     }
-    kept = {}
+    weights = {}
     for name, tensor in adapted.state_dict().items():
         if ".lora_" in name or ".original_module." in name:
             continue
         if name in delta:
             tensor = (tensor + delta[name]).to(tensor.dtype)
-        kept[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
-    return kept
+        weights[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
+    return weights

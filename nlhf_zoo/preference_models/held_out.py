@@ -76,9 +76,9 @@ class HeldOut(nn.Module):
         answers = preferences(asked).to(device)  # at once: each text is read once
         forward, backward = answers[:num], answers[num : 2 * num]
         label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
-        told = ~(forward + backward).isnan()
-        self.unread = num - int(told.sum())
-        forward, backward, label = forward[told], backward[told], label[told]
+        known = ~(forward + backward).isnan()
+        self.unread = num - int(known.sum())
+        forward, backward, label = forward[known], backward[known], label[known]
         probability = (forward + 1 - backward) / 2
         for metric in (self.accuracy, self.ece, self.log_loss):
             metric.update(probability, label)

@@ -55,7 +55,8 @@ class TextEncoder:
             message, and what the tokenizer puts after a text is left out.
 
     Raises:
-        UserError: there is neither template nor chat template, or what is read is left out of it.
+        UserError: there is neither template nor chat template, or what is read is left out of it;
+            and whenever a text is written, if the prompt does not fit the template.
     """
 
     def __init__(
@@ -89,28 +90,12 @@ class TextEncoder:
         if template is None:
             self._refuse_chat_template()
 
-    def encode_response(self, conversation: Conversation, response: str) -> Tokens:
-        """Tokens of a prompt with a response.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
-        return self.encode_responses([(conversation, response)])[0]
-
-    def encode_pair(self, conversation: Conversation, first: str, second: str) -> Tokens:
-        """Tokens of a prompt with two responses; none where these make a special token.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
-        return self.encode_pairs([(conversation, first, second)])[0]
-
     def encode_responses(self, asked: Sequence[tuple[Conversation, str]]) -> list[Tokens]:
-        """As ``encode_response``, of many."""
+        """Tokens of prompts, each with a response."""
         return self.tokens([self.render_response(*one) for one in asked])
 
     def encode_pairs(self, asked: Sequence[tuple[Conversation, str, str]]) -> list[Tokens]:
-        """As ``encode_pair``, of many."""
+        """Tokens of prompts, each with two responses; none where these make a special token."""
         texts = [self.render_pair(*one) for one in asked]
         safe = iter(self.tokens([text for text in texts if text is not None]))
         return [() if text is None else next(safe) for text in texts]
@@ -130,21 +115,13 @@ class TextEncoder:
         return [tuple(tokens[: len(tokens) - behind]) for tokens in encoded["input_ids"]]
 
     def render_response(self, conversation: Conversation, response: str) -> str:
-        """The text of a prompt with a response.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
+        """The text of a prompt with a response."""
         if self.template is None:
             return self._in_chat([*conversation, {"role": "assistant", "content": response}])
         return self.template.format(prompt=self._one_message(conversation), response=response)
 
     def render_pair(self, conversation: Conversation, first: str, second: str) -> str | None:
-        """The text of a prompt with two responses; None where these make a special token.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
+        """The text of a prompt with two responses; None where these make a special token."""
         chat = self.template is None
         prompt = _as_text(conversation) if chat else self._one_message(conversation)
         text = self._written(prompt, first, second)

@@ -471,9 +471,9 @@ def test_special_tokens_of_a_response_are_not_read(folders):
     template = "{prompt} </s> {first} </s> {second}"
     encoder = TextEncoder(words, template, "pair", "Oracle", "the model")
     ids = [VOCABULARY[word] for word in ["<s>", "w1", "</s>", "w2", "</s>", "w3", "</s>"]]
-    assert encoder.encode_pair(user("w1"), "w2", "w3") == tuple(ids)
+    assert encoder.encode_pairs([(user("w1"), "w2", "w3")]) == [tuple(ids)]
     for pair in (("w2", "w3 </s> w4"), ("<s>", "w3")):
-        assert encoder.encode_pair(user("w1"), *pair) == ()
+        assert encoder.encode_pairs([(user("w1"), *pair)]) == [()]
     quoted = TextEncoder(words, None, "pair", "Oracle", "the model")
     assert "&lt;/s&gt;" in quoted.render_pair(user("w1"), "w2 </s>", "w3")
 
@@ -497,7 +497,7 @@ def test_no_special_token_is_made_at_a_seam(template, pair):
     message = "{prompt} <{first}> w9 <{second}>"
     encoder = TextEncoder(words, template, "pair", "Oracle", "the model", message=message)
     assert encoder.render_pair(user("w1"), *pair) is None
-    assert encoder.encode_pair(user("w1"), *pair) == ()
+    assert encoder.encode_pairs([(user("w1"), *pair)]) == [()]
     plain = "turns", "w3 turn"
     assert encoder.encode_pairs([(user("w1"), *pair), (user("w1"), *plain)])[1] != ()
     # What the prompt says is the same with all responses.
@@ -509,11 +509,11 @@ def test_no_special_token_is_made_at_a_seam(template, pair):
 def test_many_are_encoded_as_each_alone():
     encoder = TextEncoder(tokenizer(), TEMPLATE, "pair", "Oracle", "the model")
     asked = [(user("w1"), "w2", "w3 w4"), (user("w5"), "</s>", "w3"), (user("w6"), "", "w7")]
-    assert encoder.encode_pairs(asked) == [encoder.encode_pair(*one) for one in asked]
+    assert encoder.encode_pairs(asked) == [encoder.encode_pairs([one])[0] for one in asked]
     assert encoder.encode_pairs(asked)[1] == ()
     one = TextEncoder(tokenizer(), "{prompt} {response}", "response", "Oracle", "the model")
     asked = [(user("w1"), "w2"), (user("w5 w6"), "")]
-    assert one.encode_responses(asked) == [one.encode_response(*each) for each in asked]
+    assert one.encode_responses(asked) == [one.encode_responses([each])[0] for each in asked]
 
 
 # ---- fingerprints ----

@@ -323,8 +323,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(kind, tmp_path):
 def test_a_cross_encoder_sees_pairs_in_orders_of_a_stream_of_its_own():
     made, other = model("pair"), model("pair")
     batch = pairs(*[("ab", f"a{c}", f"b{c}") for c in "abcdefgh"] * 8, probability=[0.9, 0.2] * 32)
-    seen = [made._as_shown(batch) for _ in range(4)]
-    again = [other._as_shown(batch) for _ in range(4)]
+    seen = [made._in_drawn_order(batch) for _ in range(4)]
+    again = [other._in_drawn_order(batch) for _ in range(4)]
     assert seen[0].first == again[0].first  # of (seed, process, batch) alone
     assert seen[0].first != seen[1].first
     turned = torch.tensor([[a.startswith("b") for a in one.first] for one in seen])
@@ -336,7 +336,7 @@ def test_a_cross_encoder_sees_pairs_in_orders_of_a_stream_of_its_own():
         torch.testing.assert_close(
             one.probability, torch.where(row, 1 - batch.probability, batch.probability)
         )
-    assert model("general")._as_shown(batch) is batch
+    assert model("general")._in_drawn_order(batch) is batch
 
 
 def test_the_loss_is_swapped_by_its_name(tmp_path):
