@@ -80,7 +80,7 @@ ZOO = {
 
 def test_every_oracle_has_a_row():
     abstract_or_wrapper = {"PreferenceOracle", "TableOracle", "BernoulliLabels"}
-    # tests/test_model_oracles.py, test_pair_model.py, test_general_preference.py, test_judge.py
+    # tests/oracle_zoo.py
     of_texts = {"RewardModelOracle", "RuleOracle", "PairModelOracle", "GenerativePairModelOracle"}
     of_texts |= {"GeneralPreferenceModelOracle", "JudgeOracle"}
     # tests/test_wrappers.py, test_cached.py, test_ensemble.py, test_listed.py
