@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.preference_models.backbones import Classifier
 from nlhf_zoo.records import Conversation
-from nlhf_zoo.text_models.batches import Batches, each_once
 from nlhf_zoo.text_models.encoding import TextEncoder, Tokens
-from nlhf_zoo.text_models.frozen import logits
 from nlhf_zoo.text_models.heads import PreferenceHead
+from nlhf_zoo.text_models.network import TextNetwork
 
 # A prompt and two responses, in the order in which they are shown.
 Shown = tuple[Conversation, str, str]
@@ -23,7 +23,7 @@ Shown = tuple[Conversation, str, str]
 Texts = tuple[Tokens, Tokens]
 
 
-class Reader(nn.Module):
+class Reader(TextNetwork):
     """A network in training, its tokenizer and its head.
 
     In evaluation it reads as the frozen model of an oracle does, batch by batch: what is written to
@@ -48,20 +48,22 @@ class Reader(nn.Module):
         max_tokens: int | None,
         batch_size: int,
     ) -> None:
-        super().__init__()
-        network, tokenizer, where = classifier.network, classifier.tokenizer, classifier.where
         for option, number in (("max_tokens", max_tokens), ("eval_batch_size", batch_size)):
             if number is not None and number < 1:
                 raise UserError(f"model.{option} must be at least 1, not {number}")
-        self.network = network
-        self.tokenizer = tokenizer
+        network, tokenizer, where = classifier.network, classifier.tokenizer, classifier.where
+        width, option = head.outputs, "model.max_tokens"
+        super().__init__(network, tokenizer, width, batch_size, max_tokens, where, option)
         self.head = head
-        self.where = where
-        option = "model.max_tokens"
-        self._batches = Batches(network, tokenizer, batch_size, max_tokens, where, option)
-        self.max_tokens = self._batches.max_tokens
         self.encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
         self._in_bfloat16 = network.dtype == torch.bfloat16
+
+    @override
+    def precision(self, device: str) -> AbstractContextManager[Any]:
+        # Under adapters of float32 a network of bfloat16 needs types to be mixed; else training has
+        # the run's precision, and evaluation the weights' own.
+        mixed = torch.autocast(device, dtype=torch.bfloat16)
+        return mixed if self._in_bfloat16 else nullcontext()
 
     def encode(self, shown: Sequence[Shown]) -> list[Texts]:
         """The texts of pairs; nothing is cut.
@@ -78,7 +80,7 @@ class Reader(nn.Module):
 
     def problem(self, texts: Texts) -> str:
         """Why a pair cannot be read; empty where it can."""
-        if all(map(self._batches.is_readable, texts)):
+        if all(map(self.is_readable, texts)):
             return ""
         length = max(map(len, texts))
         if self.max_tokens is not None and length > self.max_tokens:
@@ -93,28 +95,14 @@ class Reader(nn.Module):
         """
         firsts, seconds = zip(*pairs, strict=True)
         if self.head.reads == "pair":
-            outputs = self._outputs(firsts)
+            outputs = self.outputs(firsts)
             return self.head.log_odds(outputs, outputs)
-        return self.head.log_odds(*self._outputs([*firsts, *seconds]).chunk(2))
+        return self.head.log_odds(*self.outputs([*firsts, *seconds]).chunk(2))
 
-    @torch.no_grad()
     def preferences(self, shown: Sequence[Shown]) -> Tensor:
         """P(first > second) as the pairs are shown, float64 [n]; NaN for what cannot be read.
 
         Each different text is read once, in batches of like lengths.
         """
-        pairs = self.encode(shown)
-        texts = [text for pair in pairs for text in pair]
-        stream = partial(self._batches.stream, outputs_of=self._outputs)
-        outputs = each_once(texts, self.head.outputs, stream)
+        outputs = self([text for pair in self.encode(shown) for text in pair])
         return self.head.preference(outputs[::2], outputs[1::2])
-
-    def _outputs(self, texts: Sequence[Tokens]) -> Tensor:
-        """One forward pass [n, outputs], padded on the right."""
-        device = next(self.network.parameters()).device
-        tokens, mask = self._batches.padded(texts, device)
-        # Under adapters of float32 a network of bfloat16 needs types to be mixed; else training has
-        # the run's precision, and evaluation the weights' own.
-        mixed = torch.autocast(device.type, dtype=torch.bfloat16)
-        with mixed if self._in_bfloat16 else nullcontext():
-            return logits(self.network, tokens, mask).float()

@@ -1,68 +1,56 @@
-"""A frozen model of texts: how it reads many of them."""
+"""A frozen model of texts, as an oracle asks it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any, Self, final
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.text_models.batches import Batches, Outputs, each_once
 from nlhf_zoo.text_models.encoding import Tokens
+from nlhf_zoo.text_models.network import Outputs, TextNetwork
 
-# What a network gives for a batch: (network, tokens [b, T], mask [b, T]) -> outputs [b, D]. Texts
-# are padded on the right.
-Read = Callable[[Any, Tensor, Tensor], Tensor]
 # A conversation whose text in a chat template is part of a digest.
 _CHAT = [{"role": "user", "content": "zebra"}, {"role": "assistant", "content": "quokka"}]
 
 
-@final
-class TextModel(nn.Module):
-    """Reads texts with a frozen network: without gradient, dropout or anything drawn.
+class TextModel(TextNetwork):
+    """Reads texts with a frozen classifier: without gradient, dropout or anything drawn.
 
     Args:
         network: a model of transformers with its weights, or a module around one with its
             ``config``.
         tokenizer: of the network.
-        read: what it gives for a batch.
         width: D, of an output.
         batch_size: texts of a forward pass.
         max_tokens: of the longest text; None takes the network's own limit.
         oracle: whose it is, in messages.
         where: which one, in messages, as "the reward model FOLDER".
-
-    Raises:
-        UserError: network, tokenizer and limit do not fit together.
     """
 
     def __init__(
         self,
         network: Any,
         tokenizer: Any,
-        read: Read,
         width: int,
         batch_size: int,
         max_tokens: int | None,
         oracle: str,
         where: str,
     ) -> None:
-        super().__init__()
-        self.network = network.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
-        self.width = width
+        config = _digest_of_config(network.config)  # before a batch changes its padding
+        super().__init__(network, tokenizer, width, batch_size, max_tokens, where)
+        self.network.requires_grad_(False).eval()
         self.unread = 0  # texts that were too long, or without a token
         self.not_finite = 0  # texts whose output was not finite
-        self._read, self._oracle = read, oracle
-        self._config = _digest_of_config(network.config)  # before a batch changes its padding
-        self._batches = Batches(network, tokenizer, batch_size, max_tokens, where)
-        self.batch_size, self.max_tokens = self._batches.size, self._batches.max_tokens
+        self._oracle, self._config = oracle, config
         self._dtypes = self._current_dtypes()
         self._known_digest: str | None = None
 
@@ -82,29 +70,23 @@ class TextModel(nn.Module):
         self.network.eval()  # nothing of it is trained: its dropout stays off
         return self
 
-    def forward(self, texts: Sequence[Tokens]) -> Tensor:
-        """Outputs of all texts [n, D] in main memory, NaN where one was not read.
+    @override
+    def precision(self, device: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device, enabled=False)  # its own, not the run's
 
-        Each different text is read once.
-        """
-        return each_once(texts, self.width, self.stream)
-
+    @override
     def stream(self, texts: Sequence[Tokens]) -> Outputs:
-        """Outputs of n texts batch by batch, as soon as they are known.
-
-        Yields:
-            numbers of some texts, and their outputs [b, D] in main memory; NaN where one was not
-            read. Each number comes once.
+        """Outputs of all texts, each number once; NaN where one was not read.
 
         Raises:
             UserError: somebody has changed the precision of the weights.
         """
         self._refuse_other_dtypes()
-        unread = [n for n, text in enumerate(texts) if not self._batches.is_readable(text)]
+        unread = [number for number, text in enumerate(texts) if not self.is_readable(text)]
         self.unread += len(unread)
         if unread:
-            yield unread, torch.full((len(unread), self.width), torch.nan, dtype=torch.float32)
-        for numbers, output in self._batches.stream(texts, self._outputs):
+            yield unread, torch.full((len(unread), self.width), math.nan, dtype=torch.float32)
+        for numbers, output in super().stream(texts):
             self.not_finite += int((~output.isfinite()).any(-1).sum())
             yield numbers, output
 
@@ -123,14 +105,6 @@ class TextModel(nn.Module):
             found.update(flat.view(torch.uint8).numpy().data)
         return found.hexdigest()
 
-    @torch.no_grad()
-    def _outputs(self, batch: Sequence[Tokens]) -> Tensor:
-        """One forward pass [b, D], on the device."""
-        device = next(self.network.parameters()).device
-        tokens, mask = self._batches.padded(batch, device)
-        with torch.autocast(device.type, enabled=False):  # its precision is its own, not the run's
-            return self._read(self.network, tokens, mask).float()
-
     def _current_dtypes(self) -> dict[str, torch.dtype]:
         named = chain(self.network.named_parameters(), self.network.named_buffers())
         return {name: tensor.dtype for name, tensor in named}
@@ -141,18 +115,6 @@ class TextModel(nn.Module):
                 f"trainer.precision has changed the weights of {self._oracle}'s model: leave it at "
                 f"32-true, and set the dtype of {self._oracle} and of the policy"
             )
-
-
-def logits(network: Any, tokens: Tensor, mask: Tensor) -> Tensor:
-    """The outputs of a sequence classifier [b, D].
-
-    Args:
-        network: a sequence classifier.
-        tokens: [b, T], padded on the right.
-        mask: [b, T].
-    """
-    found: Tensor = network(input_ids=tokens, attention_mask=mask).logits
-    return found
 
 
 def _digest_of_config(config: Any) -> str:

@@ -14,7 +14,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, admitted, in_order
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import Reads, TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel, logits
+from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.heads import PreferenceHead, refuse_temperature
 from nlhf_zoo.text_models.loading import Dtype, Source
 from nlhf_zoo.text_models.settings import ModelSettings
@@ -62,7 +62,7 @@ class TextModelOracle(TextOracle):
         encoder = TextEncoder(tokenizer, settings.template, self.reads, name, where)
         network = source.whole_network("sequence classifier", config, dtype)
         width, limit = config.num_labels, settings.max_tokens
-        model = TextModel(network, tokenizer, logits, width, batch_size, limit, name, where)
+        model = TextModel(network, tokenizer, width, batch_size, limit, name, where)
         return encoder, model
 
     @property

@@ -116,9 +116,8 @@ class GenerativePairModelOracle(PairTextModelOracle):
         self.label_tokens = _label_tokens(self.encoder, labels, source.where)
         network = source.whole_network("causal language model", config, dtype)
         _refuse_without_last(network, source.where)
-        self.model = TextModel(
-            network, tokenizer, self._read, 3, batch_size, max_tokens, _NAME, source.where
-        )
+        self.model = _LabelModel(network, tokenizer, 3, batch_size, max_tokens, _NAME, source.where)
+        self.model.label_tokens = self.label_tokens
 
     @property
     @override
@@ -154,18 +153,19 @@ class GenerativePairModelOracle(PairTextModelOracle):
         logit = output[:, :1] - output[:, 1:2]
         return self.head.preference(logit, logit).masked_fill(~readable | is_low, math.nan)
 
-    def _read(self, network: Any, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of the labels as the next token of each text [b, 3].
 
-        Args:
-            network: a causal language model.
-            tokens: [b, T], padded on the right: what follows a token does not change its law.
-            mask: [b, T].
-        """
-        # Logits at the texts' last tokens alone: at all of them they would fill the memory.
+class _LabelModel(TextModel):
+    """Log p(A), log p(B) and log (p(A) + p(B)) of the next token of each text [b, 3]."""
+
+    label_tokens: tuple[int, int]
+
+    @override
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        # Logits at the texts' last tokens alone: at all of them they would fill the memory. What
+        # follows a token, here padding, does not change its law.
         last = mask.sum(-1) - 1
         places, row_of = last.unique(return_inverse=True)
-        output = network(input_ids=tokens, attention_mask=mask, logits_to_keep=places)
+        output = self.network(input_ids=tokens, attention_mask=mask, logits_to_keep=places)
         law = output.logits[torch.arange(len(tokens), device=tokens.device), row_of]
         log_prob = law.float().log_softmax(-1)[:, list(self.label_tokens)]
         return torch.cat([log_prob, log_prob.logsumexp(-1, keepdim=True)], dim=-1)

@@ -1,13 +1,15 @@
-"""Texts as the batches that a network reads: what is too long, what pads, what stands together."""
+"""A network that reads texts: what is too long, what pads, what stands together in a batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, final
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.text_models.encoding import Tokens
@@ -16,9 +18,8 @@ from nlhf_zoo.text_models.encoding import Tokens
 Outputs = Iterator[tuple[list[int], Tensor]]
 
 
-@final
-class Batches:
-    """How many texts pass through one network, in training and in evaluation.
+class TextNetwork(nn.Module, ABC):
+    """A network and how many texts pass through it, in training and in evaluation.
 
     Batches hold like lengths, the longest first: that wastes no padding, and shows at once whether
     memory suffices. Texts that are too long or without a token are in none: nothing is ever cut.
@@ -26,7 +27,8 @@ class Batches:
     Args:
         network: a model of transformers, or a module around one with its ``config``.
         tokenizer: of the network.
-        batch_size: texts of a forward pass.
+        width: D, of an output.
+        batch_size: texts of a forward pass in evaluation.
         max_tokens: of the longest text; None takes the network's own limit.
         where: which network, in messages, as "the reward model FOLDER".
         option: what ``max_tokens`` is called in messages.
@@ -39,52 +41,76 @@ class Batches:
         self,
         network: Any,
         tokenizer: Any,
+        width: int,
         batch_size: int,
         max_tokens: int | None,
         where: str,
         option: str = "max_tokens",
     ) -> None:
+        super().__init__()
         limit = _longest(network, tokenizer)
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise UserError(f"{where} reads {limit} tokens at most, but {option} is {max_tokens}")
-        self.max_tokens = limit if max_tokens is None else max_tokens
+        self.network = network
+        self.tokenizer = tokenizer
+        self.width = width
         self.where = where
+        self.max_tokens = limit if max_tokens is None else max_tokens
         self._num_tokens = _num_embeddings(network, tokenizer, where)
-        self._config = network.config.get_text_config()
-        self._config.use_cache = False  # each text is read once
-        pad = self._config.pad_token_id
+        self._text_config = network.config.get_text_config()
+        self._text_config.use_cache = False  # each text is read once
+        pad = self._text_config.pad_token_id
         self._pad: int | None = pad if pad is not None and 0 <= pad < self._num_tokens else None
         # Without a padding token one is free where a batch has fewer texts than there are tokens.
-        self.size = batch_size if self._pad is not None else min(batch_size, self._num_tokens - 1)
+        self.batch_size = min(batch_size, self._num_tokens - 1) if self._pad is None else batch_size
+
+    @abstractmethod
+    def precision(self, device: str) -> AbstractContextManager[Any]:
+        """The context of a forward pass: of which precision its products are."""
+
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What the network gives for a batch [b, D]: the outputs of a sequence classifier.
+
+        Args:
+            tokens: [b, T], padded on the right.
+            mask: [b, T].
+        """
+        found: Tensor = self.network(input_ids=tokens, attention_mask=mask).logits
+        return found
 
     def is_readable(self, text: Tokens) -> bool:
         """Whether a text is in a batch."""
         return len(text) > 0 and (self.max_tokens is None or len(text) <= self.max_tokens)
 
-    def stream(
-        self, texts: Sequence[Tokens], outputs_of: Callable[[Sequence[Tokens]], Tensor]
-    ) -> Outputs:
-        """Outputs of the readable texts, batch by batch, as soon as they are known.
+    def forward(self, texts: Sequence[Tokens]) -> Tensor:
+        """Outputs of texts [n, D] in main memory, without gradient; NaN where one was not read.
 
-        Args:
-            texts: n texts.
-            outputs_of: the forward pass of a batch, [b, D] on the device.
+        Each different text is read once.
         """
+        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        outputs = torch.full((len(place), self.width), math.nan, dtype=torch.float32)
+        for numbers, output in self.stream([*place]):
+            outputs[numbers] = output
+        return outputs[[place[text] for text in texts]]
+
+    @torch.no_grad()
+    def stream(self, texts: Sequence[Tokens]) -> Outputs:
+        """Outputs of the readable ones of some texts, batch by batch, as soon as they are known."""
         readable = [number for number, text in enumerate(texts) if self.is_readable(text)]
         # One order of equal lengths too: the same texts make the same batches.
         readable.sort(key=lambda number: (len(texts[number]), texts[number]), reverse=True)
         before: tuple[list[int], Tensor] | None = None
-        for start in range(0, len(readable), self.size):
-            batch = readable[start : start + self.size]
-            output = outputs_of([texts[number] for number in batch])
+        for start in range(0, len(readable), self.batch_size):
+            batch = readable[start : start + self.batch_size]
+            output = self.outputs([texts[number] for number in batch])
             if before is not None:  # handed out while the next is under way on the device
                 yield before[0], before[1].cpu()
             before = batch, output
         if before is not None:
             yield before[0], before[1].cpu()
 
-    def padded(self, batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tokens and mask of a batch [b, T], padded on the right with what the network knows of.
+    def outputs(self, batch: Sequence[Tokens]) -> Tensor:
+        """One forward pass [b, D], on the device.
 
         Raises:
             UserError: there is no padding token, and each token ends one of the texts.
@@ -95,25 +121,13 @@ class Batches:
                 f"{self.where} has no padding token, and every other one ends a text of the batch: "
                 "give its configuration a pad_token_id"
             )
-        self._config.pad_token_id = pad
-        width = max(map(len, batch))
+        self._text_config.pad_token_id = pad
+        width, device = max(map(len, batch)), next(self.network.parameters()).device
         tokens = [[*text, *[pad] * (width - len(text))] for text in batch]
         mask = [[1] * len(text) + [0] * (width - len(text)) for text in batch]
-        return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
-
-
-def each_once(
-    texts: Sequence[Tokens], width: int, stream: Callable[[Sequence[Tokens]], Outputs]
-) -> Tensor:
-    """Outputs of texts [n, D = width] in main memory, each different one read once.
-
-    NaN stands for those that ``stream``, which is given the different texts, leaves out.
-    """
-    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    outputs = torch.full((len(place), width), math.nan, dtype=torch.float32)
-    for numbers, output in stream([*place]):
-        outputs[numbers] = output
-    return outputs[[place[text] for text in texts]]
+        with self.precision(device.type):
+            read = self.read(torch.tensor(tokens).to(device), torch.tensor(mask).to(device))
+            return read.float()
 
 
 def _free_token(batch: Sequence[Tokens]) -> int:
