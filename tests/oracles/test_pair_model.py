@@ -17,7 +17,7 @@ from forked import nlhf
 from language_models import new_folder
 from oracle_zoo import PAIR, generative
 from paths import ROOT
-from text_models import PAD, VOCABULARY, folder, prompts, responses, tokenizer, user
+from text_models import CHAT, PAD, VOCABULARY, folder, prompts, responses, tokenizer, user
 from tiny_models import save_tiny
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
@@ -164,6 +164,12 @@ def test_which_label_says_that_the_first_is_better():
     other = compare(PairModelOracle(folder("llama", 2), first_label="second"), WORDS)
     torch.testing.assert_close(by_name, 1 - other)
     assert (by_name - 0.5).abs().max() > 0.02
+
+
+def test_a_chat_template_of_questions_alone_has_a_fingerprint():
+    chat = "{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}"
+    prints = [PairModelOracle(folder("llama", chat=c + CHAT)).fingerprint for c in (chat, "")]
+    assert prints[0] != prints[1]
 
 
 def test_temperature_divides_the_logit():

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonargparse
@@ -16,6 +17,7 @@ from text_models import (
     CHAT,
     CONFIGS,
     PAD,
+    SMALL,
     VOCABULARY,
     folder,
     one_by_one,
@@ -25,7 +27,12 @@ from text_models import (
     user,
 )
 from text_models import tokenizer as word_tokenizer
-from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    ByT5Tokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import (
@@ -227,8 +234,22 @@ def test_the_fingerprint_sees_the_weights_and_the_chat_template(tmp_path):
         next(network.parameters())[0, 0] += 1e-3
     network.save_pretrained(moved)
     word_tokenizer(chat=CHAT + " </s>").save_pretrained(retold)
-    paths = [folder("llama"), str(moved), str(retold)]
-    assert len({RewardModelOracle(path).fingerprint for path in paths}) == 3
+    paths = [folder("llama"), folder("llama", chat=None), str(moved), str(retold)]
+    prints = {RewardModelOracle(one, template="{prompt} {response}").fingerprint for one in paths}
+    assert len(prints) == 4
+
+
+def test_the_fingerprint_sees_a_tokenizer_in_python(tmp_path):
+    prints = []
+    for extra in (0, 1):
+        config = LlamaConfig(**SMALL | {"vocab_size": 384})
+        path = save(tmp_path / str(extra), config)
+        words = ByT5Tokenizer(extra_ids=100 + extra)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            Path(path, file).unlink()
+        words.save_pretrained(path)
+        prints.append(RewardModelOracle(path, template="{prompt} {response}").fingerprint)
+    assert prints[0] != prints[1]
 
 
 @pytest.mark.parametrize("chat", [CHAT.replace("<s>", "{{ bos_token }}"), CHAT])

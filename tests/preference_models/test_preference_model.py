@@ -19,7 +19,18 @@ import torch
 import transformers
 from forked import KILLED, nlhf
 from paths import ROOT
-from preference_runs import HEADS, configuration, fit, logged, part, refused, rows, run, write
+from preference_runs import (
+    HEADS,
+    TEMPLATES,
+    configuration,
+    fit,
+    logged,
+    part,
+    refused,
+    rows,
+    run,
+    write,
+)
 from scipy.special import expit
 from text_models import CONFIGS as MODELS
 from text_models import folder as saved
@@ -28,6 +39,7 @@ from tiny_models import save_tiny
 
 from nlhf_zoo import oracles
 from nlhf_zoo.data.pairs import Pairs
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.losses.preference import cross_entropy, squared_error
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.policies import LoRA
@@ -55,13 +67,8 @@ def pairs(*shown, probability=None):
     return Pairs([user(prompt) for prompt in prompts], firsts, seconds, chances)
 
 
-def template(reads, blank=">"):
-    """Of one's own, for what a head (or the kind of one) reads."""
-    return (
-        "{prompt}_{first}_{second}".replace("_", blank)
-        if reads == "pair"
-        else "{prompt}_{response}".replace("_", blank)
-    )
+def template(kind, blank=">"):
+    return TEMPLATES["pair" if kind == "pair" else "response"].replace(">", blank)
 
 
 def model(kind="general", **options):
@@ -370,6 +377,18 @@ def test_dropout_is_off_unless_it_is_asked_for(dropout):
     assert torch.equal(made.reader.log_odds(encoded), made.reader.log_odds(encoded))
 
 
+def test_texts_that_a_network_cannot_read_are_told_apart():
+    made = model("pair", max_tokens=9)
+    texts = made.reader.encode([(user("ab"), "a", "b"), (user("ab"), "a" * 9, "b")])
+    problems = [made.reader.problem(one) for one in [*texts, ((), ())]]
+    assert problems[:2] == ["", "has a text of 14 tokens, and 9 are read at most"]
+    assert "without tokens, or one that holds a special token" in problems[2]
+    everything = [((number,), (number,)) for number in range(len(made.reader.tokenizer))]
+    made.reader._pad = None
+    with pytest.raises(UserError, match="has no padding token, and every other one ends a text"):
+        made.reader.log_odds(everything)
+
+
 # ---- figures of held-out pairs -------------------------------------------------------------------
 
 
@@ -448,6 +467,15 @@ def test_a_checkpoint_is_validated_and_told_apart(tmp_path):
     game += ["--trainer.logger.save_dir", str(tmp_path / "games")]
     other = shutil.copy(checkpoint, tmp_path / "other.ckpt")
     assert "holds no online game" in refused("fit", *game, "--ckpt_path", str(other))
+
+
+def test_checkpoints_of_something_else():
+    made = model()
+    with pytest.raises(UserError, match="the checkpoint holds no preference model"):
+        made.on_load_checkpoint({"state_dict": {}})
+    other = {"state_dict": {}, "preference_model": {"batches": 1}}
+    with pytest.raises(UserError, match=r"it lacks \d+ of its parameters, reader\.network\."):
+        made.on_load_checkpoint(other)
 
 
 def test_pairs_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path):
