@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from nlhf_zoo import oracles
 from nlhf_zoo.oracles import PreferenceOracle
+from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.settings import ModelSettings
@@ -216,7 +217,7 @@ ROWS = [
     Row(
         oracles.RuleOracle, rule, lambda calls, texts: 2 * calls,  # at first in both orders
         last_message=True, unreadable={}, same={"check_symmetry": False},
-        others=({"scale": 20.0}, {"function": max}), refuses=RULES,
+        others=({"scale": 20.0}, {"function": shorter_wins}), refuses=RULES,
     ),
     Row(
         oracles.RewardModelOracle, reward, lambda calls, texts: texts,

@@ -6,9 +6,8 @@ reference; every M rounds
     magnet <- policy
 
 so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an
-equilibrium of the
-*unregularised* game. The game's reference stays what it was: metrics of the regularised game are
-still about it.
+equilibrium of the *unregularised* game. The game's reference stays what it was: metrics of the
+regularised game are still about it.
 """
 
 from __future__ import annotations

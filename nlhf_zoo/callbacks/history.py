@@ -19,9 +19,9 @@ class History:
     """Rows of figures, one a round, appended to ``history.bin`` while a run goes on.
 
     A row is the round, the queries for each prompt, and each metric for each of C prompts, all
-    float64.
-    ``history.json`` beside it names the columns. What was written after the last checkpoint is cut
-    off when a run resumes, so that the file is what one uninterrupted run would have written.
+    float64. ``history.json`` beside it names the columns. What was written after the last
+    checkpoint is cut off when a run resumes, so that the file is what one uninterrupted run would
+    have written.
 
     Args:
         folder: where the files lie; made if it is missing.

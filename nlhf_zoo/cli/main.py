@@ -53,6 +53,10 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     command, *rest = argv
     try:
+        if command in (*_TRAINER_COMMANDS, "doctor"):
+            from nlhf_zoo.cli.early import refuse_early
+
+            refuse_early(rest, ("num_prompts", "no_rehearsal") if command == "doctor" else ())
         if command in _TRAINER_COMMANDS:
             from nlhf_zoo.cli.trainer import run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
     was = dict(flatten({key: saved.get(key) for key in kept}))
     now = dict(flatten({key: config.get(key) for key in kept}))
     for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key) and not (
+        if not _is_same(was.get(key), now.get(key)) and not (
             _may_differ(key, now) or (not trains and "validation" in key)
         ):
             raise UserError(
@@ -83,6 +84,25 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
                 f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "
                 "or start afresh without ckpt_path"
             )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, or two paths to one class or function of this package."""
+    if one == other:
+        return True
+    both = (one, other)
+    if not all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in both):
+        return False
+    try:
+        first, second = map(_imported, both)
+    except (ImportError, AttributeError):
+        return False
+    return first is second
+
+
+def _imported(path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 # Arguments that say how an oracle is reached, or how much it may cost: no answer depends on them.

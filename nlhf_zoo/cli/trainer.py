@@ -34,7 +34,6 @@ from nlhf_zoo.cli.parser import GameArgumentParser, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.refusals import (
     is_trial,
-    refuse_bad_files,
     refuse_endless,
     refuse_misfits,
     refuse_other_data,
@@ -206,7 +205,8 @@ class GameCLI(LightningCLI):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
-        if game is not None and (sentence := game.silence()):  # of a run of few steps
+        # The loop looks at whole windows of steps, and a short run has none.
+        if game is not None and (sentence := game.accounts.too_many_invalid()):
             raise UserError(sentence)
 
 
@@ -220,7 +220,6 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     Raises:
         UserError: a mistake of the user's making.
     """
-    refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32

@@ -95,7 +95,7 @@ def scatter(policy: Policy) -> None:
         for value in weights.values():
             if value.is_floating_point():
                 if value.device not in rngs:
-                    rngs[value.device] = random_stream(0, number, 0, value.device)
+                    rngs[value.device] = random_stream(0, 0, number, value.device, "players")
                 rng = rngs[value.device]
                 noise = torch.randn(value.shape, generator=rng, device=value.device)
                 value.add_(_NOISE * noise.to(value.dtype))

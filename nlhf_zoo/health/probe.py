@@ -42,7 +42,7 @@ class Probe:
 def drawn(policy: Policy, prompts: Prompts, num: int = 2) -> Probe:
     """A probe with responses that the policy draws."""
     prompts = policy.encode(prompts)
-    rng = random_stream(_SEED, 0, 0, prompts.ids.device)
+    rng = random_stream(_SEED, 0, 0, prompts.ids.device, "probe")
     return Probe(prompts, policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Texts
 from nlhf_zoo.preference_models.unreadable import Unreadable, look_through
-from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
 from nlhf_zoo.text_models.heads import PreferenceHead
 from nlhf_zoo.text_models.settings import ORACLES, ModelSettings
@@ -146,7 +145,7 @@ class PreferenceModel(L.LightningModule):
 
         The coins come from a random stream of their own, keyed by seed, process and batch.
         """
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
+        seed = training_seed()
         rng = random_stream(seed, self.global_rank, self.batches, torch.device("cpu"))
         self.batches += 1
         if self.head.reads == "response":

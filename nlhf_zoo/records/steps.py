@@ -131,8 +131,8 @@ class Batch:
             [B, K].
         reference_log_prob: log mu(y_bk) of the step's ``reference`` player [B, K].
         payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over
-            all K
-            responses, oneself included with P(y > y) = 1/2: differences of q are then unbiased.
+            all K responses, oneself included with P(y > y) = 1/2: differences of q are then
+            unbiased.
         weight: [B, K], sums to 1 over the valid responses of a prompt, 0 where invalid.
         beta: temperature of the game.
         enumerated: whether ``weight`` holds probabilities of all responses, rather than 1/K.
@@ -154,7 +154,7 @@ class Batch:
 
     @property
     def payoff_of_others(self) -> Tensor:
-        """Q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
+        """The payoff q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
 
         In self-play q holds the answer 1/2 to "y > y"; over K opponents that shrinks q - 1/2 by
         (K - 1) / K, and a loss with a fixed baseline would solve the game at another temperature.

@@ -55,7 +55,7 @@ class TextModel(TextNetwork):
         self._known_digest: str | None = None
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Why texts had no output so far; empty where all had one."""
         limit = "" if self.max_tokens is None else f"longer than {self.max_tokens} tokens, or "
         counts = [

@@ -46,13 +46,13 @@ class Biased(TextOracle):
 
     fingerprint = "biased"
 
-    def as_shown(self, questions):
+    def in_given_order(self, questions):
         self.count(questions)
         for number, one in enumerate(questions):
             yield number, hasty(one.prompt, one.first, one.second)
 
     def answers(self, questions):
-        return in_order(self.as_shown, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order)
 
 
 def samples(texts=None):

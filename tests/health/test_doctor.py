@@ -43,9 +43,9 @@ from nlhf_zoo.health.rehearsal import rehearse
 from nlhf_zoo.oracles import MatrixOracle, RuleOracle
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy
-from nlhf_zoo.policies.language_model import generation
-from nlhf_zoo.policies.language_model import policy as causal_lm
+from nlhf_zoo.policies.language_model import generation, scoring
 from nlhf_zoo.policies.language_model.players import AdapterPlayers
+from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.records import Comparison, Prompts
 
 PROMPTS = Prompts(torch.arange(3), text=["go on.", "a", "to be or not?"])
@@ -269,9 +269,9 @@ def the_anchor_is_trained(game, monkeypatch):
 
 def the_policy_is_switched_away_in_the_backward(game, monkeypatch):
     switched(monkeypatch, lambda name: name)
-    hidden = CausalLMPolicy._hidden
+    hidden = Scorer._hidden
     monkeypatch.setattr(
-        CausalLMPolicy,
+        Scorer,
         "_hidden",
         lambda self, player, *rest: hidden(
             self, "anchor" if player == "policy" and torch.is_grad_enabled() else player, *rest
@@ -283,7 +283,7 @@ def positions_count_padding(game, monkeypatch):
     def positions(mask):
         return torch.arange(mask.shape[1]).expand(mask.shape)
 
-    monkeypatch.setattr(causal_lm, "position_ids", positions)
+    monkeypatch.setattr(scoring, "position_ids", positions)
 
 
 def padding_is_attended_to(game, monkeypatch):
@@ -305,25 +305,25 @@ def dropout_is_on(game, monkeypatch):
 
 
 def masked_tokens_are_scored(game, monkeypatch):
-    by_responses = CausalLMPolicy._by_responses
+    by_responses = Scorer._by_responses
 
     def unmasked(self, who, prompts, responses, decoding):
         whole = torch.ones_like(responses.mask)
         tokens = type(responses)(responses.tokens, whole, responses.weight)
         return by_responses(self, who, prompts, tokens, decoding)
 
-    monkeypatch.setattr(CausalLMPolicy, "_by_responses", unmasked)
+    monkeypatch.setattr(Scorer, "_by_responses", unmasked)
 
 
 def the_end_is_not_scored(game, monkeypatch):
-    by_responses = CausalLMPolicy._by_responses
+    by_responses = Scorer._by_responses
 
     def endless(self, who, prompts, responses, decoding):
-        ends = torch.isin(responses.tokens, torch.tensor(self.ends))
+        ends = torch.isin(responses.tokens, torch.tensor(game.policy.ends))
         tokens = type(responses)(responses.tokens, responses.mask & ~ends, responses.weight)
         return by_responses(self, who, prompts, tokens, decoding)
 
-    monkeypatch.setattr(CausalLMPolicy, "_by_responses", endless)
+    monkeypatch.setattr(Scorer, "_by_responses", endless)
 
 
 def the_end_is_masked_when_it_is_drawn(game, monkeypatch):
@@ -506,13 +506,13 @@ class Silent(PreferenceOracle):
 @pytest.mark.parametrize("policy", [{}, {"lora": None}, {"gradient_checkpointing": True}])
 def test_a_healthy_model_is_not_refused(folders, monkeypatch, policy):
     rows = []
-    hidden = CausalLMPolicy._hidden
+    hidden = Scorer._hidden
 
     def counted(self, player, tokens, *rest):
         rows.append(len(tokens))
         return hidden(self, player, tokens, *rest)
 
-    monkeypatch.setattr(CausalLMPolicy, "_hidden", counted)
+    monkeypatch.setattr(Scorer, "_hidden", counted)
     game = game_of(folders["gpt2"], NashMP(), Silent(), **policy)
     before = everything(game)
     refuse_unhealthy(game, MANY)

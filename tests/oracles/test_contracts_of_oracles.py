@@ -131,7 +131,9 @@ def test_an_order_can_be_left_as_it_is(row):
     turned = dict(none.answers([question.swapped() for question in ASKED]))
     drawn, mean = dict(random.answers(ASKED)), dict(both.answers(ASKED))
     back = dict(random.answers([question.swapped() for question in ASKED]))
-    assert answered(both.as_shown(ASKED)) == plain  # nothing is swapped in a look as it is shown
+    assert (
+        answered(both.in_given_order(ASKED)) == plain
+    )  # nothing is swapped in a look as it is shown
     for number in plain:
         assert mean[number] == pytest.approx((plain[number] + 1 - turned[number]) / 2, abs=1e-5)
         either = plain[number], 1 - turned[number]
@@ -167,7 +169,7 @@ def test_what_cannot_be_read_is_invalid_and_never_cut(row):
     assert all(("w13" in text) == ("w14" in text) for text in heard())
     for model in text_models(oracle):
         assert model.unread > 0
-        assert model.last_words.startswith("texts that were longer than 36 tokens, or without a")
+        assert model.last_error.startswith("texts that were longer than 36 tokens, or without a")
     if good:
         short = responses(["w1", "w2 w3"])
         alone = row.make(**row.unreadable)(prompts("w9"), short, short)
@@ -188,9 +190,9 @@ def test_an_output_that_is_not_finite_is_no_answer(row, bad):
     assert answer.valid.flatten().tolist() == [False, True]
     assert answer.preference.isfinite().all()
     for model in text_models(oracle):
-        assert (model.not_finite, model.last_words) == (1, "outputs that were not finite: 1")
+        assert (model.not_finite, model.last_error) == (1, "outputs that were not finite: 1")
     if isinstance(oracle, TextModelOracle):
-        assert oracle.last_words == "outputs that were not finite: 1"
+        assert oracle.last_error == "outputs that were not finite: 1"
 
 
 # ---- when it ends --------------------------------------------------------------------------------

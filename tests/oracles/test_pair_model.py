@@ -215,7 +215,7 @@ def test_special_tokens_and_what_is_too_long_are_invalid():
     answer = oracle(prompts("w0"), first, responses(["w9"]))
     assert answer.valid.flatten().tolist() == [True, False, False]
     assert oracle.model.unread == 4  # both orders of two pairs
-    assert oracle.last_words.endswith(": 4")
+    assert oracle.last_error.endswith(": 4")
 
 
 # ---- language models ----
@@ -247,7 +247,7 @@ def test_the_labels_mass_is_told_and_too_little_of_it_is_no_answer():
     oracle = plain("llama", order="none", min_label_mass=middle)
     answer = oracle(prompts(*rows[0]), responses(*rows[1]), responses(*rows[2]))
     assert answer.valid.flatten().tolist() == [mass >= middle for mass in masses]
-    assert oracle.last_words.endswith(f"together: {len(asked) // 2}")
+    assert oracle.last_error.endswith(f"together: {len(asked) // 2}")
 
 
 def test_logits_are_asked_for_at_the_last_tokens_alone():

@@ -209,7 +209,7 @@ def test_what_one_of_several_cannot_read_is_invalid():
     oracle = RewardModelOracle([folder("llama"), folder("bert")])  # 64 tokens, and 512
     answer = oracle(prompts("w0"), responses(["w1 " * 70, "w1"]), responses(["w2"]))
     assert answer.valid.flatten().tolist() == [False, True]
-    assert oracle.last_words == (
+    assert oracle.last_error == (
         "texts that were longer than 64 tokens, or without a token that may be read: 1"
     )
 

@@ -370,7 +370,7 @@ def test_chunks_of_the_softmax_change_nothing(kind, lora, who):
     prompts, responses = drawn(policy)
     found = {}
     for chunk in (0, 1, 7, 10_000):
-        policy.softmax_chunk = chunk
+        policy._score.softmax_chunk = chunk
         policy.zero_grad()
         log_prob = policy.log_prob(who, prompts, responses)
         (log_prob * torch.arange(9.0).view(3, 3)).sum().backward()

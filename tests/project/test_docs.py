@@ -6,10 +6,13 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_models import save_tiny
 from zoo import BETA, Row, small_games, snake_case
 
+import nlhf_zoo
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import EGPO, PolicyOptimizer
 from nlhf_zoo.callbacks.exact_metrics import TAGS
 from nlhf_zoo.cli.compare.tables import COLUMNS
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.solvers import regularised_nash
 
@@ -86,13 +91,15 @@ def test_every_figure_is_shown_and_has_a_command():
 
 
 @pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
-def test_examples_in_python_run(page):
-    for code in blocks(page, "python run"):
-        exec(compile(code, page, "exec"), {})
+def test_examples_in_python_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a logger, Lightning takes the working directory for one
+    for code in blocks(page, "{.python .run}"):
+        with quiet():
+            exec(compile(code, page, "exec"), {})
 
 
 def test_there_are_examples_that_run():
-    assert any(blocks(page.relative_to(ROOT).as_posix(), "python run") for page in PAGES)
+    assert any(blocks(page.relative_to(ROOT).as_posix(), "{.python .run}") for page in PAGES)
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS, ids=lambda cls: cls.__name__)
@@ -115,6 +122,45 @@ def test_every_algorithm_has_a_page(cls):
     assert f"../figures/{name}.png" in text
     assert f"\n::: nlhf_zoo.algorithms.{cls.__name__}\n" in text
     assert f"(https://arxiv.org/abs/{number})" in text_of("docs/papers.md")
+
+
+# ---- the built site ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation as its readers see it, built as `make docs` does: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    "page", [page.relative_to(DOCS).with_suffix("") for page in PAGES], ids=str
+)
+def test_a_page_is_what_its_source_says(page, site):
+    """A fence that is none swallows headings, and three backticks come out."""
+    html = (site / page.with_suffix(".html")).read_text(encoding="utf-8")
+    (article,) = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    assert "```" not in article
+    source = re.sub(r"^```.*?^```$", "", text_of(f"docs/{page}.md"), flags=re.M | re.DOTALL)
+    wanted = [line.removeprefix("## ") for line in source.splitlines() if line.startswith("## ")]
+    found = re.findall(r"<h2[^>]*>(.*?)<a class=\"headerlink", article, re.DOTALL)
+    shown = [unescape(re.sub("<[^>]+>", "", heading)) for heading in found]
+    bare = [re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in wanted]
+    assert [heading for heading in shown if heading in bare] == bare
+
+
+@pytest.mark.parametrize("folder", sorted({*nlhf_zoo.public_names().values()} - {"errors"}))
+def test_the_reference_has_every_public_name(folder, site):
+    html = (site / f"reference/{folder}.html").read_text(encoding="utf-8")
+    names = [name for name, home in nlhf_zoo.public_names().items() if home == folder]
+    constants = {"Conversation", "Mixture", "PLAIN", "GameMetric"}
+    missing = [n for n in names if f'id="nlhf_zoo.{folder}.{n}"' not in html and n not in constants]
+    assert missing == []
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -293,7 +339,7 @@ def example(tmp_path_factory):
     """The folder and the class of docs/add_an_algorithm.md."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "configs").symlink_to(ROOT / "configs")
-    (code,) = blocks("docs/add_an_algorithm.md", "python nash_ema.py")
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
     (folder / "nash_ema.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
@@ -302,7 +348,7 @@ def example(tmp_path_factory):
 
 
 def test_the_example_is_as_short_as_it_is_said_to_be():
-    (code,) = blocks("docs/add_an_algorithm.md", "python nash_ema.py")
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
     assert len(code.splitlines()) <= 100
     assert max(map(len, code.splitlines())) <= 100
 

@@ -142,7 +142,7 @@ def _ask_questions(
     before = spent(oracle)
     told, forward, backward = (_empty(questions) for _ in range(3))
     cost, seconds, stopped = before, 0.0, None
-    looks_itself = type(oracle).as_shown is TextOracle.as_shown
+    looks_itself = type(oracle).in_given_order is TextOracle.in_given_order
     looks = 2 if looks_itself else 3
     with tqdm(
         desc="oracle",
@@ -162,8 +162,8 @@ def _ask_questions(
                 forward = told
             else:
                 again = [replace(question, again=True) for question in questions]
-                _fill(forward, oracle.as_shown(again), bar)
-            _fill(backward, oracle.as_shown([one.swapped() for one in questions]), bar)
+                _fill(forward, oracle.in_given_order(again), bar)
+            _fill(backward, oracle.in_given_order([one.swapped() for one in questions]), bar)
         except OracleStoppedError as error:
             stopped = error
     after = spent(oracle)

@@ -53,12 +53,12 @@ class History:
     Args:
         silent: seconds of asking since the last answer.
         next_send: when the pace allows the next request, on the monotonic clock.
-        last_words: what the judge said last that was no verdict; the key is hidden.
+        last_error: what the judge said last that was no verdict; the key is hidden.
     """
 
     silent: float = 0.0
     next_send: float = 0.0
-    last_words: str = ""
+    last_error: str = ""
 
 
 @dataclass(order=True, slots=True)
@@ -208,7 +208,7 @@ class Exchange:
             self._heard()
             self._count_tokens(read)
             return number, read
-        self.history.last_words = read.said
+        self.history.last_error = read.said
         if read.status in REFUSED:
             self._heard()
             return number, None
@@ -250,7 +250,7 @@ class Exchange:
                 OracleStoppedError(
                     f"the judge at {endpoint.base_url} has given no answer for "
                     f"{self.pace.patience:g} s (its last words: "
-                    f"{self.history.last_words or 'none'}): see that it runs, and go on"
+                    f"{self.history.last_error or 'none'}): see that it runs, and go on"
                 ),
                 abandon=True,
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, admitted, in_order
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import Reads, TextEncoder, refuse_template
 from nlhf_zoo.text_models.frozen import TextModel
@@ -66,10 +66,10 @@ class TextModelOracle(TextOracle):
         return encoder, model
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Why texts were not read so far."""
         models = (part for part in self.modules() if isinstance(part, TextModel))
-        return "; ".join(filter(None, (model.last_words for model in models)))
+        return "; ".join(filter(None, (model.last_error for model in models)))
 
 
 class ResponseTextModelOracle(TextModelOracle):
@@ -91,7 +91,7 @@ class ResponseTextModelOracle(TextModelOracle):
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        asked, stopped = admitted(self.count, questions)
+        asked, stopped = self.admitted(questions)
         sides = [(q, text) for q in asked for text in (q.first, q.second)]
         texts = {(q.prompt_key, text): (q.conversation, text) for q, text in sides}
         place = {key: number for number, key in enumerate(texts)}
@@ -127,17 +127,17 @@ class PairTextModelOracle(TextModelOracle):
 
     @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        return in_order(self.as_shown, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order)
 
     @override
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Read each pair as it is shown, first response first.
 
         Raises:
             UserError: a prompt does not fit the template.
             OracleStoppedError: a budget does not allow all questions.
         """
-        asked, stopped = admitted(self.count, questions)
+        asked, stopped = self.admitted(questions)
         tokens = self.encoder.encode_pairs([(q.conversation, q.first, q.second) for q in asked])
         for numbers, output in self.model.stream(tokens):
             yield from zip(numbers, self._preferences(output).tolist(), strict=True)

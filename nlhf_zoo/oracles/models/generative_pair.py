@@ -133,9 +133,9 @@ class GenerativePairModelOracle(PairTextModelOracle):
 
     @property
     @override
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         low = f"labels with less than {self.min_label_mass} together: {self._num_low}"
-        return ", ".join(filter(None, [super().last_words, low if self._num_low else ""]))
+        return ", ".join(filter(None, [super().last_error, low if self._num_low else ""]))
 
     @override
     def _preferences(self, output: Tensor) -> Tensor:

@@ -1,0 +1,33 @@
+"""Configuration files: there, in UTF-8, YAML, and options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlhf_zoo.errors import UserError
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The options in a file of ``--config``.
+
+    Raises:
+        UserError: the file is not there, no text, no YAML, or holds no options.
+    """
+    path = Path(name)
+    if not path.is_file():
+        if path.exists() or name in ("", "-"):  # jsonargparse says what it thinks of a folder
+            return {}
+        raise UserError(f"--config: File does not exist: '{path.absolute()}'")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"--config {name} is not YAML: {error.problem}{line}") from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise UserError(f"--config {name} is not text in UTF-8: save it as UTF-8") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {name} holds no options: write them as `name: value`")
+    return content
