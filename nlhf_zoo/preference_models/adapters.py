@@ -21,14 +21,11 @@ def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
 
     Args:
         network: a sequence classifier.
-        lora: shape of the adapters.
+        lora: shape of the adapters; one that does not fit is refused.
         where: which classifier, in messages.
 
     Returns:
         a model of peft around the classifier, which has become another.
-
-    Raises:
-        UserError: the adapters do not fit it.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D

@@ -37,13 +37,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(self, head: PreferenceHead) -> Classifier:
-        """Make both.
+        """Make both, or refuse with a UserError.
 
         Args:
             head: how many outputs there are to be, and what they are called.
-
-        Raises:
-            UserError: they cannot be had.
         """
 
 

@@ -66,11 +66,7 @@ class Reader(TextNetwork):
         return mixed if self._in_bfloat16 else nullcontext()
 
     def encode(self, shown: Sequence[Shown]) -> list[Texts]:
-        """The texts of pairs; nothing is cut.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-        """
+        """The texts of pairs; nothing is cut."""
         if self.head.reads == "pair":
             return [(text, text) for text in self.encoder.encode_pairs(shown)]
         firsts = [(conversation, first) for conversation, first, _ in shown]

@@ -33,6 +33,8 @@ def weights_dtype(dtype: Dtype) -> torch.dtype:
 class Source:
     """A model with its tokenizer, in a folder or on the hub.
 
+    What cannot be had is refused with a UserError.
+
     Args:
         name: hub name or folder.
         where: which model it is, in messages, as "the reward model FOLDER".
@@ -44,11 +46,7 @@ class Source:
     revision: str | None = None
 
     def config(self) -> Any:
-        """The configuration of the model.
-
-        Raises:
-            UserError: it is no model, or cannot be had.
-        """
+        """The configuration of the model."""
         from transformers import AutoConfig
 
         is_folder = Path(self.name).is_dir()
@@ -65,9 +63,6 @@ class Source:
         Args:
             refusal: what is said, before the cause, where it cannot be loaded; empty says that
                 there is none that can.
-
-        Raises:
-            UserError: there is none.
         """
         from transformers import AutoTokenizer
 
@@ -91,9 +86,6 @@ class Source:
         Returns:
             the network, and names of weights that its files lack, or hold in another size:
             transformers fills these with random numbers, and says so in a log only.
-
-        Raises:
-            UserError: it cannot be loaded.
         """
         import transformers
 
@@ -104,16 +96,7 @@ class Source:
         return network, sorted([*map(str, report["missing_keys"]), *other_sizes])
 
     def whole_network(self, head: Head, config: Any, dtype: Dtype) -> Any:
-        """A network of which nothing is missing.
-
-        Args:
-            head: kind of the network.
-            config: its configuration.
-            dtype: of its weights.
-
-        Raises:
-            UserError: it cannot be loaded, or its files lack weights.
-        """
+        """A network none of whose weights its files lack."""
         options = {"config": config, "dtype": weights_dtype(dtype)}
         refusal = f"{self.where} cannot be loaded as a {head}"
         network, lacking = self.network(head, refusal, options)

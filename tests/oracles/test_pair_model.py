@@ -200,15 +200,6 @@ def passes_of(oracle):
     return shapes
 
 
-def test_batches_hold_like_lengths():
-    oracle = PairModelOracle(folder("llama"), batch_size=2)
-    shapes = passes_of(oracle)
-    mine = responses([" ".join(["w1"] * number) for number in (1, 3, 5, 9)])
-    oracle(prompts("w0"), mine, mine)
-    assert len(shapes) == 2 * 6 / 2
-    assert sorted(shapes, key=lambda shape: -shape[1]) == shapes
-
-
 def test_special_tokens_and_what_is_too_long_are_invalid():
     oracle = PairModelOracle(folder("llama"), template=PAIR, max_tokens=10)
     first = responses(["w1", "w1 w2 w3", "w4 </s> w4"])  # beside them 8 tokens

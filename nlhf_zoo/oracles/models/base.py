@@ -35,11 +35,7 @@ class TextModelOracle(TextOracle):
         batch_size: int,
         max_tokens: int | None,
     ) -> None:
-        """Refuse options that no such oracle can have, before anything is read.
-
-        Raises:
-            UserError: a number is out of range, or the template lacks a field.
-        """
+        """Refuse numbers out of range, or a template without a field, before anything is read."""
         name = type(self).__name__
         if temperature is not None:
             refuse_temperature(name, temperature)
@@ -52,11 +48,7 @@ class TextModelOracle(TextOracle):
     def _load_classifier(
         self, source: Source, config: Any, settings: ModelSettings, batch_size: int, dtype: Dtype
     ) -> tuple[TextEncoder, TextModel]:
-        """A sequence classifier, and what writes its texts.
-
-        Raises:
-            UserError: it cannot be had, or its parts do not fit together.
-        """
+        """A sequence classifier, and what writes its texts."""
         name, where = type(self).__name__, source.where
         tokenizer = source.tokenizer()
         encoder = TextEncoder(tokenizer, settings.template, self.reads, name, where)
@@ -85,12 +77,6 @@ class ResponseTextModelOracle(TextModelOracle):
 
     @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Read each different text, and compare the outputs.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
         asked, stopped = self.admitted(questions)
         sides = [(q, text) for q in asked for text in (q.first, q.second)]
         texts = {(q.prompt_key, text): (q.conversation, text) for q, text in sides}
@@ -131,12 +117,6 @@ class PairTextModelOracle(TextModelOracle):
 
     @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Read each pair as it is shown, first response first.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
         asked, stopped = self.admitted(questions)
         tokens = self.encoder.encode_pairs([(q.conversation, q.first, q.second) for q in asked])
         for numbers, output in self.model.stream(tokens):
