@@ -201,11 +201,7 @@ class PlainLoop:
         self.model: Any = get_peft_model(model, lora).eval()
         scatter(self.model)
         self.config = GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=size.new_tokens,
-            pad_token_id=0,
-            use_cache=True,
+            do_sample=True, top_k=0, max_new_tokens=size.new_tokens, pad_token_id=0, use_cache=True
         )
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE)

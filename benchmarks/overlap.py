@@ -52,11 +52,7 @@ def make_game(delay: float) -> OnlineGame:
     """A game of language models."""
     policy = CausalLMPolicy(RandomModel(TEN_MILLION), LoRA(r=16, alpha=32), max_new_tokens=32)
     game = OnlineGame(
-        policy,
-        Waiting(delay),
-        NashMP(),
-        rollout=Sample(2, 2),
-        realisation=GradientSteps(),
+        policy, Waiting(delay), NashMP(), rollout=Sample(2, 2), realisation=GradientSteps()
     )
     game.eval()
     return game

@@ -165,7 +165,7 @@ class ClosedFormRounds:
             if self.algorithm.scheduled
             else _Plan(self.algorithm.steps(self.beta, first_round))
         )
-        with torch.inference_mode(), _threads(self.table.numel()):
+        with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for i in range(rounds):
                 number = first_round + i
                 if constant is None:
@@ -270,10 +270,10 @@ class ClosedFormRounds:
 
 
 @contextmanager
-def _threads(size: int) -> Iterator[None]:
-    """One thread for small tables: waking another takes longer than an operation on them."""
+def thread_limit(small: bool) -> Iterator[None]:
+    """One thread where tables are small: waking another takes longer than an operation on them."""
     before = torch.get_num_threads()
-    if size < _SMALL:
+    if small:
         torch.set_num_threads(1)
     try:
         yield

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nlhf_zoo.errors import UserError
+
+
+def refuse_bad_files(args: Sequence[str]) -> None:
+    """Refuse configuration files that hold no YAML; jsonargparse would not say which.
+
+    Raises:
+        UserError: one of them is no text, no YAML, or holds no options.
+    """
+    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    for path in filter(os.path.isfile, given):
+        read_config(path)
 
 
 def read_config(name: str) -> dict[str, Any]:

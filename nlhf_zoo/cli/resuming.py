@@ -105,28 +105,14 @@ def _imported(path: str) -> object:
     return getattr(import_module(module), name)
 
 
-# Arguments that say how an oracle is reached, or how much it may cost: no answer depends on them.
-_MAY_DIFFER = {
-    "BudgetedOracle": {"max_queries", "max_requests", "max_tokens", "max_seconds"},
-    "CachedOracle": {"path"},
-    "JudgeOracle": {
-        "base_url",
-        "api_key_env",
-        "concurrency",
-        "requests_per_minute",
-        "timeout",
-        "retries",
-        "backoff",
-        "patience",
-    },
-}
-
-
 def _may_differ(key: str, config: dict[str, Any]) -> bool:
-    """Whether a run may go on with another value: a larger budget, a judge that has moved."""
+    """Whether a run may go on with another value, as the part itself declares."""
     part, _, name = key.rpartition(".init_args.")
-    oracle = str(config.get(f"{part}.class_path")).rpartition(".")[2]
-    return name in _MAY_DIFFER.get(oracle, ())
+    try:
+        of_part = _imported(str(config.get(f"{part}.class_path")))
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return name in getattr(of_part, "may_change_on_resume", ())
 
 
 def refuse_other_file(path: Path) -> None:

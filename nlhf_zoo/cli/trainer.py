@@ -13,24 +13,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-)
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from nlhf_zoo.callbacks import (
-    GameProgressBar,
-    QueryLog,
-    ResumeState,
-    TimeLog,
-)
+from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 
 # Imported so that short class names resolve on the command line and in YAML files.
-from nlhf_zoo.cli.parser import GameArgumentParser, shorten
+from nlhf_zoo.cli.config_files import refuse_bad_files
+from nlhf_zoo.cli.parser import SentenceParser, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.refusals import (
     is_trial,
@@ -48,14 +39,27 @@ from nlhf_zoo.cli.resuming import (
 from nlhf_zoo.cli.saved_config import SaveGameConfig
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
 
 
+class GameArgumentParser(SentenceParser, LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one sentence."""
+
+
 class GameCLI(LightningCLI):
     """LightningCLI for games: OnlineGame by default, errors in one sentence, exact resumes."""
+
+    def __init__(self, command: str, **options: Any) -> None:
+        self.command = command
+        super().__init__(**options)  # all of the command runs in there
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """The command that is given alone: a parser for each of the others takes its time."""
+        return {self.command: super().subcommands()[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """An OnlineGame on a table unless told otherwise."""
@@ -197,7 +201,7 @@ class GameCLI(LightningCLI):
         Raises:
             UserError: the oracle left too much unanswered, in a run that was too short to stop.
         """
-        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+        if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
@@ -220,12 +224,14 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     Raises:
         UserError: a mistake of the user's making.
     """
+    refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     try:
         with quiet():
             cli(
+                args[0],
                 seed_everything_default=0,
                 trainer_defaults={
                     "callbacks": [

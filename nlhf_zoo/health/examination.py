@@ -92,16 +92,11 @@ def _try(title: str, check: _Check) -> list[Finding]:
 
 
 def _checks(
-    game: OnlineGame,
-    prompts: Prompts,
-    make_trainer: rehearsal.MakeTrainer | None,
-    context: Context,
+    game: OnlineGame, prompts: Prompts, make_trainer: rehearsal.MakeTrainer | None, context: Context
 ) -> Iterator[tuple[str, _Check]]:
     """All checks in order; the game is prepared for each when it is asked for."""
 
-    def within(
-        check: _Check,
-    ) -> _Check:
+    def within(check: _Check) -> _Check:
         def run() -> Check | Note | Sequence[Finding] | None:
             with context():
                 return check()

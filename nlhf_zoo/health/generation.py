@@ -85,8 +85,7 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
         seconds = _now() - began
     tokens, count = int(responses.mask.sum()), responses.weight.numel()
     yield Note(
-        "generation",
-        f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses",
+        "generation", f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses"
     )
     yield Note("mean length of a response", f"{tokens / count:.1f} tokens")
     if responses.truncated is not None:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from typing_extensions import override
 
+from nlhf_zoo.data.texts import conversation_key
 from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import Ledger
@@ -250,11 +251,6 @@ class _Pairs:
         self.questions.append(Question(talk, one[0], other[0], one[1], other[1]))
         self._places[key, one, other] = len(self.questions)
         return len(self.questions)
-
-
-def conversation_key(conversation: Conversation) -> str:
-    """A prompt as one text that no other prompt has."""
-    return json.dumps([[message["role"], message["content"]] for message in conversation])
 
 
 # none: as the question has them; random: by a coin that the texts themselves toss, so that a pair

@@ -63,12 +63,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self,
-        who: Mixture,
-        prompts: Prompts,
-        num: int,
-        decoding: Decoding,
-        rng: torch.Generator,
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 

@@ -109,12 +109,7 @@ class FinitePolicy(Policy, ABC):
 
     @torch.no_grad()
     def sample(
-        self,
-        who: Mixture,
-        prompts: Prompts,
-        num: int,
-        decoding: Decoding,
-        rng: torch.Generator,
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Independent draws.
 

@@ -109,11 +109,7 @@ class LettersBackbone(Backbone):
     """
 
     def __init__(
-        self,
-        hidden_size: int = 32,
-        layers: int = 1,
-        num_letters: int = len(LETTERS),
-        seed: int = 0,
+        self, hidden_size: int = 32, layers: int = 1, num_letters: int = len(LETTERS), seed: int = 0
     ) -> None:
         self.hidden_size = hidden_size
         self.layers = layers

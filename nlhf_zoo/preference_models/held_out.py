@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.data.pairs import Pairs
+from nlhf_zoo.data.texts import conversation_key
 from nlhf_zoo.metrics.preference import (
     CalibrationError,
     CyclicTriples,
@@ -17,7 +18,6 @@ from nlhf_zoo.metrics.preference import (
     PreferenceLogLoss,
     SymmetryError,
 )
-from nlhf_zoo.oracles.text_oracle import conversation_key
 from nlhf_zoo.preference_models.reader import Shown
 from nlhf_zoo.records import Conversation
 

@@ -238,12 +238,7 @@ ROUNDS_OF = {
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
     "OnlineDPO": (algorithms.OnlineDPO(), 1.0, online_dpo, [1.0]),
-    "OptimisticMirrorDescent": (
-        algorithms.OptimisticMirrorDescent(1.0),
-        1 / 4,
-        optimistic,
-        [1.0],
-    ),
+    "OptimisticMirrorDescent": (algorithms.OptimisticMirrorDescent(1.0), 1 / 4, optimistic, [1.0]),
     "MovingMagnet": (
         algorithms.MovingMagnet(algorithms.OnlineIPO(), every=1),
         1.0 * BETA / 4,

@@ -23,18 +23,7 @@ import torch
 import yaml
 from forked import KILLED
 from paths import ROOT
-from runs import (
-    CASES,
-    ROUNDS,
-    RUN,
-    assert_same_run,
-    differences,
-    fit,
-    load,
-    part,
-    whole_run,
-    write,
-)
+from runs import CASES, ROUNDS, RUN, assert_same_run, differences, fit, load, part, whole_run, write
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")

@@ -248,10 +248,7 @@ UNSEEN = {
     "partial of a class": (Holding, "its class's attribute parts is a partial"),
     "method": (lambda: Private("a").__call__, "it is a method"),
     "function in C": (lambda: Private(len), "its option _option is a builtin_function_or_method"),
-    "getter": (
-        lambda: Private(operator.methodcaller("a")),
-        "its option _option is a methodcaller",
-    ),
+    "getter": (lambda: Private(operator.methodcaller("a")), "its option _option is a methodcaller"),
     "module": (lambda: Private(re), "its option _option is a module"),
     "slots": (Slotted, "it has slots"),
     "lock": (lambda: Private(threading.Lock()), f"its option _option {NO_DATA} lock"),

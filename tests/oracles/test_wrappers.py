@@ -425,10 +425,7 @@ REFUSED = {
     "closed form": (budget(max_queries=9), "BudgetedOracle does not: set model.realisation to Gr"),
     "cache of a table": (cache(CYCLE, path="a.db"), "oracle"),
     "cache without a file": (cache(), "required: path"),
-    "cache nowhere": (
-        listed(cache(path="no/a.db")),
-        "there is no folder .*/no for the ans",
-    ),
+    "cache nowhere": (listed(cache(path="no/a.db")), "there is no folder .*/no for the ans"),
     "cache of text": (
         listed(cache(path="l.jsonl")),
         "l.jsonl is no file of answers: file is not a database",

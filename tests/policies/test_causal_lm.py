@@ -34,19 +34,9 @@ from language_models import (
     trained_names,
     tuned_adapter,
 )
-from tiny_models import (
-    EOS_ID,
-    make_policy,
-    save_tiny,
-    scatter_adapters,
-    tiny_model,
-    tiny_prompts,
-)
+from tiny_models import EOS_ID, make_policy, save_tiny, scatter_adapters, tiny_model, tiny_prompts
 
-from nlhf_zoo.policies import (
-    LoRA,
-    Pretrained,
-)
+from nlhf_zoo.policies import LoRA, Pretrained
 from nlhf_zoo.policies.language_model.players import mix
 from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
 from nlhf_zoo.records import PLAIN, Prompts, Responses

@@ -31,12 +31,7 @@ from tiny_models import (
     tiny_tokenizer,
 )
 
-from nlhf_zoo.policies import (
-    CausalLMPolicy,
-    LoRA,
-    ModelSource,
-    Pretrained,
-)
+from nlhf_zoo.policies import CausalLMPolicy, LoRA, ModelSource, Pretrained
 from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Prompts
 

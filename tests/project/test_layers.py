@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from nlhf_zoo import data
+
 PACKAGE = ROOT / "nlhf_zoo"
 HEAVY = {"lightning", "pytorch_lightning", "torchmetrics", "transformers", "peft", "jsonargparse"}
 HEAVY |= {"openai"}
@@ -52,6 +54,15 @@ def test_the_probe_sees_an_import():
 @pytest.mark.parametrize("package", ["algorithms", "losses", "oracles"])
 def test_light_packages_stay_light(package: str):
     assert loaded_after(f"import nlhf_zoo.{package}", HEAVY) == set()
+
+
+def test_data_modules_are_imported_when_they_are_asked_for():
+    assert loaded_after("import nlhf_zoo.data", {"torch", "lightning"}) == set()
+    readers = "import nlhf_zoo.data.tables, nlhf_zoo.data.texts"
+    assert loaded_after(readers, HEAVY) == set()
+    assert [getattr(data, name).__name__ for name in data.__all__] == data.__all__
+    with pytest.raises(AttributeError, match=r"'nlhf_zoo\.data' has no attribute 'Nothing'"):
+        data.Nothing  # noqa: B018
 
 
 def test_help_does_not_import_torch():

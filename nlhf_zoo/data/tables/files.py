@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.solvers.validation import check_preference
 
 _PEAK = 6 * 8  # bytes a number: float64, held so often at most while it is read and checked
@@ -185,7 +185,7 @@ def _read_npy(path: Path, what: str) -> NDArray[np.generic]:
     except (ValueError, EOFError, OSError) as error:
         _refuse_large_header(path, what)
         raise UserError(
-            f"{what} {path} is not a complete .npy file of numbers ({_first_line(error)}): "
+            f"{what} {path} is not a complete .npy file of numbers ({cause(error)}): "
             "save it with numpy.save, without Python objects"
         ) from error
     if not isinstance(values, np.ndarray):  # numpy reads .npz archives whatever their suffix
@@ -261,7 +261,3 @@ def _available_memory() -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux: all there is, in use or not
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -26,11 +26,7 @@ def prompts(num_letters: int = len(LETTERS)) -> list[str]:
 
 
 def preference(
-    quality: float,
-    cycle: float,
-    seed: int,
-    num_letters: int = len(LETTERS),
-    length: int = LENGTH,
+    quality: float, cycle: float, seed: int, num_letters: int = len(LETTERS), length: int = LENGTH
 ) -> Tensor:
     r"""P(y > y' | x) of the small language.
 
@@ -65,7 +61,7 @@ def refuse_size(num_letters: int, length: int) -> None:
     """Refuse a language that is none, or too large to list.
 
     Raises:
-        UserError: it is.
+        UserError: letters or the length of words are out of bounds.
     """
     if not (2 <= num_letters <= len(LETTERS) and 1 <= length <= 4):
         raise UserError(

@@ -167,10 +167,7 @@ class _Running:
         self.thread.start()
 
     def send(
-        self,
-        requests: Iterable[tuple[int, Mapping[str, Any]]],
-        deliver: Deliver,
-        timeout: float,
+        self, requests: Iterable[tuple[int, Mapping[str, Any]]], deliver: Deliver, timeout: float
     ) -> None:
         def begin() -> None:
             for number, body in requests:

@@ -12,14 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, final
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles.judge.client import (
-    PASSING,
-    REFUSED,
-    Failure,
-    JudgeClient,
-    Outcome,
-    Reply,
-)
+from nlhf_zoo.oracles.judge.client import PASSING, REFUSED, Failure, JudgeClient, Outcome, Reply
 from nlhf_zoo.oracles.judge.reply import Completion, NotACompletionError, read_completion
 from nlhf_zoo.oracles.ledger import Ledger
 

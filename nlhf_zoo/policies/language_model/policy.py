@@ -224,12 +224,7 @@ class CausalLMPolicy(Policy):
 
     @torch.no_grad()
     def sample(
-        self,
-        who: Mixture,
-        prompts: Prompts,
-        num: int,
-        decoding: Decoding,
-        rng: torch.Generator,
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
         prompts = self._ready(prompts)

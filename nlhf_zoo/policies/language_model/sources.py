@@ -130,11 +130,7 @@ class SmallLanguageModel(ModelSource):
     """
 
     def __init__(
-        self,
-        hidden_size: int = 32,
-        layers: int = 2,
-        seed: int = 0,
-        num_letters: int = len(LETTERS),
+        self, hidden_size: int = 32, layers: int = 2, seed: int = 0, num_letters: int = len(LETTERS)
     ) -> None:
         self.hidden_size = hidden_size
         self.layers = layers
