@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessRaisedException
 
@@ -40,6 +39,7 @@ from nlhf_zoo.cli.resuming import (
 from nlhf_zoo.cli.saved_config import SaveGameConfig
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
@@ -201,7 +201,7 @@ class GameCLI(LightningCLI):
         Raises:
             UserError: the oracle left too much unanswered, in a run that was too short to stop.
         """
-        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+        if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.progress import Progress
 from nlhf_zoo.oracles.base import PreferenceOracle
@@ -168,7 +169,8 @@ class Accounts:
 
 def sum_over_processes(module: L.LightningModule, numbers: Sequence[int]) -> list[int]:
     """Sums of whole numbers that each process of a module's trainer has."""
-    if module._trainer is None or module.trainer.world_size == 1:
+    trainer = trainer_of(module)
+    if trainer is None or trainer.world_size == 1:
         return [*numbers]
     each = torch.tensor(numbers, dtype=torch.long, device=module.device)
-    return [int(number) for number in module.trainer.strategy.reduce(each, reduce_op="sum")]
+    return [int(number) for number in trainer.strategy.reduce(each, reduce_op="sum")]

@@ -20,6 +20,7 @@ from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game import checkpointing
 from nlhf_zoo.game.accounting import Accounts, sum_over_processes
 from nlhf_zoo.game.compatibility import check_parts
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import MicroBatches
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
 from nlhf_zoo.game.phases import Phases
@@ -186,7 +187,7 @@ class OnlineGame(L.LightningModule):
                 f"training diverged: the loss is {loss.item()} in round {self.progress.round}, "
                 "so lower the learning rate or the step size"
             )
-        if self._trainer is not None:
+        if trainer_of(self) is not None:
             self.log("train/loss", loss.detach(), prog_bar=True)
             self.log_dict(training_figures(step, responses, batch))
         return loss

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.policies.base import Policy
@@ -41,7 +42,7 @@ def untouched(game: OnlineGame) -> Iterator[None]:
     counters, what the oracle remembers, and the random state of the process. Weights that a
     checkpoint leaves out never move.
     """
-    device, trainer = game.device, game._trainer
+    device, trainer = game.device, trainer_of(game)
     modes = [(module, module.training) for module in game.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in game.parameters()]
     numbers = [(module, _plain(module)) for module in game.oracle.modules()]
