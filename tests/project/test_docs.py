@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ from nlhf_zoo.solvers import regularised_nash
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+FOLDERS = [ROOT / name for name in ("configs", "docs", "tests")]
+MARKDOWN = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in folder.rglob("*.md"))]
 ALGORITHMS = [
     getattr(algorithms, name) for name in algorithms.__all__ if name != PolicyOptimizer.__name__
 ]
@@ -124,6 +127,39 @@ def test_every_algorithm_has_a_page(cls):
     assert f"(https://arxiv.org/abs/{number})" in text_of("docs/papers.md")
 
 
+# ---- lines ---------------------------------------------------------------------------------------
+
+ITEM = re.compile(r" *([-*+]|\d+\.) +")
+NO_PROSE = re.compile(rf" *([#|<>:]|!\[|!!!|\?\?\?|\[\^|--8<--|$)| {{4}}(?!{ITEM.pattern})")
+
+
+def prose(page: Path) -> list[str]:
+    """The lines of a page; those of code, tables, headings, images and admonitions are empty."""
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^( *```).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return ["" if NO_PROSE.match(line) else line for line in text.splitlines()]
+
+
+def is_ragged(line: str, following: str) -> bool:
+    """Whether a line is over 120, or ends early though the next word would have fit."""
+    if len(line) > 120:
+        return " " in ITEM.sub("", line, count=1).strip()  # one long word cannot be broken
+    goes_on = line and following and not ITEM.match(following)
+    return bool(goes_on) and len(f"{line} {following.split()[0]}") <= 120
+
+
+def test_no_line_is_over_160():
+    for page in MARKDOWN:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if len(line) > 160] == [], page
+
+
+def test_prose_is_wrapped_by_one_rule():
+    for page in MARKDOWN:
+        pairs = pairwise([*prose(page), ""])
+        assert [line for line, following in pairs if is_ragged(line, following)] == [], page
+
+
 # ---- the built site ------------------------------------------------------------------------------
 
 
@@ -154,11 +190,12 @@ def test_a_page_is_what_its_source_says(page, site):
     assert [heading for heading in shown if heading in bare] == bare
 
 
-@pytest.mark.parametrize("folder", sorted({*nlhf_zoo.public_names().values()} - {"errors"}))
+@pytest.mark.parametrize("folder", sorted({*nlhf_zoo.public_names().values()}))
 def test_the_reference_has_every_public_name(folder, site):
-    html = (site / f"reference/{folder}.html").read_text(encoding="utf-8")
+    page = "index" if folder == "errors" else folder
+    html = (site / f"reference/{page}.html").read_text(encoding="utf-8")
     names = [name for name, home in nlhf_zoo.public_names().items() if home == folder]
-    constants = {"Conversation", "Mixture", "PLAIN", "GameMetric"}
+    constants = {"Answer", "Conversation", "Mixture", "PLAIN", "GameMetric"}
     missing = [n for n in names if f'id="nlhf_zoo.{folder}.{n}"' not in html and n not in constants]
     assert missing == []
 
@@ -171,25 +208,22 @@ def make(cls):
 
 
 def test_the_table_of_algorithms_agrees_with_their_declarations():
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text_of("README.md").splitlines()
-        if line.startswith("| [")
-    ]
+    text = text_of("README.md")
     told = {}
-    for name, cls, paper, last_iterate, closed_form, queries, _ in rows:
-        page = re.search(r"\((docs/algorithms/\w+\.md)\)", name)[1]
-        told[cls.strip("`")] = (page, paper, last_iterate, closed_form, queries)
+    for row in re.findall(r"^\| (\[.*) \|$", text, re.MULTILINE):
+        name, *cells = row.split(" | ")
+        told[re.search(r"\((docs/algorithms/\w+\.md)\)", name)[1]] = cells
     assert told == {
-        cls.__name__: (
-            f"docs/algorithms/{snake_case(cls.__name__)}.md",
+        f"docs/algorithms/{snake_case(cls.__name__)}.md": [
             "[{0}](https://arxiv.org/abs/{0})".format(cls.paper.removeprefix("arXiv:")),
             "yes" if make(cls).last_iterate else "no",
             "yes" if make(cls).closed_form else "no",
             str(make(cls).queries(0, 0, enumerated=True)),
-        )
+        ]
         for cls in ALGORITHMS
     }
+    in_one_line = re.findall(r"^- `(\w+)`: \w", text, re.MULTILINE)
+    assert [f"docs/algorithms/{snake_case(name)}.md" for name in in_one_line] == [*told]
 
 
 def help_of(*args: str) -> str:
