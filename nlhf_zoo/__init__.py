@@ -85,6 +85,10 @@ _MOVED_INTO = {
 _RENAMED = {
     "callbacks.health_check": "health.callback",
     "phases": "game.step_timer",
+    "metrics.base": "metrics.game",
+    "metrics.distance": "metrics.game",
+    "metrics.exploitability": "metrics.game",
+    "metrics.win_rate": "metrics.game",
     "oracles.general_preference": "oracles.models.general_preference",
     "oracles.generative_pair_model": "oracles.models.generative_pair",
     "oracles.pair_model": "oracles.models.pair",

@@ -16,6 +16,7 @@ import yaml
 from paths import CONFIGS
 from zoo import ROWS, Row, fit, judge
 
+import nlhf_zoo
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
 from nlhf_zoo.callbacks import read_history
@@ -491,12 +492,12 @@ def part(block):
     arguments = dict(block.get("init_args", {}))
     if "inner" in arguments:
         arguments["inner"] = part(arguments["inner"])
-    return getattr(algorithms, block["class_path"])(**arguments)
+    return getattr(nlhf_zoo, block["class_path"].removeprefix("nlhf_zoo."))(**arguments)
 
 
 def test_there_is_a_file_for_every_algorithm():
     names = {read(path)["model"]["init_args"]["algorithm"]["class_path"] for path in FILES}
-    assert names == set(algorithms.__all__) - {"PolicyOptimizer"}
+    assert names == {f"nlhf_zoo.{n}" for n in algorithms.__all__ if n != "PolicyOptimizer"}
     assert {path.stem for path in FILES} == set(REACHES)
 
 
@@ -511,7 +512,7 @@ def test_a_file_is_complete_and_its_learning_rate_ends_with_its_budget(path):
     (budget,) = (
         c["init_args"]["queries"]
         for c in config["trainer"]["callbacks"]
-        if c["class_path"] == "Budget"
+        if c["class_path"] == "nlhf_zoo.Budget"
     )
     steps = sum(step.gradient_steps for step in algorithm.steps(arguments["beta"], 0))
     schedule = arguments["lr_scheduler"]["init_args"]

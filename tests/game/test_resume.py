@@ -6,6 +6,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import random
@@ -129,7 +130,7 @@ def test_killed_at_every_point(name: str, tmp_path: Path):
 
 
 def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
-    config = CASES["sampled-egpo"]
+    config = copy.deepcopy(CASES["sampled-egpo"])
     config["trainer"]["callbacks"][1] = part("Budget", rounds=10**6)
     killed = tmp_path / "killed"
     write(killed, config)

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracle_zoo import LONG, NOWHERE, ROWS, listen, text_models
 from text_models import prompts, responses, user
 
 import nlhf_zoo
@@ -21,6 +20,7 @@ from nlhf_zoo.oracles.ledger import ledgers, spent
 from nlhf_zoo.oracles.models.base import TextModelOracle
 from nlhf_zoo.oracles.text_oracle import Question, TextOracle
 from nlhf_zoo.records import Prompts, Responses
+from oracles.zoo import LONG, NOWHERE, ROWS, listen, text_models
 
 OF_TEXTS = [row for row in ROWS if row.is_of_texts]
 OF_MODELS = [row for row in ROWS if row.is_of_models]
@@ -51,7 +51,7 @@ def test_every_oracle_of_texts_of_the_package_has_a_row():
         importlib.import_module(module.name)
     ours = {one for one in subclasses(TextOracle) if one.__module__.startswith("nlhf_zoo.")}
     concrete = {one for one in ours if not inspect.isabstract(one)}
-    assert concrete == {row.oracle for row in OF_TEXTS}, "a row of tests/oracle_zoo.py is missing"
+    assert concrete == {row.oracle for row in OF_TEXTS}, "a row of tests/oracles/zoo.py is missing"
 
 
 # ---- what is asked -------------------------------------------------------------------------------

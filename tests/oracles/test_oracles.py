@@ -79,7 +79,7 @@ ZOO = {
 }
 
 
-# Those of texts have rows in tests/oracle_zoo.py and in test_contracts_of_oracles.py; those
+# Those of texts have rows in tests/oracles/zoo.py and in test_contracts_of_oracles.py; those
 # around others: test_wrappers, test_cached, test_ensemble, test_listed.
 def test_every_oracle_of_a_table_has_a_row():
     assert set(oracles.tables.__all__) - {"TableOracle"} == set(ZOO)

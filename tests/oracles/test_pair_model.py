@@ -15,7 +15,6 @@ import pytest
 import torch
 from forked import nlhf
 from language_models import new_folder
-from oracle_zoo import PAIR, generative
 from paths import ROOT
 from text_models import CHAT, PAD, VOCABULARY, folder, prompts, responses, tokenizer, user
 from tiny_models import save_tiny
@@ -34,6 +33,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import GenerativePairModelOracle, PairModelOracle
 from nlhf_zoo.oracles.models.generative_pair import _label_tokens
 from nlhf_zoo.text_models.encoding import TextEncoder
+from oracles.zoo import PAIR, generative
 
 CONFIG = ROOT / "configs/lm/pair_model.yaml"
 PROMPTS = ("w1 w2 w3 w4", "w5")

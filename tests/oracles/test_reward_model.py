@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 import torch
-from oracle_zoo import listen
 from text_models import (
     CHAT,
     CONFIGS,
@@ -43,6 +42,7 @@ from nlhf_zoo.oracles import (
     RewardModelOracle,
 )
 from nlhf_zoo.text_models.settings import ModelSettings, read_settings, write_settings
+from oracles.zoo import listen
 
 # ---- rewards -------------------------------------------------------------------------------------
 

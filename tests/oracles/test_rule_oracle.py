@@ -7,7 +7,6 @@ import math
 import jsonargparse
 import pytest
 import torch
-from oracle_zoo import Sums
 from text_models import prompts, responses
 
 from nlhf_zoo.errors import UserError
@@ -15,6 +14,7 @@ from nlhf_zoo.game.payoffs import PayoffEstimator
 from nlhf_zoo.oracles import PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.rules import LengthBetween, Mentions, shorter_wins
 from nlhf_zoo.records import ProximalStep
+from oracles.zoo import Sums
 
 
 def test_a_rule_is_asked_about_different_texts_once_and_answers_both_ways():

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_contracts as contracts
 import yaml
+from algorithms import test_contracts as contracts
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save_tiny
