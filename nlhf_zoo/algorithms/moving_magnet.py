@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
@@ -70,8 +71,8 @@ class MovingMagnet(PolicyOptimizer):
         """The loss of the algorithm inside."""
         return self.inner.loss(step, batch)
 
+    @override
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
-        """As the algorithm inside."""
         return self.inner.queries(num_responses, num_opponents, enumerated)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:

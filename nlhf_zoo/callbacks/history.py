@@ -64,7 +64,7 @@ class History:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a kill before it would lose what the process still holds."""
         self._file.close()
 
 

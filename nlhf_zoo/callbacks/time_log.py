@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
+from typing_extensions import override
 
 from nlhf_zoo.callbacks.query_log import is_logged
 from nlhf_zoo.game.online_game import OnlineGame
@@ -24,8 +25,8 @@ class TimeLog(L.Callback):
         self._steps = 0
         self._tokens = 0
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count."""
         if isinstance(pl_module, OnlineGame):
             pl_module.timer.take()
             self._begin(pl_module)

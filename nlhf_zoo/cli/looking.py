@@ -48,7 +48,7 @@ class PromptCollector(L.Callback):
                 break
 
     def prompts(self) -> Prompts:
-        """What was read."""
+        """The prompts that were read, as one batch."""
         if not self._found:
             raise UserError("the data gives no prompts to train on")
         return joined(self._found)

@@ -85,7 +85,7 @@ class _ResumableLoader(DataLoader[Pairs]):
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Nothing, for the trainer counts the batches."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
 
     @property
     def loaded(self) -> Loaded[Rows]:
-        """What was read."""
+        """The rows that were read and may be trained on."""
         assert self._loaded is not None  # `setup` has made sure
         return self._loaded
 

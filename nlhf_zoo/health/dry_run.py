@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.game.online_game import OnlineGame
@@ -90,8 +91,8 @@ class _Rehearsal(L.Callback):
         self.first, self.last = counted
         self._before = (0, 0, 0)
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The first round begins."""
         self._before = self._counters(pl_module)
 
     def on_train_batch_start(
@@ -101,6 +102,7 @@ class _Rehearsal(L.Callback):
         assert isinstance(pl_module, OnlineGame)
         pl_module.set_budget(pl_module.progress.round + 1, None)
 
+    @override
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -109,7 +111,6 @@ class _Rehearsal(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save, or read off."""
         assert isinstance(pl_module, OnlineGame)
         if trainer.global_step == 1 and self.path is not None:
             trainer.save_checkpoint(self.path)

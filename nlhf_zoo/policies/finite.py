@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.policies.base import Policy
@@ -152,8 +153,8 @@ class FinitePolicy(Policy, ABC):
             else:
                 old.lerp_(new, weight)
 
+    @override
     def snapshot(self) -> dict[str, Any]:
-        """The policy's parameters, cloned."""
         return {name: p.detach().clone() for name, p in self.networks["policy"].named_parameters()}
 
     @torch.no_grad()

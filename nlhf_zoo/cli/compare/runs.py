@@ -52,12 +52,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """How messages call this run."""
         return f"{self.entry.where}, {self.entry.label}, seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Where it logs."""
+        """The folder that this run logs into."""
         return self.output / self.entry.where / self.entry.label / f"seed_{self.seed}"
 
     def play(self, report: Callable[[int], Any]) -> RunResult:

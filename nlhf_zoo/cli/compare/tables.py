@@ -29,7 +29,7 @@ class EntryResult:
 
     @property
     def entry(self) -> Entry:
-        """Whose runs they are."""
+        """The entry whose runs these are."""
         return self.runs[0].task.entry
 
     @property

@@ -52,7 +52,7 @@ class ResponseSample:
 
     @property
     def questions(self) -> list[Question]:
-        """All pairs."""
+        """A question for each pair of responses."""
         return [
             Question(self.conversation, one[0], other[0], one[1], other[1])
             for one, other in combinations(self.responses, 2)
@@ -145,7 +145,7 @@ class Answers:
 
     @property
     def questions(self) -> list[Question]:
-        """The Q pairs."""
+        """The Q questions about all samples, in order."""
         return [question for sample in self.samples for question in sample.questions]
 
     def matrices(self) -> list[Tensor]:

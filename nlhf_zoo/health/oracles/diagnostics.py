@@ -52,7 +52,7 @@ class Diagnostic:
 
     @property
     def formatted(self) -> str:
-        """The value in print."""
+        """The value as the report prints it."""
         return "-" if math.isnan(self.value) else format(self.value, self.format)
 
 

@@ -150,5 +150,5 @@ def _refuse_signature(function: Callable[..., object], name: str) -> None:
 
 
 def _case(prompt: str, first: str, second: str) -> str:
-    """Which question it was."""
+    """The question, as a message quotes it."""
     return f"prompt {shown(prompt)}, first {shown(first)}, second {shown(second)}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.language_model.lora import LoRA
@@ -165,8 +166,8 @@ class AdapterPlayers(Players):
             )
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """Names of all players."""
         return self._names
 
     def _make(self, player: str) -> None:
@@ -271,16 +272,16 @@ class CopiedPlayers(Players):
         self.add("reference", "policy")
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """Names of all players."""
         return tuple(self._models)
 
     def add(self, player: str, source: str) -> None:
         """Copy a module and freeze it."""
         self._models[player] = copy.deepcopy(self._models[source]).requires_grad_(False)
 
+    @override
     def module(self, player: str) -> nn.Module:
-        """The player's own module."""
         return self._models[player]
 
     @contextmanager
@@ -299,8 +300,8 @@ class CopiedPlayers(Players):
         """A module serves one player."""
         return False
 
+    @override
     def language_model(self, player: str) -> Any:
-        """The player's own module."""
         return self._models[player]
 
     def parameters_of(self, player: str) -> dict[str, nn.Parameter]:
@@ -309,8 +310,8 @@ class CopiedPlayers(Players):
             raise ValueError(f"there is no player {player!r}")
         return dict(self._models[player].named_parameters())
 
+    @override
     def reference_weights(self) -> dict[str, Tensor]:
-        """The reference's module."""
         return dict(_lasting_tensors(self._models["reference"]))
 
 

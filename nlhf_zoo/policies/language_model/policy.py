@@ -154,7 +154,7 @@ class CausalLMPolicy(Policy):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model's parameters."""
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> CausalLMPolicy:

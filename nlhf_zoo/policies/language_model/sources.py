@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
 from nlhf_zoo.errors import UserError
@@ -137,8 +138,8 @@ class SmallLanguageModel(ModelSource):
         self.seed = seed
         self.num_letters = num_letters
 
+    @override
     def load(self) -> Loaded:
-        """Build both."""
         from tokenizers import decoders
         from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
