@@ -42,7 +42,7 @@ class History:
         """Keep the first rows only.
 
         Raises:
-            UserError: there are fewer.
+            UserError: there are fewer rows than the checkpoint has seen.
         """
         size = rows * self.width * 8
         self._file.seek(0, 2)
@@ -78,7 +78,7 @@ def read_history(folder: str | Path) -> dict[str, Any]:
         ``round`` and ``queries`` [R], and each metric [R, C].
 
     Raises:
-        UserError: there is none.
+        UserError: the folder holds no history.
     """
     folder = Path(folder)
     if not (folder / "history.json").is_file() or not (folder / "history.bin").is_file():

@@ -14,11 +14,7 @@ from nlhf_zoo.errors import UserError
 
 
 def refuse_bad_files(args: Sequence[str]) -> None:
-    """Refuse configuration files that hold no YAML; jsonargparse would not say which.
-
-    Raises:
-        UserError: one of them is no text, no YAML, or holds no options.
-    """
+    """Refuse configuration files that hold no YAML; jsonargparse would not say which."""
     given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
     for path in filter(os.path.isfile, given):

@@ -142,11 +142,7 @@ def _instantiate(config: Path, blocks: dict[str, Any]) -> Namespace:
 
 
 def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
-    """Load a player's weights; none may be missing, and none left over.
-
-    Raises:
-        UserError: they are of another model.
-    """
+    """Load a player's weights; none may be missing, and none left over."""
     content = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
     state = {
         name.removeprefix(_POLICY): value

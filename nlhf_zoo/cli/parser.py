@@ -105,11 +105,7 @@ class SentenceParser(ArgumentParser):
         return super().parse_args(args, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            UserError: always.
-        """
+        """Say what is wrong."""
         raise UserError(shorten(message)) from ex
 
 

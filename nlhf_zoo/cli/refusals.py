@@ -27,11 +27,7 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 
 
 def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
-    """Refuse a run that nothing would end.
-
-    Raises:
-        UserError: there is neither a budget nor another limit.
-    """
+    """Refuse a run that nothing would end."""
     epochs_end = not isinstance(data, TablePrompts | TextPrompts) or isinstance(
         trainer.limit_train_batches, int
     )
@@ -54,11 +50,7 @@ def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> No
 def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
-    """Refuse parts that do not fit the trainer.
-
-    Raises:
-        UserError: one does not.
-    """
+    """Refuse parts that do not fit the trainer."""
     try:
         game.configure_optimizers()
     except (ValueError, TypeError) as error:
@@ -88,11 +80,7 @@ def refuse_misfits(
 
 
 def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
-    """Refuse what a preference model cannot be trained on, and read the pairs.
-
-    Raises:
-        UserError: these are no pairs, or some cannot be used.
-    """
+    """Refuse what a preference model cannot be trained on, and read the pairs."""
     if isinstance(data, TablePrompts | TextPrompts):
         raise UserError(
             "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
@@ -102,11 +90,7 @@ def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) ->
 
 
 def refuse_unwritable(trainer: L.Trainer) -> None:
-    """Refuse folders that cannot be written to.
-
-    Raises:
-        UserError: one cannot.
-    """
+    """Refuse folders that cannot be written to."""
     folders: list[Any] = [logger.save_dir for logger in trainer.loggers]
     folders = folders or [trainer.default_root_dir]
     folders += [c.dirpath for c in _callbacks(trainer) if isinstance(c, GameCheckpoint)]

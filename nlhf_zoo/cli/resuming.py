@@ -32,7 +32,7 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
     """The checkpoint of the last version that has one, or of the version that is asked for.
 
     Raises:
-        UserError: there is none.
+        UserError: no version has a checkpoint, or the logger makes no versions.
     """
     if runs is None:
         raise UserError(
@@ -65,9 +65,6 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
         path: the run's config.yaml; without one nothing is refused.
         config: the configuration to go on with.
         trains: whether it is to be trained on; an evaluation may be of other held-out rows.
-
-    Raises:
-        UserError: model, data or seed differ.
     """
     if not path.is_file():
         return
@@ -116,11 +113,7 @@ def _may_differ(key: str, config: dict[str, Any]) -> bool:
 
 
 def refuse_other_file(path: Path) -> None:
-    """Refuse what is no checkpoint, or half of one; mapped, so that large ones are not read twice.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Refuse what is no checkpoint, or half of one; mapped: a large one is not read twice."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         whole = isinstance(content, dict) and "state_dict" in content

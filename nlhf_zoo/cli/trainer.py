@@ -71,11 +71,7 @@ class GameCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; a broken interpolation is the user's error like any other.
-
-        Raises:
-            UserError: the arguments cannot be parsed.
-        """
+        """Parse; a broken interpolation is the user's error like any other."""
         try:
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
@@ -86,11 +82,7 @@ class GameCLI(LightningCLI):
             raise UserError(shorten(str(error))) from error
 
     def _set_seed(self) -> None:
-        """Set it; one out of bounds is the user's error.
-
-        Raises:
-            UserError: it is out of bounds.
-        """
+        """Set it; one out of bounds is the user's error."""
         try:
             super()._set_seed()
         except ValueError as error:
@@ -104,11 +96,7 @@ class GameCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint, and refuse one that another configuration made.
-
-        Raises:
-            UserError: it cannot be resumed.
-        """
+        """Find the checkpoint, and refuse one that another configuration made."""
         self._resumed: dict[str, Any] = {}
         config = self.config[self.subcommand]
         requested = config.get("ckpt_path")
@@ -140,11 +128,7 @@ class GameCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
-        """Make the parts; what they refuse is the user's error.
-
-        Raises:
-            UserError: a part refuses its arguments.
-        """
+        """Make the parts; what they refuse is the user's error."""
         config = self.config[self.subcommand]
         written = {key: config.get(key) for key in self._resumed} | {"ckpt_path": None}
         for key, value in self._resumed.items():
@@ -160,11 +144,7 @@ class GameCLI(LightningCLI):
                 config[key] = value
 
     def before_fit(self) -> None:
-        """Refuse what could not end well, before anything is computed or written.
-
-        Raises:
-            UserError: the parts do not fit the trainer.
-        """
+        """Refuse what could not end well, before anything is computed or written."""
         refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
             refuse_misfits(self.trainer, self.model, self.datamodule)
@@ -220,9 +200,6 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     Args:
         args: the command (fit, validate, test, predict) and its options.
         cli: what parses and runs it.
-
-    Raises:
-        UserError: a mistake of the user's making.
     """
     refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:

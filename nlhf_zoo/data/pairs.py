@@ -48,11 +48,7 @@ class Pairs:
     probability: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes.
-
-        Raises:
-            ValueError: shapes disagree.
-        """
+        """Check the shapes."""
         if self.probability.dim() != 1 or not self.probability.is_floating_point():
             raise ValueError(
                 "Pairs.probability must be floating-point [B], not "
@@ -163,7 +159,7 @@ class PreferencePairs(TextData[list[PairRow]]):
             world_size: number of processes that share them.
 
         Raises:
-            UserError: a pair cannot be used, or they cannot be shared so.
+            UserError: a pair cannot be used, or a training step takes more than there are.
         """
         if self._loaded is None:
             self._loaded = self._load()

@@ -39,7 +39,7 @@ class TablePrompts(L.LightningDataModule):
             world_size: number of processes.
 
         Raises:
-            UserError: they cannot be shared so.
+            UserError: the processes do not divide their number, or a step takes too many.
         """
         if self.batch_size is None and total % world_size:
             raise UserError(
@@ -79,7 +79,7 @@ def table_prompts(oracle: Any) -> Prompts:
     """The prompts that belong to an oracle.
 
     Raises:
-        UserError: none do.
+        UserError: the oracle has no table of prompts.
     """
     prompts = oracle.prompts
     if not isinstance(prompts, Prompts):

@@ -96,11 +96,7 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
         """Some rows as a batch."""
 
     def refuse_large_step(self, world_size: int) -> None:
-        """Refuse a training step that takes more rows than there are.
-
-        Raises:
-            UserError: it takes more in so many processes.
-        """
+        """Refuse a training step that takes more rows than there are."""
         number = len(self.loaded.training)
         if self.batch_size * world_size > number:
             raise UserError(
@@ -164,11 +160,7 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
 
 
 def refuse_below_one(**options: int | None) -> None:
-    """Refuse options of the data that are neither None nor at least 1.
-
-    Raises:
-        UserError: one is below.
-    """
+    """Refuse options of the data that are neither None nor at least 1."""
     for name, number in options.items():
         if number is not None and number < 1:
             raise UserError(f"data.{name} must be at least 1, but it is {number}")

@@ -102,7 +102,7 @@ class TextPrompts(TextData[EncodedPrompts]):
             shown: show a progress bar where it takes long.
 
         Raises:
-            UserError: a prompt cannot be used, or they cannot be shared so.
+            UserError: a prompt cannot be used, or a training step takes more than there are.
         """
         if self._policy is not policy:
             self._loaded = self._load(policy, shown)

@@ -61,11 +61,7 @@ class Accounts:
         return answers
 
     def stop(self, error: OracleStoppedError) -> NoReturn:
-        """End the run, in all processes; a checkpoint is written first, where one is wanted.
-
-        Raises:
-            OracleStoppedError: always.
-        """
+        """End the run, in all processes; a checkpoint is written first, where one is wanted."""
         if self.before_stop is not None:
             self.before_stop()
         raise error

@@ -23,9 +23,6 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     Args:
         game: the game, whose players are not made yet.
         micro_batches: parts of a batch of prompts.
-
-    Raises:
-        UserError: two of the parts do not go together.
     """
     oracle, algorithm, beta = game.oracle, game.algorithm, game.beta
     rollout, name = game.rollout, type(algorithm).__name__
@@ -78,11 +75,7 @@ def _check_closed_form(game: OnlineGame) -> None:
 
 
 def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> None:
-    """A plan names players that there are, and writes the policy last.
-
-    Raises:
-        UserError: it does not.
-    """
+    """A plan names players that there are, and writes the policy last."""
     named = {step.reference for step in steps} | {step.writes for step in steps}
     for step in steps:
         named |= {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o)}
@@ -95,11 +88,7 @@ def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> 
 def _try_loss(
     algorithm: PolicyOptimizer, step: ProximalStep, beta: float, rollout: Rollout
 ) -> None:
-    """Compute the loss of equal responses: a surrogate that does not fit its step says so.
-
-    Raises:
-        UserError: it does not fit.
-    """
+    """Compute the loss of equal responses: a surrogate that does not fit its step says so."""
     enumerated = rollout.enumerated
     num = 2 if enumerated else rollout.num_responses
     zero, half = torch.zeros(1, num), torch.full((1, num), 0.5)

@@ -388,10 +388,6 @@ class OnlineGame(L.LightningModule):
         checkpointing.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back.
-
-        Raises:
-            UserError: the checkpoint is no game's, or lacks what trains here.
-        """
+        """Take it back."""
         checkpointing.load(self, checkpoint)
         self._plan = None

@@ -29,9 +29,6 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
     Args:
         game: the game; it is left as it was.
         prompts: some to train on, at least one.
-
-    Raises:
-        UserError: a check fails.
     """
     policy = game.policy
     if not isinstance(policy, CausalLMPolicy):

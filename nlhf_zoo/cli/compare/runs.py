@@ -68,7 +68,7 @@ class Task:
                 call, and at the end with what is left of the budget.
 
         Raises:
-            UserError: it cannot be played.
+            UserError: a part refuses its arguments, or the policy diverges.
         """
         try:
             return self._play(report)

@@ -55,7 +55,7 @@ def as_preference(values: NDArray[np.generic] | Tensor, where: str) -> Tensor:
         where: what to call it in an error.
 
     Raises:
-        UserError: it is not a preference.
+        UserError: it is not square, holds a number outside [0, 1], or P + P^T is not 1.
     """
     if not isinstance(values, Tensor):
         values = torch.from_numpy(np.array(values, dtype=np.float64))
@@ -102,9 +102,6 @@ def require_memory(num_bytes: int, where: str) -> None:
     Args:
         num_bytes: how much is held at once.
         where: what to call it in the error.
-
-    Raises:
-        UserError: it takes more memory than is available.
     """
     if num_bytes > (available := _available_memory()):
         raise UserError(

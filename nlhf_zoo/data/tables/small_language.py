@@ -58,11 +58,7 @@ def preference(
 
 
 def refuse_size(num_letters: int, length: int) -> None:
-    """Refuse a language that is none, or too large to list.
-
-    Raises:
-        UserError: letters or the length of words are out of bounds.
-    """
+    """Refuse a language that is none, or too large to list."""
     if not (2 <= num_letters <= len(LETTERS) and 1 <= length <= 4):
         raise UserError(
             f"the small language has 2 to {len(LETTERS)} letters and words of 1 to 4, but "

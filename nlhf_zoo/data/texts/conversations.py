@@ -104,11 +104,7 @@ def checked_response(cell: object, where: str, column: str) -> tuple[list[Any] |
 
 
 def checked_text(text: str, where: str, what: str) -> str:
-    """A text that is not empty, and is Unicode.
-
-    Raises:
-        UserError: it is empty, or cannot be written down.
-    """
+    """A text that is not empty, and is Unicode."""
     if not text.strip():
         raise UserError(f"{where} has an empty {what}")
     return _checked_unicode(text, where, what)

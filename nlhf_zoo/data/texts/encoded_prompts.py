@@ -145,7 +145,7 @@ def limited(
         too_long: refuse, truncate or drop longer ones.
 
     Raises:
-        UserError: there are longer ones to be refused, or none is left.
+        UserError: one is too long where that is refused, or none is left.
     """
     long = [place for place, row in enumerate(encoded.tokens) if len(row) > limit]
     if not long:

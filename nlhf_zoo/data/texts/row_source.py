@@ -29,7 +29,7 @@ class RowSource:
         example: an object such as a file should hold, likewise.
 
     Raises:
-        UserError: there can be nothing to read.
+        UserError: there is no such file or folder, or a file is asked for a split.
     """
 
     path: str

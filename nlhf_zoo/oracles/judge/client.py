@@ -91,7 +91,7 @@ class JudgeClient:
         """Start the thread, unless it runs.
 
         Raises:
-            UserError: the key is not there.
+            UserError: the environment variable of the key is not set.
         """
         with _STARTING:  # several threads may have the first question
             if self._running is not None and self._running.pid == os.getpid():

@@ -52,7 +52,7 @@ class AnswerStore:
         path: the file. It is made at its first use, in a folder that exists.
 
     Raises:
-        UserError: there can be no such file, or what is there is another's.
+        UserError: there is no such folder, no permission, or the file is another program's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -89,11 +89,7 @@ class AnswerStore:
         )
 
     def _is_ready(self, connection: sqlite3.Connection) -> bool:
-        """Whether the table is there; an empty file has none.
-
-        Raises:
-            UserError: the file is another's.
-        """
+        """Whether the table is there; an empty file has none."""
         try:
             # In one statement: another process may be creating the table.
             application, version, tables = connection.execute(

@@ -140,11 +140,7 @@ class AdapterPlayers(Players):
             self._copy("policy", "reference")
 
     def _refuse_what_cannot_be_switched(self) -> None:
-        """Adapters that cannot be chosen row by row would make all players one.
-
-        Raises:
-            UserError: there is one.
-        """
+        """Adapters that cannot be chosen row by row would make all players one."""
         from peft.tuners.lora import LoraLayer
 
         config = self._config

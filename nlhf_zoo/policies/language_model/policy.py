@@ -283,11 +283,7 @@ class CausalLMPolicy(Policy):
 
 
 def _refuse_low_precision(model: nn.Module) -> None:
-    """Weights of 8 or fewer digits would swallow the steps of a usual learning rate.
-
-    Raises:
-        UserError: the weights are such.
-    """
+    """Weights of 8 or fewer digits would swallow the steps of a usual learning rate."""
     for parameter in model.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise UserError(

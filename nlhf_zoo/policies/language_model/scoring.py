@@ -185,11 +185,7 @@ class Scorer:
 
     @torch.no_grad()
     def _probe(self, player: str, tokens: Tensor, mask: Tensor) -> None:
-        """Compare the output layer with the model's own logits, once for each player.
-
-        Raises:
-            UserError: this architecture makes its logits otherwise.
-        """
+        """Compare the output layer with the model's own logits, once for each player."""
         if player in self._probed or not self.softmax_chunk:
             return
         model: Any = self.players.module(player)
@@ -224,11 +220,7 @@ def _are_the_same(responses: Responses) -> bool:
 
 
 def _refuse_part_of_the_responses(log_prob: Tensor) -> None:
-    """Figures over listed responses are exact only if there are no others.
-
-    Raises:
-        UserError: there are others.
-    """
+    """Figures over listed responses are exact only if there are no others."""
     total = log_prob.detach().exp().sum(-1)
     if not torch.allclose(total, torch.ones_like(total), atol=1e-3):
         raise UserError(

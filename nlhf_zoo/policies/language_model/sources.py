@@ -33,7 +33,7 @@ class ModelSource(ABC):
         """Make both.
 
         Raises:
-            UserError: they cannot be had.
+            UserError: a file of the model or of its tokenizer is missing or broken.
         """
 
 
