@@ -25,7 +25,7 @@ from nlhf_zoo.records import Comparison
 TEXTS = {"p": ["a", "bb", "cccc", "dddddd"], "q": ["xx", "yyy", "z"]}
 PAIRS = [(p, *two) for p, texts in TEXTS.items() for two in itertools.combinations(texts, 2)]
 READ = "--responses samples.jsonl"
-HASTY = f"--oracle RuleOracle --oracle.function test_oracle_command.hasty {READ}"
+HASTY = f"--oracle RuleOracle --oracle.function {__name__}.hasty {READ}"
 SHORTER = "--oracle RuleOracle --oracle.function nlhf_zoo.oracles.rules.shorter_wins"
 
 
@@ -385,7 +385,7 @@ REFUSALS = {
     "unknown oracle": (f"--oracle Nobody {READ}", "no class 'Nobody': .*RuleOracle"),
     "unknown option": (f"{SHORTER} --oracle.speed 3 {READ}", "speed"),
     "no table": ("--oracle MatrixOracle --oracle.matrix none.npy", "none.npy"),
-    "unmade": (f"--oracle test_oracle_command.Unmade {READ}", "there is no such library"),
+    "unmade": (f"--oracle {__name__}.Unmade {READ}", "there is no such library"),
     "no responses": (SHORTER, "RuleOracle reads texts: give --responses FILE, or a --config"),
     "no file": (f"{SHORTER} --responses none.jsonl", "none.jsonl cannot be read"),
     "bad line": (f"{SHORTER} --responses bad.jsonl", "line 2 of bad.jsonl is not JSON"),
@@ -408,7 +408,7 @@ REFUSALS = {
     "overwrites": (f"{SHORTER} --responses s.json --output s.json", "overwrite the responses"),
     "asymmetric": (
         f"--oracle CachedOracle --oracle.path a.db {within('oracle', HASTY)}",
-        "the rule test_oracle_command.hasty gives P.* which must sum to 1",
+        rf"the rule {re.escape(__name__)}.hasty gives P.* which must sum to 1",
     ),
 }
 
