@@ -39,9 +39,7 @@ PASSING += ["truncated", "short", "empty", "no_json", "no_http"]
 LASTING = ["refusal", "label", "two", "cut", "outside", "status_400"]
 ALWAYS = 1000  # times that a fault occurs
 OBEYS = re.compile("verdict=([AB])")
-# Files beside the log.
-GONE = "gone"  # the server has gone away
-CLOSED = "closed"  # it refuses connections
+CLOSED = "closed"  # a file beside the log while connections are refused
 
 
 # ---- what it thinks ------------------------------------------------------------------------------
@@ -318,7 +316,6 @@ class Server:
     def go_away_in_time(self) -> None:
         """As a server that is killed at this request."""
         if self.asked == self.options.away_after:
-            Path(self.options.log).with_name(GONE).touch()
             os._exit(0)
 
     def close(self) -> None:
@@ -363,7 +360,7 @@ class JudgeServer:
         self.folder = tempfile.TemporaryDirectory()
         self.log = Path(self.folder.name) / "log.jsonl"
         self.log.touch()
-        self.gone, self.closed = (self.log.with_name(name) for name in (GONE, CLOSED))
+        self.closed = self.log.with_name(CLOSED)
         self.start()
         return self
 

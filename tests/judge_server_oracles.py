@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import pytest
 import torch
 from judge_server import JudgeServer
 
@@ -23,7 +23,7 @@ def oracle(server: JudgeServer, **options) -> JudgeOracle:
 
 
 class Clock:
-    """Stands for the module `time` where patience and pace are measured.
+    """Stands for the module `time` where patience and rates are measured.
 
     Args:
         ahead: by how many seconds the clock is ahead of the machine's.
@@ -43,11 +43,21 @@ class Clock:
         return now + self.gained + self.ahead()
 
 
-def patience_ends_with(file: Path) -> None:
-    """Once a file is there; `before` a run in another process."""
-    from nlhf_zoo.oracles.judge import exchange
+def patience_ends_in_an_outage(patch: pytest.MonkeyPatch | None = None) -> None:
+    """The clock hurries once connections are refused; also `before` a run in another process."""
+    from nlhf_zoo.oracles.judge import client, scheduler
 
-    exchange.time = Clock(hurries=file.exists)
+    patch, refused, post = patch or pytest.MonkeyPatch(), [], client.Session.post
+
+    async def counted(self, body):
+        outcome = await post(self, body)
+        if isinstance(outcome, client.Failure) and outcome.unreachable:
+            refused.append(outcome)
+        return outcome
+
+    patch.setattr(client.Session, "post", counted)
+    # With the second one, the first is the judge's last error.
+    patch.setattr(scheduler, "time", Clock(hurries=lambda: len(refused) > 1))
 
 
 def questions(num: int) -> list[Question]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from judge_server import JudgeServer
-from judge_server_oracles import patience_ends_with
+from judge_server_oracles import patience_ends_in_an_outage
 from runs import CASES, RUN, differences, fit, judged_game, load, part, scalars, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError
@@ -195,7 +195,7 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         server.stop()
         server.start(away_after=asked // 3)
         judged_game(stopped, server.url)
-        run = fit(stopped, before=functools.partial(patience_ends_with, server.gone))
+        run = fit(stopped, before=patience_ends_in_an_outage)
         assert run.code == 2
         assert re.search(
             r"the judge at \S+ has given no answer for 300 s \(its last words: .*Connect", run.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import itertools
 import json
 import logging
@@ -11,23 +12,26 @@ import math
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 import torch
 from judge_server import JudgeServer, rule
-from judge_server_oracles import Clock, oracle, questions, texts
+from judge_server_oracles import Clock, oracle, patience_ends_in_an_outage, questions, texts
 from paths import ROOT
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles.judge import exchange
-from nlhf_zoo.oracles.judge.client import retry_after
+from nlhf_zoo.oracles.judge import client, scheduler
+from nlhf_zoo.oracles.judge.client import Failure, Session, retry_after
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.records import Prompts
@@ -90,7 +94,7 @@ def test_one_order_is_asked(server, order):
 
 def test_as_shown_is_what_the_judge_said(server):
     asked = named("as shown", 5)
-    answers = dict(oracle(server).as_shown(asked))
+    answers = dict(oracle(server, patience=1e300).as_shown(asked))
     assert answers == {n: rule(one.first, one.second) for n, one in enumerate(asked)}
 
 
@@ -160,8 +164,9 @@ def test_the_fingerprint_tells_judges_apart(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503, 529])
 def test_what_may_pass_is_tried_again_and_then_invalid(status):
     with JudgeServer(always=f"status_{status}") as server:
-        judge = oracle(server, retries=2, backoff=0.01, order="none")
+        judge, state = oracle(server, retries=2, backoff=0.01, order="none"), random.getstate()
         ((number, answer),) = judge.answers(questions(1))
+        assert random.getstate() == state  # the run's own
         assert number == 0
         assert math.isnan(answer)
         assert [entry["attempt"] for entry in server.entries()] == [1, 2, 3]
@@ -199,7 +204,7 @@ def test_no_log_probabilities_end_the_run():
 
 def test_a_judge_that_is_down_ends_the_run_with_its_last_words(monkeypatch):
     with JudgeServer() as server:
-        monkeypatch.setattr(exchange, "time", Clock(hurries=lambda: server.process is None))
+        patience_ends_in_an_outage(monkeypatch)
         judge = oracle(server, order="none", retries=50, patience=600.5, concurrency=4)
         answers = judge.answers(questions(400))
         had = [next(answers) for _ in range(5)]
@@ -218,7 +223,7 @@ def test_a_judge_that_is_down_ends_the_run_with_its_last_words(monkeypatch):
 def each_request_takes(monkeypatch, seconds: float, judge: JudgeOracle) -> None:
     """On the clock of patience, where one is asked after the other."""
     clock = Clock(ahead=lambda: seconds * judge.ledger["requests"])
-    monkeypatch.setattr(exchange, "time", clock)
+    monkeypatch.setattr(scheduler, "time", clock)
 
 
 def test_patience_goes_on_from_call_to_call(monkeypatch):
@@ -229,7 +234,9 @@ def test_patience_goes_on_from_call_to_call(monkeypatch):
         assert all(math.isnan(answer) for ((_, answer),) in answers)
         with pytest.raises(OracleStoppedError, match=r"4500 s .its last words: status 503"):
             list(judge.answers(questions(1)))
-    assert judge.ledger["requests"] == 5
+        assert judge.ledger["requests"] == 5
+        list(judge.answers(questions(1)))  # who goes on has all patience again
+    assert judge.ledger["requests"] == 7
 
 
 def test_retry_after_is_honoured():
@@ -246,6 +253,73 @@ def test_patience_begins_anew_with_each_answer(server, monkeypatch):
     judge = oracle(server, order="none", concurrency=1, timeout=900.0, patience=1500.0)
     each_request_takes(monkeypatch, 1000.0, judge)
     assert len(dict(judge.answers(named("patience", 20)))) == 20  # 20,000 s
+
+
+def test_a_reader_may_take_longer_than_patience(server, monkeypatch):
+    had: list = []
+    monkeypatch.setattr(scheduler, "time", Clock(ahead=lambda: 1e6 * len(had)))
+    for answer in oracle(server, concurrency=2).answers(named("slow reader", 10)):
+        had.append(answer)
+    assert len(had) == 10
+
+
+def test_waiting_for_the_rate_takes_no_patience(server, monkeypatch):
+    limits = {"requests_per_minute": 1200, "timeout": 400.0, "patience": 400.0}
+    pauses: list = []
+
+    async def waited(self, seconds, pause=scheduler.RequestScheduler._pause):
+        await pause(self, seconds)
+        pauses.append(seconds)
+
+    monkeypatch.setattr(scheduler.RequestScheduler, "_pause", waited)
+    monkeypatch.setattr(scheduler, "time", Clock(ahead=lambda: 500.0 * len(pauses)))
+    judge = oracle(server, order="none", concurrency=1, **limits)
+    assert len(dict(judge.answers(named("rate", 4)))) == len(pauses) == 4
+
+
+def test_an_exception_that_is_no_fault_of_the_servers_is_passed_on(server, monkeypatch):
+    async def broken(self, body):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Session, "_post", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        list(oracle(server).answers(questions(3)))
+
+
+def test_what_is_had_when_patience_ends_is_handed_out(server, monkeypatch):
+    """One answer comes in while another question is to be asked again, but there is no patience."""
+    turn = threading.Event()
+
+    async def post(self, body, post=Session.post):
+        if "| had, one 0\n" in body["messages"][-1]["content"]:
+            return Failure("not now")
+        while not turn.is_set():
+            await asyncio.sleep(0.01)
+        return await post(self, body)
+
+    def decide(self, number, attempts, allowed, decide=scheduler.RequestScheduler._decide):
+        if attempts > 1:
+            turn.set()
+            while self._inbox.empty():
+                time.sleep(0.01)
+            self.state.silent = 1e9
+        decide(self, number, attempts, allowed)
+
+    monkeypatch.setattr(Session, "post", post)
+    monkeypatch.setattr(scheduler.RequestScheduler, "_decide", decide)
+    had: list = []
+    with pytest.raises(OracleStoppedError, match=r"no answer for 3600 s .its last words: not now"):
+        had.extend(oracle(server, order="none", concurrency=2).answers(named("had", 2)))
+    assert [number for number, _ in had] == [1]
+
+
+def test_the_wait_before_another_attempt():
+    limits = scheduler.RateLimits(1, None, retries=5, backoff=2.0, patience=300.0)
+    for attempts, longest in {1: 2, 2: 4, 5: 32, 6: 60, 5000: 60}.items():
+        waits = [limits.wait(attempts, None) for _ in range(100)]
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+    assert limits.wait(1, 70.0) == 70
+    assert limits.wait(1, math.inf) == 150  # half of the patience
 
 
 def test_retry_after_is_seconds_or_a_date():
@@ -279,11 +353,13 @@ def test_requests_are_spaced_evenly(server):
     assert judge.ledger["requests"] == len(asked)
 
 
-def test_a_budget_ends_the_asking_and_hands_out_what_is_had(server):
-    asked, judge = named("budget", 60), oracle(server, concurrency=8)
+# The orders of a pair follow each other: 10 pairs are asked about in both, and one at most in one.
+@pytest.mark.parametrize(("field", "most", "requests"), [("requests", 21, 21), ("queries", 10, 20)])
+def test_a_budget_ends_the_asking_and_hands_out_what_is_had(server, field, most, requests):
+    asked, judge = named(f"budget of {field}", 60), oracle(server, concurrency=8)
 
     def gate(counts):
-        if judge.ledger["requests"] + counts.get("requests", 0) > 21:
+        if judge.ledger[field] + counts.get(field, 0) > most:
             raise OracleStoppedError("spent")
 
     judge.ledger.gates.append(gate)
@@ -291,8 +367,7 @@ def test_a_budget_ends_the_asking_and_hands_out_what_is_had(server):
     with pytest.raises(OracleStoppedError, match="spent"):
         had.update(judge.answers(asked))  # one by one: it keeps those before the exception
     orders = [shown for question in asked for shown in (question, question.swapped())]
-    assert sum(len(of(server, shown)) for shown in orders) == judge.ledger["requests"] == 21
-    # The orders of a pair follow each other: 10 pairs were asked about in both, one in one.
+    assert sum(len(of(server, shown)) for shown in orders) == judge.ledger["requests"] == requests
     assert had == {
         number: pytest.approx(0.5 * (rule(one.first, one.second) + 1 - rule(one.second, one.first)))
         for number, one in enumerate(asked[:10])
@@ -312,8 +387,29 @@ def test_an_interrupt_ends_it_at_once():
         thread.start()
         with pytest.raises(KeyboardInterrupt):
             list(judge.answers(questions(3)))
-        judge.client.close()
         thread.join()
+        while len(asyncio.all_tasks(judge.client.session().loop)) > 1:  # requests are given up
+            time.sleep(0.01)
+        judge.client.close()
+
+
+def test_a_spent_budget_ends_the_waiting_for_another_attempt(server, monkeypatch):
+    async def broken_at_first(self, body, post=Session.post):
+        is_first = "| waiting, one 0\n" in body["messages"][-1]["content"]
+        return Failure("not now") if is_first else await post(self, body)
+
+    def gate(counts):
+        if judge.ledger["requests"] == 5:
+            raise OracleStoppedError("spent")
+
+    monkeypatch.setattr(Session, "post", broken_at_first)
+    monkeypatch.setattr(scheduler, "_LONGEST_BACKOFF", 1e6)
+    judge = oracle(server, order="none", concurrency=2, backoff=1e6)
+    judge.ledger.gates.append(gate)
+    had = []
+    with pytest.raises(OracleStoppedError, match="spent"):
+        had.extend(judge.answers(named("waiting", 10)))
+    assert [number for number, _ in had] == [1, 2, 3, 4]
 
 
 def test_who_stops_reading_answers_stops_the_asking():
@@ -324,6 +420,18 @@ def test_who_stops_reading_answers_stops_the_asking():
         answers.close()
         judge.client.close()  # and its thread has ended: nothing more can be sent
         assert len(server.entries()) == judge.ledger["requests"] == 4
+
+
+def test_a_client_that_is_closed_ends_the_asking():
+    with JudgeServer(hold=2) as server:
+        judge = oracle(server, concurrency=2, order="none")
+        assert list(judge.answers([])) == []
+        assert judge.client._sessions == {}  # nothing was started for it
+        answers = judge.answers(questions(20))
+        next(answers)
+        judge.client.close()
+        with pytest.raises(CancelledError):
+            list(answers)
 
 
 # ---- where it runs -------------------------------------------------------------------------------
@@ -337,43 +445,62 @@ def check(judge: JudgeOracle, name: str, into: list | None = None) -> None:
         into.append(answers)
 
 
-def in_child(judge: JudgeOracle, queue) -> None:
+def in_child(judges: list[JudgeOracle], queue) -> None:
     done: list = []
-    check(judge, "in a forked process", done)
+    check(judges[0], "in a forked process", done)
+    judges.clear()
+    gc.collect()
     queue.put(done)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_copies_threads_forks_and_running_loops(server):
-    judge = oracle(server)
-    check(judge, "before")
-    check(copy.deepcopy(judge), "a copy")
-    check(pickle.loads(pickle.dumps(judge)), "unpickled")
-    done: list = []
-    thread = threading.Thread(target=check, args=(judge, "in a thread", done))
-    thread.start()
-    thread.join()
-    assert done
+    judges = [oracle(server)]  # the only one who holds it
+    check(judges[0], "before")
+    check(copy.deepcopy(judges[0]), "a copy")
+    check(pickle.loads(pickle.dumps(judges[0])), "unpickled")
+    in_threads(lambda name: check(judges[0], name))
 
     async def notebook():
-        check(judge, "under a running loop")
+        check(judges[0], "under a running loop")
 
     asyncio.run(notebook())
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=in_child, args=(judge, queue))
+    child = context.Process(target=in_child, args=(judges, queue))
     child.start()
     child.join()
     assert child.exitcode == 0
     assert queue.get()
-    check(judge, "in the parent, after the fork")
+    check(judges[0], "in the parent, after the fork")
+    judges[0].client.close()
+    check(judges[0], "after it was closed")
+
+
+def in_threads(do: Callable[[str], object]) -> list:
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(do, ["in a thread", "in another"]))
+
+
+def test_two_threads_with_the_first_question_share_a_session(server, monkeypatch):
+    both, make = threading.Barrier(2), client._make_client
+
+    def together(*args):
+        both.wait()
+        return make(*args)
+
+    monkeypatch.setattr(client, "_make_client", together)
+    judge, before = oracle(server), set(threading.enumerate())
+    one, other = in_threads(lambda name: judge.client.session())
+    assert one is other
+    assert {*threading.enumerate()} - before == {one._thread}
+    check(judge, "by two threads")
     judge.client.close()
-    check(judge, "after it was closed")
 
 
 def test_nothing_is_left_open(server):
     code = f"""
-        import gc, sys, threading
+        import gc, json, sys, threading
         sys.path.insert(0, {str(ROOT / "tests")!r})
         from judge_server_oracles import oracle, questions
         sys.modules["nlhf_zoo.oracles.judge.client"]._CLOSING = 250.0  # seconds, on any machine
@@ -381,8 +508,8 @@ def test_nothing_is_left_open(server):
         judge, other, cut = oracle(Server), oracle(Server), oracle(Server)
         for one in (judge, other):
             assert len(dict(one.answers(questions(4)))) == 4
-        answers = cut.answers(questions(50))  # never read to its end
-        next(answers)
+        json.answers = cut.answers(questions(50))  # never read to its end; collected last of all
+        next(json.answers)
         del other, one
         gc.collect()
         assert sum(thread.name == "nlhf judge" for thread in threading.enumerate()) == 2

@@ -70,7 +70,7 @@ class Stalls:
 def time_outs_of_what_is_stalled(server: JudgeServer, stalls_of) -> Iterator[None]:
     """The client's time-outs strike where the server does not reply, and nowhere else."""
     limits: dict[asyncio.Task, asyncio.Timeout] = {}
-    stalls, post = Stalls(server), client._Running._post
+    stalls, post = Stalls(server), client.Session._post
 
     def timeout(seconds: float) -> asyncio.Timeout:
         task = asyncio.current_task()
@@ -94,7 +94,7 @@ def time_outs_of_what_is_stalled(server: JudgeServer, stalls_of) -> Iterator[Non
 
     with pytest.MonkeyPatch.context() as patch, stalls.log:
         patch.setattr(client, "asyncio", SimpleNamespace(**{**vars(asyncio), "timeout": timeout}))
-        patch.setattr(client._Running, "_post", patched)
+        patch.setattr(client.Session, "_post", patched)
         yield
 
 

@@ -11,9 +11,9 @@ from typing import Any, final
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.client import JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
-from nlhf_zoo.oracles.judge.exchange import Exchange, History, Pace
 from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template
 from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
+from nlhf_zoo.oracles.judge.scheduler import JudgeState, RateLimits, RequestScheduler
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
 _MOST = 1000  # connections, of the openai client
@@ -85,7 +85,7 @@ class JudgeOracle(TextOracle):
         refuse_endpoint(base_url, api_key_env)
         _refuse_choices(model, verdict, order)
         _refuse_numbers(temperature, max_tokens, verdict)
-        _refuse_pace(concurrency, requests_per_minute, timeout, retries, backoff, patience)
+        _refuse_limits(concurrency, requests_per_minute, timeout, retries, backoff, patience)
         _refuse_extra(extra_body)
         self.verdict = verdict
         self.order = order
@@ -96,8 +96,8 @@ class JudgeOracle(TextOracle):
         self.request: Mapping[str, Any] = _request(
             model, temperature, max_tokens, verdict, extra_body
         )
-        self.pace = Pace(concurrency, requests_per_minute, retries, backoff, patience)
-        self.history = History()
+        self.limits = RateLimits(concurrency, requests_per_minute, retries, backoff, patience)
+        self.state = JudgeState()
         endpoint = Endpoint(base_url, api_key_env)
         endpoint.key()  # refuses a missing one before anything else is made
         self.client = JudgeClient(endpoint, timeout)
@@ -118,7 +118,7 @@ class JudgeOracle(TextOracle):
     @property
     def last_words(self) -> str:
         """What the judge said last that was no verdict, shortened; empty where there is nothing."""
-        return self.history.last_words
+        return self.state.last_error
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the judge, in the order or orders of this oracle.
@@ -136,15 +136,15 @@ class JudgeOracle(TextOracle):
             OracleStoppedError: the judge is down, or a budget is spent.
             UserError: the server refuses all questions alike.
         """
-        exchange = Exchange(
+        scheduler = RequestScheduler(
             self.client,
-            self.pace,
-            self.history,
+            self.limits,
+            self.state,
             self.ledger,
             body=lambda number: self._body(questions[number]),
             counts=lambda number: {"swapped" if questions[number].again else "queries": 1},
         )
-        for number, completion in exchange.run(len(questions)):
+        for number, completion in scheduler.run(len(questions)):
             yield number, math.nan if completion is None else self._verdict(completion)
 
     def _body(self, question: Question) -> dict[str, Any]:
@@ -157,8 +157,8 @@ class JudgeOracle(TextOracle):
     def _verdict(self, completion: Completion) -> float:
         answer = READERS[self.verdict](completion)
         if math.isnan(answer):
-            said = self.client.presentable(completion.text.encode("utf-8", "replace"))
-            self.history.last_words = f"no verdict, but {said or 'nothing'}"
+            words = self.client.presentable(completion.text.encode("utf-8", "replace"))
+            self.state.last_error = f"no verdict, but {words or 'nothing'}"
         return answer
 
 
@@ -202,7 +202,7 @@ def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: 
         )
 
 
-def _refuse_pace(
+def _refuse_limits(
     concurrency: int,
     requests_per_minute: float | None,
     timeout: float,
