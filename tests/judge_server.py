@@ -230,6 +230,7 @@ class Connection(asyncio.Protocol):
         wait = self.server.options.retry_after
         headers = [f"retry-after: {wait}"] if status in (429, 503) and wait else []
         key = (authorization or "none").removeprefix("Bearer ")
+        headers += ["location: /elsewhere"] if 300 <= status < 400 else []
         headers.append(f"x-key: {key}")
         words = f"status {status} for the key {key}, '{key[:12]}***' or {authorization!r}"
         self.later(http(status, error(words), *headers))

@@ -249,16 +249,34 @@ def test_retry_after_is_honoured():
         assert min(after - before for before, after in pairwise(times)) >= 0.4
 
 
-def test_patience_begins_anew_with_each_answer(server, monkeypatch):
-    judge = oracle(server, order="none", concurrency=1, timeout=900.0, patience=1500.0)
-    each_request_takes(monkeypatch, 1000.0, judge)
-    assert len(dict(judge.answers(named("patience", 20)))) == 20  # 20,000 s
+@pytest.mark.parametrize("always", ["", "status_400"])
+def test_patience_begins_anew_with_each_answer(always, monkeypatch):
+    with JudgeServer(always=always) as server:
+        judge = oracle(server, order="none", concurrency=1, timeout=900.0, patience=1500.0)
+        each_request_takes(monkeypatch, 1000.0, judge)
+        assert len(dict(judge.answers(questions(20)))) == 20  # 20,000 s
+
+
+@pytest.mark.parametrize("always", ["timeout", "drip"])
+def test_a_reply_that_does_not_end_in_time_is_none(always):
+    with JudgeServer(always=always) as server:
+        judge = oracle(server, retries=1, order="none", timeout=0.05)
+        assert all(math.isnan(answer) for _, answer in judge.answers(questions(3)))
+    assert judge.ledger["requests"] == 6
+    assert judge.last_words == "no whole reply within 0.05 s"
 
 
 def test_a_reader_may_take_longer_than_patience(server, monkeypatch):
-    had: list = []
+    judge, had = oracle(server, concurrency=2, order="none"), []
+
+    async def slow(self, body, post=Session.post):
+        while "one 1\n" in body["messages"][-1]["content"] and judge.ledger["requests"] < 3:
+            await asyncio.sleep(0.01)  # it is on its way while the reader is away
+        return await post(self, body)
+
+    monkeypatch.setattr(Session, "post", slow)
     monkeypatch.setattr(scheduler, "time", Clock(ahead=lambda: 1e6 * len(had)))
-    for answer in oracle(server, concurrency=2).answers(named("slow reader", 10)):
+    for answer in judge.answers(named("slow reader", 10)):
         had.append(answer)
     assert len(had) == 10
 
@@ -287,13 +305,13 @@ def test_an_exception_that_is_no_fault_of_the_servers_is_passed_on(server, monke
 
 
 def test_what_is_had_when_patience_ends_is_handed_out(server, monkeypatch):
-    """One answer comes in while another question is to be asked again, but there is no patience."""
+    """One answer comes in while another question is to be asked again, and a third one hangs."""
     turn = threading.Event()
 
     async def post(self, body, post=Session.post):
         if "| had, one 0\n" in body["messages"][-1]["content"]:
             return Failure("not now")
-        while not turn.is_set():
+        while not turn.is_set() or "| had, one 2\n" in body["messages"][-1]["content"]:
             await asyncio.sleep(0.01)
         return await post(self, body)
 
@@ -309,7 +327,7 @@ def test_what_is_had_when_patience_ends_is_handed_out(server, monkeypatch):
     monkeypatch.setattr(scheduler.RequestScheduler, "_decide", decide)
     had: list = []
     with pytest.raises(OracleStoppedError, match=r"no answer for 3600 s .its last words: not now"):
-        had.extend(oracle(server, order="none", concurrency=2).answers(named("had", 2)))
+        had.extend(oracle(server, order="none").answers(named("had", 3)))
     assert [number for number, _ in had] == [1]
 
 
@@ -422,16 +440,19 @@ def test_who_stops_reading_answers_stops_the_asking():
         assert len(server.entries()) == judge.ledger["requests"] == 4
 
 
-def test_a_client_that_is_closed_ends_the_asking():
-    with JudgeServer(hold=2) as server:
-        judge = oracle(server, concurrency=2, order="none")
-        assert list(judge.answers([])) == []
-        assert judge.client._sessions == {}  # nothing was started for it
-        answers = judge.answers(questions(20))
-        next(answers)
-        judge.client.close()
-        with pytest.raises(CancelledError):
-            list(answers)
+def test_a_client_that_is_closed_ends_the_asking(server, monkeypatch):
+    judge = oracle(server, order="none")
+    assert list(judge.answers([])) == []
+    assert judge.client._sessions == {}  # nothing was started for it
+
+    def decide(self, number, attempts, allowed, decide=scheduler.RequestScheduler._decide):
+        if number == 7:
+            judge.client.close()
+        decide(self, number, attempts, allowed)
+
+    monkeypatch.setattr(scheduler.RequestScheduler, "_decide", decide)
+    with pytest.raises(CancelledError):
+        list(judge.answers(named("closed", 20)))
 
 
 # ---- where it runs -------------------------------------------------------------------------------
@@ -467,7 +488,7 @@ def test_copies_threads_forks_and_running_loops(server):
     asyncio.run(notebook())
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=in_child, args=(judges, queue))
+    child = context.Process(target=in_child, args=(judges, queue), daemon=True)
     child.start()
     child.join()
     assert child.exitcode == 0
@@ -496,6 +517,15 @@ def test_two_threads_with_the_first_question_share_a_session(server, monkeypatch
     assert {*threading.enumerate()} - before == {one._thread}
     check(judge, "by two threads")
     judge.client.close()
+
+
+def test_a_client_may_be_collected_in_its_own_thread(server):
+    judges = [oracle(server)]
+    check(judges[0], "to be collected")
+    session = judges[0].client.session()
+    session.loop.call_soon_threadsafe(judges.clear)
+    session._thread.join()
+    assert session.is_closed
 
 
 def test_nothing_is_left_open(server):

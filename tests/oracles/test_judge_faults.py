@@ -73,6 +73,7 @@ def time_outs_of_what_is_stalled(server: JudgeServer, stalls_of) -> Iterator[Non
     stalls, post = Stalls(server), client.Session._post
 
     def timeout(seconds: float) -> asyncio.Timeout:
+        assert seconds == 600.0
         task = asyncio.current_task()
         return limits.setdefault(task, asyncio.timeout(seconds))
 
