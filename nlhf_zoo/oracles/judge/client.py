@@ -96,7 +96,7 @@ class JudgeClient:
     def presentable(self, body: bytes) -> str:
         """What a server sent, for a message."""
         session = self._sessions.get(os.getpid())
-        return presentable(_words(body), session.key if session else None)
+        return presentable(_server_message(body), session.key if session else None)
 
     def close(self) -> None:
         """End the thread and its connections; the next request starts another."""
@@ -107,10 +107,6 @@ class JudgeClient:
 @final
 class Session:
     """An event loop in a thread of this process, and the `openai` client within.
-
-    Args:
-        endpoint: where the judge is.
-        timeout: seconds for a whole request.
 
     Raises:
         UserError: the key is not there.
@@ -139,7 +135,7 @@ class Session:
         try:
             return read_completion(reply)
         except NotACompletionError:
-            words = presentable(_words(reply), self.key) or "nothing"
+            words = presentable(_server_message(reply), self.key) or "nothing"
             return Failure(f"no chat completion, but {words}")
 
     def close(self) -> None:
@@ -212,7 +208,7 @@ def _failure(error: Exception, key: str | None) -> Failure:
 
     if isinstance(error, openai.APIStatusError):
         response = error.response
-        message = presentable(_words(response.content), key) or response.reason_phrase
+        message = presentable(_server_message(response.content), key) or response.reason_phrase
         wait = retry_after(response.headers.get("retry-after"), time.time())
         return Failure(f"status {error.status_code}, {message}", error.status_code, wait)
     # Some exceptions of aiohttp's are passed on as they are.
@@ -226,7 +222,7 @@ def _failure(error: Exception, key: str | None) -> Failure:
     raise error
 
 
-def _words(body: bytes) -> str:
+def _server_message(body: bytes) -> str:
     """The message of an error in a body; the body itself where it has none."""
     text = body.decode("utf-8", "replace")
     try:

@@ -16,10 +16,19 @@ from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
 from nlhf_zoo.oracles.judge.scheduler import JudgeState, RateLimits, RequestScheduler
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
-_MOST = 1000  # connections, of the openai client
-_LISTED = 20  # tokens with log-probabilities, of most servers
+_MAX_CONCURRENCY = 1000  # connections that the openai client opens
+_TOP_LOGPROBS = 20  # the most that most servers list
 # Fields of a request that the oracle fills in itself.
-_OWN = {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "n", "stream"}
+_RESERVED = {
+    "model",
+    "messages",
+    "temperature",
+    "max_tokens",
+    "logprobs",
+    "top_logprobs",
+    "n",
+    "stream",
+}
 
 
 @final
@@ -176,7 +185,7 @@ def _request(
     if max_tokens is not None:
         request["max_tokens"] = max_tokens
     if verdict == "logprobs":
-        request |= {"logprobs": True, "top_logprobs": _LISTED}
+        request |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
     return request
 
 
@@ -210,9 +219,9 @@ def _refuse_limits(
     backoff: float,
     patience: float,
 ) -> None:
-    if not 1 <= concurrency <= _MOST:
+    if not 1 <= concurrency <= _MAX_CONCURRENCY:
         raise UserError(
-            f"the judge's concurrency must be from 1 to {_MOST}, but it is {concurrency}"
+            f"the judge's concurrency must be from 1 to {_MAX_CONCURRENCY}, but it is {concurrency}"
         )
     if retries < 0:
         raise UserError(f"the judge's retries must be 0 or more, but they are {retries}")
@@ -236,7 +245,7 @@ def _refuse_limits(
 
 
 def _refuse_extra(extra_body: Mapping[str, Any] | None) -> None:
-    if own := sorted(_OWN & (extra_body or {}).keys()):
+    if own := sorted(_RESERVED & (extra_body or {}).keys()):
         raise UserError(
             f"the judge's extra_body holds {own[0]}, which the oracle sets itself: leave it out"
         )
