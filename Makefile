@@ -41,12 +41,11 @@ demo: .venv/.installed  ## all algorithms on embedded games, three on a small la
 	@$(JUDGE) sh -c '$(BIN)/nlhf fit $(LISTED) && $(BIN)/nlhf predict $(LISTED) --ckpt_path last'
 	@echo "The curves in TensorBoard: $(BIN)/tensorboard --logdir runs"
 
-lint: .venv/.installed  ## style, types, layers and the documentation's links
+lint: .venv/.installed  ## style, types and layers
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
-	@$(BIN)/mkdocs build --strict --quiet
 
 test: lint  ## every check, then the default tests
 	@$(BIN)/pytest -n 2 --dist loadfile

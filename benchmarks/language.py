@@ -42,9 +42,9 @@ from nlhf_zoo.callbacks.query_log import QueryLog
 from nlhf_zoo.callbacks.time_log import TimeLog
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.phases import PHASES
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.game.step_timer import PHASES
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA
 from nlhf_zoo.policies.language_model.generation import TransformersGenerator
@@ -201,11 +201,7 @@ class PlainLoop:
         self.model: Any = get_peft_model(model, lora).eval()
         scatter(self.model)
         self.config = GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=size.new_tokens,
-            pad_token_id=0,
-            use_cache=True,
+            do_sample=True, top_k=0, max_new_tokens=size.new_tokens, pad_token_id=0, use_cache=True
         )
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE)
@@ -537,7 +533,7 @@ class PhaseTurns(Turns):
 
     def keep(self) -> None:
         """Take the differences of the totals."""
-        for phase, total in self.game.phases.total.items():
+        for phase, total in self.game.timer.total.items():
             self.of[phase].append(total - self.before[phase])
             self.before[phase] = total
 

@@ -71,7 +71,7 @@ def log_prob(vocabulary: int, length: int, chunk: int, device: str) -> int:
         policy.log_prob(
             {"policy": 1.0}, prompts, Responses(tokens[..., :1], tokens[..., :1] >= 0, weight)
         )
-    policy.softmax_chunk = chunk
+    policy._score.softmax_chunk = chunk
     before = memory(device)
     policy.log_prob({"policy": 1.0}, prompts, responses).sum().backward()
     return peak(device) - before

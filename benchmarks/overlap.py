@@ -52,11 +52,7 @@ def make_game(delay: float) -> OnlineGame:
     """A game of language models."""
     policy = CausalLMPolicy(RandomModel(TEN_MILLION), LoRA(r=16, alpha=32), max_new_tokens=32)
     game = OnlineGame(
-        policy,
-        Waiting(delay),
-        NashMP(),
-        rollout=Sample(2, 2),
-        realisation=GradientSteps(),
+        policy, Waiting(delay), NashMP(), rollout=Sample(2, 2), realisation=GradientSteps()
     )
     game.eval()
     return game
@@ -66,10 +62,10 @@ def step(game: OnlineGame, prompts: Prompts, parts: int, overlap: bool) -> tuple
     """Seconds of drawing and judging a batch, and of each phase."""
     game._micro_batches = MicroBatches(parts, overlap)
     game.progress.batches = 0  # the same draws in both
-    game.phases.take()
+    game.timer.take()
     began = time.perf_counter()
     game.play_and_judge(game.step, prompts)
-    return time.perf_counter() - began, game.phases.take()
+    return time.perf_counter() - began, game.timer.take()
 
 
 def run() -> None:

@@ -3,12 +3,11 @@
     python benchmarks/solver.py [--actions 1000] [--beta 0.001] [--repeats 3] [--threads 1]
 
 Every solver takes the same uniform random game, in turn, several times over; the table shows
-medians. The
-linear programmes solve the game without regularisation, so each answer is judged in both games: by
-its exploitability in the game that it solves, and without regularisation, where the regularised
-equilibrium is
-beta-near by construction. nashpy solves one programme for each player, and fictitious play is the
-other of its methods that takes a game of this size (support enumeration and Lemke-Howson do not).
+medians. The linear programmes solve the game without regularisation, so each answer is judged in
+both games: by its exploitability in the game that it solves, and without regularisation, where the
+regularised equilibrium is beta-near by construction. nashpy solves one programme for each player,
+and fictitious play is the other of its methods that takes a game of this size (support enumeration
+and Lemke-Howson do not).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ import numpy as np
 import torch
 from scipy.optimize import linprog
 from torch import Tensor
+from tqdm import tqdm
 
 from nlhf_zoo.solvers import exploitability, regularised_nash, unregularised_nash
-from nlhf_zoo.solvers.progress import SlowBar
 
 
 def random_game(num: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -85,13 +84,13 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in solvers}
     answers: dict[str, Tensor] = {}
-    with SlowBar(arguments.repeats * len(solvers), "solving") as bar:
-        for repeat in range(arguments.repeats):
-            for index, (name, solver) in enumerate(solvers.items()):
+    with tqdm(total=arguments.repeats * len(solvers), desc="solving", leave=False) as bar:
+        for _ in range(arguments.repeats):
+            for name, solver in solvers.items():
                 start = time.perf_counter()
                 answers[name] = solver()
                 seconds[name].append(time.perf_counter() - start)
-                bar.update(repeat * len(solvers) + index + 1)
+                bar.update()
     size = f"{arguments.actions} actions, {arguments.threads} thread(s)"
     print(f"{size}, medians of {arguments.repeats} runs\n")
     print(f"| solver | seconds | exploitability, beta = {beta:g} | exploitability, beta = 0 |")

@@ -1,3 +1,122 @@
-"""Nash learning from human feedback in PyTorch Lightning: algorithms around one online game."""
+"""nlhf_zoo: Nash learning from human feedback in PyTorch Lightning.
+
+Every public name is here, and is imported when it is asked for (PEP 562): ``import nlhf_zoo``
+costs nothing, and ``nlhf_zoo.NashMP`` no more than PyTorch.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 
 __version__ = "0.1.0"
+
+# What these folders hand on is public here, too; `__init__.pyi` says so to type checkers.
+_FOLDERS = (
+    "algorithms",
+    "callbacks",
+    "data",
+    "game",
+    "metrics",
+    "oracles",
+    "policies",
+    "preference_models",
+    "records",
+)
+_OTHERS = {
+    "DivergenceError": "errors",
+    "OracleStoppedError": "errors",
+    "UserError": "errors",
+    "HealthCheck": "health",
+    "ReferenceFingerprint": "health",
+    "Solution": "solvers",
+    "solve": "solvers",
+}
+
+
+@cache
+def public_names() -> dict[str, str]:
+    """The folder of each public name, read off the folders' ``__all__`` without importing them."""
+    import ast
+
+    folder_of = dict(_OTHERS)
+    for folder in _FOLDERS:
+        spec = find_spec(f"{__name__}.{folder}")
+        source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                folder_of |= dict.fromkeys(ast.literal_eval(node.value), folder)
+    return folder_of
+
+
+def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return sorted(public_names())
+    if name.startswith("__") or name not in public_names():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{public_names()[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *public_names()]
+
+
+# Where modules of version 0.1 are now: configurations and code of users may still name them.
+_MOVED_INTO = {
+    "algorithms": "closed_form",
+    "data.tables": "data.games data.small_language data.votes",
+    "data.texts": "data.conversations data.listed_responses data.pair_rows data.prompt_rows",
+    "game": "compatibility micro_batches online_game realisation rollout scoring",
+    "health": "callbacks.reference_fingerprint",
+    "oracles.rules": "oracles.rule",
+    "oracles.tables": (
+        "oracles.embedding oracles.generated oracles.matrix oracles.votes oracles.small_language"
+    ),
+    "oracles.wrappers": (
+        "oracles.answer_store oracles.bernoulli oracles.budgeted oracles.cached "
+        "oracles.ensemble oracles.listed oracles.order_swap"
+    ),
+    "policies.language_model": "policies.exporting policies.generation policies.players",
+}
+_RENAMED = {
+    "callbacks.health_check": "health.callback",
+    "phases": "game.step_timer",
+    "metrics.base": "metrics.game",
+    "metrics.distance": "metrics.game",
+    "metrics.exploitability": "metrics.game",
+    "metrics.win_rate": "metrics.game",
+    "oracles.general_preference": "oracles.models.general_preference",
+    "oracles.generative_pair_model": "oracles.models.generative_pair",
+    "oracles.pair_model": "oracles.models.pair",
+    "oracles.reward_model": "oracles.models.reward",
+    "oracles.table": "oracles.tables.base",
+    "policies.causal_lm": "policies.language_model.policy",
+    "policies.model_source": "policies.language_model.sources",
+    "preference_models.heads": "text_models.heads",
+}
+MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {
+    f"{__name__}.{old}": f"{__name__}.{folder}.{old.rpartition('.')[2]}"
+    for folder, olds in _MOVED_INTO.items()
+    for old in olds.split()
+}
+
+
+class _MovedModules:
+    """Finds a module under the name that it had: it is the module of today."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = import_module(MOVED[module.__name__])
+
+
+if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
+    sys.meta_path.append(_MovedModules())  # type: ignore[arg-type]  # importlib.abc takes 15 ms

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's own making."""
+"""Mistakes of the user's own making, runs that cannot go on, and how a message quotes a text."""
 
 
 class UserError(ValueError):

@@ -16,13 +16,7 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [
-        "nlhf_zoo.cli.trainer",
-        "nlhf_zoo.cli",
-        "tensorboard",
-        "peft",
-        "transformers.models.llama",
-    ]
+    ["nlhf_zoo.cli.trainer", "nlhf_zoo.cli", "tensorboard", "peft", "transformers.models.llama"]
 )
 KILLED = -9
 

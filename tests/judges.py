@@ -44,7 +44,7 @@ class Judge(TextOracle):
     def fingerprint(self) -> str:
         return self.name
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         self.shown += len(questions)
         return self.answers(questions)
 
@@ -86,6 +86,13 @@ def responses(*rows: Sequence[str]) -> Responses:
     tokens = torch.randint(10**6, (len(rows), len(rows[0]), 3))
     weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float64)
     return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, text=rows)
+
+
+def actions(*rows: list[int], enumerated: bool = False) -> Responses:
+    """Responses that are rows of a table, with weights drawn."""
+    tokens = torch.tensor(rows)[:, :, None]
+    weight = torch.softmax(torch.randn(tokens.shape[:2], dtype=torch.float64), -1)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, enumerated)
 
 
 def questions(*pairs: str, prompt: str = "x") -> list[Question]:

@@ -6,10 +6,14 @@ large, for outputs far from each other.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
+from language_models import new_folder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     GPT2Config,
     LlamaConfig,
@@ -18,6 +22,7 @@ from transformers import (
 )
 
 from nlhf_zoo.records import Prompts, Responses
+from nlhf_zoo.text_models.settings import write_settings
 
 WORDS = [f"w{number}" for number in range(40)]
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
@@ -94,9 +99,51 @@ CONFIGS = {
 }
 
 
-def save(folder, config, auto=AutoModelForSequenceClassification, **options):
+def save(folder, config, auto=AutoModelForSequenceClassification, settings=None, **options):
     torch.manual_seed(1)
-    model = auto.from_config(config)
-    model.save_pretrained(folder)
+    auto.from_config(config).save_pretrained(folder)
     tokenizer(**options).save_pretrained(folder)
+    if settings is not None:
+        write_settings(folder, settings)
     return str(folder)
+
+
+@cache
+def folder(
+    name,
+    labels=1,
+    auto=AutoModelForSequenceClassification,
+    settings=None,
+    chat=CHAT,
+    names=("second", "first"),
+):
+    """Folder of a model, made when it is needed first: no test changes it."""
+    config = CONFIGS[name]()
+    config.num_labels = labels
+    if labels == 2 and names is not None:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: number for number, label in enumerate(names)}
+    return save(new_folder() / name, config, auto, settings, chat=chat)
+
+
+@torch.no_grad()
+def one_by_one(path, conversations, rows, template=None):
+    """Outputs [B, K, D] as plain transformers has them: each text alone, not padded or batched."""
+    model = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    words = AutoTokenizer.from_pretrained(path)
+
+    def output(conversation, text):
+        if template is None:
+            talk = [*conversation, {"role": "assistant", "content": text}]
+            tokens = words.apply_chat_template(talk, return_dict=False)
+        else:
+            prompt = conversation[-1]["content"]
+            tokens = words(template.format(prompt=prompt, response=text))["input_ids"]
+        return model(input_ids=torch.tensor([tokens])).logits[0]
+
+    return torch.stack(
+        [
+            torch.stack([output(conversation, text) for text in row])
+            for conversation, row in zip(conversations, rows, strict=True)
+        ]
+    )

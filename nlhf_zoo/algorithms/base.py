@@ -24,6 +24,9 @@ class PlayerMoves(Protocol):
         """Move ``target`` by ``weight`` towards ``source``."""
 
 
+Players = PlayerMoves  # its name in version 0.1, by which users import it
+
+
 class PolicyOptimizer(ABC):
     """An optimiser of policies; one final subclass an algorithm.
 
@@ -36,9 +39,12 @@ class PolicyOptimizer(ABC):
         closed_form: whether a table can take its steps exactly.
         scheduled: whether its plan depends on the round.
         players: the players it needs beside ``policy`` and ``reference``.
+        surrogate: the loss that realises a step by gradients; where another one is computed,
+            ``loss`` is overridden.
     """
 
     paper: ClassVar[str]
+    surrogate: Surrogate
 
     @property
     @abstractmethod
@@ -69,9 +75,9 @@ class PolicyOptimizer(ABC):
             round: 0 for the first round.
         """
 
-    @abstractmethod
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """The loss of one proximal step for each prompt, [B]."""
+        """The loss of one proximal step for each prompt, [B]: that of the surrogate."""
+        return self.surrogate(step, batch)
 
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
         """Preference queries of one round, for each prompt.

@@ -1,10 +1,9 @@
 r"""Rounds of an algorithm played exactly on a table, many at a time.
 
-A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N],
-and since
-P(y > y') = 1 - P(y' > y) the product is a row times the table, (P o)(y) = 1 - (o P)(y): one fused
-``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies no
-table.
+A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N].
+Since P(y > y') = 1 - P(y' > y), the product is a row times the table, (P o)(y) = 1 - (o P)(y): one
+fused ``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies
+no table.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 50_000  # entries of a table below which threads cost more than they save
-_NORMALISE_EVERY = (
-    256  # rounds; constants that steps leave in the logits must not grow until they cost digits
-)
+# Rounds; the constants that steps leave in the logits must not grow until they cost digits.
+_NORMALISE_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ class ClosedFormRounds:
             if self.algorithm.scheduled
             else _Plan(self.algorithm.steps(self.beta, first_round))
         )
-        with torch.inference_mode(), _threads(self.table.numel()):
+        with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for i in range(rounds):
                 number = first_round + i
                 if constant is None:
@@ -272,10 +270,10 @@ class ClosedFormRounds:
 
 
 @contextmanager
-def _threads(size: int) -> Iterator[None]:
-    """One thread for small tables: waking another takes longer than an operation on them."""
+def thread_limit(small: bool) -> Iterator[None]:
+    """One thread where tables are small: waking another takes longer than an operation on them."""
     before = torch.get_num_threads()
-    if size < _SMALL:
+    if small:
         torch.set_num_threads(1)
     try:
         yield

@@ -3,12 +3,17 @@ r"""Extragradient Preference Optimisation, arXiv 2503.08942.
     theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta)
     theta_{t+1}   = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_{t+1/2} / beta)
 
-EGPO(eta / (beta (1 + eta))) and Nash-MP(eta) are one map in exact form. On a parametrised policy
-both half steps are
-optimiser steps on the IPO 1 loss (D log(pi/mu) - D q / beta)^2; the second starts from the
-restored parameters
-and optimiser state, with opponents from the half step. Last iterate to pi*, linearly, for eta <= 2
-/ (1 + 2 beta).
+EGPO(eta / (beta (1 + eta))) and Nash-MP(eta) are one map in exact form. The last iterate goes to
+pi*, linearly, for
+
+    eta <= 2 / (1 + 2 beta)
+
+On a parametrised policy both half steps are optimiser steps on the IPO 1 loss
+
+    (D log(pi/mu) - D q / beta)^2
+
+The second one starts from the restored parameters and optimiser state, with opponents from the half
+step.
 
 Paper -> here: theta_{t+1/2} -> lookahead, eta -> eta, beta -> the game's beta.
 """
@@ -18,12 +23,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import ipo_regression
-from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
+from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
 class EGPO(PolicyOptimizer):
@@ -68,7 +71,3 @@ class EGPO(PolicyOptimizer):
             )
             for opponent, writes in [("policy", "lookahead"), ("lookahead", "policy")]
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """IPO 1: (D log(pi/mu) - D q / beta)^2."""
-        return self.surrogate(step, batch)

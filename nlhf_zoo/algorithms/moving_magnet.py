@@ -6,9 +6,8 @@ reference; every M rounds
     magnet <- policy
 
 so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an
-equilibrium of the
-*unregularised* game. The game's reference stays what it was: metrics of the regularised game are
-still about it.
+equilibrium of the *unregularised* game. The game's reference stays what it was: metrics of the
+regularised game are still about it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
@@ -71,8 +71,8 @@ class MovingMagnet(PolicyOptimizer):
         """The loss of the algorithm inside."""
         return self.inner.loss(step, batch)
 
+    @override
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
-        """As the algorithm inside."""
         return self.inner.queries(num_responses, num_opponents, enumerated)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:

@@ -4,15 +4,14 @@ r"""Nash Mirror Descent and its policy-gradient form Nash-MD-PG, arXiv 2312.0088
     log pi_{t+1} = log pi_t^mu + eta P pi_t^mu + const
 
 With eta_t = 2 / (beta (t + 2)), KL(pi* || pi_T) <= 8 / (beta^2 (T + 1)); with a constant step it
-stalls at a biased
-fixed point, KL ~ eta^2. Nash-MD-PG decouples the mixing weight of the opponent from eta and beta:
-with y from the
-policy and y' from the mixture, g = grad log pi(y) [P(y > y') - 1/2 - beta log(pi/mu)(y)]. Its
-fixed point moves with
-the weight: weights above .125 do not solve the stated game closely. On a language model the
-mixture is formed
-token by token, which is another distribution than the mixture of whole responses (so says the
-paper too).
+stalls at a biased fixed point, KL ~ eta^2. Nash-MD-PG decouples the mixing weight of the opponent
+from eta and beta: with y from the policy and y' from the mixture,
+
+    g = grad log pi(y) [P(y > y') - 1/2 - beta log(pi/mu)(y)]
+
+Its fixed point moves with the weight: weights above .125 do not solve the stated game closely. On a
+language model the mixture is formed token by token, which is another distribution than the mixture
+of whole responses (so says the paper too).
 
 Paper -> here: tau -> beta, eta -> eta, beta (the mixing weight of Nash-MD-PG) -> mixture.
 """
@@ -22,24 +21,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive, share
 from nlhf_zoo.algorithms.surrogates import policy_gradient
-from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
+from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
 class NashMD(PolicyOptimizer):
     """Nash Mirror Descent: one step against a mixture of the policy and the reference.
 
     Args:
-        eta: step size, in units of 1 / beta at most 1; None is the paper's schedule 2 / (beta (t +
-            2)).
+        eta: step size, in units of 1 / beta at most 1; None is the paper's schedule,
+            2 / (beta (t + 2)).
         mixture: weight of the reference in the opponent, 0 is self-play; None is eta beta, as the
-            theory has it.
-            The centre keeps eta beta, so that with any weight the step is regularised by the
-            game's beta.
+            theory has it. The centre keeps eta beta, so that with any weight the step is
+            regularised by the game's beta.
         surrogate: loss of the proximal step.
         opponent: decoding of the opponents' responses.
     """
@@ -86,7 +82,3 @@ class NashMD(PolicyOptimizer):
                 opponent=self.opponent,
             )
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """Policy gradient: A = q - beta log(pi/mu) - baseline."""
-        return self.surrogate(step, batch)

@@ -8,12 +8,13 @@ then the same with P pi_{k+1/2}. With eta = 2 beta, in the number N of preferenc
 KL(pi* || pi) <= (1 + 2 beta)^(-N/2) KL(pi* || mu) at the last iterate, whatever the number of
 responses; exploitability and span fall at the same order.
 
-The paper's approximate version estimates both steps by stochastic policy gradients and keeps a
-slow copy of
-the parameters; its constants were not available to us, so the recipe is our reading of the two
-steps:
-`anchor` is an average of the policy with rate `kappa` (1 is a hard copy after each round), it is
-the opponent while the lookahead is trained, and the lookahead is the opponent while the policy is.
+The paper's approximate version estimates both steps by stochastic policy gradients and keeps a slow
+copy of the parameters; its constants were not available to us, so the recipe is our reading of the
+two steps: `anchor` is an average of the policy with rate `kappa` (1 is a hard copy after each
+round), it is the opponent while the lookahead is trained, and the lookahead is the opponent while
+the policy is.
+
+    A = q - beta log(pi/mu) - (beta/eta) log(pi/anchor) - baseline
 
 Paper -> here: pi_k -> anchor, pi_{k+1/2} -> lookahead, eta -> eta, beta -> the game's beta.
 """
@@ -23,12 +24,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive, share
 from nlhf_zoo.algorithms.surrogates import policy_gradient
-from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
+from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
 class NashMP(PolicyOptimizer):
@@ -75,10 +74,6 @@ class NashMP(PolicyOptimizer):
             )
             for opponent, writes in [("anchor", "lookahead"), ("lookahead", "policy")]
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """Policy gradient: A = q - beta log(pi/mu) - (beta/eta) log(pi/anchor) - baseline."""
-        return self.surrogate(step, batch)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor follows the policy."""

@@ -1,12 +1,12 @@
 r"""Online DPO (OAIF), arXiv 2402.04792.
 
-    y, y' ~ pi:   - p log sigma(beta D) - (1 - p) log sigma(-beta D),   D = log(pi/mu)(y) -
-    log(pi/mu)(y')
+    y, y' ~ pi:   - p log sigma(beta D) - (1 - p) log sigma(-beta D)
+                  D = log(pi/mu)(y) - log(pi/mu)(y')
 
 p is the oracle's probability, or with `hard` the label of the likelier winner. It fits a
-Bradley-Terry reward to
-the pairs of the current policy, so in general it does not solve the game: where preferences are
-intransitive its stationary point is another policy than the equilibrium. It has no closed form.
+Bradley-Terry reward to the pairs of the current policy, so in general it does not solve the game:
+where preferences are intransitive its stationary point is another policy than the equilibrium. It
+has no closed form.
 
 Paper -> here: beta -> the game's beta.
 """

@@ -18,12 +18,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import ipo_regression
-from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
+from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
 class OnlineIPO(PolicyOptimizer):
@@ -69,7 +67,3 @@ class OnlineIPO(PolicyOptimizer):
                 self_play=self.self_play,
             )
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """(D log(pi/mu) - D q / beta)^2."""
-        return self.surrogate(step, batch)

@@ -3,9 +3,8 @@ r"""Optimistic mirror descent, after arXiv 2502.16852 (ONPO) and arXiv 2512.2481
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (2 P pi_t - P pi_{t-1}) + const
 
 The product of the last round is remembered, so a round costs one query; that extrapolation stands
-in for the half
-step of the extragradient. With eta beta = 0 it is the optimistic multiplicative weights of
-2512.24818.
+in for the half step of the extragradient. With eta beta = 0 it is the optimistic multiplicative
+weights of 2512.24818.
 
 Paper -> here: pi_t -> anchor, pi_{t-1} -> previous.
 """
@@ -15,12 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import proximal_regression
-from nlhf_zoo.records import Batch, ProximalStep
+from nlhf_zoo.records import ProximalStep
 
 
 class OptimisticMirrorDescent(PolicyOptimizer):
@@ -58,10 +55,6 @@ class OptimisticMirrorDescent(PolicyOptimizer):
                 step_size=self.eta,
             )
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """(D log pi - D log c - s D q)^2."""
-        return self.surrogate(step, batch)
 
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
         """One product a round when enumerated: the other is remembered."""

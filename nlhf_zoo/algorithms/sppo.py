@@ -5,9 +5,8 @@ r"""Self-Play Preference Optimisation, arXiv 2405.00675.
 Multiplicative weights on the *unregularised* game: the average iterate goes to its equilibrium,
 the last one cycles and leaves the neighbourhood of the regularised equilibrium. The loss is
 (log(pi_theta/pi_t)(y) - eta (q(y) - 1/2))^2 on responses of pi_t, frozen for `inner_steps`. 1/2
-stands in for
-log Z / eta, so the minimiser is the step to O(eta^2) (total variation 2e-5 at eta = 0.3, 0.14 at
-10).
+stands in for log Z / eta, so the minimiser is the step to O(eta^2): total variation 2e-5 at
+eta = 0.3, 0.14 at 10.
 
 Paper -> here: eta -> eta (1000 in the paper's recipe for language models; the default here is for
 tables).
@@ -18,12 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive
 from nlhf_zoo.algorithms.surrogates import sppo_regression
-from nlhf_zoo.records import PLAIN, Batch, Decoding, ProximalStep
+from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
 class SPPO(PolicyOptimizer):
@@ -69,10 +66,6 @@ class SPPO(PolicyOptimizer):
                 gradient_steps=self.inner_steps,
             )
         ]
-
-    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
-        """(log(pi/anchor) - eta (q - 1/2))^2, each response by itself."""
-        return self.surrogate(step, batch)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor is the policy of the round's start."""

@@ -27,9 +27,8 @@ def ipo_regression(step: ProximalStep, batch: Batch) -> Tensor:
 
     At pi = pi_t its gradient is 1 / (s beta) times that of ``proximal_regression`` with the centre
     pi_t^(1 - s beta) mu^(s beta): the step size then lies in the learning rate alone. With samples
-    and
-    K = 2 in self-play it is IPO 2, (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2; with opponents of
-    their own it is IPO 1.
+    and K = 2 in self-play it is IPO 2, (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2; with opponents
+    of their own it is IPO 1.
     """
     residual = batch.log_prob - batch.reference_log_prob - batch.payoff / batch.beta
     return losses.pair_regression(residual, batch.weight, batch.enumerated)
@@ -39,8 +38,9 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Policy gradient of the step's objective over s: A = q - (log pi - log c) / s - baseline.
 
     With c = pi_t^(1 - s beta) mu^(s beta), at pi = pi_t, A is q - beta log(pi/mu), as Nash-MD-PG
-    has it
-    (arXiv 2312.00886); with Nash-MP's centre it is q - beta log(pi/mu) - (beta/eta) log(pi/anchor).
+    has it (arXiv 2312.00886); with Nash-MP's centre it is
+
+        q - beta log(pi/mu) - (beta/eta) log(pi/anchor)
 
     Raises:
         ValueError: the responses do not come from the policy itself.

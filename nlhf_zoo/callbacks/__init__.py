@@ -1,5 +1,7 @@
 """Callbacks: they read the game, and change it only through methods that it offers."""
 
+from importlib import import_module
+
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
@@ -20,3 +22,9 @@ __all__ = [
     "TimeLog",
     "read_history",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("HealthCheck", "ReferenceFingerprint"):  # which were here in version 0.1
+        return getattr(import_module("nlhf_zoo.health"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -25,8 +26,8 @@ class Budget(L.Callback):
         self.rounds = rounds
         self.queries = queries
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the game."""
         if isinstance(pl_module, OnlineGame):
             pl_module.set_budget(self.rounds, self.queries)
 

@@ -13,6 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.game.lightning_internals import (
+    is_written,
+    log_training_step,
+    stand_behind_batch,
+    write_last,
+)
 from nlhf_zoo.game.online_game import OnlineGame
 
 
@@ -76,7 +82,7 @@ class GameCheckpoint(ModelCheckpoint):
         Lightning logs them after saving, and a kill in between would lose them.
         """
         if trainer.global_step % self._every_n_train_steps == 0:
-            trainer._logger_connector.update_train_step_metrics()
+            log_training_step(trainer)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if isinstance(pl_module, OnlineGame) and self._stepped is not None:
             if pl_module.accumulates:
@@ -100,8 +106,8 @@ class GameCheckpoint(ModelCheckpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # as below
             return
         game.rewind(stepped.position)
-        _stand_behind_batch(trainer.fit_loop.epoch_loop, stepped.batches)
-        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        stand_behind_batch(trainer, stepped.batches)
+        write_last(self, trainer)
         if trainer.is_global_zero and self._last_checkpoint_saved:
             print(f"Checkpoint: {self._last_checkpoint_saved}", file=sys.stderr)
 
@@ -109,8 +115,8 @@ class GameCheckpoint(ModelCheckpoint):
         """The end of a run seldom falls on a multiple of the interval."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its debugging connector
             return
-        if trainer.global_step != self._last_global_step_saved or not self._last_checkpoint_saved:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if not is_written(self, trainer):
+            write_last(self, trainer)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write beside the file and rename.
@@ -125,19 +131,3 @@ class GameCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             os.replace(beside, filepath)
         self._last_checkpoint_saved = filepath
-
-
-def _stand_behind_batch(loop: Any, batches: int) -> None:
-    """Let Lightning's loop stand where checkpoints are written: behind a batch, before it counts.
-
-    Args:
-        loop: the training epoch's.
-        batches: that were read since the batch in question, and are to be read again; the one that
-            failed is not among them.
-    """
-    for progress in (loop.batch_progress.total, loop.batch_progress.current):
-        progress.completed -= batches
-        progress.ready = progress.started = progress.processed = progress.completed
-        progress.completed -= bool(progress.completed)
-    if loop.batch_progress.total.ready:
-        loop._batches_that_stepped -= 1  # the axis of what is logged

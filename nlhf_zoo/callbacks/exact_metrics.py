@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.callbacks.history import History
@@ -71,8 +72,8 @@ class ExactMetrics(L.Callback):
                 f"{type(game.oracle).__name__} does not: leave it out of trainer.callbacks"
             )
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Solve the game."""
         self._prepare(_game(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -120,10 +121,10 @@ class ExactMetrics(L.Callback):
             )
         self._close()
 
+    @override
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Keep what was measured."""
         self._close()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -141,12 +142,12 @@ class ExactMetrics(L.Callback):
         if self._history is not None:
             self._history.flush()
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Where the history stands."""
         return {"rows": self._rows, "measured": self._measured}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
         self._rows = state_dict["rows"]
         self._measured = state_dict["measured"]
 

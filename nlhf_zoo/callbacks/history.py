@@ -19,9 +19,9 @@ class History:
     """Rows of figures, one a round, appended to ``history.bin`` while a run goes on.
 
     A row is the round, the queries for each prompt, and each metric for each of C prompts, all
-    float64.
-    ``history.json`` beside it names the columns. What was written after the last checkpoint is cut
-    off when a run resumes, so that the file is what one uninterrupted run would have written.
+    float64. ``history.json`` beside it names the columns. What was written after the last
+    checkpoint is cut off when a run resumes, so that the file is what one uninterrupted run would
+    have written.
 
     Args:
         folder: where the files lie; made if it is missing.
@@ -42,7 +42,7 @@ class History:
         """Keep the first rows only.
 
         Raises:
-            UserError: there are fewer.
+            UserError: there are fewer rows than the checkpoint has seen.
         """
         size = rows * self.width * 8
         self._file.seek(0, 2)
@@ -64,7 +64,7 @@ class History:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a kill before it would lose what the process still holds."""
         self._file.close()
 
 
@@ -78,7 +78,7 @@ def read_history(folder: str | Path) -> dict[str, Any]:
         ``round`` and ``queries`` [R], and each metric [R, C].
 
     Raises:
-        UserError: there is none.
+        UserError: the folder holds no history.
     """
     folder = Path(folder)
     if not (folder / "history.json").is_file() or not (folder / "history.bin").is_file():

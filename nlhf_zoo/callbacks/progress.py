@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
+from typing_extensions import override
 
 from nlhf_zoo.game.online_game import OnlineGame
 
@@ -24,12 +25,12 @@ class GameProgressBar(ProgressBar):
         """Show nothing (Lightning calls this in all processes but the first)."""
         self._enabled = False
 
+    @override
     def enable(self) -> None:
-        """Show it again."""
         self._enabled = True
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar."""
         if not self._enabled or not isinstance(pl_module, OnlineGame):
             return
         total = pl_module.max_rounds
@@ -44,6 +45,7 @@ class GameProgressBar(ProgressBar):
             total=total, initial=pl_module.progress.round, desc=name, unit=" rounds", delay=1
         )
 
+    @override
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -52,7 +54,6 @@ class GameProgressBar(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar."""
         if self._bar is None or not isinstance(pl_module, OnlineGame):
             return
         figures = self.get_metrics(trainer, pl_module)
@@ -63,7 +64,7 @@ class GameProgressBar(ProgressBar):
 
     def _speed(self, game: OnlineGame) -> dict[str, str]:
         """Tokens per second, and which phase takes the largest share; nothing in closed form."""
-        seconds = game.phases.total
+        seconds = game.timer.total
         whole = sum(seconds.values())
         if game.progress.tokens == self._tokens or not whole:
             return {}
@@ -73,14 +74,14 @@ class GameProgressBar(ProgressBar):
             slowest: f"{seconds[slowest] / whole:.0%}",
         }
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
         self._close()
 
+    @override
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Close the bar."""
         self._close()
 
     def _close(self) -> None:

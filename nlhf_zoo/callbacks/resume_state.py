@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from typing_extensions import override
 
 
 class ResumeState(L.Callback):
@@ -35,8 +36,8 @@ class ResumeState(L.Callback):
         """Keep it until training starts: what is set up before then draws too."""
         self._loaded = state_dict
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore it."""
         if self._loaded is None:
             return
         torch.set_rng_state(self._loaded["torch"])

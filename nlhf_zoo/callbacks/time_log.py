@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
+from typing_extensions import override
 
 from nlhf_zoo.callbacks.query_log import is_logged
 from nlhf_zoo.game.online_game import OnlineGame
@@ -24,10 +25,10 @@ class TimeLog(L.Callback):
         self._steps = 0
         self._tokens = 0
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count."""
         if isinstance(pl_module, OnlineGame):
-            pl_module.phases.take()
+            pl_module.timer.take()
             self._begin(pl_module)
 
     def on_train_batch_end(
@@ -47,7 +48,7 @@ class TimeLog(L.Callback):
             return
         seconds = time.perf_counter() - self._since
         figures = {
-            f"time/{phase}": spent / self._steps for phase, spent in pl_module.phases.take().items()
+            f"time/{phase}": spent / self._steps for phase, spent in pl_module.timer.take().items()
         }
         figures["time/step"] = seconds / self._steps
         figures["speed/tokens_per_second"] = (progress.tokens - self._tokens) / seconds

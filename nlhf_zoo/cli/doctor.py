@@ -15,12 +15,11 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
-from nlhf_zoo.cli.first_prompts import PromptCollector, silent_trainer
-from nlhf_zoo.cli.refusals import refuse_misfits
-from nlhf_zoo.cli.trainer import GameCLI, run
+from nlhf_zoo.cli.looking import LookingCLI, silent_trainer
+from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import Check, Finding, examine
+from nlhf_zoo.health import Check, Finding, run_checks
 
 _HELP = """usage: nlhf doctor --config CONFIG [options of nlhf fit] [options]
 
@@ -67,25 +66,15 @@ def main(args: list[str]) -> None:
     run(["fit", *rest], partial(DoctorCLI, known.num_prompts, not known.no_rehearsal))
 
 
-class DoctorCLI(GameCLI):
+class DoctorCLI(LookingCLI):
     """Builds what ``nlhf fit`` would train, and examines it instead."""
 
-    def __init__(self, num_prompts: int, rehearsal: bool, **options: Any) -> None:
+    what = "doctor examines an OnlineGame, not"
+
+    def __init__(self, num_prompts: int, rehearsal: bool, command: str, **options: Any) -> None:
         self.num_prompts = num_prompts
         self.rehearsal = rehearsal
-        super().__init__(**options)  # all of the command runs in there
-
-    def before_fit(self) -> None:
-        """Refuse what `fit` would refuse of the parts.
-
-        Raises:
-            UserError: they do not fit each other, or are no game.
-        """
-        if not isinstance(self.model, OnlineGame):
-            raise UserError(
-                f"nlhf doctor examines an OnlineGame, not a {type(self.model).__name__}"
-            )
-        refuse_misfits(self.trainer, self.model, self.datamodule)
+        super().__init__(command, **options)
 
     def fit(self, model: OnlineGame, ckpt_path: str | None = None, **_: Any) -> None:
         """Examine the game in place of a fit (LightningCLI calls this).
@@ -93,21 +82,14 @@ class DoctorCLI(GameCLI):
         Raises:
             SystemExit: with code 1 if a check fails.
         """
-        collector = PromptCollector(self.num_prompts)
-        trainer = self._make_trainer(1, [collector])
-        trainer.fit(model, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
-        model.to(trainer.strategy.root_device)
-        prompts = collector.prompts().to(model.device)
+        trainer, prompts = self.first_prompts(model, self.num_prompts, ckpt_path)
         context = trainer.precision_plugin.forward_context
-        make_trainer = self._make_trainer if self.rehearsal else None
-        if not _report(model, examine(model, prompts, make_trainer, context)):
+        make_trainer = self.make_trainer if self.rehearsal else None
+        if not _report(model, run_checks(model, prompts, make_trainer, context)):
             raise SystemExit(1)
 
-    def after_fit(self) -> None:
-        """Nothing was written."""
-
-    def _make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
-        """The user's trainer on one device, for a few steps, silent."""
+    def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
+        """With what of the user's trainer says how a step is computed."""
         config = self.config_init[self.subcommand]["trainer"]
         options = {name: config[name] for name in _KEPT_OPTIONS}
         if self.trainer.strategy.root_device.type == "cuda" and options["deterministic"] is None:

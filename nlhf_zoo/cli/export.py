@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 from nlhf_zoo.algorithms import PolicyOptimizer
-from nlhf_zoo.cli.parser import GameArgumentParser, shorten
+from nlhf_zoo.cli.parser import SentenceParser, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
 from nlhf_zoo.errors import UserError
@@ -37,7 +37,7 @@ def main(args: list[str]) -> None:
         UserError: the checkpoint or the folder cannot be used.
         SystemExit: help was asked for.
     """
-    parser = GameArgumentParser(
+    parser = SentenceParser(
         prog="nlhf export",
         description="A PEFT adapter folder, or a merged model, with its tokenizer.",
     )
@@ -127,7 +127,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _instantiate(config: Path, blocks: dict[str, Any]) -> Namespace:
-    parser = GameArgumentParser(parser_mode="omegaconf+", prog="nlhf export")
+    parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf export")
     parser.add_argument("--policy", type=Policy)
     parser.add_argument("--algorithm", type=PolicyOptimizer)
     try:
@@ -142,18 +142,14 @@ def _instantiate(config: Path, blocks: dict[str, Any]) -> Namespace:
 
 
 def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
-    """Load a player's weights; none may be missing, and none left over.
-
-    Raises:
-        UserError: they are of another model.
-    """
+    """Load a player's weights; none may be missing, and none left over."""
     content = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
     state = {
         name.removeprefix(_POLICY): value
         for name, value in content["state_dict"].items()
         if name.startswith(_POLICY)
     }
-    kept = policy.kept_names()
+    kept = policy.checkpoint_keys()
     for what, names in (("lacks", kept - state.keys()), ("has also", state.keys() - kept)):
         if names:
             raise UserError(

@@ -53,6 +53,11 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     command, *rest = argv
     try:
+        # Once lightning is there, classes may be that no source of ours tells of.
+        if command in (*_TRAINER_COMMANDS, "doctor") and "lightning" not in sys.modules:
+            from nlhf_zoo.cli.early import refuse_early
+
+            refuse_early(rest, ("num_prompts", "no_rehearsal") if command == "doctor" else ())
         if command in _TRAINER_COMMANDS:
             from nlhf_zoo.cli.trainer import run
 

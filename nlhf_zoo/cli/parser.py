@@ -7,20 +7,12 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from inspect import isabstract
 from typing import Any, NoReturn
 
-from lightning.pytorch.cli import (
-    LightningArgumentParser,
-)
+from jsonargparse import ArgumentParser
 
-from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.cli.signatures import choices
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.realisation import Realisation
-from nlhf_zoo.game.rollout import Rollout
-from nlhf_zoo.oracles import PreferenceOracle
-from nlhf_zoo.oracles.text_oracle import TextOracle
-from nlhf_zoo.policies import Generator, Policy, Reference
 
 # Where it is wrong: as jsonargparse says it, and as `shorten` has said it of a part of a part.
 _KEY = r'(?:Parser key "([^"]+)"|(?:argument )?--([\w.]+)):\s*'
@@ -47,6 +39,8 @@ def shorten(message: str) -> str:
         return f"{option}{_no_class(missing[1], keys[-1:])}"
     if function := re.search(r"a function or a callable class: (.*)\. Got value: (\S+)", message):
         return f"{option}{function[2]} cannot be imported: {function[1]}"
+    if re.search(r"but \S+ is abstract", message):
+        return f"{option}name the class whose options you give{_choices(keys[-1:])}"
     causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
     if causes:
         return option + " ".join(causes)
@@ -62,42 +56,40 @@ def shorten(message: str) -> str:
     return option + " ".join(lines)
 
 
+# Whose classes stand behind an option.
+_BASES = {
+    "algorithm": "PolicyOptimizer",
+    "inner": "PolicyOptimizer",
+    "oracle": "PreferenceOracle",
+    "oracles": "PreferenceOracle",
+    "policy": "Policy",
+    "reference": "Reference",
+    "start": "Reference",
+    "rollout": "Rollout",
+    "realisation": "Realisation",
+    "generator": "Generator",
+}
+
+
 def _no_class(name: str, keys: list[str]) -> str:
     """What to take in place of a class that is none, or cannot stand there."""
-    base = {
-        "algorithm": PolicyOptimizer,
-        "inner": PolicyOptimizer,
-        "oracle": PreferenceOracle,
-        "oracles": PreferenceOracle,
-        "policy": Policy,
-        "reference": Reference,
-        "start": Reference,
-        "rollout": Rollout,
-        "realisation": Realisation,
-        "generator": Generator,
-    }.get(keys[0] if keys else "")
-    names = set() if base is None else _names(base)
-    if base is PreferenceOracle and name in names:  # it is one, but the place is for another kind
-        texts = ", ".join(sorted(_names(TextOracle)))
+    base = _BASES.get(keys[0] if keys else "")
+    known = [] if base is None else choices(base)
+    if base == "PreferenceOracle" and name in known:  # the place is for another kind of oracle
+        texts = ", ".join(choices("TextOracle"))
         return (
             f"{name} cannot stand there, where an oracle of texts is asked: choose one of {texts}"
         )
-    choices = f": choose one of {', '.join(sorted(names))}" if names else ""
-    return f"there is no class {name!r}{choices}"
+    return f"there is no class {name!r}{_choices(keys)}"
 
 
-def _names(base: type) -> set[str]:
-    """The classes of this package that stand for a part of the game."""
-    names: set[str] = set()
-    todo: list[type] = base.__subclasses__()
-    for cls in todo:
-        todo.extend(cls.__subclasses__())  # the loop goes on over these
-        if cls.__module__.startswith("nlhf_zoo.") and not (isabstract(cls) or cls.__subclasses__()):
-            names.add(cls.__name__)
-    return names
+def _choices(keys: list[str]) -> str:
+    """The classes that may stand behind an option, as the end of a sentence."""
+    base = _BASES.get(keys[0] if keys else "")
+    return "" if base is None else f": choose one of {', '.join(choices(base))}"
 
 
-class GameArgumentParser(LightningArgumentParser):
+class SentenceParser(ArgumentParser):
     """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
 
     jsonargparse 4.53 reads an option of a part of a part as YAML, and hands it on as Python would
@@ -113,11 +105,7 @@ class GameArgumentParser(LightningArgumentParser):
         return super().parse_args(args, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            UserError: always.
-        """
+        """Say what is wrong."""
         raise UserError(shorten(message)) from ex
 
 

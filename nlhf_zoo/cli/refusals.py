@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
@@ -18,26 +15,6 @@ from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-
-
-def refuse_bad_files(args: Sequence[str]) -> None:
-    """Refuse configuration files that hold no YAML; jsonargparse would not say which.
-
-    Raises:
-        UserError: one does not.
-    """
-    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
-    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
-    for path in filter(os.path.isfile, given):
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise UserError(f"--config {path} is not YAML: {error.problem}{line}") from error
-        except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
-            raise UserError(f"--config {path} is not text in UTF-8: save it as UTF-8") from error
-        if not isinstance(content, dict):
-            raise UserError(f"--config {path} holds no options: write them as `name: value`")
 
 
 def is_trial(trainer: L.Trainer) -> bool:
@@ -50,11 +27,7 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 
 
 def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
-    """Refuse a run that nothing would end.
-
-    Raises:
-        UserError: there is neither a budget nor another limit.
-    """
+    """Refuse a run that nothing would end."""
     epochs_end = not isinstance(data, TablePrompts | TextPrompts) or isinstance(
         trainer.limit_train_batches, int
     )
@@ -77,11 +50,7 @@ def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> No
 def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
-    """Refuse parts that do not fit the trainer.
-
-    Raises:
-        UserError: one does not.
-    """
+    """Refuse parts that do not fit the trainer."""
     try:
         game.configure_optimizers()
     except (ValueError, TypeError) as error:
@@ -111,11 +80,7 @@ def refuse_misfits(
 
 
 def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
-    """Refuse what a preference model cannot be trained on, and read the pairs.
-
-    Raises:
-        UserError: these are no pairs, or some cannot be used.
-    """
+    """Refuse what a preference model cannot be trained on, and read the pairs."""
     if isinstance(data, TablePrompts | TextPrompts):
         raise UserError(
             "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"
@@ -125,11 +90,7 @@ def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) ->
 
 
 def refuse_unwritable(trainer: L.Trainer) -> None:
-    """Refuse folders that cannot be written to.
-
-    Raises:
-        UserError: one cannot.
-    """
+    """Refuse folders that cannot be written to."""
     folders: list[Any] = [logger.save_dir for logger in trainer.loggers]
     folders = folders or [trainer.default_root_dir]
     folders += [c.dirpath for c in _callbacks(trainer) if isinstance(c, GameCheckpoint)]

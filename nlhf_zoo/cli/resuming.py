@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
     """The checkpoint of the last version that has one, or of the version that is asked for.
 
     Raises:
-        UserError: there is none.
+        UserError: no version has a checkpoint, or the logger makes no versions.
     """
     if runs is None:
         raise UserError(
@@ -64,9 +65,6 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
         path: the run's config.yaml; without one nothing is refused.
         config: the configuration to go on with.
         trains: whether it is to be trained on; an evaluation may be of other held-out rows.
-
-    Raises:
-        UserError: model, data or seed differ.
     """
     if not path.is_file():
         return
@@ -75,7 +73,7 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
     was = dict(flatten({key: saved.get(key) for key in kept}))
     now = dict(flatten({key: config.get(key) for key in kept}))
     for key in sorted(was.keys() | now.keys()):
-        if was.get(key) != now.get(key) and not (
+        if not _is_same(was.get(key), now.get(key)) and not (
             _may_differ(key, now) or (not trains and "validation" in key)
         ):
             raise UserError(
@@ -85,36 +83,37 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
             )
 
 
-# Arguments that say how an oracle is reached, or how much it may cost: no answer depends on them.
-_MAY_DIFFER = {
-    "BudgetedOracle": {"max_queries", "max_requests", "max_tokens", "max_seconds"},
-    "CachedOracle": {"path"},
-    "JudgeOracle": {
-        "base_url",
-        "api_key_env",
-        "concurrency",
-        "requests_per_minute",
-        "timeout",
-        "retries",
-        "backoff",
-        "patience",
-    },
-}
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, or two paths to one class or function of this package."""
+    if one == other:
+        return True
+    both = (one, other)
+    if not all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in both):
+        return False
+    try:
+        first, second = map(_imported, both)
+    except (ImportError, AttributeError):
+        return False
+    return first is second
+
+
+def _imported(path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _may_differ(key: str, config: dict[str, Any]) -> bool:
-    """Whether a run may go on with another value: a larger budget, a judge that has moved."""
+    """Whether a run may go on with another value, as the part itself declares."""
     part, _, name = key.rpartition(".init_args.")
-    oracle = str(config.get(f"{part}.class_path")).rpartition(".")[2]
-    return name in _MAY_DIFFER.get(oracle, ())
+    try:
+        of_part = _imported(str(config.get(f"{part}.class_path")))
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return name in getattr(of_part, "may_change_on_resume", ())
 
 
 def refuse_other_file(path: Path) -> None:
-    """Refuse what is no checkpoint, or half of one; mapped, so that large ones are not read twice.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Refuse what is no checkpoint, or half of one; mapped: a large one is not read twice."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         whole = isinstance(content, dict) and "state_dict" in content

@@ -6,13 +6,9 @@ import math
 
 import lightning as L
 import yaml
-from lightning.pytorch.cli import (
-    SaveConfigCallback,
-)
+from lightning.pytorch.cli import SaveConfigCallback
 
-from nlhf_zoo.cli.resuming import (
-    flatten,
-)
+from nlhf_zoo.cli.resuming import flatten
 from nlhf_zoo.game.online_game import OnlineGame
 
 
@@ -26,6 +22,8 @@ class SaveGameConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the loggers the model's configuration, flat."""
+        if not trainer.loggers:
+            return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         flat = dict(
             flatten({"model": config["model"], "seed_everything": config["seed_everything"]})

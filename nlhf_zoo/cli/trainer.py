@@ -13,28 +13,18 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-)
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from nlhf_zoo.callbacks import (
-    GameProgressBar,
-    QueryLog,
-    ResumeState,
-    TimeLog,
-)
+from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 
 # Imported so that short class names resolve on the command line and in YAML files.
-from nlhf_zoo.cli.parser import GameArgumentParser, shorten
+from nlhf_zoo.cli.config_files import refuse_bad_files
+from nlhf_zoo.cli.parser import SentenceParser, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.refusals import (
     is_trial,
-    refuse_bad_files,
     refuse_endless,
     refuse_misfits,
     refuse_other_data,
@@ -49,14 +39,27 @@ from nlhf_zoo.cli.resuming import (
 from nlhf_zoo.cli.saved_config import SaveGameConfig
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
 
 
+class GameArgumentParser(SentenceParser, LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one sentence."""
+
+
 class GameCLI(LightningCLI):
     """LightningCLI for games: OnlineGame by default, errors in one sentence, exact resumes."""
+
+    def __init__(self, command: str, **options: Any) -> None:
+        self.command = command
+        super().__init__(**options)  # all of the command runs in there
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """The command that is given alone: a parser for each of the others takes its time."""
+        return {self.command: super().subcommands()[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """An OnlineGame on a table unless told otherwise."""
@@ -68,11 +71,7 @@ class GameCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; a broken interpolation is the user's error like any other.
-
-        Raises:
-            UserError: the arguments cannot be parsed.
-        """
+        """Parse; a broken interpolation is the user's error like any other."""
         try:
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
@@ -83,11 +82,7 @@ class GameCLI(LightningCLI):
             raise UserError(shorten(str(error))) from error
 
     def _set_seed(self) -> None:
-        """Set it; one out of bounds is the user's error.
-
-        Raises:
-            UserError: it is out of bounds.
-        """
+        """Set it; one out of bounds is the user's error."""
         try:
             super()._set_seed()
         except ValueError as error:
@@ -101,11 +96,7 @@ class GameCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint, and refuse one that another configuration made.
-
-        Raises:
-            UserError: it cannot be resumed.
-        """
+        """Find the checkpoint, and refuse one that another configuration made."""
         self._resumed: dict[str, Any] = {}
         config = self.config[self.subcommand]
         requested = config.get("ckpt_path")
@@ -137,11 +128,7 @@ class GameCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
-        """Make the parts; what they refuse is the user's error.
-
-        Raises:
-            UserError: a part refuses its arguments.
-        """
+        """Make the parts; what they refuse is the user's error."""
         config = self.config[self.subcommand]
         written = {key: config.get(key) for key in self._resumed} | {"ckpt_path": None}
         for key, value in self._resumed.items():
@@ -157,11 +144,7 @@ class GameCLI(LightningCLI):
                 config[key] = value
 
     def before_fit(self) -> None:
-        """Refuse what could not end well, before anything is computed or written.
-
-        Raises:
-            UserError: the parts do not fit the trainer.
-        """
+        """Refuse what could not end well, before anything is computed or written."""
         refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
             refuse_misfits(self.trainer, self.model, self.datamodule)
@@ -198,7 +181,7 @@ class GameCLI(LightningCLI):
         Raises:
             UserError: the oracle left too much unanswered, in a run that was too short to stop.
         """
-        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+        if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
@@ -206,7 +189,8 @@ class GameCLI(LightningCLI):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
-        if game is not None and (sentence := game.silence()):  # of a run of few steps
+        # The loop looks at whole windows of steps, and a short run has none.
+        if game is not None and (sentence := game.accounts.too_many_invalid()):
             raise UserError(sentence)
 
 
@@ -216,9 +200,6 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     Args:
         args: the command (fit, validate, test, predict) and its options.
         cli: what parses and runs it.
-
-    Raises:
-        UserError: a mistake of the user's making.
     """
     refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:
@@ -227,6 +208,7 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     try:
         with quiet():
             cli(
+                args[0],
                 seed_everything_default=0,
                 trainer_defaults={
                     "callbacks": [

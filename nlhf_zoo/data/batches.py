@@ -1,13 +1,22 @@
-"""Batches without end, by the number of batches that were consumed."""
+"""Batches without end, by the number of batches that were consumed, and loaders of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    import lightning as L
 
 
+@dataclass(eq=False)
 class EndlessBatches(Sampler[list[int]]):
     """Batches of prompt numbers without end, one pass over all prompts after another.
 
@@ -28,32 +37,19 @@ class EndlessBatches(Sampler[list[int]]):
         first_pass: order of the first pass, in place of a drawn one.
     """
 
-    def __init__(
-        self,
-        num_prompts: int,
-        batch_size: int,
-        consumed: Callable[[], int],
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        repeats: int = 1,
-        accumulate: int = 1,
-        first_pass: Sequence[int] | None = None,
-    ) -> None:
-        self.num_prompts = num_prompts
-        self.batch_size = batch_size
-        self.consumed = consumed
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.repeats = repeats
-        self.accumulate = accumulate
-        self.first_pass = first_pass
+    num_prompts: int
+    batch_size: int
+    consumed: Callable[[], int]
+    shuffle: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    repeats: int = 1
+    accumulate: int = 1
+    first_pass: Sequence[int] | None = None
 
+    @override
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches from where training stands."""
         consumed = self.consumed()
         order_of: tuple[int, Sequence[int]] = (-1, [])
         while True:
@@ -76,3 +72,62 @@ class EndlessBatches(Sampler[list[int]]):
             return list(range(self.num_prompts))
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         return [int(i) for i in torch.randperm(self.num_prompts, generator=rng)]
+
+
+class EpochBatches(EndlessBatches):
+    """The same stream cut into epochs of a pass each, rounded up to whole batches.
+
+    An iteration has as many batches as an epoch, from where training stands: after a resume within
+    an epoch these are more than are left of it, and the trainer counts.
+    """
+
+    def __len__(self) -> int:
+        """Batches of an epoch of one process."""
+        return math.ceil(self.num_prompts / (self.batch_size * self.world_size))
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(super().__iter__(), len(self))
+
+
+def game_batches(
+    trainer: L.Trainer,
+    num_prompts: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    first_pass: Sequence[int] | None = None,
+) -> EndlessBatches:
+    """The batches of a game, from where it stands; the arguments are those of `EndlessBatches`."""
+    game: Any = trainer.lightning_module  # OnlineGame
+    return EndlessBatches(
+        num_prompts,
+        batch_size,
+        lambda: int(game.progress.batches),
+        shuffle,
+        seed,
+        trainer.global_rank,
+        trainer.world_size,
+        game.gradient_steps_per_round,
+        trainer.accumulate_grad_batches,
+        first_pass,
+    )
+
+
+def loader(
+    batch: Callable[[Sequence[int]], Any],
+    places: range,
+    batch_size: int = 1,
+    batch_sampler: Sampler[list[int]] | None = None,
+    kind: type[DataLoader[Any]] = DataLoader,
+) -> DataLoader[Any]:
+    """A loader of batches of places; ``batch`` says what stands there."""
+    # With a generator of its own, making the loader's iterator does not draw from the global
+    # random state.
+    return kind(
+        places,  # type: ignore[arg-type]  # a range is a map-style data set
+        batch_size=batch_size,
+        batch_sampler=batch_sampler,
+        collate_fn=batch,
+        generator=torch.Generator(),
+    )

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from typing import Any, final, get_args
 
-import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.data.batches import EpochBatches, loader
+from nlhf_zoo.data.stream import Loaded, TextData
 from nlhf_zoo.data.texts.pair_rows import (
     EXAMPLE,
     Columns,
     PairRow,
     Unusable,
+    divided,
     fingerprint,
-    first_prompts,
-    hold_out,
+    prompt_keys,
     read_pairs,
 )
 from nlhf_zoo.data.texts.row_source import RowSource
-from nlhf_zoo.data.validation import (
-    NoValidation,
-    refuse_below_one,
-    refuse_large_step,
-    validation_place,
-)
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
@@ -56,11 +48,7 @@ class Pairs:
     probability: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes.
-
-        Raises:
-            ValueError: shapes disagree.
-        """
+        """Check the shapes."""
         if self.probability.dim() != 1 or not self.probability.is_floating_point():
             raise ValueError(
                 "Pairs.probability must be floating-point [B], not "
@@ -86,25 +74,22 @@ class Pairs:
         return replace(self, probability=self.probability.to(device))
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Pairs that were read.
+class _ResumableLoader(DataLoader[Pairs]):
+    """A loader with nothing to save: its place is the trainer's count of batches.
 
-    Args:
-        training: pairs to train on.
-        validation: pairs held out, None for nothing.
-        dropped: what was left out of each source, and why, as sentences.
-        fingerprint: of what is trained on.
+    Lightning warns of resuming with a loader that has neither method.
     """
 
-    training: list[PairRow]
-    validation: list[PairRow] | None
-    dropped: list[str]
-    fingerprint: str
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, for the trainer counts the batches."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
 
 
 @final
-class PreferencePairs(L.LightningDataModule):
+class PreferencePairs(TextData[list[PairRow]]):
     """Pairs of responses with labels or probabilities, from a file or a data set.
 
     A row is {prompt, chosen, rejected}, or {prompt, first, second, probability} with
@@ -140,6 +125,9 @@ class PreferencePairs(L.LightningDataModule):
             many that are drawn from the training pairs, and not trained on.
     """
 
+    what = "pairs"
+    loader_kind = _ResumableLoader
+
     def __init__(
         self,
         path: str,
@@ -155,24 +143,14 @@ class PreferencePairs(L.LightningDataModule):
         validation_split: str | None = None,
         num_validation: int | None = None,
     ) -> None:
-        super().__init__()
-        refuse_below_one(batch_size=batch_size, limit=limit, num_validation=num_validation)
         if unusable not in get_args(Unusable):
             raise UserError(f"data.unusable is one of {get_args(Unusable)}, not {unusable!r}")
-        self.batch_size = batch_size
+        source = RowSource(path, split, name, limit, self.what, EXAMPLE)
+        super().__init__(
+            source, batch_size, shuffle, seed, validation_path, validation_split, num_validation
+        )
         self.columns = columns
         self.unusable = unusable
-        self.shuffle = shuffle
-        self.seed = seed
-        self.num_validation = num_validation
-        self.source = RowSource(path, split, name, limit, "pairs", EXAMPLE)
-        self.validation_source: RowSource | None = None
-        place = validation_place("pairs", path, split, name, validation_path, validation_split)
-        if place is not None:
-            self.validation_source = RowSource(*place, None, "pairs", EXAMPLE)
-        self._loaded: _Loaded | None = None
-        self._reported = False
-        self._no_validation = NoValidation()
 
     def load(self, world_size: int = 1) -> None:
         """Read and check all pairs, unless this is done.
@@ -181,189 +159,108 @@ class PreferencePairs(L.LightningDataModule):
             world_size: number of processes that share them.
 
         Raises:
-            UserError: a pair cannot be used, or they cannot be shared so.
+            UserError: a pair cannot be used, or a training step takes more than there are.
         """
         if self._loaded is None:
             self._loaded = self._load()
-        training, validation = self._loaded.training, self._loaded.validation
-        refuse_large_step("pairs", len(training), self.batch_size, world_size)
+        self.refuse_large_step(world_size)
+        validation = self.loaded.validation
         if validation is not None and len(validation) < world_size:
             raise UserError(
                 f"{len(validation)} validation pairs cannot be shared among {world_size} "
                 "processes: give more of them"
             )
 
+    @override
     def setup(self, stage: str) -> None:
-        """Read the pairs, and say what was left out.
-
-        Raises:
-            UserError: they cannot be used.
-        """
-        trainer = self.trainer
-        assert trainer is not None
-        self.load(trainer.world_size)
-        assert self._loaded is not None
-        if self._loaded.validation is None:
-            self._no_validation.begin(trainer, stage, "pairs")
-        if trainer.is_global_zero and not self._reported:
-            for sentence in self._loaded.dropped:
-                print(sentence, file=sys.stderr)
-        self._reported = True
-
-    def teardown(self, stage: str) -> None:
-        """Leave the trainer as it was."""
-        self._no_validation.end(self.trainer)
+        assert self.trainer is not None
+        self.load(self.trainer.world_size)
+        super().setup(stage)
 
     @property
     def training_pairs(self) -> list[PairRow]:
         """What is trained on, in the order of its rows."""
         self.load()
-        assert self._loaded is not None
-        return self._loaded.training
+        return self.loaded.training
 
     @property
     def validation_pairs(self) -> list[PairRow] | None:
         """What is held out, in the order of its rows; None for nothing."""
         self.load()
-        assert self._loaded is not None
-        return self._loaded.validation
+        return self.loaded.validation
 
+    @override
+    def batch(self, rows: Sequence[PairRow], places: Sequence[int]) -> Pairs:
+        pairs = [rows[place] for place in places]
+        return Pairs(
+            [pair.conversation for pair in pairs],
+            [pair.first for pair in pairs],
+            [pair.second for pair in pairs],
+            torch.tensor([pair.probability for pair in pairs]),
+        )
+
+    @override
     def train_dataloader(self) -> DataLoader[Pairs]:
-        """An epoch of training pairs, from where training stands."""
         trainer, pairs = self.trainer, self.training_pairs
         assert trainer is not None
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        batches = _Epochs(
-            EndlessBatches(
-                len(pairs),
-                self.batch_size,
-                lambda: int(progress.total.processed),
-                self.shuffle,
-                self.seed,
-                trainer.global_rank,
-                trainer.world_size,
-            )
+        batches = EpochBatches(
+            len(pairs),
+            self.batch_size,
+            lambda: int(progress.total.processed),
+            self.shuffle,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
         )
-        return _Loader(pairs, batch_sampler=batches)
+        places, batch = range(len(pairs)), partial(self.batch, pairs)
+        return loader(batch, places, batch_sampler=batches, kind=self.loader_kind)
 
-    def val_dataloader(self) -> DataLoader[Pairs]:
-        """The validation pairs, shared among the processes."""
-        trainer, pairs = self.trainer, self.validation_pairs
-        assert trainer is not None
-        assert pairs is not None  # `setup` has made sure
-        share = pairs[trainer.global_rank :: trainer.world_size]
-        return _Loader(share, batch_size=self.batch_size)
-
-    test_dataloader = val_dataloader
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers: which pairs are trained on."""
-        return {} if self._loaded is None else {"pairs": self._loaded.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to train on with other pairs.
-
-        Raises:
-            UserError: they are others.
-        """
-        assert self.trainer is not None
-        if self.trainer.state.fn == TrainerFn.FITTING and state_dict != self.state_dict():
-            raise UserError(
-                f"the pairs of {self.source.path} are not those that the checkpoint was trained "
-                "on: restore them, or start a new run"
-            )
-
-    def _load(self) -> _Loaded:
+    def _load(self) -> Loaded[list[PairRow]]:
         training, dropped = read_pairs(self.source, self.columns, self.unusable)
-        left_out = []
+        notes = []
         if dropped:
-            left_out.append(
+            notes.append(
                 f"{self.source.path}: {dropped} of {dropped + len(training)} rows have equal "
                 "responses or an empty one, and were left out"
             )
-        validation = None
+        num, validation = self.num_validation, None
         if self.validation_source is not None:
-            validation = self._validation(self.validation_source, training, left_out)
-        elif self.num_validation is not None:
-            training, validation = hold_out(training, self.num_validation, self.seed)
-        return _Loaded(training, validation, left_out, fingerprint(training))
+            validation = self._read_validation(self.validation_source, training, notes)
+        elif num is not None:
+            keys = prompt_keys(training)
+            if num >= len(keys):
+                raise UserError(
+                    f"data.num_validation is {num}, which leaves none of {len(keys)} different "
+                    "prompts to train on"
+                )
+            rng = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(len(keys), generator=rng)
+            training, validation = divided(training, [keys[place] for place in order[:num]])
+        return Loaded(training, validation, notes, fingerprint(training))
 
-    def _validation(
-        self, source: RowSource, training: Sequence[PairRow], left_out: list[str]
+    def _read_validation(
+        self, source: RowSource, training: Sequence[PairRow], notes: list[str]
     ) -> list[PairRow]:
         """Pairs of a source of their own, none of whose prompts is trained on."""
         pairs, dropped = read_pairs(source, self.columns, self.unusable)
-        trained = {pair.prompt_key for pair in training}
-        kept = [pair for pair in pairs if pair.prompt_key not in trained]
-        if self.unusable == "refuse" and len(kept) < len(pairs):
-            row = next(pair.row for pair in pairs if pair.prompt_key in trained)
+        held_out, trained = divided(pairs, prompt_keys(training))
+        if trained and self.unusable == "refuse":
             raise UserError(
-                f"{source.where(row)} has a prompt that is trained on, too: hold it out, or set "
-                "data.unusable to drop to leave such validation pairs out"
+                f"{source.where(trained[0].row)} has a prompt that is trained on, too: hold it "
+                "out, or set data.unusable to drop to leave such validation pairs out"
             )
-        if not kept:
+        if not held_out:
             raise UserError(f"all prompts of {source.path} ({source.split}) are trained on")
-        if dropped or len(kept) < len(pairs):
-            left_out.append(
+        if dropped or trained:
+            notes.append(
                 f"{source.path}: {dropped} of {dropped + len(pairs)} rows have equal responses or "
-                f"an empty one, {len(pairs) - len(kept)} a prompt that is trained on, and were "
-                "left out"
+                f"an empty one, {len(trained)} a prompt that is trained on, and were left out"
             )
-        return kept if self.num_validation is None else first_prompts(kept, self.num_validation)
-
-
-class _Epochs(Sampler[list[int]]):
-    """An endless stream of batches, cut into epochs of a pass each, rounded up."""
-
-    def __init__(self, stream: EndlessBatches) -> None:
-        self.stream = stream
-
-    def __len__(self) -> int:
-        """Batches of an epoch of one process."""
-        return math.ceil(
-            self.stream.num_prompts / (self.stream.batch_size * self.stream.world_size)
-        )
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """As many batches as an epoch has, from where training stands.
-
-        After a resume within an epoch these are more than are left of it: the trainer counts.
-        """
-        return islice(iter(self.stream), len(self))
-
-
-class _Loader(DataLoader[Pairs]):
-    """Batches of pairs; it can be resumed, for its place is the trainer's count of batches."""
-
-    def __init__(
-        self,
-        pairs: Sequence[PairRow],
-        batch_size: int = 1,
-        batch_sampler: Sampler[list[int]] | None = None,
-    ) -> None:
-        # With a generator of its own, making the loader's iterator does not draw from the global
-        # random state.
-        collate: Callable[[Sequence[PairRow]], Pairs] = _collate
-        super().__init__(
-            pairs,  # type: ignore[arg-type]  # a list is a map-style data set
-            batch_size=batch_size,
-            batch_sampler=batch_sampler,
-            collate_fn=collate,
-            generator=torch.Generator(),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the trainer's counters are in the checkpoint already."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, likewise."""
-
-
-def _collate(pairs: Sequence[PairRow]) -> Pairs:
-    return Pairs(
-        [pair.conversation for pair in pairs],
-        [pair.first for pair in pairs],
-        [pair.second for pair in pairs],
-        torch.tensor([pair.probability for pair in pairs]),
-    )
+        num, keys = self.num_validation, prompt_keys(held_out)
+        if num is not None and num > len(keys):
+            raise UserError(
+                f"data.num_validation is {num}, but the validation pairs have {len(keys)} "
+                "different prompts only"
+            )
+        return divided(held_out, keys[:num])[1]

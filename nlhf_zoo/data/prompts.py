@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from nlhf_zoo.data.batches import EndlessBatches
-from nlhf_zoo.data.validation import refuse_below_one
+from nlhf_zoo.data.batches import game_batches, loader
+from nlhf_zoo.data.stream import refuse_below_one
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
@@ -39,7 +39,7 @@ class TablePrompts(L.LightningDataModule):
             world_size: number of processes.
 
         Raises:
-            UserError: they cannot be shared so.
+            UserError: the processes do not divide their number, or a step takes too many.
         """
         if self.batch_size is None and total % world_size:
             raise UserError(
@@ -52,60 +52,34 @@ class TablePrompts(L.LightningDataModule):
             )
         return self.batch_size or total // world_size
 
+    @override
     def train_dataloader(self) -> DataLoader[Prompts]:
-        """The endless stream."""
-        trainer, total = self._trainer_and_total()
-        size = self.size(total, trainer.world_size)
-        game = trainer.lightning_module
-        batches = EndlessBatches(
-            total,
-            size,
-            lambda: int(game.progress.batches),  # type: ignore[union-attr, arg-type]  # OnlineGame's
-            self.shuffle,
-            self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            game.gradient_steps_per_round,  # type: ignore[arg-type]
-            trainer.accumulate_grad_batches,
-        )
-        return self._loader(total, batch_sampler=batches)
+        trainer, prompts = self._trainer_and_prompts()
+        size = self.size(len(prompts), trainer.world_size)
+        batches = game_batches(trainer, len(prompts), size, self.shuffle, self.seed)
+        return loader(prompts.take, range(len(prompts)), batch_sampler=batches)
 
+    @override
     def val_dataloader(self) -> DataLoader[Prompts]:
-        """Every prompt once."""
-        _, total = self._trainer_and_total()
-        return self._loader(total, batch_size=self.batch_size or total)
+        _, prompts = self._trainer_and_prompts()
+        total = len(prompts)
+        return loader(prompts.take, range(total), batch_size=self.batch_size or total)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
 
-    def _trainer_and_total(self) -> tuple[L.Trainer, int]:
+    def _trainer_and_prompts(self) -> tuple[L.Trainer, Prompts]:
         trainer = self.trainer
         assert trainer is not None
-        return trainer, len(self._prompts())
-
-    def _prompts(self) -> Prompts:
-        assert self.trainer is not None
-        return table_prompts(self.trainer.lightning_module.oracle)  # OnlineGame's
-
-    def _loader(
-        self, total: int, batch_size: int = 1, batch_sampler: EndlessBatches | None = None
-    ) -> DataLoader[Prompts]:
-        # With a generator of its own, making the loader's iterator does not draw from the global
-        # random state.
-        return DataLoader(
-            range(total),  # type: ignore[arg-type]  # a range is a map-style data set
-            batch_size=batch_size,
-            batch_sampler=batch_sampler,
-            collate_fn=self._prompts().take,
-            generator=torch.Generator(),
-        )
+        game: Any = trainer.lightning_module  # OnlineGame
+        return trainer, table_prompts(game.oracle)
 
 
 def table_prompts(oracle: Any) -> Prompts:
     """The prompts that belong to an oracle.
 
     Raises:
-        UserError: none do.
+        UserError: the oracle has no table of prompts.
     """
     prompts = oracle.prompts
     if not isinstance(prompts, Prompts):

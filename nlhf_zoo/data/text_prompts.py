@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, final, get_args
 
-import lightning as L
-import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from nlhf_zoo.data.batches import EndlessBatches
-from nlhf_zoo.data.texts.encoded_prompts import (
-    EncodedPrompts,
-    Encoder,
-    LengthLimit,
-    TooLong,
-    encode,
-)
-from nlhf_zoo.data.texts.prompt_rows import PromptSource
-from nlhf_zoo.data.validation import (
-    NoValidation,
-    refuse_below_one,
-    refuse_large_step,
-    validation_place,
-)
+from nlhf_zoo.data.batches import game_batches, loader
+from nlhf_zoo.data.stream import Loaded, TextData, refuse_below_one
+from nlhf_zoo.data.texts.encoded_prompts import EncodedPrompts, Encoder, TooLong, encode, limited
+from nlhf_zoo.data.texts.prompt_rows import in_conversation, read_prompts
+from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Prompts of one source.
-
-    Args:
-        source: where they are kept.
-        prompts: those that are left.
-        too_long: how many were cut or left out.
-        total: how many rows there are.
-    """
-
-    source: PromptSource
-    prompts: EncodedPrompts
-    too_long: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Prompts that were read and encoded for a policy.
-
-    Args:
-        policy: whose tokens they are.
-        parts: what was read, the prompts to train on first.
-        training: what is trained on.
-        validation: what is held out, None for nothing.
-        fingerprint: of what is trained on.
-    """
-
-    policy: Encoder
-    parts: list[_Part]
-    training: EncodedPrompts
-    validation: EncodedPrompts | None
-    fingerprint: str
-
-
 @final
-class TextPrompts(L.LightningDataModule):
+class TextPrompts(TextData[EncodedPrompts]):
     """Prompts of text or conversations, from a file or a data set, as an endless stream.
 
     A row's prompt is text, or a conversation: a list of messages, each with `role` (system, user
@@ -98,6 +49,9 @@ class TextPrompts(L.LightningDataModule):
             which are then not trained on.
     """
 
+    what = "prompts"
+    derived = ", or the tokens that they become,"
+
     def __init__(
         self,
         path: str,
@@ -118,36 +72,26 @@ class TextPrompts(L.LightningDataModule):
         validation_split: str | None = None,
         num_validation: int | None = None,
     ) -> None:
-        super().__init__()
-        refuse_below_one(
-            batch_size=batch_size,
-            max_prompt_tokens=max_prompt_tokens,
-            limit=limit,
-            num_validation=num_validation,
-        )
+        refuse_below_one(max_prompt_tokens=max_prompt_tokens)
         if too_long not in get_args(TooLong):
             raise UserError(f"data.too_long is one of {get_args(TooLong)}, not {too_long!r}")
         if too_long != "refuse" and max_prompt_tokens is None:
             raise UserError(f"data.too_long is {too_long}: set data.max_prompt_tokens")
         if system is not None and not system.strip():
             raise UserError("data.system is an empty message: leave it out")
-        self.batch_size = batch_size
+        source = RowSource(path, split, name, limit, self.what, f'{{"{column}": "..."}}')
+        super().__init__(
+            source, batch_size, shuffle, seed, validation_path, validation_split, num_validation
+        )
+        self.column = column
         self.as_conversation = as_conversation
         self.system = system
         self.drop_last_assistant = drop_last_assistant
-        self.length_limit = LengthLimit(max_prompt_tokens, too_long)
-        self.shuffle = shuffle
-        self.seed = seed
+        self.max_prompt_tokens = max_prompt_tokens
+        self.too_long = too_long
         self.longest_first = longest_first
-        self.num_validation = num_validation
-        self.source = PromptSource(path, split, name, column, limit)
-        self.validation_source: PromptSource | None = None
-        place = validation_place("prompts", path, split, name, validation_path, validation_split)
-        if place is not None:
-            self.validation_source = PromptSource(*place, column)
-        self._loaded: _Loaded | None = None
-        self._reported = False
-        self._no_validation = NoValidation()
+        self._policy: Encoder | None = None  # whose tokens were read
+        self._num_too_long = 0  # of the training rows
 
     def load(self, policy: Encoder, world_size: int = 1, shown: bool = False) -> None:
         """Read and encode all prompts, unless this is done.
@@ -158,162 +102,99 @@ class TextPrompts(L.LightningDataModule):
             shown: show a progress bar where it takes long.
 
         Raises:
-            UserError: a prompt cannot be used, or they cannot be shared so.
+            UserError: a prompt cannot be used, or a training step takes more than there are.
         """
-        if self._loaded is None or self._loaded.policy is not policy:
+        if self._policy is not policy:
             self._loaded = self._load(policy, shown)
-        training, validation = self._loaded.training, self._loaded.validation
-        refuse_large_step("prompts", len(training), self.batch_size, world_size)
+            self._policy = policy
+        self.refuse_large_step(world_size)
+        validation = self.loaded.validation
         if validation is not None and len(validation) % world_size:
             raise UserError(
                 f"{len(validation)} validation prompts cannot be shared evenly among {world_size} "
                 "processes: set data.num_validation to a multiple of that"
             )
 
+    @override
     def setup(self, stage: str) -> None:
-        """Read and encode the prompts, and say what was cut or left out.
-
-        Raises:
-            UserError: they cannot be used.
-        """
         trainer = self.trainer
         assert trainer is not None
-        policy: Any = trainer.lightning_module.policy  # OnlineGame's
-        self.load(policy, trainer.world_size, shown=trainer.is_global_zero)
-        assert self._loaded is not None
-        if self._loaded.validation is None:
-            self._no_validation.begin(trainer, stage, "prompts")
-        if trainer.is_global_zero and not self._reported:
-            self._report(self._loaded)
-        self._reported = True
+        game: Any = trainer.lightning_module  # OnlineGame
+        self.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
+        super().setup(stage)
 
-    def teardown(self, stage: str) -> None:
-        """Leave the trainer as it was."""
-        self._no_validation.end(self.trainer)
+    @override
+    def batch(self, rows: EncodedPrompts, places: Sequence[int]) -> Prompts:
+        return rows.batch(places)
 
+    @override
     def train_dataloader(self) -> DataLoader[Prompts]:
-        """The endless stream."""
-        trainer, loaded = self.trainer, self._loaded
+        trainer, training = self.trainer, self.loaded.training
         assert trainer is not None
-        assert loaded is not None
-        too_long, cut = loaded.parts[0].too_long, self.length_limit.too_long == "truncate"
-        figures: dict[str, float] = {
-            "data/truncated": too_long * cut,
-            "data/dropped": too_long * (not cut),
-        }
+        truncated = self._num_too_long if self.too_long == "truncate" else 0
+        dropped = self._num_too_long - truncated
+        figures: dict[str, float] = {"data/truncated": truncated, "data/dropped": dropped}
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)
-        game: Any = trainer.lightning_module
-        training = loaded.training
-        batches = EndlessBatches(
-            len(training),
-            self.batch_size,
-            lambda: int(game.progress.batches),
-            self.shuffle,
-            self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            game.gradient_steps_per_round,
-            trainer.accumulate_grad_batches,
-            training.longest_first() if self.longest_first else None,
+        first_pass = training.longest_first() if self.longest_first else None
+        batches = game_batches(
+            trainer, len(training), self.batch_size, self.shuffle, self.seed, first_pass
         )
-        return self._loader(training, range(len(training)), batch_sampler=batches)
+        return loader(training.batch, range(len(training)), batch_sampler=batches)
 
-    def val_dataloader(self) -> DataLoader[Prompts]:
-        """The validation prompts, shared among the processes."""
-        trainer, loaded = self.trainer, self._loaded
-        assert trainer is not None
-        assert loaded is not None
-        assert loaded.validation is not None  # `setup` has made sure
-        share = range(trainer.global_rank, len(loaded.validation), trainer.world_size)
-        return self._loader(loaded.validation, share, batch_size=self.batch_size)
+    predict_dataloader = TextData.val_dataloader
 
-    test_dataloader = val_dataloader
-    predict_dataloader = val_dataloader
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers: which prompts, and which tokens, are trained on."""
-        return {} if self._loaded is None else {"prompts": self._loaded.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to train on with other prompts.
-
-        Raises:
-            UserError: they are others.
-        """
-        assert self.trainer is not None
-        if self.trainer.state.fn == TrainerFn.FITTING and state_dict != self.state_dict():
-            raise UserError(
-                f"the prompts of {self.source.path}, or the tokens that they become, are not those "
-                "that the checkpoint was trained on: restore them, or start a new run"
-            )
-
-    def _load(self, policy: Encoder, shown: bool) -> _Loaded:
-        parts = [self._read(self.source, policy, 0, shown)]
-        training, held_out = parts[0].prompts, self.num_validation
-        validation = None
+    def _load(self, policy: Encoder, shown: bool) -> Loaded[EncodedPrompts]:
+        notes: list[str] = []
+        training, total, self._num_too_long = self._read(self.source, policy, 0, shown, notes)
+        num, validation = self.num_validation, None
         if self.validation_source is not None:
             # Their numbers go on where those of the training rows end: no prompt has two.
-            parts.append(self._read(self.validation_source, policy, parts[0].total, shown))
-            validation = parts[1].prompts
-            if held_out is not None and held_out > len(validation):
+            validation, _, _ = self._read(self.validation_source, policy, total, shown, notes)
+            if num is not None and num > len(validation):
                 raise UserError(
-                    f"data.num_validation is {held_out}, but there are {len(validation)} "
-                    "validation prompts only"
+                    f"data.num_validation is {num}, but there are {len(validation)} validation "
+                    "prompts only"
                 )
-            validation = validation.take(range(len(validation))[:held_out])
-        elif held_out is not None:
-            left = len(training) - held_out
+            validation = validation.take(range(len(validation))[:num])
+        elif num is not None:
+            left = len(training) - num
             if left < 1:
                 raise UserError(
-                    f"data.num_validation is {held_out}, which leaves none of {len(training)} "
-                    "prompts to train on"
+                    f"data.num_validation is {num}, which leaves none of {len(training)} prompts "
+                    "to train on"
                 )
             validation = training.take(range(left, len(training)))
             training = training.take(range(left))
-        return _Loaded(policy, parts, training, validation, training.fingerprint())
+        return Loaded(training, validation, notes, training.fingerprint())
 
-    def _read(self, source: PromptSource, policy: Encoder, offset: int, shown: bool) -> _Part:
-        rows = source.read(self.as_conversation, self.system, self.drop_last_assistant)
-        if rows.conversations is not None and self.length_limit.too_long == "truncate":
+    def _read(
+        self, source: RowSource, policy: Encoder, offset: int, shown: bool, notes: list[str]
+    ) -> tuple[EncodedPrompts, int, int]:
+        """The prompts of a source that are left, how many rows it has, and how many are too long.
+
+        The number of the first row's prompt is ``offset``; what is cut or left out is noted.
+        """
+        prompts = read_prompts(source, self.column, self.drop_last_assistant, offset)
+        prompts = in_conversation(prompts, source.path, self.as_conversation, self.system)
+        if prompts.conversations is not None and self.too_long == "truncate":
             raise UserError(
                 f"{source.path} gives conversations, and one that is cut breaks its chat template: "
                 "set data.too_long to drop"
             )
-        ids = range(offset, offset + len(rows))
-        encoded = encode(policy, rows, ids, source.where, shown)
-        kept, too_long = self.length_limit.apply(policy, encoded, source, offset)
-        longest = kept.longest_first()[0]
+        encoded = encode(policy, prompts, source, shown)
+        limit, num_too_long = self.max_prompt_tokens, 0
+        if limit is not None:
+            encoded, num_too_long = limited(policy, encoded, source, limit, self.too_long)
+        if num_too_long:
+            done = f"have more than {limit} tokens and were left out"
+            if self.too_long == "truncate":
+                done = f"were cut at the front, to {limit} tokens"
+            notes.append(f"{source.path}: {num_too_long} of {len(prompts)} prompts {done}")
+        longest = encoded.longest_first()[0]
         try:
-            policy.encode(kept.batch([longest]))  # is there room for a response?
+            policy.encode(encoded.batch([longest]))  # is there room for a response?
         except UserError as error:
-            where = source.where(kept.ids[longest] - offset)
+            where = source.where(int(encoded.prompts.ids[longest]) - offset)
             raise UserError(f"{where} cannot be answered: {error}") from error
-        return _Part(source, kept, too_long, len(rows))
-
-    def _report(self, loaded: _Loaded) -> None:
-        limit = self.length_limit
-        for part in loaded.parts:
-            if part.too_long:
-                few = f"{part.source.path}: {part.too_long} of {part.total} prompts"
-                cut = f"were cut at the front, to {limit.tokens} tokens"
-                left_out = f"have more than {limit.tokens} tokens and were left out"
-                what = cut if limit.too_long == "truncate" else left_out
-                print(f"{few} {what}", file=sys.stderr)
-
-    @staticmethod
-    def _loader(
-        prompts: EncodedPrompts,
-        places: range,
-        batch_size: int = 1,
-        batch_sampler: EndlessBatches | None = None,
-    ) -> DataLoader[Prompts]:
-        # With a generator of its own, making the loader's iterator does not draw from the global
-        # random state.
-        return DataLoader(
-            places,  # type: ignore[arg-type]  # a range is a map-style data set
-            batch_size=batch_size,
-            batch_sampler=batch_sampler,
-            collate_fn=prompts.batch,
-            generator=torch.Generator(),
-        )
+        return encoded, len(prompts), num_too_long

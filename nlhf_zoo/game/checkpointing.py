@@ -1,16 +1,25 @@
-"""The start of a round: the policy and the optimiser's state, to go back to after a half step."""
+"""What a checkpoint holds of a game, and the places that a game goes back to."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.progress import Progress
+from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
 
-def take(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+# The start of a round: where a half step is trained from, and the policy goes back to ------------
+
+
+def round_start(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Copy the policy's parameters and the optimiser's state, by the number of the parameter."""
     state = {
         index: _clone(optimizer.state[parameter])
@@ -20,15 +29,15 @@ def take(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"policy": policy.snapshot(), "optimizer": state}
 
 
-def put_back(snapshot: dict[str, Any], policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Put both back, bit for bit.
+def return_to(start: dict[str, Any], policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Put policy and optimiser back to a round's start, bit for bit.
 
     Not the optimiser's param_groups: these hold the learning rate, which the scheduler has moved.
     """
-    policy.restore(snapshot["policy"])
+    policy.restore(start["policy"])
     parameters = _parameters(optimizer)
     optimizer.state.clear()
-    for index, state in snapshot["optimizer"].items():
+    for index, state in start["optimizer"].items():
         parameter = parameters[index]
         # A checkpoint's lies in main memory; a step count stays there, as torch has it.
         optimizer.state[parameter] = {
@@ -43,3 +52,76 @@ def _clone(state: dict[str, Any]) -> dict[str, Any]:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+# The last optimiser step: where a run ends whose oracle has stopped ------------------------------
+
+
+def position(game: OnlineGame) -> dict[str, Any]:
+    """Where a game stands, weights apart: progress, and what the oracle keeps in its state."""
+    frozen = _frozen(game)
+    state = game.oracle.state_dict()
+    kept = {name: state[name].clone() for name in state if f"oracle.{name}" not in frozen}
+    return {"progress": asdict(game.progress), "oracle": kept}
+
+
+@torch.no_grad()
+def rewind(game: OnlineGame, place: dict[str, Any]) -> None:
+    """Go back to a position, so that what failed since is tried anew."""
+    game.progress = Progress(**place["progress"])
+    state = game.oracle.state_dict()
+    for name, value in place["oracle"].items():
+        state[name].copy_(value)
+
+
+# The checkpoint -----------------------------------------------------------------------------------
+
+
+def checkpoint_keys(game: OnlineGame) -> set[str]:
+    """Names in the game's ``state_dict`` that a checkpoint holds.
+
+    Weights that are loaded from files again, a base model's or an oracle's, are left out.
+    """
+    policy = {f"policy.{name}" for name in game.policy.checkpoint_keys()}
+    rest = {name for name in game.state_dict() if not name.startswith("policy.")}
+    return policy | (rest - _frozen(game))
+
+
+def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
+    """Hold what trains, and what Lightning does not know of: position, versions, products."""
+    state, keys = checkpoint["state_dict"], checkpoint_keys(game)
+    checkpoint["state_dict"] = {name: state[name] for name in state if name in keys}
+    checkpoint["online_game"] = {
+        "progress": asdict(game.progress),
+        "versions": dict(game.versions),
+        "snapshot": game.round_start,
+        "products": dict(game.estimator.products),
+        "ledgers": {name: ledger.counts() for name, ledger in ledgers(game.oracle).items()},
+    }
+
+
+def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
+    """Take back what ``save`` holds beside the tensors.
+
+    Raises:
+        UserError: the checkpoint is no game's, or lacks what trains here.
+    """
+    if "online_game" not in checkpoint:
+        raise UserError("the checkpoint holds no online game: give one that `nlhf fit` has written")
+    missing = sorted(checkpoint_keys(game) - checkpoint["state_dict"].keys())
+    if missing:  # loading is not strict, for the sake of the weights that were left out
+        raise UserError(
+            f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
+            f"parameters, {missing[0]} among them"
+        )
+    state = checkpoint["online_game"]
+    game.progress = Progress(**state["progress"])
+    game.versions.load(state["versions"])
+    game.round_start = state["snapshot"]
+    game.estimator.products = dict(state["products"])
+    for name, ledger in ledgers(game.oracle).items():
+        ledger.restore(state.get("ledgers", {}).get(name, {}))
+
+
+def _frozen(game: OnlineGame) -> set[str]:
+    return {f"oracle.{n}" for n, p in game.oracle.named_parameters() if not p.requires_grad}

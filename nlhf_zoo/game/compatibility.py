@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.realisation import Realisation
 from nlhf_zoo.game.rollout import Rollout
-from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.tabular import TabularPolicy
 from nlhf_zoo.records import Batch, ProximalStep
 
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
 
-def check_parts(
-    policy: Policy,
-    oracle: PreferenceOracle,
-    algorithm: PolicyOptimizer,
-    beta: float,
-    rollout: Rollout,
-    realisation: Realisation,
-) -> None:
-    """Check that the algorithm's steps can be realised with these parts.
 
-    Raises:
-        UserError: they cannot.
+def check_parts(game: OnlineGame, micro_batches: int) -> None:
+    """Check that the algorithm's steps can be realised with the parts of a game.
+
+    Args:
+        game: the game, whose players are not made yet.
+        micro_batches: parts of a batch of prompts.
     """
-    name = type(algorithm).__name__
+    oracle, algorithm, beta = game.oracle, game.algorithm, game.beta
+    rollout, name = game.rollout, type(algorithm).__name__
     try:
         steps = algorithm.steps(beta, 0)
     except ValueError as error:  # its numbers do not fit the game's beta
         raise UserError(f"{name} at beta = {beta}: {error}") from error
     _check_plan(name, steps, {"policy", "reference", *algorithm.players})
-    gradient = "set model.realisation to GradientSteps"
     if rollout.enumerated and oracle.support is None:
         raise UserError(
             f"{type(oracle).__name__} lists no responses that could be enumerated: set "
             "model.rollout to Sample"
         )
-    if not realisation.closed_form:
-        among_themselves = any(step.self_play or step.pairs for step in steps)
-        if among_themselves and not rollout.enumerated and rollout.num_responses < 2:
-            raise UserError(
-                f"{name} compares responses with each other: "
-                "set model.rollout.num_responses to 2 or more"
-            )
-        for step in steps:
-            _try_loss(algorithm, step, beta, rollout)
+    if micro_batches > 1 and rollout.enumerated:
+        raise UserError(
+            f"model.micro_batches is {micro_batches}, but responses that are listed are not "
+            "drawn: leave it at 1"
+        )
+    if game.realisation.closed_form:
+        _check_closed_form(game)
         return
+    among_themselves = any(step.self_play or step.pairs for step in steps)
+    if among_themselves and not rollout.enumerated and rollout.num_responses < 2:
+        raise UserError(
+            f"{name} compares responses with each other: "
+            "set model.rollout.num_responses to 2 or more"
+        )
+    for step in steps:
+        _try_loss(algorithm, step, beta, rollout)
+
+
+def _check_closed_form(game: OnlineGame) -> None:
+    """Refuse an algorithm, a policy, an oracle or a rollout that has no closed form."""
+    algorithm, policy, oracle = game.algorithm, game.policy, game.oracle
+    gradient = "set model.realisation to GradientSteps"
     if not algorithm.closed_form:
-        raise UserError(f"{name} has no closed form: {gradient}")
+        raise UserError(f"{type(algorithm).__name__} has no closed form: {gradient}")
     if not isinstance(policy, TabularPolicy):
         kind = type(policy).__name__
         raise UserError(f"the closed form needs a TabularPolicy, not {kind}: {gradient}")
@@ -61,18 +68,14 @@ def check_parts(
             "the closed form needs an oracle that answers from a table in memory, and "
             f"{type(oracle).__name__} does not: {gradient}"
         )
-    if not rollout.enumerated:
+    if not game.rollout.enumerated:
         raise UserError(
             f"the closed form has no samples: set model.rollout to Enumerate, or {gradient}"
         )
 
 
 def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> None:
-    """A plan names players that there are, and writes the policy last.
-
-    Raises:
-        UserError: it does not.
-    """
+    """A plan names players that there are, and writes the policy last."""
     named = {step.reference for step in steps} | {step.writes for step in steps}
     for step in steps:
         named |= {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o)}
@@ -85,11 +88,7 @@ def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> 
 def _try_loss(
     algorithm: PolicyOptimizer, step: ProximalStep, beta: float, rollout: Rollout
 ) -> None:
-    """Compute the loss of equal responses: a surrogate that does not fit its step says so.
-
-    Raises:
-        UserError: it does not fit.
-    """
+    """Compute the loss of equal responses: a surrogate that does not fit its step says so."""
     enumerated = rollout.enumerated
     num = 2 if enumerated else rollout.num_responses
     zero, half = torch.zeros(1, num), torch.full((1, num), 0.5)

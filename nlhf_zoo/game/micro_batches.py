@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.phases import Phases
+from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.records import Prompts, Responses
 
 # Scored responses to some prompts, and those of each opponent; in self-play one object twice.
@@ -49,7 +49,7 @@ class MicroBatches:
         self.overlap = overlap
 
     def __call__(
-        self, prompts: Prompts, play: Play, judge: Judging, phases: Phases
+        self, prompts: Prompts, play: Play, judge: Judging, timer: StepTimer
     ) -> tuple[Responses, Sequence[Responses], Payoffs]:
         """Play and judge all parts.
 
@@ -57,7 +57,7 @@ class MicroBatches:
             prompts: B prompts.
             play: draws responses to some of them.
             judge: asks the oracle about these.
-            phases: where the time is counted; of judging that overlaps, what is waited for.
+            timer: where the time is counted; of judging that overlaps, what is waited for.
 
         Returns:
             scored responses, those of each opponent, and the payoffs, of all B prompts.
@@ -67,19 +67,19 @@ class MicroBatches:
         if not self.overlap:
             payoffs = []
             for part in parts:
-                with phases.phase("generate"):
+                with timer.phase("generate"):
                     played.append(play(part))
-                with phases.phase("judge"):
+                with timer.phase("judge"):
                     payoffs.append(judge(part, *played[-1]))
             return *_joined(played), _joined_payoffs(payoffs)
         worker = _Worker()
         pending: list[Future[Payoffs]] = []
         try:
             for part in parts:
-                with phases.phase("generate"):
+                with timer.phase("generate"):
                     played.append(play(part))
                 pending.append(worker.submit(partial(judge, part, *played[-1])))
-            with phases.phase("judge"):
+            with timer.phase("judge"):
                 payoffs = [future.result() for future in pending]
         finally:
             worker.end(wait=not isinstance(sys.exception(), KeyboardInterrupt))

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torchmetrics import Metric
+from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
-from nlhf_zoo.algorithms.closed_form import ClosedFormRounds, Trajectory
-from nlhf_zoo.errors import DivergenceError, OracleStoppedError, UserError
-from nlhf_zoo.game import checkpointing as snapshot
+from nlhf_zoo.algorithms.closed_form import Trajectory
+from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.game import checkpointing
+from nlhf_zoo.game.accounting import Accounts, sum_over_processes
 from nlhf_zoo.game.compatibility import check_parts
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import MicroBatches
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
-from nlhf_zoo.game.phases import Phases
 from nlhf_zoo.game.progress import Progress
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
-from nlhf_zoo.game.scoring import score
+from nlhf_zoo.game.scoring import log_prob_of_all, refuse_stale, score, training_figures
+from nlhf_zoo.game.step_timer import StepTimer
+from nlhf_zoo.game.versions import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.oracles.ledger import FIELDS, ledgers
-from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.policies.tabular import TabularPolicy
-from nlhf_zoo.random_streams import random_stream
-from nlhf_zoo.records import PLAIN, Batch, Prompts, ProximalStep, Responses
-
-_T = TypeVar("_T")
+from nlhf_zoo.random_streams import random_stream, training_seed
+from nlhf_zoo.records import PLAIN, Prompts, ProximalStep, Responses
 
 
 class OnlineGame(L.LightningModule):
@@ -58,7 +53,6 @@ class OnlineGame(L.LightningModule):
         max_invalid: largest share of invalid answers, over twenty training steps, or all where
             there are fewer; above it the run stops, for little is learnt of an oracle that does not
             answer.
-
         micro_batches: parts of a batch of prompts, for which responses are drawn, and judged, one
             part after the other.
         overlap_judging: judge each part while responses to the next are drawn, which is worth it
@@ -102,41 +96,36 @@ class OnlineGame(L.LightningModule):
         self.allow_stale = allow_stale
         self.max_invalid = max_invalid
         self._micro_batches = MicroBatches(micro_batches, overlap_judging)
-        self._before_stop: Callable[[], None] | None = None
-        self._recent: deque[tuple[int, int]] = deque(maxlen=20)  # answers, and the invalid ones
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
-        self.phases = Phases()
+        self.timer = StepTimer()
         self.progress = Progress()
-        self.trajectory: Trajectory | None = None
+        self.versions = Versions()
+        self.estimator = PayoffEstimator(oracle, policy, self.versions)
+        self.accounts = Accounts(oracle, partial(sum_over_processes, self), max_invalid)
+        self.round_start: dict[str, Any] = {}  # what a half step goes back to
+        self.trajectory: Trajectory | None = None  # of the last training step in closed form
         self.max_rounds: int | None = None
         self.max_queries: int | None = None
-        self._estimator = PayoffEstimator(oracle, self._version_of, lambda: policy.players)
-        self._versions: dict[str, int] = {}
-        self._snapshot: dict[str, Any] = {}
         self._plan: Sequence[ProximalStep] | None = None
         self._accumulated = 0  # batches since the last gradient step
         # Lightning must not run a backward where there is none.
         self.automatic_optimization = not self.realisation.closed_form
-        check_parts(policy, oracle, algorithm, beta, self.rollout, self.realisation)
-        if micro_batches > 1 and self.rollout.enumerated:
-            raise UserError(
-                f"model.micro_batches is {micro_batches}, but responses that are listed are not "
-                "drawn: leave it at 1"
-            )
-        policy.versions = self._versions
+        check_parts(self, micro_batches)
+        policy.versions = self.versions
         policy.bind(algorithm.players, oracle.support, oracle.action_names)
 
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
-        """One gradient step of the current proximal step; or, in closed form, many rounds."""
-        if isinstance(self.realisation, ClosedForm):
-            self._play_in_closed_form(self.realisation, prompts)
-            return None
+        """One gradient step of a proximal step; or, in closed form, many rounds."""
+        return self.realisation.take(self, prompts)
+
+    def surrogate_loss(self, prompts: Prompts) -> Tensor:
+        """Play, judge, improve: the loss along whose gradient the current step is taken."""
         step, prompts = self.step, self.policy.encode(prompts)
         responses, payoffs = self.play_and_judge(step, prompts)
-        with self.phases.phase("score"):
+        with self.timer.phase("score"):
             loss = self.improve(step, prompts, responses, payoffs)
-        self.phases.begin_update()
+        self.timer.begin_update()
         return loss
 
     def play_and_judge(self, step: ProximalStep, prompts: Prompts) -> tuple[Responses, Payoffs]:
@@ -146,15 +135,17 @@ class OnlineGame(L.LightningModule):
             OracleStoppedError: the oracle cannot be asked any more, or answers too little.
         """
         rng = self._random_stream()
-        responses, opponents, payoffs = self._unless_stopped(
+        responses, opponents, payoffs = self.accounts.unless_stopped(
             lambda: self._micro_batches(
                 prompts,
                 lambda part: self.rollout.play(step, self.policy, part, rng),
                 partial(self.judge, step),
-                self.phases,
+                self.timer,
             )
         )
-        self._account(prompts, responses, opponents, payoffs)
+        first_batch = not self.accumulates
+        self._accumulated += 1
+        self.accounts.enter(self.progress, responses, opponents, payoffs, first_batch)
         return responses, payoffs
 
     def judge(
@@ -175,7 +166,7 @@ class OnlineGame(L.LightningModule):
             responses: K scored responses a prompt.
             opponents: responses of each opponent of the step; in self-play, the scored ones.
         """
-        return self._estimator(step, prompts, responses, opponents)
+        return self.estimator(step, prompts, responses, opponents)
 
     def improve(
         self, step: ProximalStep, prompts: Prompts, responses: Responses, payoffs: Payoffs
@@ -186,7 +177,8 @@ class OnlineGame(L.LightningModule):
             UserError: the responses were drawn by earlier weights, and that is not allowed.
             DivergenceError: the loss is not finite.
         """
-        self._refuse_stale(step, responses)
+        if not self.allow_stale:
+            refuse_stale(self.policy, step, responses)
         batch = score(self.policy, step, prompts, responses, payoffs, self.beta)
         judged = int(payoffs.valid.any(-1).sum())
         loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
@@ -195,14 +187,15 @@ class OnlineGame(L.LightningModule):
                 f"training diverged: the loss is {loss.item()} in round {self.progress.round}, "
                 "so lower the learning rate or the step size"
             )
-        self._log_training(step, batch, loss)
-        self._log_responses(step, responses, batch)
+        if trainer_of(self) is not None:
+            self.log("train/loss", loss.detach(), prog_bar=True)
+            self.log_dict(training_figures(step, responses, batch))
         return loss
 
     def on_after_backward(self) -> None:
         """Count the backward of each batch, also of those that only accumulate."""
-        self.phases.end_update()
-        self.phases.begin_update()
+        self.timer.end_update()
+        self.timer.begin_update()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a gradient step, then advance the plan.
@@ -210,25 +203,25 @@ class OnlineGame(L.LightningModule):
         Here, and not at the end of a batch: so accumulation and checkpoints agree with the plan.
         """
         super().optimizer_step(*args, **kwargs)  # whatever Lightning hands over
-        self.phases.end_update()
+        self.timer.end_update()
         progress, step = self.progress, self.step
         self._accumulated = 0
-        self._versions["policy"] = self._new_version()
+        self.versions.moved("policy")
         progress.gradient_step += 1
         if progress.gradient_step < step.gradient_steps:
             return
         progress.gradient_step = 0
         if step.writes != "policy":
             self.copy_("policy", step.writes)
-            snapshot.put_back(self._snapshot, self.policy, self._torch_optimizer())
-            self._versions["policy"] = self._snapshot["version"]
+            checkpointing.return_to(self.round_start, self.policy, self._torch_optimizer())
+            self.versions.returned("policy", self.round_start["version"])
         progress.step += 1
         if progress.step < len(self.plan):
             return
         self.algorithm.end_round(self, progress.round)
         progress.step = 0
         progress.round += 1
-        self._begin_round()
+        self.begin_round()
 
     # The plan and the players -------------------------------------------------------------------
 
@@ -257,7 +250,7 @@ class OnlineGame(L.LightningModule):
     @property
     def finished(self) -> bool:
         """Whether another round would exceed the budget."""
-        return self._rounds_left() == 0 and self.between_rounds
+        return self.rounds_left() == 0 and self.between_rounds
 
     def set_budget(self, max_rounds: int | None, max_queries: int | None) -> None:
         """Limit the rounds, and the queries for each prompt.
@@ -267,10 +260,15 @@ class OnlineGame(L.LightningModule):
         self.max_rounds = max_rounds
         self.max_queries = max_queries
 
+    def rounds_left(self) -> int | None:
+        """Whole rounds that the budget still allows; None where there is none."""
+        cost = self.queries_per_round()
+        return self.progress.rounds_left(self.max_rounds, self.max_queries, cost)
+
     @property
     def gradient_steps_per_round(self) -> int:
         """Optimiser steps of a round; they see the same prompts. 1 in closed form."""
-        return 1 if self.realisation.closed_form else sum(s.gradient_steps for s in self.plan)
+        return self.realisation.steps_per_round(self.plan)
 
     def queries_per_round(self) -> int:
         """Preference queries of a round, for each prompt, as the algorithm declares them."""
@@ -282,95 +280,22 @@ class OnlineGame(L.LightningModule):
     def copy_(self, source: str, target: str) -> None:
         """Make one player equal to another (algorithms call this at the end of a round)."""
         self.policy.copy_(source, target)
-        self._versions[target] = self._version_of(source)
+        self.versions.copied(source, target)
 
     def lerp_(self, source: str, target: str, weight: float) -> None:
         """Move a player part of the way to another (algorithms call this at the end of a round)."""
         self.policy.lerp_(source, target, weight)
-        self._versions[target] = self._version_of(source) if weight == 1 else self._new_version()
+        if weight == 1:
+            self.versions.copied(source, target)
+        else:
+            self.versions.moved(target)
 
-    def _version_of(self, player: str) -> int:
-        return -1 if player == "reference" else self._versions.get(player, 0)
-
-    def _new_version(self) -> int:
-        return max([0, *self._versions.values()]) + 1
-
-    def _unless_stopped(self, ask: Callable[[], _T]) -> _T:
-        """What the oracle says; where it has stopped in one process, all of them end."""
-        stopped = None
-        try:
-            said = ask()
-        except OracleStoppedError as error:
-            stopped = error
-        (number,) = self._sum_over_processes([int(stopped is not None)])
-        if number:
-            self.settle_ledgers()
-            self._stop(stopped or OracleStoppedError("the oracle of another process has stopped"))
-        return said
-
-    def _stop(self, error: OracleStoppedError) -> NoReturn:
-        """End the run, in all processes; a checkpoint is written first, where one is wanted."""
-        if self._before_stop is not None:
-            self._before_stop()
-        raise error
-
-    def set_before_stop(self, do: Callable[[], None]) -> None:
-        """Have something done before the run ends for want of an oracle, in all processes."""
-        self._before_stop = do
-
-    def _account(
-        self,
-        prompts: Prompts,
-        responses: Responses,
-        opponents: Sequence[Responses],
-        payoffs: Payoffs,
-    ) -> None:
-        unjudged = len(prompts) - int(payoffs.valid.any(-1).sum())
-        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
-        tokens = sum(int(r.mask.sum()) for r in drawn.values())
-        answers, invalid = len(prompts) * payoffs.answers, payoffs.invalid
-        if asked := self.settle_ledgers():
-            # An oracle of texts knows better: what it was asked, without what needs no question.
-            answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
-        self._count(len(prompts), payoffs.queries, payoffs.invalid, unjudged, tokens)
-        self._recent.append((answers, invalid))
-        if len(self._recent) == self._recent.maxlen and (sentence := self.silence()):
-            self._stop(OracleStoppedError(sentence))
-
-    def silence(self) -> str:
-        """What is wrong where the oracle left too much of the last steps unanswered; else empty."""
-        answers = sum(wanted for wanted, _ in self._recent)
-        invalid = sum(missing for _, missing in self._recent)
-        if invalid <= self.max_invalid * answers:
-            return ""
-        parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
-        last_words = "".join(f"; its last words: {p.last_words}" for p in parts if p.last_words)
-        return (
-            f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
-            f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
-            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_words}"
-        )
-
-    def _refuse_stale(self, step: ProximalStep, responses: Responses) -> None:
-        now = self.policy.stamp(step.sampler)
-        if responses.version != now and not responses.enumerated and not self.allow_stale:
-            raise UserError(
-                f"the responses were drawn by version {responses.version} of the weights, but "
-                f"these are at version {now}: draw anew, or set model.allow_stale to true"
-            )
-
-    def _rounds_left(self) -> int | None:
-        left = [] if self.max_rounds is None else [self.max_rounds - self.progress.round]
-        if self.max_queries is not None:
-            queries = self.max_queries - self.progress.queries_per_prompt
-            left.append(queries // self.queries_per_round())
-        return max(0, min(left)) if left else None
-
-    def _begin_round(self) -> None:
+    def begin_round(self) -> None:
+        """Make the plan of the round, and remember its start where a half step goes back to it."""
         self._plan = None
         if any(step.writes != "policy" for step in self.plan):
-            start = snapshot.take(self.policy, self._torch_optimizer())
-            self._snapshot = {**start, "version": self._version_of("policy")}
+            start = checkpointing.round_start(self.policy, self._torch_optimizer())
+            self.round_start = {**start, "version": self.versions.of("policy")}
 
     def _torch_optimizer(self) -> torch.optim.Optimizer:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -378,127 +303,17 @@ class OnlineGame(L.LightningModule):
             raise UserError("the game trains with one optimiser: give model.optimizer one class")
         return optimizer
 
-    # Closed form, counting, drawing -------------------------------------------------------------
-
-    def _play_in_closed_form(self, realisation: ClosedForm, prompts: Prompts) -> None:
-        policy, table, progress = self.policy, self.oracle.table, self.progress
-        assert isinstance(policy, TabularPolicy)  # `check_parts` has made sure of both
-        assert table is not None
-        if len(prompts) != len(policy.log_reference):
-            raise UserError(
-                "the closed form plays all prompts at once: set data.batch_size to null"
-            )
-        logits = policy.logits()
-        engine = ClosedFormRounds(
-            self.algorithm,
-            self.beta,
-            table.to(policy.log_reference),
-            policy.log_reference,
-            logits,
-            self._estimator.products,
-            from_start=progress.round == 0,
-        )
-        rounds, left = realisation.rounds(*policy.log_reference.shape), self._rounds_left()
-        played = engine.run(progress.round, rounds if left is None else min(rounds, left))
-        if not played.log_policy[-1].exp().sum(-1).isfinite().all():
-            raise DivergenceError(
-                f"the closed form diverged before round {progress.round + len(played.queries)}: "
-                "lower the algorithm's step size"
-            )
-        self.trajectory = replace(played, queries=played.queries + progress.queries_per_prompt)
-        self._count(len(prompts), int(played.queries[-1]))
-        self._estimator.products = engine.products()
-        with torch.no_grad():
-            for player, new in engine.logits().items():
-                logits[player].copy_(new)
-        progress.round += len(played.queries)
-        progress.batches += 1
-        self._accumulated = 0
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        optimizer.step()  # no gradients, so nothing moves: Lightning counts training steps by it
-
-    def _count(
-        self, prompts: int, queries: int, invalid: int = 0, unjudged: int = 0, tokens: int = 0
-    ) -> None:
-        asked, invalid, unjudged, tokens = self._sum_over_processes(
-            [prompts * queries, invalid, unjudged, tokens]
-        )
-        self.progress.queries += asked
-        self.progress.invalid += invalid
-        self.progress.unjudged += unjudged
-        self.progress.tokens += tokens
-        if not self._accumulated:  # batches that accumulate to one step have different prompts
-            self.progress.queries_per_prompt += queries
-        self._accumulated += 1
-
-    def _sum_over_processes(self, numbers: Sequence[int]) -> list[int]:
-        """Sums of numbers that each process has."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return [*numbers]
-        total = self.trainer.strategy.reduce(
-            torch.tensor(numbers, dtype=torch.long, device=self.device), reduce_op="sum"
-        )
-        return [int(number) for number in total]
-
-    def settle_ledgers(self) -> dict[str, int]:
-        """Add up what the oracle was really asked in all processes; each of them calls this.
-
-        Returns:
-            what it was asked since the last time; empty where it keeps no ledger.
-        """
-        kept = ledgers(self.oracle).values()
-        if not kept:
-            return {}
-        counts = [ledger.here[field] for ledger in kept for field in FIELDS]
-        total = iter(self._sum_over_processes(counts))
-        asked = dict.fromkeys(FIELDS, 0)
-        for ledger in kept:
-            of_all = {field: next(total) for field in FIELDS}
-            ledger.settle(of_all)
-            asked = {field: asked[field] + of_all[field] for field in FIELDS}
-        return asked
-
     def _random_stream(self) -> torch.Generator:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
-        rng = random_stream(seed, self.global_rank, self.progress.batches, self.device)
+        number = self.progress.batches
         self.progress.batches += 1
-        return rng
-
-    def _log_training(self, step: ProximalStep, batch: Batch, loss: Tensor) -> None:
-        if self._trainer is None:
-            return
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if dict(step.sampler) == {"policy": 1.0} and step.scored.is_plain:
-            ratio = batch.log_prob.detach() - batch.reference_log_prob
-            ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
-            self.log("train/kl", (batch.weight * ratio).sum(-1).mean())
-
-    def _log_responses(self, step: ProximalStep, responses: Responses, batch: Batch) -> None:
-        """What is particular to responses of several tokens."""
-        if self._trainer is None or responses.enumerated or responses.log_prob is None:
-            return
-        self.log("rollout/length", responses.mask.sum(-1).float().mean())
-        if responses.truncated is not None:
-            self.log("rollout/truncated", responses.truncated.float().mean())
-        if dict(step.sampler) == {"policy": 1.0}:
-            # The loss takes what was computed again; a gap says that the generator drew from
-            # another distribution than the one that is trained.
-            gap = (batch.log_prob.detach() - responses.log_prob).abs().max()
-            self.log("rollout/log_prob_gap", gap)
+        return random_stream(training_seed(), self.global_rank, number, self.device)
 
     # Lightning ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """The optimiser of the policy's trained parameters, and its schedule."""
         parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        if self.realisation.closed_form:
-            return torch.optim.SGD(parameters, lr=0.0)
-        optimizer = self.optimizer(parameters)
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return self.realisation.optimizers(self, parameters)
 
     def on_train_start(self) -> None:
         """Begin the first round, unless one is being resumed.
@@ -506,35 +321,26 @@ class OnlineGame(L.LightningModule):
         Raises:
             UserError: several processes would play the same closed form.
         """
-        if not self.realisation.closed_form:
-            if self.between_rounds or not self._snapshot:
-                self._begin_round()  # also in a second fit, whose optimiser is a new one
-        elif self.trainer.world_size > 1:
-            raise UserError("the closed form runs in one process: set trainer.devices to 1")
+        self.realisation.begin(self)
 
     def validation_step(self, prompts: Prompts, batch_idx: int) -> None:
         """Log the win rate against the reference."""
-        rng = random_stream(0, self.global_rank, -1, self.device)
-        players = []
-        for player, num in [
-            ("policy", self.rollout.num_responses),
-            ("reference", self.rollout.num_opponents),
-        ]:
-            players.append(
-                self.rollout.responses(self.policy, {player: 1.0}, prompts, num, PLAIN, rng)
-            )
-        payoff, valid = self.oracle.expected(prompts, *players)
-        weight = players[0].weight * valid
+        rng = random_stream(0, self.global_rank, 0, self.device, "validation")
+        draw, rollout = partial(self.rollout.responses, self.policy), self.rollout
+        ours = draw({"policy": 1.0}, prompts, rollout.num_responses, PLAIN, rng)
+        theirs = draw({"reference": 1.0}, prompts, rollout.num_opponents, PLAIN, rng)
+        payoff, valid = self.oracle.expected(prompts, ours, theirs)
+        weight = ours.weight * valid
         win_rate = ((weight * payoff).sum(-1) / weight.sum(-1)).nanmean()
         self.log("win_rate/vs_reference", win_rate, batch_size=len(prompts), sync_dist=True)
 
+    @override
     def test_step(self, prompts: Prompts, batch_idx: int) -> None:
-        """As ``validation_step``."""
         self.validation_step(prompts, batch_idx)
 
     def predict_step(self, prompts: Prompts, batch_idx: int) -> Tensor:
         """Log-probabilities of all responses [B, N]."""
-        return self._log_prob_of_all("policy", prompts)
+        return log_prob_of_all(self.policy, "policy", prompts)
 
     def log_policy(self, player: str = "policy") -> Tensor:
         """Log-probabilities of all responses to all prompts of a table, without gradient [C, N].
@@ -548,91 +354,40 @@ class OnlineGame(L.LightningModule):
         prompts = self.oracle.prompts
         if prompts is None:
             raise UserError("this game has no table of responses: exact metrics need one")
-        return self._log_prob_of_all(player, prompts.to(self.device))
-
-    @torch.no_grad()
-    def _log_prob_of_all(self, player: str, prompts: Prompts) -> Tensor:
-        responses = self.policy.enumerate(prompts)
-        if responses is None:
-            kind = type(self.policy).__name__
-            raise UserError(f"{kind} cannot list its responses: exact figures need them all")
-        return self.policy.log_prob({player: 1.0}, prompts, responses)
+        return log_prob_of_all(self.policy, player, prompts.to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         """What was asked for validation is counted too."""
-        self.settle_ledgers()
+        self.accounts.settle_ledgers()
+
+    def set_before_stop(self, do: Callable[[], None]) -> None:
+        """Have something done before the run ends for want of an oracle, in all processes."""
+        self.accounts.before_stop = do
 
     def position(self) -> dict[str, Any]:
-        """Where the game stands, weights apart: progress, and what the oracle keeps in its state.
+        """Where the game stands, weights apart, for `rewind`.
 
-        For `rewind`. A training step that fails has moved nothing else.
+        A training step that fails has moved nothing else.
         """
-        frozen = {name for name, p in self.oracle.named_parameters() if not p.requires_grad}
-        state = self.oracle.state_dict()
-        kept = {name: state[name].clone() for name in state if name not in frozen}
-        return {"progress": asdict(self.progress), "oracle": kept}
+        return checkpointing.position(self)
 
-    @torch.no_grad()
     def rewind(self, position: dict[str, Any]) -> None:
         """Go back to a position between two optimiser steps, so that what failed is tried anew.
 
         What the oracle was asked stays counted in its ledgers.
         """
-        self.progress = Progress(**position["progress"])
-        state = self.oracle.state_dict()
-        for name, value in position["oracle"].items():
-            state[name].copy_(value)
+        checkpointing.rewind(self, position)
         self._accumulated = 0
 
     def add_metric(self, name: str, metric: Metric) -> None:
         """Register a metric, so that it moves with the game (callbacks call this)."""
         self.metrics[name] = metric
 
-    def _kept_names(self) -> set[str]:
-        """Names in ``state_dict`` that a checkpoint holds."""
-        policy = {f"policy.{name}" for name in self.policy.kept_names()}
-        frozen = {f"oracle.{n}" for n, p in self.oracle.named_parameters() if not p.requires_grad}
-        rest = {name for name in self.state_dict() if not name.startswith("policy.")}
-        return policy | (rest - frozen)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Hold what trains, and what Lightning does not know of: position, versions, products.
-
-        Weights that are loaded from files again, a base model's or an oracle's, are left out.
-        """
-        kept = self._kept_names()
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint["online_game"] = {
-            "progress": asdict(self.progress),
-            "versions": dict(self._versions),
-            "snapshot": self._snapshot,
-            "products": dict(self._estimator.products),
-            "ledgers": {name: ledger.counts() for name, ledger in ledgers(self.oracle).items()},
-        }
+        """Hold what trains, position, versions and products; not what is loaded from files."""
+        checkpointing.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back.
-
-        Raises:
-            UserError: the checkpoint is of another module.
-        """
-        if "online_game" not in checkpoint:
-            raise UserError(
-                "the checkpoint holds no online game: give one that `nlhf fit` has written"
-            )
-        missing = sorted(self._kept_names() - checkpoint["state_dict"].keys())
-        if missing:  # loading is not strict, for the sake of the weights that were left out
-            raise UserError(
-                f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
-                f"parameters, {missing[0]} among them"
-            )
-        state = checkpoint["online_game"]
-        self.progress = Progress(**state["progress"])
-        self._versions.clear()  # the policy reads this very dictionary
-        self._versions.update(state["versions"])
-        self._snapshot = state["snapshot"]
-        self._estimator.products = dict(state["products"])
-        for name, ledger in ledgers(self.oracle).items():
-            ledger.restore(state.get("ledgers", {}).get(name, {}))
+        """Take it back."""
+        checkpointing.load(self, checkpoint)
         self._plan = None

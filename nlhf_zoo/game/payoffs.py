@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nlhf_zoo.game.versions import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
 
 
@@ -44,19 +46,14 @@ class PayoffEstimator:
 
     Args:
         oracle: who is asked.
-        version: numbers the weights of a player; equal numbers mean equal weights.
-        players: says which players there are.
+        policy: whose players there are.
+        versions: numbers of the players' weights.
     """
 
-    def __init__(
-        self,
-        oracle: PreferenceOracle,
-        version: Callable[[str], int],
-        players: Callable[[], Iterable[str]],
-    ) -> None:
+    def __init__(self, oracle: PreferenceOracle, policy: Policy, versions: Versions) -> None:
         self.oracle = oracle
-        self.version = version
-        self.players = players
+        self.policy = policy
+        self.versions = versions
         self.products: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -77,9 +74,7 @@ class PayoffEstimator:
         """
         if step.pairs or (step.self_play and not responses.enumerated):
             return self._among_themselves(prompts, responses)
-        if responses.enumerated:
-            return self._by_products(step, prompts, responses, opponents)
-        return self._by_samples(step, prompts, responses, opponents)
+        return self._against(step, prompts, responses, opponents)
 
     def _among_themselves(self, prompts: Prompts, responses: Responses) -> Payoffs:
         """Every response against every other; P(y > y) = 1/2 is not asked for."""
@@ -103,59 +98,60 @@ class PayoffEstimator:
         invalid = int((~valid).sum()) // 2
         return Payoffs(payoff, answered, pairs, compared, invalid, preference, valid)
 
-    def _by_products(
+    def _against(
         self,
         step: ProximalStep,
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
     ) -> Payoffs:
-        """Enumerated: sum_j a_j P o_j, each product asked for unless it is remembered."""
+        """sum_j a_j P o_j, of opponents of their own."""
         payoff = torch.zeros_like(responses.weight)
         valid = torch.ones_like(payoff, dtype=torch.bool)
         queries = invalid = 0
-        self._forget()
+        ask = self._remembered_product if responses.enumerated else self._sampled_product
         for (coefficient, mixture), opponent in zip(step.payoff, opponents, strict=True):
-            name = self._name(mixture, prompts)
-            product = self.products.get(name)
-            if product is None:
-                product, answered = self.oracle.expected(prompts, responses, opponent)
-                queries += 1
-                invalid += int((~answered).sum())
-                valid = valid & answered
-                if answered.all():  # what could not be answered is asked for again
-                    self.products[name] = product
+            product, answered, asked, unanswered = ask(prompts, responses, opponent, mixture)
             payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
-        return Payoffs(payoff, valid, queries, queries * responses.num, invalid)
-
-    def _by_samples(
-        self,
-        step: ProximalStep,
-        prompts: Prompts,
-        responses: Responses,
-        opponents: Sequence[Responses],
-    ) -> Payoffs:
-        """Sampled opponents of their own: K x L distinct pairs for each of them."""
-        payoff = torch.zeros_like(responses.weight)
-        valid = torch.ones_like(payoff, dtype=torch.bool)
-        queries = invalid = 0
-        for (coefficient, _), opponent in zip(step.payoff, opponents, strict=True):
-            comparison = self.oracle(prompts, responses, opponent)
-            average, answered = comparison.average(opponent.weight)
-            queries += responses.num * opponent.num
-            invalid += int((~comparison.valid).sum())
             valid = valid & answered
-            payoff += coefficient * average
-        return Payoffs(payoff, valid, queries, queries, invalid)
+            queries += asked
+            invalid += unanswered
+        each = responses.num if responses.enumerated else 1
+        return Payoffs(payoff, valid, queries, queries * each, invalid)
+
+    def _remembered_product(
+        self, prompts: Prompts, responses: Responses, opponent: Responses, mixture: Mixture
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Enumerated: P o [B, K] and its validity, the queries it cost, invalid answers among them.
+
+        A product is asked for unless it is remembered.
+        """
+        self._forget()
+        name = self._name(mixture, prompts)
+        if (product := self.products.get(name)) is not None:
+            return product, torch.ones_like(responses.weight, dtype=torch.bool), 0, 0
+        product, answered = self.oracle.expected(prompts, responses, opponent)
+        if answered.all():  # what could not be answered is asked for again
+            self.products[name] = product
+        return product, answered, 1, int((~answered).sum())
+
+    def _sampled_product(
+        self, prompts: Prompts, responses: Responses, opponent: Responses, mixture: Mixture
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Sampled opponents: an estimate of P o by K x L distinct pairs; as above."""
+        comparison = self.oracle(prompts, responses, opponent)
+        average, answered = comparison.average(opponent.weight)
+        queries = responses.num * opponent.num
+        return average, answered, queries, int((~comparison.valid).sum())
 
     def _name(self, mixture: Mixture, prompts: Prompts) -> str:
         """Names a product by the weights of its players and by its prompts."""
-        players = sorted((self.version(player), w) for player, w in mixture.items() if w)
+        players = sorted((self.versions.of(player), w) for player, w in mixture.items() if w)
         return json.dumps([players, prompts.ids.tolist()])
 
     def _forget(self) -> None:
         """Drop the products of weights that no player has any more."""
-        alive = {self.version(player) for player in self.players()}
+        alive = {self.versions.of(player) for player in self.policy.players}
         self.products = {
             name: product
             for name, product in self.products.items()

@@ -1,4 +1,4 @@
-"""Where the game stands."""
+"""Where the game stands, and how far it may go."""
 
 from __future__ import annotations
 
@@ -31,3 +31,18 @@ class Progress:
     invalid: int = 0
     unjudged: int = 0
     tokens: int = 0
+
+    def rounds_left(
+        self, max_rounds: int | None, max_queries: int | None, queries_per_round: int
+    ) -> int | None:
+        """Whole rounds that a budget still allows; None where there is no limit.
+
+        Args:
+            max_rounds: rounds of the game, at most.
+            max_queries: preference queries for each prompt, at most.
+            queries_per_round: of these, what a round costs.
+        """
+        left = [] if max_rounds is None else [max_rounds - self.round]
+        if max_queries is not None:
+            left.append((max_queries - self.queries_per_prompt) // queries_per_round)
+        return max(0, min(left)) if left else None

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.policies.tabular import TabularPolicy
+from nlhf_zoo.records import Prompts, ProximalStep
+
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
 
 # One training step plays at most this many entries of tables and keeps at most this many
-# log-probabilities,
-# so that it lasts about a second and its trajectory stays below 64 MB, whatever the size of the
-# game.
+# log-probabilities, so that it lasts about a second and its trajectory stays below 64 MB, whatever
+# the size of the game.
 _TABLE_ENTRIES = 4_000_000_000
 _TRAJECTORY_ENTRIES = 8_000_000
 
 
 class Realisation(ABC):
-    """How a proximal step is realised."""
+    """How a proximal step is realised.
 
-    closed_form: bool
+    Attributes:
+        closed_form: whether there is no backward, and a training step plays many rounds.
+    """
+
+    closed_form: ClassVar[bool]
+
+    @abstractmethod
+    def take(self, game: OnlineGame, prompts: Prompts) -> Tensor | None:
+        """Take a training step.
+
+        Args:
+            game: the game; its position moves on.
+            prompts: B prompts.
+
+        Returns:
+            the loss whose gradient Lightning is to step along; None where the step is taken.
+        """
+
+    @abstractmethod
+    def begin(self, game: OnlineGame) -> None:
+        """Begin to train, or go on where a checkpoint has left off."""
+
+    @abstractmethod
+    def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
+        """What Lightning is to step with, as ``configure_optimizers`` returns it."""
+
+    @abstractmethod
+    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
+        """Optimiser steps of a round; they see the same prompts."""
 
 
 class ClosedForm(Realisation):
@@ -35,17 +78,83 @@ class ClosedForm(Realisation):
     def rounds(self, num_prompts: int, num_actions: int) -> int:
         """Rounds of one training step; of the game's size alone, so that runs resume exactly."""
         size = num_prompts * num_actions
-        return max(
-            1,
-            min(
-                self.rounds_per_step,
-                _TRAJECTORY_ENTRIES // size,
-                _TABLE_ENTRIES // (size * num_actions),
-            ),
+        most = min(_TRAJECTORY_ENTRIES // size, _TABLE_ENTRIES // (size * num_actions))
+        return max(1, min(self.rounds_per_step, most))
+
+    @override
+    def take(self, game: OnlineGame, prompts: Prompts) -> None:
+        policy, table, progress = game.policy, game.oracle.table, game.progress
+        assert isinstance(policy, TabularPolicy)  # `check_parts` has made sure of both
+        assert table is not None
+        if len(prompts) != len(policy.log_reference):
+            raise UserError(
+                "the closed form plays all prompts at once: set data.batch_size to null"
+            )
+        logits = policy.logits()
+        engine = ClosedFormRounds(
+            game.algorithm,
+            game.beta,
+            table.to(policy.log_reference),
+            policy.log_reference,
+            logits,
+            game.estimator.products,
+            from_start=progress.round == 0,
         )
+        rounds, left = self.rounds(*policy.log_reference.shape), game.rounds_left()
+        played = engine.run(progress.round, rounds if left is None else min(rounds, left))
+        if not played.log_policy[-1].exp().sum(-1).isfinite().all():
+            raise DivergenceError(
+                f"the closed form diverged before round {progress.round + len(played.queries)}: "
+                "lower the algorithm's step size"
+            )
+        game.trajectory = replace(played, queries=played.queries + progress.queries_per_prompt)
+        game.accounts.count(progress, len(prompts), int(played.queries[-1]))
+        game.estimator.products = engine.products()
+        with torch.no_grad():
+            for player, new in engine.logits().items():
+                logits[player].copy_(new)
+        progress.round += len(played.queries)
+        progress.batches += 1
+        optimizer = game.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.step()  # no gradients, so nothing moves: Lightning counts training steps by it
+
+    @override
+    def begin(self, game: OnlineGame) -> None:
+        if game.trainer.world_size > 1:
+            raise UserError("the closed form runs in one process: set trainer.devices to 1")
+
+    @override
+    def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    @override
+    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
+        return 1
 
 
 class GradientSteps(Realisation):
     """By gradient steps of the game's optimiser on the algorithm's loss."""
 
     closed_form = False
+
+    @override
+    def take(self, game: OnlineGame, prompts: Prompts) -> Tensor:
+        return game.surrogate_loss(prompts)
+
+    @override
+    def begin(self, game: OnlineGame) -> None:
+        if game.between_rounds or not game.round_start:
+            game.begin_round()  # also in a second fit, whose optimiser is a new one
+
+    @override
+    def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
+        optimizer = game.optimizer(parameters)
+        if game.lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": game.lr_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    @override
+    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
+        return sum(step.gradient_steps for step in plan)

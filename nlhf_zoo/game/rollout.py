@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+from typing_extensions import override
 
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
@@ -92,6 +93,7 @@ class Sample(Rollout):
         self.num_responses = num_responses
         self.num_opponents = num_opponents
 
+    @override
     def responses(
         self,
         policy: Policy,
@@ -101,5 +103,4 @@ class Sample(Rollout):
         decoding: Decoding,
         rng: torch.Generator,
     ) -> Responses:
-        """Draw them."""
         return policy.sample(who, prompts, num, decoding, rng)

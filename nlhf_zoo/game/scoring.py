@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Batch, Prompts, ProximalStep, Responses
@@ -60,6 +61,65 @@ def score(
     )
 
 
+def refuse_stale(policy: Policy, step: ProximalStep, responses: Responses) -> None:
+    """Refuse responses that other weights have drawn than a step draws from.
+
+    Raises:
+        UserError: they are of an earlier version; all responses there are have none.
+    """
+    now = policy.stamp(step.sampler)
+    if responses.version != now and not responses.enumerated:
+        raise UserError(
+            f"the responses were drawn by version {responses.version} of the weights, but "
+            f"these are at version {now}: draw anew, or set model.allow_stale to true"
+        )
+
+
+@torch.no_grad()
+def log_prob_of_all(policy: Policy, player: str, prompts: Prompts) -> Tensor:
+    """Log-probabilities of all responses to some prompts, without gradient [B, N].
+
+    Raises:
+        UserError: the policy cannot list its responses.
+    """
+    responses = policy.enumerate(prompts)
+    if responses is None:
+        kind = type(policy).__name__
+        raise UserError(f"{kind} cannot list its responses: exact figures need them all")
+    return policy.log_prob({player: 1.0}, prompts, responses)
+
+
 def _renormalise(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
     total = weight.sum(dims, keepdim=True)
     return weight / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def training_figures(step: ProximalStep, responses: Responses, batch: Batch) -> dict[str, Tensor]:
+    """What is logged of a training step beside its loss.
+
+    Args:
+        step: the proximal step.
+        responses: K scored responses to each of B prompts.
+        batch: what the loss was computed from.
+
+    Returns:
+        scalars by their tags: the KL to the reference where the policy's own law drew, and of
+        responses of several tokens their length and how the drawing went.
+    """
+    figures = {}
+    own = dict(step.sampler) == {"policy": 1.0}
+    log_prob = batch.log_prob.detach()
+    if own and step.scored.is_plain:
+        ratio = log_prob - batch.reference_log_prob
+        ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
+        figures["train/kl"] = (batch.weight * ratio).sum(-1).mean()
+    if responses.enumerated or responses.log_prob is None:
+        return figures
+    figures["rollout/length"] = responses.mask.sum(-1).float().mean()
+    if responses.truncated is not None:
+        figures["rollout/truncated"] = responses.truncated.float().mean()
+    if own:
+        # The loss takes what was computed again; a gap says that the generator drew from another
+        # distribution than the one that is trained.
+        figures["rollout/log_prob_gap"] = (log_prob - responses.log_prob).abs().max()
+    return figures

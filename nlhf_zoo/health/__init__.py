@@ -2,8 +2,8 @@
 
 from nlhf_zoo.health.callback import HealthCheck
 from nlhf_zoo.health.check import Check, Note
-from nlhf_zoo.health.examination import Finding, examine, refuse_unhealthy
-from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
+from nlhf_zoo.health.examination import Finding, refuse_unhealthy, run_checks
+from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
 from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, rounding, total_log_prob
 from nlhf_zoo.health.reference_fingerprint import ReferenceFingerprint
 
@@ -15,13 +15,13 @@ __all__ = [
     "Probe",
     "ReferenceFingerprint",
     "drawn",
-    "examine",
     "gap",
     "kept_tensors",
     "random_tokens",
     "refuse_unhealthy",
+    "restored_after",
     "rounding",
+    "run_checks",
     "scatter",
     "total_log_prob",
-    "untouched",
 ]

@@ -22,11 +22,7 @@ class HealthCheck(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Check once.
-
-        Raises:
-            UserError: a check fails.
-        """
+        """Check once."""
         if not self._done and isinstance(pl_module, OnlineGame):
             refuse_unhealthy(pl_module, batch)
         self._done = True

@@ -24,7 +24,7 @@ class Check:
     advice: str = ""
 
     def __str__(self) -> str:
-        """One line."""
+        """The line that `nlhf doctor` prints."""
         verdict = {True: "ok", False: "FAIL", None: "skipped"}[self.passed]
         limit = f" ({self.limit})" if self.limit else ""
         advice = f": {self.advice}" if self.passed is False else ""
@@ -44,7 +44,7 @@ class Note:
     figure: str
 
     def __str__(self) -> str:
-        """One line."""
+        """The line that `nlhf doctor` prints."""
         return f"{'note':<8} {self.name:<42} {self.figure}"
 
 

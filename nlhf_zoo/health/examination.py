@@ -8,10 +8,11 @@ from functools import partial
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import generation, players, probe, rehearsal, scoring
+from nlhf_zoo.health import generation, players, probe, scoring
 from nlhf_zoo.health.check import Check, Note
+from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles import answers as judging
-from nlhf_zoo.health.preservation import untouched
+from nlhf_zoo.health.preservation import restored_after
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts
 
@@ -28,14 +29,11 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
     Args:
         game: the game; it is left as it was.
         prompts: some to train on, at least one.
-
-    Raises:
-        UserError: a check fails.
     """
     policy = game.policy
     if not isinstance(policy, CausalLMPolicy):
         return
-    with untouched(game):
+    with restored_after(game):
         game.eval()
         few = policy.encode(prompts)
         tried = probe.random_tokens(policy, few.take(range(min(2, len(few)))))
@@ -55,10 +53,10 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
                 )
 
 
-def examine(
+def run_checks(
     game: OnlineGame,
     prompts: Prompts,
-    make_trainer: rehearsal.MakeTrainer | None = None,
+    make_trainer: MakeTrainer | None = None,
     context: Context = nullcontext,
 ) -> Iterator[tuple[str, Sequence[Finding]]]:
     """Make all checks, each when it is asked for.
@@ -73,7 +71,7 @@ def examine(
         what is looked at next, and what was found of what was looked at last.
     """
     found: Sequence[Finding] = []
-    with untouched(game):
+    with restored_after(game):
         for title, check in _checks(game, prompts, make_trainer, context):
             yield title, found
             found = _try(title, check)
@@ -92,23 +90,18 @@ def _try(title: str, check: _Check) -> list[Finding]:
 
 
 def _checks(
-    game: OnlineGame,
-    prompts: Prompts,
-    make_trainer: rehearsal.MakeTrainer | None,
-    context: Context,
+    game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer | None, context: Context
 ) -> Iterator[tuple[str, _Check]]:
     """All checks in order; the game is prepared for each when it is asked for."""
 
-    def within(
-        check: _Check,
-    ) -> _Check:
+    def within(check: _Check) -> _Check:
         def run() -> Check | Note | Sequence[Finding] | None:
             with context():
                 return check()
 
         return run
 
-    with untouched(game):
+    with restored_after(game):
         game.eval()
         yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
         with context():
@@ -128,7 +121,7 @@ def _checks(
     with judging.listening(game.oracle) as asked:
         yield "oracle", within(partial(judging.oracle_answers, game, prompts))
         if make_trainer is not None:
-            yield "one round", partial(rehearsal.rehearse, game, prompts, make_trainer)
+            yield "one round", partial(dry_run, game, prompts, make_trainer)
     yield "text", partial(generation.read_back, game, tried)
     game.eval()
     yield "speed", within(lambda: list(generation.speed(game, prompts)))

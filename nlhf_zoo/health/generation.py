@@ -37,7 +37,7 @@ def generator_agrees(game: OnlineGame, prompts: Prompts) -> Check:
     name, policy, worst = "the generator draws what is scored", game.policy, 0.0
     prompts = policy.encode(prompts)
     for who, decoding in _drawn_from(game):
-        rng = random_stream(1, 0, 0, prompts.ids.device)
+        rng = random_stream(0, 0, 0, prompts.ids.device, "generator")
         responses = policy.sample(who, prompts, 2, decoding, rng)
         if responses.log_prob is None:
             return skipped(name, "the policy's generator says nothing of log-probabilities")
@@ -79,14 +79,13 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
         return
     prompts, num = policy.encode(prompts), max(1, game.rollout.num_responses)
     for _ in range(2):  # the first call warms up
-        rng = random_stream(2, 0, 0, prompts.ids.device)
+        rng = random_stream(0, 0, 1, prompts.ids.device, "generator")
         began = _now()
         responses = policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng)
         seconds = _now() - began
     tokens, count = int(responses.mask.sum()), responses.weight.numel()
     yield Note(
-        "generation",
-        f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses",
+        "generation", f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses"
     )
     yield Note("mean length of a response", f"{tokens / count:.1f} tokens")
     if responses.truncated is not None:
@@ -99,7 +98,7 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
 
 def size(game: OnlineGame) -> Note:
     """Parameters that are trained, and the memory of the players."""
-    policy, kept = game.policy, game.policy.kept_names()
+    policy, kept = game.policy, game.policy.checkpoint_keys()
     numbers = dict.fromkeys(("all", "trained", "players"), 0)
     memory = dict(numbers)
     for name, parameter in policy.named_parameters():

@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, above, at_most, skipped
 from nlhf_zoo.health.preservation import scatter
-from nlhf_zoo.health.probe import (
-    Probe,
-    gap,
-    rounding,
-    take_responses,
-    total_log_prob,
-    unpadded,
-)
+from nlhf_zoo.health.probe import Probe, gap, rounding, take_responses, total_log_prob, unpadded
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 

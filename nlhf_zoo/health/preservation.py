@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.phases import Phases
+from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.random_streams import random_stream
 
@@ -34,21 +35,21 @@ def _checkpoint(game: OnlineGame) -> dict[str, Any]:
 
 
 @contextmanager
-def untouched(game: OnlineGame) -> Iterator[None]:
+def restored_after(game: OnlineGame) -> Iterator[None]:
     """Put back, bit for bit, whatever happens inside.
 
     Weights of all players, gradients, what is trained and in which mode, the game's position and
     counters, what the oracle remembers, and the random state of the process. Weights that a
     checkpoint leaves out never move.
     """
-    device, trainer = game.device, game._trainer
+    device, trainer = game.device, trainer_of(game)
     modes = [(module, module.training) for module in game.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in game.parameters()]
     numbers = [(module, _plain(module)) for module in game.oracle.modules()]
     budget = game.max_rounds, game.max_queries
     position = copy.deepcopy(_checkpoint(game)["online_game"])
-    tensors, trajectory, phases = kept_tensors(game), game.trajectory, game.phases
-    game.phases = Phases()
+    tensors, trajectory, timer = kept_tensors(game), game.trajectory, game.timer
+    game.timer = StepTimer()
     numbers_drawn = isolate_rng()
     numbers_drawn.__enter__()
     try:
@@ -57,7 +58,7 @@ def untouched(game: OnlineGame) -> Iterator[None]:
         numbers_drawn.__exit__(None, None, None)  # by `with`, an exception would leave them moved
         game.to(device)
         game.trainer = trainer
-        game.phases, game.trajectory = phases, trajectory
+        game.timer, game.trajectory = timer, trajectory
         game.set_budget(*budget)
         _put_back(game, tensors)
         game.on_load_checkpoint({"state_dict": tensors, "online_game": position})
@@ -95,7 +96,7 @@ def scatter(policy: Policy) -> None:
         for value in weights.values():
             if value.is_floating_point():
                 if value.device not in rngs:
-                    rngs[value.device] = random_stream(0, number, 0, value.device)
+                    rngs[value.device] = random_stream(0, 0, number, value.device, "players")
                 rng = rngs[value.device]
                 noise = torch.randn(value.shape, generator=rng, device=value.device)
                 value.add_(_NOISE * noise.to(value.dtype))

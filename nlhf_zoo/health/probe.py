@@ -18,12 +18,7 @@ _SEED = 20_250_519  # of the probes' own random streams
 _LENGTH = 16  # tokens of a response that is not drawn
 # Largest gap of a log-probability, for each token, that rounding makes: of the logits of a model of
 # that precision, whose kernels depend on the shape of a batch.
-_ROUNDING = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-    torch.float16: 0.01,
-    torch.bfloat16: 0.05,
-}
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,7 @@ class Probe:
 def drawn(policy: Policy, prompts: Prompts, num: int = 2) -> Probe:
     """A probe with responses that the policy draws."""
     prompts = policy.encode(prompts)
-    rng = random_stream(_SEED, 0, 0, prompts.ids.device)
+    rng = random_stream(_SEED, 0, 0, prompts.ids.device, "probe")
     return Probe(prompts, policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng))
 
 

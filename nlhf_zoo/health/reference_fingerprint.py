@@ -139,11 +139,7 @@ class ReferenceFingerprint(L.Callback):
         return game.policy.log_prob({"reference": 1.0}, self._probe.prompts, self._probe.responses)
 
     def _refuse_other_weights(self, policy: CausalLMPolicy) -> None:
-        """Refuse to train towards a reference whose weights moved, by however little.
-
-        Raises:
-            DivergenceError: a weight is another one than when training began.
-        """
+        """Refuse to train towards a reference whose weights moved, by however little."""
         now = _checksums(policy)
         moved = [name for name, number in self._checksums.items() if now.get(name) != number]
         if moved:
@@ -155,11 +151,7 @@ class ReferenceFingerprint(L.Callback):
 
     @staticmethod
     def _refuse(moved: float, limit: float, since: str) -> None:
-        """Refuse to train towards a reference that moved.
-
-        Raises:
-            DivergenceError: it did.
-        """
+        """Refuse to train towards a reference that moved."""
         if not moved <= limit:
             raise DivergenceError(
                 f"the reference has moved {since}: the log-probability of a response by "

@@ -128,13 +128,7 @@ def end_scored_once(game: OnlineGame, probe: Probe) -> Check:
     if bool((alone >= 0).any()):
         return Check(name, False, "the end has log-probability 0", "below 0", _MASK)
     worst = max(gap(whole, without + alone), gap(padded, whole), gap(masked, without))
-    return at_most(
-        name,
-        worst / 3,
-        rounding(policy),
-        _MASK,
-        " a token",
-    )
+    return at_most(name, worst / 3, rounding(policy), _MASK, " a token")
 
 
 def _masked(policy: Policy, prompts: Prompts, tokens: Tensor, kept: int) -> Tensor:

@@ -12,9 +12,9 @@ def policy_gradient(log_prob: Tensor, value: Tensor, weight: Tensor, enumerated:
     .. math:: - E_{y \sim \pi_\theta} [ sg(v(y) - b) \log \pi_\theta(y) ],
 
     v(y) = q(y) - (log pi_theta(y) - log c(y)) / s. The baseline b is the mean of v when all
-    responses are
-    enumerated, the mean over the *other* responses when they are sampled, and 1/2 when there is no
-    other. It changes no expected gradient: responses must come from pi_theta itself.
+    responses are enumerated, the mean over the *other* responses when they are sampled, and 1/2
+    when there is no other. It changes no expected gradient: responses must come from pi_theta
+    itself.
 
     Args:
         log_prob: log pi_theta(y_k) with gradient [B, K].

@@ -12,8 +12,7 @@ def pair_regression(residual: Tensor, weight: Tensor, enumerated: bool) -> Tenso
     .. math:: E_{y, y'} (d(y) - d(y'))^2 = 2 Var(d),
 
     which costs O(K). Sampled, the sum runs over the K (K - 1) pairs of distinct responses, so that
-    it is
-    unbiased: the variance gains the factor n / (n - 1), n the number of valid responses.
+    it is unbiased: the variance gains the factor n / (n - 1), n the number of valid responses.
 
     Args:
         residual: d(y_k) = log pi_theta(y_k) - log c(y_k) - s q(y_k), [B, K].

@@ -1,8 +1,8 @@
-"""The state that all metrics share."""
+"""Metrics of games: mean and maximum of an exact quantity of each."""
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -43,82 +43,85 @@ class GameMetric(Metric, ABC):
         return {"mean": self.sum / self.count, "max": self.max}
 
 
-class KLToNash(GameMetric):
+class _ToNash(GameMetric):
+    """A distance of a policy to the equilibrium."""
+
+    higher_is_better = False
+
+    @staticmethod
+    @abstractmethod
+    def quantity(log_nash: Tensor, log_policy: Tensor, /) -> Tensor:
+        """Of each game [B]."""
+
+    def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
+        """Take in B games.
+
+        Args:
+            log_policy: log pi [B, N].
+            log_nash: log pi* [B, N].
+        """
+        self.add(self.quantity(log_nash, log_policy))
+
+
+class KLToNash(_ToNash):
     """KL(pi* || pi); see `nlhf_zoo.solvers.kl_to_nash`."""
 
-    higher_is_better = False
-
-    def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
-        """Take in B games.
-
-        Args:
-            log_policy: log pi [B, N].
-            log_nash: log pi* [B, N].
-        """
-        self.add(kl_to_nash(log_nash, log_policy))
+    quantity = staticmethod(kl_to_nash)
 
 
-class Span(GameMetric):
+class Span(_ToNash):
     """max_y d(y) - min_y d(y) of d = log pi - log pi*; see `nlhf_zoo.solvers.span`."""
 
+    quantity = staticmethod(span)  # of either difference
+
+
+class _Regularised(GameMetric):
+    """How far a policy is from the equilibrium of the regularised game.
+
+    Args:
+        beta: temperature of the game; 0 is the game without regularisation.
+    """
+
     higher_is_better = False
 
-    def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    @staticmethod
+    @abstractmethod
+    def quantity(P: Tensor, log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:
+        """Of each game [B]."""
+
+    def update(self, log_policy: Tensor, preference: Tensor, log_reference: Tensor) -> None:
         """Take in B games.
 
         Args:
             log_policy: log pi [B, N].
-            log_nash: log pi* [B, N].
+            preference: P [B, N, N], or one for all [N, N].
+            log_reference: log mu [B, N], or one for all [N].
         """
-        self.add(span(log_policy, log_nash))
+        self.add(self.quantity(preference, log_policy, log_reference, self.beta))
 
 
-class Exploitability(GameMetric):
+class Exploitability(_Regularised):
     """Exploitability e(pi) = max_pi' V(pi', pi) - 1/2; see `nlhf_zoo.solvers.exploitability`.
 
     Args:
         beta: temperature of the game; 0 is the game without regularisation.
     """
 
-    higher_is_better = False
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def update(self, log_policy: Tensor, preference: Tensor, log_reference: Tensor) -> None:
-        """Take in B games.
-
-        Args:
-            log_policy: log pi [B, N].
-            preference: P [B, N, N], or one for all [N, N].
-            log_reference: log mu [B, N], or one for all [N].
-        """
-        self.add(exploitability(preference, log_policy, log_reference, self.beta))
+    quantity = staticmethod(exploitability)
 
 
-class DualityGap(GameMetric):
+class DualityGap(_Regularised):
     """Duality gap, exactly twice the exploitability; see `nlhf_zoo.solvers.duality_gap`.
 
     Args:
         beta: temperature of the game; 0 is the game without regularisation.
     """
 
-    higher_is_better = False
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def update(self, log_policy: Tensor, preference: Tensor, log_reference: Tensor) -> None:
-        """Take in B games.
-
-        Args:
-            log_policy: log pi [B, N].
-            preference: P [B, N, N], or one for all [N, N].
-            log_reference: log mu [B, N], or one for all [N].
-        """
-        self.add(duality_gap(preference, log_policy, log_reference, self.beta))
+    quantity = staticmethod(duality_gap)
 
 
 class WinRate(GameMetric):

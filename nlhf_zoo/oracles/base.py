@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,12 @@ from torch import Tensor, nn
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
 # What a subclass may have overridden in version 0.1, and its name now.
-_RENAMED = {"names": "action_names", "reads_cut": "reads_truncated"}
+_RENAMED = {
+    "names": "action_names",
+    "reads_cut": "reads_truncated",
+    "as_shown": "in_given_order",
+    "last_words": "last_error",
+}
 
 
 class PreferenceOracle(nn.Module, ABC):
@@ -21,6 +27,8 @@ class PreferenceOracle(nn.Module, ABC):
     """
 
     tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
+    # Arguments on which no answer depends: how it is reached, or how much it may cost.
+    may_change_on_resume: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         """Refuse a class that overrides what is called otherwise now, and would be passed over."""

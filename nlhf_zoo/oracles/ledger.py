@@ -51,7 +51,7 @@ class Ledger(nn.Module):
         return self.settled[field] + self.here[field]
 
     def counts(self) -> dict[str, int]:
-        """All counts so far."""
+        """All counts so far, each as `ledger[field]` gives it."""
         return {field: self[field] for field in FIELDS}
 
     def charge(self, **counts: int) -> None:

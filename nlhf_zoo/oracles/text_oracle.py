@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from typing_extensions import override
 
+from nlhf_zoo.data.texts import conversation_key
 from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import Ledger
@@ -55,6 +57,11 @@ class Question:
     def prompt_key(self) -> str:
         """The prompt as one text that no other prompt has."""
         return conversation_key(self.conversation)
+
+    @property
+    def is_ascending(self) -> bool:
+        """Whether the first response is the lesser: of the two orders one is, and one is not."""
+        return (self.first, self.first_truncated) < (self.second, self.second_truncated)
 
     def swapped(self) -> Question:
         """The same pair in the other order, to be asked about again."""
@@ -123,11 +130,11 @@ class TextOracle(PreferenceOracle):
         """
 
     @property
-    def last_words(self) -> str:
-        """What was said last that was no answer, without secrets; empty where nothing was."""
+    def last_error(self) -> str:
+        """What came last in place of an answer, without secrets; empty where nothing did."""
         return ""
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """As ``answers``, but by one look at the first response first: no order is swapped.
 
         For diagnostics of a preference for a place. Who swaps orders itself overrides this.
@@ -143,6 +150,25 @@ class TextOracle(PreferenceOracle):
         again = sum(question.again for question in questions)
         self.ledger.charge(queries=len(questions) - again, swapped=again)
 
+    def admitted(
+        self, questions: Sequence[Question]
+    ) -> tuple[Sequence[Question], OracleStoppedError | None]:
+        """Count questions one by one, as far as a budget allows.
+
+        Args:
+            questions: that are about to be asked.
+
+        Returns:
+            those that may be asked, the first of them, and what stopped the others.
+        """
+        for number, question in enumerate(questions):
+            try:
+                self.count([question])
+            except OracleStoppedError as stopped:
+                return questions[:number], stopped
+        return questions, None
+
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Ask about each two different texts.
 
@@ -197,7 +223,7 @@ class TextOracle(PreferenceOracle):
         return answered
 
     def _written(self, responses: Responses) -> list[list[_Written]]:
-        """B rows of K responses."""
+        """Responses as they are compared, B rows of K."""
         texts = response_texts(responses, type(self).__name__)
         truncated = responses.truncated if self.reads_truncated else None
         if truncated is None:
@@ -227,39 +253,17 @@ class _Pairs:
         return len(self.questions)
 
 
-def conversation_key(conversation: Conversation) -> str:
-    """A prompt as one text that no other prompt has."""
-    return json.dumps([[message["role"], message["content"]] for message in conversation])
-
-
-def admitted(
-    count: Callable[[Sequence[Question]], None], questions: Sequence[Question]
-) -> tuple[Sequence[Question], OracleStoppedError | None]:
-    """Count questions one by one, as far as a budget allows.
-
-    Args:
-        count: `TextOracle.count`.
-        questions: that are about to be asked.
-
-    Returns:
-        those that may be asked, the first of them, and what stopped the others.
-    """
-    for number, question in enumerate(questions):
-        try:
-            count([question])
-        except OracleStoppedError as stopped:
-            return questions[:number], stopped
-    return questions, None
-
-
 # none: as the question has them; random: by a coin that the texts themselves toss, so that a pair
 # is always shown alike; both: in both orders, and the two probabilities averaged.
 Order = Literal["none", "random", "both"]
 ORDERS: tuple[Order, ...] = ("none", "random", "both")
-AsShown = Callable[[Sequence[Question]], Iterator[Answer]]
 
 
-def in_order(ask: AsShown, questions: Sequence[Question], order: Order) -> Iterator[Answer]:
+def in_order(
+    ask: Callable[[Sequence[Question]], Iterator[Answer]],
+    questions: Sequence[Question],
+    order: Order,
+) -> Iterator[Answer]:
     r"""Ask with the responses in an order, and say P(first > second).
 
     .. math:: P(a > b) = \tfrac{1}{2} (p(a, b) + 1 - p(b, a)) \quad \text{for both orders}
@@ -292,11 +296,11 @@ def in_order(ask: AsShown, questions: Sequence[Question], order: Order) -> Itera
     half: dict[int, float] = {}
     for place, answer in ask(both):
         number, is_swapped = divmod(place, 2)
-        said = 1 - answer if is_swapped else answer
+        probability = 1 - answer if is_swapped else answer
         if number in half:
-            yield number, (half.pop(number) + said) / 2
+            yield number, (half.pop(number) + probability) / 2
         else:
-            half[number] = said
+            half[number] = probability
 
 
 def tossed(question: Question) -> bool:
@@ -306,8 +310,4 @@ def tossed(question: Question) -> bool:
     alike.
     """
     heads = bool(question.digest("order", ordered=False)[0] & 1)
-    ascending = (question.first, question.first_truncated) < (
-        question.second,
-        question.second_truncated,
-    )
-    return heads == ascending
+    return heads == question.is_ascending

@@ -8,24 +8,6 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation, Prompts, Responses
 
 
-def prompt_texts(prompts: Prompts, oracle: str) -> Sequence[str]:
-    """The prompts as text; of a conversation, its last message.
-
-    Args:
-        prompts: B prompts.
-        oracle: who reads them.
-
-    Raises:
-        UserError: they have no text.
-    """
-    if prompts.text is None:
-        raise UserError(
-            f"{oracle} reads texts, but the prompts are rows of a table: "
-            "give prompts of text, with --data TextPrompts"
-        )
-    return prompts.text
-
-
 def conversations(prompts: Prompts, oracle: str) -> Sequence[Conversation]:
     """The prompts as conversations; plain text is one message of the user's.
 
@@ -38,7 +20,12 @@ def conversations(prompts: Prompts, oracle: str) -> Sequence[Conversation]:
     """
     if prompts.conversations is not None:
         return prompts.conversations
-    return [[{"role": "user", "content": text}] for text in prompt_texts(prompts, oracle)]
+    if prompts.text is None:
+        raise UserError(
+            f"{oracle} reads texts, but the prompts are rows of a table: "
+            "give prompts of text, with --data TextPrompts"
+        )
+    return [[{"role": "user", "content": text}] for text in prompts.text]
 
 
 def response_texts(responses: Responses, oracle: str) -> Sequence[Sequence[str]]:

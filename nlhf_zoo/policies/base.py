@@ -25,6 +25,13 @@ class Policy(nn.Module, ABC):
 
     versions: Mapping[str, int] = MappingProxyType({})
 
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that overrides what is called otherwise now, and would be passed over."""
+        if "kept_names" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__}.kept_names is called checkpoint_keys since version 0.2"
+            )
+
     @property
     @abstractmethod
     def players(self) -> tuple[str, ...]:
@@ -54,7 +61,7 @@ class Policy(nn.Module, ABC):
         """Version of what a mixture draws: that of its latest weights."""
         return max((self.versions.get(p, 0) for p, w in who.items() if w), default=0)
 
-    def kept_names(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """Names in ``state_dict`` that a checkpoint must hold; what is loaded from files need not.
 
         All of them by default.
@@ -63,12 +70,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self,
-        who: Mixture,
-        prompts: Prompts,
-        num: int,
-        decoding: Decoding,
-        rng: torch.Generator,
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 

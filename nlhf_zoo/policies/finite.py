@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.reference import Reference, UniformReference
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
 
 class FinitePolicy(Policy, ABC):
@@ -71,7 +72,7 @@ class FinitePolicy(Policy, ABC):
         self.networks["policy"] = self.make_network(log_start.masked_fill(~support, 0.0))
         for player in players:
             network = copy.deepcopy(self.networks["policy"])
-            if player == "magnet":  # it stands in for the reference, until it first moves
+            if starts_as(player) == "reference":
                 network = self.make_network(log_reference.masked_fill(~support, 0.0))
             self.networks[player] = network.requires_grad_(False)
 
@@ -109,12 +110,7 @@ class FinitePolicy(Policy, ABC):
 
     @torch.no_grad()
     def sample(
-        self,
-        who: Mixture,
-        prompts: Prompts,
-        num: int,
-        decoding: Decoding,
-        rng: torch.Generator,
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Independent draws.
 
@@ -157,8 +153,8 @@ class FinitePolicy(Policy, ABC):
             else:
                 old.lerp_(new, weight)
 
+    @override
     def snapshot(self) -> dict[str, Any]:
-        """The policy's parameters, cloned."""
         return {name: p.detach().clone() for name, p in self.networks["policy"].named_parameters()}
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.policies.finite import FinitePolicy
 from nlhf_zoo.policies.reference import Reference
@@ -41,8 +42,8 @@ class MLPPolicy(FinitePolicy):
         self.width = width
         self.layers = layers
 
+    @override
     def make_network(self, log_start: Tensor) -> nn.Module:
-        """Perceptrons in parallel."""
         return _BatchedMLP(log_start, self.width, self.layers)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.files import read_distribution
 from nlhf_zoo.errors import UserError
@@ -33,8 +34,8 @@ class Reference(ABC):
 class UniformReference(Reference):
     """All actions of a prompt are equally probable."""
 
+    @override
     def logits(self, support: Tensor) -> Tensor:
-        """Zeros."""
         return torch.zeros(support.shape, dtype=torch.float64)
 
 
@@ -52,8 +53,8 @@ class NormalReference(Reference):
         self.scale = scale
         self.seed = seed
 
+    @override
     def logits(self, support: Tensor) -> Tensor:
-        """Draw them."""
         seed = torch.initial_seed() if self.seed is None else self.seed
         # Not the stream that a generated game of that seed draws from: they must be unrelated.
         rng = torch.Generator().manual_seed((seed + zlib.crc32(b"reference")) % 2**63)
@@ -70,8 +71,8 @@ class GivenReference(Reference):
     def __init__(self, probabilities: list[float]) -> None:
         self.probabilities = torch.tensor(probabilities, dtype=torch.float64)
 
+    @override
     def logits(self, support: Tensor) -> Tensor:
-        """Their logarithms."""
         return _log(self.probabilities, support, "the reference's probabilities")
 
 
@@ -86,8 +87,8 @@ class FileReference(Reference):
         self.path = path
         self.probabilities = read_distribution(path, "reference")
 
+    @override
     def logits(self, support: Tensor) -> Tensor:
-        """Their logarithms."""
         return _log(self.probabilities, support, str(self.path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.policies.finite import FinitePolicy
 from nlhf_zoo.policies.reference import Reference
@@ -25,8 +26,8 @@ class TabularPolicy(FinitePolicy):
     ) -> None:
         super().__init__(reference, start, dtype)
 
+    @override
     def make_network(self, log_start: Tensor) -> nn.Module:
-        """A table of logits."""
         return _LogitTable(log_start)
 
     def logits(self) -> dict[str, Tensor]:

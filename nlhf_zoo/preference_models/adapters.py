@@ -21,14 +21,11 @@ def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
 
     Args:
         network: a sequence classifier.
-        lora: shape of the adapters.
+        lora: shape of the adapters; one that does not fit is refused.
         where: which classifier, in messages.
 
     Returns:
         a model of peft around the classifier, which has become another.
-
-    Raises:
-        UserError: the adapters do not fit it.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -90,11 +87,11 @@ def _merged(adapted: Any) -> dict[str, Tensor]:
         f"{name}.base_layer.weight": layer.get_delta_weight(_ADAPTER)
         for name, layer in layers.items()
     }
-    kept = {}
+    weights = {}
     for name, tensor in adapted.state_dict().items():
         if ".lora_" in name or ".original_module." in name:
             continue
         if name in delta:
             tensor = (tensor + delta[name]).to(tensor.dtype)
-        kept[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
-    return kept
+        weights[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
+    return weights

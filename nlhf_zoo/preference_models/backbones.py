@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
-from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.language_model.sources import letters_config, letters_tokenizer
 from nlhf_zoo.text_models.heads import PreferenceHead
-from nlhf_zoo.text_models.loading import load_config, load_tokenizer, weights_dtype
+from nlhf_zoo.text_models.loading import Source, weights_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(self, head: PreferenceHead) -> Classifier:
-        """Make both.
+        """Make both, or refuse with a UserError.
 
         Args:
             head: how many outputs there are to be, and what they are called.
-
-        Raises:
-            UserError: they cannot be had.
         """
 
 
@@ -76,37 +74,27 @@ class PretrainedBackbone(Backbone):
 
     def load(self, head: PreferenceHead) -> Classifier:
         """Load both; an output layer that the file does not hold is drawn."""
-        from transformers import AutoModelForSequenceClassification
-
-        where = f"the backbone {self.name}"
-        config = load_config(self.name, self.revision, where)
-        tokenizer = load_tokenizer(self.name, self.revision, where)
+        source = Source(self.name, f"the backbone {self.name}", self.revision)
+        config, tokenizer = source.config(), source.tokenizer()
         _name_outputs(config, head)
-        try:
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                self.name,
-                config=config,
-                dtype=weights_dtype(self.dtype),
-                attn_implementation=self.attention,
-                revision=self.revision,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-        except Exception as error:  # of files, the network, the hub: too many kinds to name
-            raise UserError(
-                f"{where} cannot be loaded as a sequence classifier, which a "
-                f"{type(head).__name__} is the output layer of: {cause(error)}"
-            ) from error
-        network, report = loaded
-        drawn = [*map(str, report["missing_keys"]), *(k[0] for k in report["mismatched_keys"])]
-        for name in sorted(drawn):
+        network, drawn = source.network(
+            "sequence classifier",
+            f"{source.where} cannot be loaded as a sequence classifier, which a "
+            f"{type(head).__name__} is the output layer of",
+            {
+                "config": config,
+                "dtype": weights_dtype(self.dtype),
+                "attn_implementation": self.attention,
+                "ignore_mismatched_sizes": True,
+            },
+        )
+        for name in drawn:
             if _is_of_body(name, network.base_model_prefix):
                 raise UserError(
-                    f"{where} is no whole model: its file lacks {name}, or holds it in another size"
+                    f"{source.where} is no whole model: its file lacks {name}, or holds it in "
+                    "another size"
                 )
-        return Classifier(network, tokenizer, where)
+        return Classifier(network, tokenizer, source.where)
 
 
 @final
@@ -121,19 +109,15 @@ class LettersBackbone(Backbone):
     """
 
     def __init__(
-        self,
-        hidden_size: int = 32,
-        layers: int = 1,
-        num_letters: int = len(LETTERS),
-        seed: int = 0,
+        self, hidden_size: int = 32, layers: int = 1, num_letters: int = len(LETTERS), seed: int = 0
     ) -> None:
         self.hidden_size = hidden_size
         self.layers = layers
         self.num_letters = num_letters
         self.seed = seed
 
+    @override
     def load(self, head: PreferenceHead) -> Classifier:
-        """Build both."""
         from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast
 
         vocabulary = [*LETTERS[: self.num_letters], ">", "<pad>"]

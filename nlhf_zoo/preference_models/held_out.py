@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, permutations
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.data.pairs import Pairs
+from nlhf_zoo.data.texts import conversation_key
 from nlhf_zoo.metrics.preference import (
     CalibrationError,
     CyclicTriples,
@@ -17,7 +18,6 @@ from nlhf_zoo.metrics.preference import (
     PreferenceLogLoss,
     SymmetryError,
 )
-from nlhf_zoo.oracles.text_oracle import conversation_key
 from nlhf_zoo.preference_models.reader import Shown
 from nlhf_zoo.records import Conversation
 
@@ -71,14 +71,14 @@ class HeldOut(nn.Module):
         """
         num = len(self._shown)
         triples = list(_several(self._shown))
-        sets = [[(talk, a, b) for a, b in _ordered_pairs(texts)] for talk, texts in triples]
-        asked = [*self._shown, *map(_swapped, self._shown), *itertools.chain(*sets)]
+        sets = [[(talk, *two) for two in permutations(texts, 2)] for talk, texts in triples]
+        asked = [*self._shown, *map(_swapped, self._shown), *chain(*sets)]
         answers = preferences(asked).to(device)  # at once: each text is read once
         forward, backward = answers[:num], answers[num : 2 * num]
         label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
-        told = ~(forward + backward).isnan()
-        self.unread = num - int(told.sum())
-        forward, backward, label = forward[told], backward[told], label[told]
+        known = ~(forward + backward).isnan()
+        self.unread = num - int(known.sum())
+        forward, backward, label = forward[known], backward[known], label[known]
         probability = (forward + 1 - backward) / 2
         for metric in (self.accuracy, self.ece, self.log_loss):
             metric.update(probability, label)
@@ -116,12 +116,8 @@ def _several(shown: Iterable[Shown]) -> Iterator[tuple[Conversation, list[str]]]
             yield one[0], list(responses)[:_RESPONSES]
 
 
-def _ordered_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
-    return list(itertools.permutations(texts, 2))
-
-
 def _table(answers: Tensor, size: int) -> Tensor:
-    """P [N, N] from the answers of `_ordered_pairs`, 1/2 on its diagonal."""
+    """P [N, N] from the answers to all ordered pairs, 1/2 on its diagonal."""
     table = answers.new_full((size, size), 0.5)
     table[~torch.eye(size, dtype=torch.bool, device=table.device)] = answers
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
@@ -25,7 +25,7 @@ from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Texts
 from nlhf_zoo.preference_models.unreadable import Unreadable, look_through
-from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
 from nlhf_zoo.text_models.heads import PreferenceHead
 from nlhf_zoo.text_models.settings import ORACLES, ModelSettings
@@ -104,14 +104,14 @@ class PreferenceModel(L.LightningModule):
         self.held_out = HeldOut()
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.batches = 0  # that this process has trained on
-        self._said: set[str] = set()
+        self._notices: set[str] = set()
         self._written_at = -1
         self.train(self.training)
 
+    @override
     def train(self, mode: bool = True) -> Self:
-        """Its dropout stays off unless it is asked for."""
         super().train(mode)
-        self.reader.network.train(mode and self.dropout)
+        self.reader.network.train(mode and self.dropout)  # off unless it is asked for
         return self
 
     def forward(self, pairs: Pairs) -> Tensor:
@@ -125,27 +125,27 @@ class PreferenceModel(L.LightningModule):
             UserError: a pair cannot be read, and is not to be dropped.
             DivergenceError: the loss is not finite.
         """
-        pairs = self._as_shown(pairs)
+        pairs = self._in_drawn_order(pairs)
         texts = self.reader.encode(_shown(pairs))
-        kept = [number for number, one in enumerate(texts) if self._is_read(one)]
-        if not kept:  # a zero with a gradient: other processes wait for one
+        readable = [number for number, one in enumerate(texts) if self._is_read(one)]
+        if not readable:  # a zero with a gradient: other processes wait for one
             return torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
-        log_odds = self.reader.log_odds([texts[number] for number in kept])
-        loss = self.loss(log_odds, pairs.probability[kept]).mean()
+        log_odds = self.reader.log_odds([texts[number] for number in readable])
+        loss = self.loss(log_odds, pairs.probability[readable]).mean()
         if not loss.isfinite():
             raise DivergenceError(
                 f"training diverged: the loss is {loss.item()} in step {self.trainer.global_step}, "
                 "so lower the learning rate"
             )
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(kept))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(readable))
         return loss
 
-    def _as_shown(self, pairs: Pairs) -> Pairs:
+    def _in_drawn_order(self, pairs: Pairs) -> Pairs:
         """The pairs in the order in which they are shown: where it can matter, coins are tossed.
 
         The coins come from a random stream of their own, keyed by seed, process and batch.
         """
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # left there by seed_everything
+        seed = training_seed()
         rng = random_stream(seed, self.global_rank, self.batches, torch.device("cpu"))
         self.batches += 1
         if self.head.reads == "response":
@@ -170,23 +170,23 @@ class PreferenceModel(L.LightningModule):
 
     # Evaluation ---------------------------------------------------------------------------------
 
+    @override
     def on_validation_epoch_start(self) -> None:
-        """Begin to collect pairs."""
         self.held_out.begin()
 
     def validation_step(self, pairs: Pairs, batch_idx: int) -> None:
         """Collect pairs: they are read together, each text once."""
         self.held_out.add(pairs)
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all pairs."""
         self._log_figures("val")
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """As ``on_validation_epoch_end``."""
         self._log_figures("test")
 
     def _log_figures(self, area: str) -> None:
@@ -207,30 +207,26 @@ class PreferenceModel(L.LightningModule):
             self.log(f"{area}/{name}", value.float(), batch_size=1, sync_dist=True)
 
     def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said and self.trainer.is_global_zero:
+        if sentence not in self._notices and self.trainer.is_global_zero:
             print(sentence, file=sys.stderr)
-        self._said.add(sentence)
+        self._notices.add(sentence)
 
     # Lightning ----------------------------------------------------------------------------------
 
+    @override
     def configure_optimizers(self) -> Any:
-        """The optimiser of what trains, and its schedule."""
         optimizer = self.optimizer(list(self._trained().values()))
         if self.lr_scheduler is None:
             return optimizer
         schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    @override
     def configure_callbacks(self) -> list[L.Callback]:
-        """A progress bar."""
         return [TrainingBar()]
 
+    @override
     def on_fit_start(self) -> None:
-        """Refuse what could not end well, and look through the pairs.
-
-        Raises:
-            UserError: a pair cannot be read, or the precision would round what is trained.
-        """
         trainer = self.trainer
         if str(trainer.precision) in ("16-true", "bf16-true"):
             raise UserError(
@@ -246,6 +242,7 @@ class PreferenceModel(L.LightningModule):
                     "data.num_validation or data.validation_path"
                 )
 
+    @override
     def on_train_batch_start(self, batch: Pairs, batch_idx: int) -> None:
         """Count this epoch as begun.
 
@@ -257,6 +254,7 @@ class PreferenceModel(L.LightningModule):
             counts.ready = max(counts.ready, counts.completed + 1)
             counts.started = max(counts.started, counts.ready)
 
+    @override
     def on_train_end(self) -> None:
         """Write the model, unless the last checkpoint has done so, and say where it lies."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # likewise
@@ -265,29 +263,22 @@ class PreferenceModel(L.LightningModule):
         if self.trainer.is_global_zero:
             print(f"Preference model: {place}, for {ORACLES[self.head.kind]}")
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Hold what trains, and the number of batches; write the model as a folder beside it.
-
-        Weights that are loaded from files again are left out.
-        """
-        kept = self._kept_names()
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        """Write the model as a folder beside it; leave out weights that files have anyhow."""
+        keys, state = self._checkpoint_keys(), checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in keys}
         checkpoint["preference_model"] = {"batches": self.batches}
         self._write()
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back.
-
-        Raises:
-            UserError: the checkpoint is of another module.
-        """
         if "preference_model" not in checkpoint:
             raise UserError(
                 "the checkpoint holds no preference model: give one that `nlhf fit` of a "
                 "PreferenceModel has written"
             )
-        missing = sorted(self._kept_names() - checkpoint["state_dict"].keys())
+        missing = sorted(self._checkpoint_keys() - checkpoint["state_dict"].keys())
         if missing:  # loading is not strict, for the sake of the weights that were left out
             raise UserError(
                 f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
@@ -298,7 +289,7 @@ class PreferenceModel(L.LightningModule):
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def _kept_names(self) -> set[str]:
+    def _checkpoint_keys(self) -> set[str]:
         """Names in ``state_dict`` that a checkpoint holds: all but frozen parameters."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         return self.state_dict().keys() - frozen

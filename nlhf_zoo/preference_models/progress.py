@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from tqdm import tqdm
+from typing_extensions import override
 
 
 class TrainingBar(L.Callback):
@@ -17,8 +18,8 @@ class TrainingBar(L.Callback):
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar."""
         if not trainer.is_global_zero or trainer.progress_bar_callback is None:
             return
         steps = trainer.estimated_stepping_batches
@@ -28,31 +29,19 @@ class TrainingBar(L.Callback):
             total=total, initial=trainer.global_step, desc=name, unit=" steps", delay=1
         )
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Move the bar."""
+    @override
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self._bar is not None:
             loss = trainer.progress_bar_metrics.get("train/loss")
             self._bar.set_postfix({} if loss is None else {"loss": loss}, refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
+    @override
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Close the bar."""
-        self._close()
-
-    def _close(self) -> None:
+    @override
+    def on_train_end(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -5,7 +5,7 @@ Letters: B prompts, K responses, L opponents, T tokens, N actions.
 
 from nlhf_zoo.records.prompts import Conversation, Prompts
 from nlhf_zoo.records.responses import Comparison, Responses
-from nlhf_zoo.records.steps import PLAIN, Batch, Decoding, Mixture, ProximalStep
+from nlhf_zoo.records.steps import PLAIN, Batch, Decoding, Mixture, ProximalStep, starts_as
 
 __all__ = [
     "PLAIN",
@@ -17,4 +17,5 @@ __all__ = [
     "Prompts",
     "ProximalStep",
     "Responses",
+    "starts_as",
 ]

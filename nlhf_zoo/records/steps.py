@@ -13,6 +13,11 @@ from torch import Tensor
 Mixture = Mapping[str, float]
 
 
+def starts_as(player: str) -> str:
+    """Whose copy a player starts as: the magnet, which stands in for the reference, is its copy."""
+    return "reference" if player == "magnet" else "policy"
+
+
 @dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
 class Decoding:
     """How responses are drawn from a policy's distribution.
@@ -30,11 +35,7 @@ class Decoding:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            ValueError: a value is outside its range.
-        """
+        """Refuse values outside their range."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, but it is {self.temperature}")
         if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p < 1:
@@ -131,8 +132,8 @@ class Batch:
             [B, K].
         reference_log_prob: log mu(y_bk) of the step's ``reference`` player [B, K].
         payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over
-            all K
-            responses, oneself included with P(y > y) = 1/2: differences of q are then unbiased.
+            all K responses, oneself included with P(y > y) = 1/2: differences of q are then
+            unbiased.
         weight: [B, K], sums to 1 over the valid responses of a prompt, 0 where invalid.
         beta: temperature of the game.
         enumerated: whether ``weight`` holds probabilities of all responses, rather than 1/K.
@@ -154,7 +155,7 @@ class Batch:
 
     @property
     def payoff_of_others(self) -> Tensor:
-        """Q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
+        """The payoff q with oneself left out of the opponents [B, K]: unbiased with baseline 1/2.
 
         In self-play q holds the answer 1/2 to "y > y"; over K opponents that shrinks q - 1/2 by
         (K - 1) / K, and a loss with a fixed baseline would solve the game at another temperature.

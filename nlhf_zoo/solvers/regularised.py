@@ -26,10 +26,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.game import antisymmetric, column, exploitability, gain, normalise
-from nlhf_zoo.solvers.progress import SlowBar
 from nlhf_zoo.solvers.solution import Solution
 
 Report = Callable[[float], None]  # takes the share of a game that is done
@@ -70,7 +70,15 @@ def regularised_nash(
     reference = normalise(log_reference).expand(*batch, num)
     answers, iterations = [], 0
     games = zip(P.reshape(-1, num, num), reference.reshape(-1, num), strict=True)
-    with SlowBar(batch.numel(), "equilibrium", progress) as bar:
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(
+        total=batch.numel(),
+        desc="equilibrium",
+        delay=2,
+        leave=False,
+        disable=not progress,
+        bar_format=shown,
+    ) as bar:
         for done, (table, prior) in enumerate(games):
             report = partial(_report, bar, done)
             log_policy, steps = _solve_one(
@@ -82,8 +90,9 @@ def regularised_nash(
     return Solution(log_policy, exploitability(P, log_policy, reference, beta), iterations)
 
 
-def _report(bar: SlowBar, done: int, part: float) -> None:
-    bar.update(done + part)
+def _report(bar: tqdm[None], done: int, part: float) -> None:
+    """Move a bar over games to a part of the one that is being solved."""
+    bar.update(done + part - bar.n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def check_preference(P: Any, where: str = "P") -> Tensor:
         exact: P <- 1/2 + (P - P^T) / 2.
 
     Raises:
-        UserError: it is not such a matrix.
+        UserError: it is not square, holds a number outside [0, 1], or P + P^T is not 1.
     """
     P = _as_tensor(P, where)
     if P.dim() not in (2, 3) or P.shape[-1] != P.shape[-2]:
@@ -60,7 +60,7 @@ def check_reference(mu: Any, num_actions: int, where: str = "mu") -> Tensor:
         float64 tensor of the same shape, divided by its sum, which must be 1 within 1e-6.
 
     Raises:
-        UserError: it is not such a policy.
+        UserError: its length is another, a probability is not above 0, or the sum is not 1.
     """
     mu = _as_tensor(mu, where)
     if mu.dim() not in (1, 2) or mu.shape[-1] != num_actions or mu.numel() == 0:
@@ -90,9 +90,6 @@ def check_beta(beta: float, where: str = "beta") -> float:
     Args:
         beta: temperature of the game.
         where: what to call it in a message.
-
-    Raises:
-        UserError: it is not a temperature.
     """
     if (
         not isinstance(beta, int | float)

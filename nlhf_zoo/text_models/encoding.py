@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from string import Formatter
 from typing import Any, Literal, final
@@ -28,6 +29,7 @@ _LEFT_OUT = {"response": "the prompt or the response", "pair": "the prompt or a 
 
 
 @final
+@dataclass(eq=False)
 class TextEncoder:
     """Puts prompts and responses into a template, and encodes the text with a model's tokenizer.
 
@@ -55,62 +57,40 @@ class TextEncoder:
             message, and what the tokenizer puts after a text is left out.
 
     Raises:
-        UserError: there is neither template nor chat template, or what is read is left out of it.
+        UserError: there is neither template nor chat template, or what is read is left out of it;
+            and whenever a text is written, if the prompt does not fit the template.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        template: str | None,
-        reads: Reads,
-        owner: str,
-        where: str,
-        message: str = PAIR_MESSAGE,
-        begins_answer: bool = False,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.template = template
-        self.reads = reads
-        self.owner = owner
-        self.where = where
-        self.message = message
-        self.begins_answer = begins_answer
-        if template is not None:
-            refuse_template(template, reads, f"{owner}.template")
-        written = message if template is None else template
-        self._quoted = _quoted(written) if reads == "pair" else frozenset()
-        added = tokenizer.added_tokens_decoder.values()
+    tokenizer: Any
+    template: str | None
+    reads: Reads
+    owner: str
+    where: str
+    message: str = PAIR_MESSAGE
+    begins_answer: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be filled in, and look for what a response may not write."""
+        if self.template is not None:
+            refuse_template(self.template, self.reads, f"{self.owner}.template")
+        written = self.message if self.template is None else self.template
+        self._quoted = _quoted(written) if self.reads == "pair" else frozenset()
+        added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
-        special |= set(tokenizer.all_special_tokens)
+        special |= set(self.tokenizer.all_special_tokens)
         # A sign such as "!", which some tokenizers pad with, says nothing where it is read.
         self._special = sorted(token for token in special if len(token) > 1)
-        self._behind = _num_behind(tokenizer) if begins_answer else 0
+        self._behind = _num_behind(self.tokenizer) if self.begins_answer else 0
         self._plain: tuple[str, list[int]] | None = None  # special tokens of the last prompt
-        if template is None:
+        if self.template is None:
             self._refuse_chat_template()
 
-    def encode_response(self, conversation: Conversation, response: str) -> Tokens:
-        """Tokens of a prompt with a response.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
-        return self.encode_responses([(conversation, response)])[0]
-
-    def encode_pair(self, conversation: Conversation, first: str, second: str) -> Tokens:
-        """Tokens of a prompt with two responses; none where these make a special token.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
-        return self.encode_pairs([(conversation, first, second)])[0]
-
     def encode_responses(self, asked: Sequence[tuple[Conversation, str]]) -> list[Tokens]:
-        """As ``encode_response``, of many."""
+        """Tokens of prompts, each with a response."""
         return self.tokens([self.render_response(*one) for one in asked])
 
     def encode_pairs(self, asked: Sequence[tuple[Conversation, str, str]]) -> list[Tokens]:
-        """As ``encode_pair``, of many."""
+        """Tokens of prompts, each with two responses; none where these make a special token."""
         texts = [self.render_pair(*one) for one in asked]
         safe = iter(self.tokens([text for text in texts if text is not None]))
         return [() if text is None else next(safe) for text in texts]
@@ -130,21 +110,13 @@ class TextEncoder:
         return [tuple(tokens[: len(tokens) - behind]) for tokens in encoded["input_ids"]]
 
     def render_response(self, conversation: Conversation, response: str) -> str:
-        """The text of a prompt with a response.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
+        """The text of a prompt with a response."""
         if self.template is None:
             return self._in_chat([*conversation, {"role": "assistant", "content": response}])
         return self.template.format(prompt=self._one_message(conversation), response=response)
 
     def render_pair(self, conversation: Conversation, first: str, second: str) -> str | None:
-        """The text of a prompt with two responses; None where these make a special token.
-
-        Raises:
-            UserError: the prompt does not fit the template.
-        """
+        """The text of a prompt with two responses; None where these make a special token."""
         chat = self.template is None
         prompt = _as_text(conversation) if chat else self._one_message(conversation)
         text = self._written(prompt, first, second)
@@ -218,9 +190,6 @@ def refuse_template(template: str, reads: Reads, name: str) -> None:
         template: the text.
         reads: what is to be filled in.
         name: of the argument, in messages, as "RewardModelOracle.template".
-
-    Raises:
-        UserError: it cannot be filled in.
     """
     what = f"{name} {shown(template)}"
     try:

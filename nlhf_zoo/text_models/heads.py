@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, final
 
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.text_models.encoding import Reads
@@ -14,16 +15,13 @@ from nlhf_zoo.text_models.settings import Kind
 
 
 class PreferenceHead(ABC):
-    """Log-odds of P(first > second) from the outputs of a sequence classifier.
+    """Log-odds of P(first > second) from the outputs of a network, in training and in an oracle.
 
-    The head's weights are the classifier's output layer, of ``outputs`` rows. One that reads single
-    responses is antisymmetric: swapping the two negates its log-odds.
+    Of a sequence classifier the head's weights are the output layer, of ``outputs`` rows. One that
+    reads single responses is antisymmetric: swapping the two negates its log-odds.
 
     Args:
         temperature: divides the log-odds.
-
-    Raises:
-        UserError: the temperature is no number above 0.
     """
 
     kind: ClassVar[Kind]
@@ -31,11 +29,7 @@ class PreferenceHead(ABC):
     outputs: int
 
     def __init__(self, temperature: float) -> None:
-        if not (math.isfinite(temperature) and temperature > 0):
-            name = type(self).__name__
-            raise UserError(
-                f"{name}.temperature must be a finite number above 0, not {temperature}"
-            )
+        refuse_temperature(type(self).__name__, temperature)
         self.temperature = temperature
 
     @property
@@ -57,6 +51,19 @@ class PreferenceHead(ABC):
             s [B].
         """
 
+    def preference(self, first: Tensor, second: Tensor) -> Tensor:
+        r"""P(first > second) in double precision [B]; NaN where an output is not finite.
+
+        .. math:: P(y > y' | x) = \sigma(s)
+
+        Args:
+            first: outputs for the first responses [B, outputs], as in ``log_odds``.
+            second: outputs for the second responses [B, outputs].
+        """
+        double = (side.double() for side in (first, second))
+        finite = (side.masked_fill(~side.isfinite(), math.nan) for side in double)
+        return self.log_odds(*finite).sigmoid()
+
 
 @final
 class BradleyTerryHead(PreferenceHead):
@@ -77,8 +84,8 @@ class BradleyTerryHead(PreferenceHead):
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__(temperature)
 
+    @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
-        """The difference of the rewards."""
         return (first - second)[:, 0] / self.temperature
 
 
@@ -107,12 +114,12 @@ class PairHead(PreferenceHead):
         self.outputs = outputs
 
     @property
+    @override
     def labels(self) -> dict[int, str] | None:
-        """Of two outputs, which one speaks for whom."""
         return {0: "first", 1: "second"} if self.outputs == 2 else None
 
+    @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
-        """The output, or the difference of the two."""
         logit = first[:, 0] if self.outputs == 1 else first[:, 0] - first[:, 1]
         return logit / self.temperature
 
@@ -144,8 +151,8 @@ class GeneralPreferenceHead(PreferenceHead):
             )
         self.outputs = dimension
 
+    @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
-        """The block skew-symmetric form of the embeddings."""
         return preference_score(first, second) / self.temperature
 
 
@@ -169,3 +176,9 @@ def preference_score(first: Tensor, second: Tensor) -> Tensor:
     one, other = first.unflatten(-1, (-1, 2)), second.unflatten(-1, (-1, 2))
     score: Tensor = (one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]).sum(-1)
     return score
+
+
+def refuse_temperature(owner: str, temperature: float) -> None:
+    """Refuse, in its owner's name, a temperature that is not finite or not above 0."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UserError(f"{owner}.temperature must be a finite number above 0, not {temperature}")

@@ -1,8 +1,9 @@
-"""Models of texts and their tokenizers, from a folder or the hub."""
+"""Models of texts and their tokenizers, from a folder or the hub; no code of theirs is run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,12 @@ import torch
 from nlhf_zoo.errors import UserError, cause
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-Head = Literal["sequence classifier", "causal language model", "backbone"]
+Head = Literal["sequence classifier", "causal language model"]
 # Ends of the names of classes that write the next token.
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _AUTO: Mapping[Head, str] = {
     "sequence classifier": "AutoModelForSequenceClassification",
     "causal language model": "AutoModelForCausalLM",
-    "backbone": "AutoModel",
 }
 
 
@@ -29,100 +29,85 @@ def weights_dtype(dtype: Dtype) -> torch.dtype:
     return torch.float32
 
 
-def load_config(model: str, revision: str | None, where: str) -> Any:
-    """The configuration of a model.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model with its tokenizer, in a folder or on the hub.
+
+    What cannot be had is refused with a UserError.
 
     Args:
-        model: hub name or folder.
+        name: hub name or folder.
+        where: which model it is, in messages, as "the reward model FOLDER".
         revision: of the hub's repository.
-        where: which model, in messages.
-
-    Raises:
-        UserError: it cannot be had.
     """
-    from transformers import AutoConfig
 
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"{where} is a folder without config.json: give that of a whole model")
-    try:
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:  # of files, the network, the hub: too many kinds to name
-        what = "cannot be loaded" if folder.is_dir() else "is no folder here, nor had from the hub"
-        raise UserError(f"{where} {what}: {cause(error)}") from error
+    name: str
+    where: str
+    revision: str | None = None
 
+    def config(self) -> Any:
+        """The configuration of the model."""
+        from transformers import AutoConfig
 
-def load_tokenizer(model: str, revision: str | None, where: str) -> Any:
-    """The tokenizer beside a model.
+        is_folder = Path(self.name).is_dir()
+        if is_folder and not (Path(self.name) / "config.json").is_file():
+            raise UserError(
+                f"{self.where} is a folder without config.json: give that of a whole model"
+            )
+        what = "cannot be loaded" if is_folder else "is no folder here, nor had from the hub"
+        return self._load(AutoConfig, f"{self.where} {what}", {})
 
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoTokenizer
+    def tokenizer(self, refusal: str = "") -> Any:
+        """The tokenizer of the model.
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:  # likewise
-        raise UserError(f"{where} has no tokenizer that can be loaded: {cause(error)}") from error
-    # Where there are no files of a tokenizer, transformers makes one without words.
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{where} has no tokenizer: save one beside it")
-    return tokenizer
+        Args:
+            refusal: what is said, before the cause, where it cannot be loaded; empty says that
+                there is none that can.
+        """
+        from transformers import AutoTokenizer
 
+        refusal = refusal or f"{self.where} has no tokenizer that can be loaded"
+        tokenizer = self._load(AutoTokenizer, refusal, {})
+        # Where there are no files of a tokenizer, transformers makes one without words.
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+            raise UserError(f"{self.where} has no tokenizer: save one beside it")
+        return tokenizer
 
-def load_network(
-    model: str, head: Head, config: Any, revision: str | None, dtype: Dtype, where: str
-) -> Any:
-    """A whole network of a kind, from safetensors alone; no code of its repository is run.
+    def network(
+        self, head: Head, refusal: str, options: Mapping[str, Any]
+    ) -> tuple[Any, list[str]]:
+        """A network of a kind, from safetensors alone.
 
-    Raises:
-        UserError: it cannot be loaded, or its files lack weights.
-    """
-    import transformers
+        Args:
+            head: kind of the network.
+            refusal: what is said, before the cause, where it cannot be loaded.
+            options: of transformers' ``from_pretrained``.
 
-    try:
-        network, report = getattr(transformers, _AUTO[head]).from_pretrained(
-            model,
-            config=config,
-            dtype=weights_dtype(dtype),
-            revision=revision,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:  # likewise
-        raise UserError(f"{where} cannot be loaded as a {head}: {cause(error)}") from error
-    # Transformers would fill these with random numbers.
-    if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise UserError(f"{where} is no trained {head}: its file lacks {lacking[0]}")
-    return network
+        Returns:
+            the network, and names of weights that its files lack, or hold in another size:
+            transformers fills these with random numbers, and says so in a log only.
+        """
+        import transformers
 
+        safe = {"use_safetensors": True, "output_loading_info": True}
+        kind = getattr(transformers, _AUTO[head])
+        network, report = self._load(kind, refusal, {**options, **safe})
+        other_sizes = [name for name, *_ in report["mismatched_keys"]]
+        return network, sorted([*map(str, report["missing_keys"]), *other_sizes])
 
-def refuse_other_tokenizer(network: Any, tokenizer: Any, where: str) -> int:
-    """The number of tokens that a network has embeddings of.
+    def whole_network(self, head: Head, config: Any, dtype: Dtype) -> Any:
+        """A network none of whose weights its files lack."""
+        options = {"config": config, "dtype": weights_dtype(dtype)}
+        refusal = f"{self.where} cannot be loaded as a {head}"
+        network, lacking = self.network(head, refusal, options)
+        if lacking:
+            raise UserError(f"{self.where} is no trained {head}: its file lacks {lacking[0]}")
+        return network
 
-    Raises:
-        UserError: the tokenizer gives others.
-    """
-    rows = len(network.get_input_embeddings().weight)
-    if (largest := max(tokenizer.get_vocab().values())) >= rows:
-        raise UserError(
-            f"{where} has embeddings of {rows} tokens, but its tokenizer gives tokens up to "
-            f"{largest}: they do not belong together"
-        )
-    return rows
-
-
-def longest(network: Any, tokenizer: Any) -> int | None:
-    """Tokens that a network reads at most; None where it does not say."""
-    limits = [getattr(network.config.get_text_config(), "max_position_embeddings", None)]
-    limits.append(tokenizer.model_max_length)
-    for name, module in network.named_modules():
-        # RoBERTa's positions begin behind that of padding, so its last ones are never reached.
-        if (
-            name.endswith("position_embeddings")
-            and getattr(module, "padding_idx", None) is not None
-        ):
-            limits.append(module.num_embeddings - module.padding_idx - 1)
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9]
-    return min(known, default=None)
+    def _load(self, kind: Any, refusal: str, options: Mapping[str, Any]) -> Any:
+        try:
+            return kind.from_pretrained(
+                self.name, revision=self.revision, trust_remote_code=False, **options
+            )
+        except Exception as error:  # of files, the network, the hub: too many kinds to name
+            raise UserError(f"{refusal}: {cause(error)}") from error

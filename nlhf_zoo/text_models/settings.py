@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,14 +39,20 @@ class ModelSettings:
     max_tokens: int | None = None
     temperature: float = 1.0
 
+    def replaced(
+        self, template: str | None, max_tokens: int | None, temperature: float | None
+    ) -> ModelSettings:
+        """The settings with what is given, each that is not None, in place of their own."""
+        given: dict[str, Any] = {
+            "template": template,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+        }
+        return replace(self, **{name: it for name, it in given.items() if it is not None})
+
 
 def write_settings(folder: Path, settings: ModelSettings) -> None:
-    """Write the file into a folder, all of it or nothing.
-
-    Args:
-        folder: of the model.
-        settings: what to write.
-    """
+    """Write the file into the folder of a model, all of it or nothing."""
     text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
     with written(folder / SETTINGS_FILE) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
@@ -79,21 +85,14 @@ def read_settings(
 
 
 def _file(model: str, revision: str | None) -> Path | None:
-    folder = Path(model)
-    if folder.is_dir():
-        path = folder / SETTINGS_FILE
+    if Path(model).is_dir():
+        path = Path(model) / SETTINGS_FILE
         return path if path.is_file() else None
     from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(
-            model,
-            SETTINGS_FILE,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except Exception:  # no such repository, say: whoever loads the model itself says so
+        found = cached_file(model, SETTINGS_FILE, revision=revision)
+    except Exception:  # no such file or repository: whoever loads the model says what is missing
         return None
     return None if found is None else Path(found)
 
@@ -118,7 +117,7 @@ def _is_temperature(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
-_VALUES: Mapping[str, tuple[Any, str]] = {
+_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
     "template": (lambda value: value is None or isinstance(value, str), "a text or null"),
     "max_tokens": (

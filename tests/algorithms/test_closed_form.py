@@ -292,8 +292,7 @@ def test_the_bound_can_be_missed():
 @pytest.mark.nightly
 @pytest.mark.parametrize("beta", [0.001, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize(
-    ("num_actions", "num_games"),
-    [(3, 25), (10, 25), (30, 20), (100, 15), (300, 10), (1000, 5)],
+    ("num_actions", "num_games"), [(3, 25), (10, 25), (30, 20), (100, 15), (300, 10), (1000, 5)]
 )
 def test_nash_mp_keeps_its_bound_on_a_hundred_games(beta, num_actions, num_games):
     P = games.uniform_random(num_games, num_actions, seed=1000 + num_actions)

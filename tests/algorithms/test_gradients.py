@@ -55,12 +55,7 @@ def make_game(algorithm, copies, num_actions, rollout, wrap=lambda oracle: oracl
     )
     policy = TabularPolicy(TensorReference(mu), TensorReference(start))
     game = OnlineGame(
-        policy,
-        wrap(MatrixOracle(P)),
-        algorithm,
-        BETA,
-        rollout=rollout,
-        realisation=GradientSteps(),
+        policy, wrap(MatrixOracle(P)), algorithm, BETA, rollout=rollout, realisation=GradientSteps()
     )
     scatter_players(game)
     return game

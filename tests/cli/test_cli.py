@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import importlib
@@ -17,7 +18,18 @@ import pytest
 import yaml
 from forked import nlhf
 from paths import ROOT
-from runs import RUN, configuration, fit, load, part, write
+from runs import (
+    CASES,
+    ROUNDS,
+    RUN,
+    assert_same_run,
+    configuration,
+    fit,
+    load,
+    part,
+    whole_run,
+    write,
+)
 
 from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import read_history
@@ -315,3 +327,49 @@ def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(capsys):
     assert "BudgetedOracle cannot stand there, where an oracle of texts is asked" in said
     assert "RuleOracle" in said
     assert "VotesOracle" not in said
+
+
+# ---- what version 0.1 has written ----------------------------------------------------------------
+
+# Paths of classes as version 0.1 saved them, and as they are saved now.
+OLD_PATHS = {
+    "nlhf_zoo.OnlineGame": "nlhf_zoo.online_game.OnlineGame",
+    "nlhf_zoo.Sample": "nlhf_zoo.rollout.Sample",
+    "nlhf_zoo.GradientSteps": "nlhf_zoo.realisation.GradientSteps",
+    "nlhf_zoo.TabularPolicy": "nlhf_zoo.policies.TabularPolicy",
+    "nlhf_zoo.NormalReference": "nlhf_zoo.policies.NormalReference",
+    "nlhf_zoo.BernoulliLabels": "nlhf_zoo.oracles.BernoulliLabels",
+    "nlhf_zoo.UniformRandom": "nlhf_zoo.oracles.UniformRandom",
+    "nlhf_zoo.NashMP": "nlhf_zoo.algorithms.NashMP",
+    "nlhf_zoo.TablePrompts": "nlhf_zoo.data.prompts.TablePrompts",
+    "nlhf_zoo.ExactMetrics": "nlhf_zoo.callbacks.ExactMetrics",
+    "nlhf_zoo.HealthCheck": "nlhf_zoo.callbacks.HealthCheck",
+}
+
+
+def test_a_run_that_was_saved_under_old_paths_resumes_and_is_the_same(tmp_path: Path):
+    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config["trainer"]["callbacks"].append(part("HealthCheck"))
+    whole_run(tmp_path / "whole", config)
+    saved = (tmp_path / "whole" / RUN / "config.yaml").read_text()
+    for new, old in OLD_PATHS.items():
+        assert re.search(rf"class_path: {new}$", saved, flags=re.MULTILINE), new
+        saved = re.sub(rf"class_path: {new}$", f"class_path: {old}", saved, flags=re.MULTILINE)
+    # The old configuration makes the same run ...
+    old_run = tmp_path / "old"
+    old_run.mkdir()
+    (old_run / "game.yaml").write_text(saved)
+    assert fit(old_run).code == 0
+    assert_same_run(tmp_path / "whole", old_run)
+    # ... and a run that it made goes on, with paths of either kind.
+    (old_run / RUN / "config.yaml").write_text(saved)
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=ROUNDS + 2)
+    write(old_run, config)
+    run = fit(old_run, "--ckpt_path", "last")
+    assert run.code == 0, run.err
+    assert load(old_run)["online_game"]["progress"]["round"] == ROUNDS + 2
+    other = saved.replace("nlhf_zoo.algorithms.NashMP", "nlhf_zoo.algorithms.EGPO")
+    (old_run / RUN / "config.yaml").write_text(other)
+    run = fit(old_run, "--ckpt_path", "last")
+    assert run.code == 2
+    assert "algorithm.class_path = nlhf_zoo.algorithms.EGPO, the configuration has" in run.sentence

@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
+import io
 import logging
+import multiprocessing
+import shutil
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from paths import CONFIGS
+from tqdm import tqdm
 
 from nlhf_zoo.algorithms import EGPO
-from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds, thread_limit
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.cli.compare.checks import check
-from nlhf_zoo.cli.compare.configuration import read_configuration
-from nlhf_zoo.cli.compare.contenders import read_contenders
+from nlhf_zoo.cli.compare import command, runs
+from nlhf_zoo.cli.compare.configuration import BudgetLimits, read_configuration
+from nlhf_zoo.cli.compare.entries import Entry, read_entries
+from nlhf_zoo.cli.compare.tables import COLUMNS
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.data.tables.games import comal, uniform_random
 from nlhf_zoo.policies import NormalReference
 from nlhf_zoo.solvers import exploitability, regularised_nash, trajectory_metrics
 
-COLUMNS = [
-    "game",
-    "algorithm",
-    "seed",
-    "queries",
-    "rounds",
-    "exploitability",
-    "kl_to_nash",
-    "span",
-    "seconds",
-]
-UNIFORM = {
-    "oracle": {"class_path": "UniformRandom", "init_args": {"num_games": 3, "num_actions": 4}},
-    "reference": {"class_path": "NormalReference"},
-}
-CYCLE = {
-    "oracle": {"class_path": "Cyclic", "init_args": {"num_actions": 3}},
-    "reference": {"class_path": "NormalReference"},
-}
+
+def block(name: str, **arguments: object) -> dict:
+    return {"class_path": name} | ({"init_args": arguments} if arguments else {})
+
+
+REFERENCE = block("NormalReference")
+UNIFORM = {"oracle": block("UniformRandom", num_games=3, num_actions=4), "reference": REFERENCE}
+CYCLE = {"oracle": block("Cyclic", num_actions=3), "reference": REFERENCE}
 
 
 def fit_file(name: str) -> str:
@@ -57,10 +55,7 @@ def small() -> dict:
         "betas": [0.1],
         "seeds": [0, 1],
         "games": copy.deepcopy({"uniform": UNIFORM, "cycle": CYCLE}),
-        "algorithms": {
-            "EGPO": {"config": fit_file("egpo")},
-            "SPPO": {"config": fit_file("sppo")},
-        },
+        "algorithms": {name: {"config": fit_file(name.lower())} for name in ("EGPO", "SPPO")},
     }
 
 
@@ -71,10 +66,20 @@ def here(tmp_path, monkeypatch):
 
 
 def compare(content: object, *arguments: str) -> None:
-    Path("compare.yaml").write_text(
-        content if isinstance(content, str) else yaml.safe_dump(content)
-    )
+    text = content if isinstance(content, str) else yaml.safe_dump(content)
+    Path("compare.yaml").write_text(text)
     main(["compare", "--config", "compare.yaml", *arguments])
+
+
+def entries_of(path: Path) -> list[Entry]:
+    """The entries of a comparison at one temperature, which is not played."""
+    read = read_configuration(["--config", str(path), "--betas", "[0.1]"])
+    return read_entries(read.games, read.algorithms, read.betas, 0, lambda: None)
+
+
+def entries_in(content: dict) -> list[Entry]:
+    Path("compare.yaml").write_text(yaml.safe_dump(content))
+    return entries_of(Path("compare.yaml"))
 
 
 def rows(output: str | Path = "out") -> list[dict[str, str]]:
@@ -86,20 +91,47 @@ def numbers(found: list[dict[str, str]], column: str) -> np.ndarray:
     return np.array([float(row[column]) for row in found])
 
 
+def without_seconds(found: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [row | {"seconds": ""} for row in found]
+
+
+def targets() -> dict[str, dict[str, str]]:
+    with open("out/queries_to_target.csv") as file:
+        return {row["algorithm"]: row for row in csv.DictReader(file)}
+
+
 def of(found: list[dict[str, str]], **wanted: str) -> list[dict[str, str]]:
     return [row for row in found if all(row[key] == value for key, value in wanted.items())]
 
 
-def test_the_results_are_those_of_the_game(here):
-    compare(small())
-    found = rows()
-    assert list(found[0]) == COLUMNS
-    games = {f"uniform[{i}]" for i in range(3)} | {"cycle"}
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """The small comparison, what it printed, and what it changed of this process."""
+    folder, output, errors = tmp_path_factory.mktemp("played"), io.StringIO(), io.StringIO()
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    levels = {logger: logger.level for logger in loggers}
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output), thread_limit(False):
+        torch.set_num_threads(2)
+        with contextlib.redirect_stderr(errors):
+            compare(small())
+        changed = [logger.name for logger, level in levels.items() if logger.level != level]
+        changed += ["threads"] if torch.get_num_threads() != 2 else []
+    shown = {"output": output.getvalue(), "errors": errors.getvalue()}
+    return SimpleNamespace(folder=folder, changed=changed, **shown)
+
+
+@pytest.fixture
+def earlier(here, played):
+    """The same in the current folder, which may be changed."""
+    shutil.copytree(played.folder, here, dirs_exist_ok=True)
+
+
+def test_the_results_are_those_of_the_game(played):
+    found = rows(played.folder / "out")
+    assert tuple(found[0]) == COLUMNS
+    games = [f"uniform[{i}]" for i in range(3)] + ["cycle"]
     assert {(r["game"], r["algorithm"], r["seed"]) for r in found} == {
-        (game, algorithm, seed)
-        for game in games
-        for algorithm in ("EGPO", "SPPO")
-        for seed in ("0", "1")
+        *product(games, ("EGPO", "SPPO"), ("0", "1"))
     }
     assert len(found) == 16
     # A round of EGPO costs two queries, and one that would exceed the budget of 7 is not begun.
@@ -130,77 +162,58 @@ def test_every_algorithm_plays_the_same_game(here):
     assert found[0]["exploitability"] != found[1]["exploitability"]  # the seed draws the game
 
 
-def test_tables_figure_and_logs(here, capsys):
-    compare(small())
-    shown = capsys.readouterr()
-    assert "GPU" not in shown.err
-    assert "litlogger" not in shown.err
-    found = of(rows(), algorithm="SPPO")
+def test_tables_figure_and_logs(played):
+    output = played.folder / "out"
+    assert "GPU" not in played.errors
+    assert "litlogger" not in played.errors
+    found = of(rows(output), algorithm="SPPO")
     uniform = numbers([r for r in found if r["game"].startswith("uniform")], "exploitability")
     mean, most = f"{uniform.mean():.2e}", f"{uniform.max():.2e}"
-    (line,) = [
-        line
-        for line in Path("out/results.md").read_text().splitlines()
-        if line.startswith("| uniform, β = 0.1") and "SPPO" in line
-    ]
+    lines = (output / "results.md").read_text().splitlines()
+    assert "sweep" not in lines[0]
+    (line,) = [x for x in lines if x.startswith("| uniform, β = 0.1") and "SPPO" in x]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:5] == ["SPPO", "7", mean, most]
     assert float(cells[-1]) < 1e-12  # the certificate of pi*
-    (line,) = [line for line in shown.out.splitlines() if line.split()[:3] == ["SPPO", "7", mean]]
+    (line,) = [x for x in played.output.splitlines() if x.split()[:3] == ["SPPO", "7", mean]]
     assert line.split()[3] == most
-    assert "out/" in shown.out
-    assert Path("out/comparison.png").read_bytes().startswith(b"\x89PNG")
-    for folder in (
-        f"{g}/{a}/seed_{s}" for g in ("uniform", "cycle") for a in ("EGPO", "SPPO") for s in (0, 1)
-    ):
-        assert list(Path("out", folder).glob("events.out.tfevents.*"))
-        assert Path("out", folder, "history.bin").stat().st_size > 0
-    assert not list(Path("out").rglob("*.part"))
+    assert "out/" in played.output
+    assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    for game, algorithm, seed in product(("uniform", "cycle"), ("EGPO", "SPPO"), (0, 1)):
+        folder = output / game / algorithm / f"seed_{seed}"
+        assert list(folder.glob("events.out.tfevents.*"))
+        assert (folder / "history.bin").stat().st_size > 0
+    assert not list(output.rglob("*.part"))
 
 
-def test_lightning_is_left_as_it_was(here):
-    levels = {name: logging.getLogger(name).level for name in list(logging.root.manager.loggerDict)}
-    threads = torch.get_num_threads()
-    compare(small())
-    for name, level in levels.items():
-        assert logging.getLogger(name).level == level
-    assert torch.get_num_threads() == threads
+def test_lightning_and_threads_are_left_as_they_were(played):
+    assert played.changed == []
 
 
-def test_an_earlier_comparison_is_not_destroyed(here, capsys):
-    compare(small())
+def test_an_earlier_comparison_is_not_destroyed(earlier, capsys):
     Path("out/uniform/notes.txt").write_text("mine")
     before = rows()
     refused(capsys, lambda: compare(small()), "earlier comparison")
     assert rows() == before
-    other = small()
-    other["algorithms"] = {"SPPO again": other["algorithms"]["SPPO"]}
-    compare(other, "--overwrite")
+    other = {"algorithms": {"SPPO again": {"config": fit_file("sppo")}}}
+    compare(small() | other, "--overwrite")
     assert {row["algorithm"] for row in rows()} == {"SPPO again"}
     assert not Path("out/uniform/SPPO").exists()
     assert Path("out/uniform/notes.txt").read_text() == "mine"
     assert len(list(Path("out/cycle/SPPO again/seed_0").glob("events*"))) == 1
-    again = small()
-    again["overwrite"] = True
-    compare(again)
-    for column in set(COLUMNS) - {"seconds"}:
-        assert [row[column] for row in rows()] == [row[column] for row in before]
+    compare(small() | {"overwrite": True})
+    assert without_seconds(rows()) == without_seconds(before)
 
 
-def test_logs_of_an_interrupted_comparison_are_not_mixed_with_new_ones(here, capsys):
-    compare(small())
+def test_logs_of_an_interrupted_comparison_are_not_mixed_with_new_ones(earlier, capsys):
     for name in ("results.csv", "results.md", "comparison.png"):
         Path("out", name).unlink()
     refused(capsys, lambda: compare(small()), "earlier comparison")
 
 
 def test_a_divergence_is_reported_not_dropped(here, capsys):
-    content = small()
-    content["games"] = {"cycle": CYCLE}
-    content["algorithms"]["SPPO"]["algorithm"] = {
-        "class_path": "SPPO",
-        "init_args": {"eta": 1e308},
-    }
+    content = small() | {"games": {"cycle": CYCLE}}
+    content["algorithms"]["SPPO"]["algorithm"] = block("SPPO", eta=1e308)
     compare(content)
     diverged = of(rows(), algorithm="SPPO")
     assert len(diverged) == 2
@@ -213,69 +226,60 @@ def test_a_divergence_is_reported_not_dropped(here, capsys):
     assert "inf" in capsys.readouterr().out
 
 
+def test_a_full_disk_is_told_in_one_sentence(here, capsys, monkeypatch):
+    monkeypatch.setattr(command, "draw", Mock(side_effect=OSError(28, "No space left on device")))
+    message = "out could not be written to: No space left on device"
+    refused(capsys, lambda: compare(small(), "--budget.queries", "0"), message)
+
+
 def test_several_betas(here):
-    compare(small(), "--betas", "[0.1, 1e-2]", "--seeds", "[3]")
+    compare(small(), "--betas", "[0.1, 1e-2]", "--seeds", "[3]", "--queries_axis", "log")
     found = rows()
-    assert {row["game"] for row in found if "cycle" in row["game"]} == {
-        "cycle beta=0.1",
-        "cycle beta=0.01",
-    }
+    cycles = {row["game"] for row in found if "cycle" in row["game"]}
+    assert cycles == {"cycle beta=0.1", "cycle beta=0.01"}
     assert {row["seed"] for row in found} == {"3"}
-    table, log_reference = (
-        uniform_random(3, 4, 3),
-        NormalReference(seed=3).log_prob(torch.ones(3, 4, dtype=torch.bool)),
-    )
+    table = uniform_random(3, 4, 3)
+    log_reference = NormalReference(seed=3).log_prob(torch.ones(3, 4, dtype=torch.bool))
     history = read_history("out/uniform beta=0.01/SPPO/seed_3")
     start = exploitability(table, log_reference, log_reference, 0.01)
     np.testing.assert_allclose(history["exploitability"][0], start.numpy(), rtol=1e-9)
 
 
 def test_the_start_and_the_unregularised_exploitability(here):
-    content = small()
     start = [0.5, 0.3, 0.2]
-    content["games"] = {
-        "comal": {
-            "oracle": {"class_path": "Comal"},
-            "start": {"class_path": "GivenReference", "init_args": {"probabilities": start}},
-        }
-    }
-    content |= {"exploitability": "unregularised", "seeds": [0]}
+    game = {"oracle": block("Comal"), "start": block("GivenReference", probabilities=start)}
+    content = small() | {"games": {"comal": game}, "seeds": [0]}
+    content |= {"exploitability": "unregularised"}
     compare(content, "--budget.queries", "0")
     expected = (comal()[0] @ torch.tensor(start, dtype=torch.float64)).max().item() - 0.5
     assert numbers(rows(), "exploitability") == pytest.approx([expected] * 2, rel=1e-12)
 
 
 def test_a_target_of_the_unregularised_game(here):
-    content = small() | {"games": {"comal": {"oracle": {"class_path": "Comal"}}}, "seeds": [0]}
+    content = small() | {"games": {"comal": {"oracle": block("Comal")}}, "seeds": [0]}
     content |= {"exploitability": "unregularised", "target": {"duality_gap": 1e-3}}
-    content |= {"budget": {"rounds": 20000}}
-    content["algorithms"] = {
-        "COMAL": {"config": fit_file("moving_magnet")},
-        "EGPO": {"config": fit_file("egpo")},
-    }
-    compare(content)
-    with open("out/queries_to_target.csv") as file:
-        table = {row["algorithm"]: row for row in csv.DictReader(file)}
+    files = {"COMAL": "moving_magnet", "EGPO": "egpo"}
+    content["algorithms"] = {name: {"config": fit_file(file)} for name, file in files.items()}
+    compare(content | {"budget": {"rounds": 20000}})
+    table = targets()
     assert table["COMAL"]["reached"] == "1"
     assert table["EGPO"]["reached"] == "0"  # its equilibrium is the regularised one
     assert float(of(rows(), algorithm="COMAL")[0]["rounds"]) < 20000
 
 
+def sweep(*values: float) -> dict:
+    return {"config": fit_file("online_ipo"), "sweep": {"algorithm.eta": [*values]}}
+
+
 def sweeping() -> dict:
-    content = small()
-    content["games"] = {"uniform": UNIFORM}
-    content |= {"budget": {"queries": 3000}, "seeds": [0], "target": {"duality_gap": 1e-5}}
-    content["algorithms"] = {
-        "MD": {"config": fit_file("online_ipo"), "sweep": {"algorithm.eta": [0.1, 1.0, 1e-4]}},
-        "SPPO": {"config": fit_file("sppo")},
-    }
-    return content
+    content = small() | {"games": {"uniform": UNIFORM}, "target": {"duality_gap": 1e-5}}
+    content["algorithms"] = {"MD": sweep(0.1, 1.0, 1e-4), "SPPO": {"config": fit_file("sppo")}}
+    return content | {"budget": {"queries": 3000}, "seeds": [0]}
 
 
 def test_sweep_and_target(here, capsys):
     compare(sweeping())
-    with open("out/queries_to_target.csv") as file:
-        table = {row["algorithm"]: row for row in csv.DictReader(file)}
+    table = targets()
     history = read_history("out/uniform/MD (eta=1)/seed_0")
     gap = 2 * history["exploitability"]
     first = [history["queries"][np.flatnonzero(gap[:, i] < 1e-5)[0]] for i in range(3)]
@@ -300,30 +304,19 @@ def test_sweep_and_target(here, capsys):
 
 def held_out() -> dict:
     """A sweep that the first seed chooses by, and the others report."""
-    content = small()
-    content |= {"seeds": [0, 1, 2], "sweep_seeds": 1, "budget": {"queries": 40}}
-    content["algorithms"]["MD"] = {
-        "config": fit_file("online_ipo"),
-        "sweep": {"algorithm.eta": [0.01, 1.0, 1e-4]},
-    }
+    content = small() | {"seeds": [0, 1, 2], "sweep_seeds": 1, "budget": {"queries": 40}}
+    content["algorithms"]["MD"] = sweep(0.01, 1.0, 1e-4)
     return content
 
 
 def test_the_seeds_that_choose_of_a_sweep_are_not_reported(here, capsys):
     compare(held_out())
     found = rows()
-    seeds = {
-        name: [] for name in ("MD (eta=0.01)", "MD (eta=1)", "MD (eta=0.0001)", "SPPO", "EGPO")
-    }
+    seeds: dict[str, str] = {}
     for row in of(found, game="cycle"):
-        seeds[row["algorithm"]].append(row["seed"])
-    assert seeds == {
-        "MD (eta=0.01)": ["0"],
-        "MD (eta=1)": ["0", "1", "2"],
-        "MD (eta=0.0001)": ["0"],
-        "SPPO": ["1", "2"],
-        "EGPO": ["1", "2"],
-    }
+        seeds[row["algorithm"]] = seeds.get(row["algorithm"], "") + row["seed"]
+    alone = {"MD (eta=0.01)": "0", "MD (eta=1)": "012", "MD (eta=0.0001)": "0"}
+    assert seeds == alone | {"SPPO": "12", "EGPO": "12"}
     best = of(found, game="cycle", algorithm="MD (eta=1)")
     choosing, *reported = numbers(best, "exploitability")
     tried = of(found, game="cycle", seed="0")
@@ -342,31 +335,52 @@ def test_what_chose_of_a_sweep_is_said(here):
     del content["target"]
     compare(content)
     assert "chosen by these same runs" in Path("out/results.md").read_text()
-    compare(small(), "--overwrite")
-    assert "sweep" not in Path("out/results.md").read_text()
 
 
 def sampled() -> dict:
     """Both kinds of runs, and a sweep: what is drawn, too, must not depend on where it is."""
-    content = held_out()
-    content["games"] = {"uniform": UNIFORM}
+    content = held_out() | {"games": {"uniform": UNIFORM}, "budget": {"queries": 600}}
     content["algorithms"]["sampled"] = {"config": fit_file("sampled/egpo")}
-    return content | {"budget": {"queries": 600}}
+    return content
 
 
-def test_the_number_of_processes_changes_no_figure(here, capsys):
+def test_the_number_of_processes_changes_no_figure(here, capsys, monkeypatch):
+    monkeypatch.setattr(command, "tqdm", lambda **options: tqdm(**options | {"delay": 0}))
     compare(sampled())
     capsys.readouterr()
     compare(sampled(), "--output", "side", "--processes", "2")
     shown = capsys.readouterr()
     assert "uniform, " in shown.err  # the bar names what runs
     assert "100%" in shown.err
-    for column in set(COLUMNS) - {"seconds"}:
-        assert [row[column] for row in rows("side")] == [row[column] for row in rows()]
+    assert without_seconds(rows("side")) == without_seconds(rows())
     names = sorted(str(path.relative_to("out")) for path in Path("out").rglob("history.bin"))
     assert names == sorted(str(p.relative_to("side")) for p in Path("side").rglob("history.bin"))
     for name in names:
         assert Path("side", name).read_bytes() == Path("out", name).read_bytes()
+    assert not multiprocessing.active_children()
+
+
+def test_an_interruption_ends_all_processes(here, monkeypatch):
+    def update(bar: tqdm, amount: int = 1) -> None:
+        if multiprocessing.active_children():  # which play by now
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tqdm, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        compare(small() | {"processes": 2})
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["at work", "idle"])
+def test_a_process_ends_with_its_parent(here, monkeypatch, asked):
+    monkeypatch.setattr(runs, "signal", Mock())  # it is this process, for once
+    parent, worker = multiprocessing.Pipe()
+    if asked:
+        entry, budget = entries_in(small())[0], BudgetLimits(queries=7)
+        parent.send(runs.Task(entry, 0, here / "out", budget, "regularised", None))
+    parent.close()
+    with thread_limit(False):
+        runs._serve(worker)
 
 
 FAULTY = """
@@ -375,32 +389,22 @@ import signal
 from multiprocessing import parent_process
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles import Cyclic, PreferenceOracle
+from nlhf_zoo.oracles import Cyclic
 
 
-class Faulty(PreferenceOracle):
+class Faulty(Cyclic):
+    answers_table = False
+
     def __init__(self, fault: str, everywhere: bool = False) -> None:
-        super().__init__()
-        self.oracle, self.fault, self.everywhere = Cyclic(num_actions=3), fault, everywhere
-
-    @property
-    def support(self):
-        return self.oracle.support
-
-    @property
-    def table(self):
-        return self.oracle.table
-
-    @property
-    def answers_table(self):
-        return False
+        super().__init__(num_actions=3)
+        self.fault, self.everywhere = fault, everywhere
 
     def forward(self, prompts, first, second):
         if self.everywhere or parent_process() is not None:
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise (UserError if self.fault == "refused" else ZeroDivisionError)("no answer")
-        return self.oracle(prompts, first, second)
+        return super().forward(prompts, first, second)
 """
 
 
@@ -408,20 +412,16 @@ def faulty(here: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> 
     """A comparison whose runs cannot be played."""
     (here / "faulty.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(here)
-    content = small() | {"seeds": [5]}
-    content["games"] = {
-        "cycle": {"oracle": {"class_path": "faulty.Faulty", "init_args": arguments}}
-    }
-    content["algorithms"] = {
-        "DPO": {"config": fit_file("online_dpo"), "realisation": {"class_path": "GradientSteps"}}
-    }
-    return content
+    game = {"oracle": block("faulty.Faulty", **arguments)}
+    algorithm = {"config": fit_file("online_dpo"), "realisation": block("GradientSteps")}
+    return small() | {"seeds": [5], "games": {"cycle": game}, "algorithms": {"DPO": algorithm}}
 
 
 def test_a_run_whose_process_dies_is_named(here, capsys, monkeypatch):
     content = faulty(here, monkeypatch, fault="killed") | {"processes": 2}
     message = "cycle, DPO, seed 5: its process died (exit code -9): lower processes"
     refused(capsys, lambda: compare(content), message)
+    assert not multiprocessing.active_children()
 
 
 def test_a_run_that_fails_elsewhere_is_named(here, capsys, monkeypatch):
@@ -445,36 +445,31 @@ def test_the_theorys_rate_is_drawn_for_products_alone(here, monkeypatch):
     """It counts products P o; a query of samples is one pair."""
     from matplotlib.figure import Figure
 
-    labels = []
-    legend = Figure.legend
-    monkeypatch.setattr(
-        Figure,
-        "legend",
-        lambda self, *args, **k: labels.append([*args[1]]) or legend(self, *args, **k),
-    )
+    legend = Mock()
+    monkeypatch.setattr(Figure, "legend", legend)
     compare(small())
     content = sampled()
     content["algorithms"] = {"sampled": content["algorithms"]["sampled"]}
     del content["sweep_seeds"]
     compare(content, "--output", "other")
-    products, samples = labels
+    products, samples = ([*call.args[1]] for call in legend.call_args_list)
     assert len(products) == 3
     assert samples == ["sampled"]
 
 
+def changed_file(name: str, path: str, to: object) -> str:
+    """A file for ``nlhf fit`` with one value replaced."""
+    content = yaml.safe_load(Path(fit_file(name)).read_text())
+    Path("changed.yaml").write_text(yaml.safe_dump(changed(path, to, content)))
+    return "changed.yaml"
+
+
 def test_blocks_are_replaced_whole(here):
     """Arguments of the file's class must not slip into another class."""
-    content = small()
-    file = yaml.safe_load(Path(fit_file("sppo")).read_text())
-    file["model"]["init_args"]["algorithm"]["init_args"] = {"eta": 0.77}
-    Path("sppo.yaml").write_text(yaml.safe_dump(file))
-    content["algorithms"] = {
-        "as in the file": {"config": "sppo.yaml"},
-        "replaced": {"config": "sppo.yaml", "algorithm": {"class_path": "OnlineIPO"}},
-    }
-    Path("compare.yaml").write_text(yaml.safe_dump(content))
-    configuration, folder = read_configuration(["--config", "compare.yaml"])
-    first, second, *_ = read_contenders(configuration, folder, lambda: None)
+    file = changed_file("sppo", "model init_args algorithm init_args", {"eta": 0.77})
+    content = small() | {"algorithms": {"as in the file": {"config": file}}}
+    content["algorithms"]["replaced"] = {"config": file, "algorithm": block("OnlineIPO")}
+    first, second, *_ = entries_in(content)
     assert first.make().algorithm.eta == 0.77
     game = second.make()
     assert type(game.algorithm).__name__ == "OnlineIPO"
@@ -482,28 +477,21 @@ def test_blocks_are_replaced_whole(here):
 
 
 def test_a_game_replaces_reference_and_start_of_the_file(here):
-    file = yaml.safe_load(Path(fit_file("sppo")).read_text())
-    given = {"class_path": "GivenReference", "init_args": {"probabilities": [0.5, 0.3, 0.2]}}
-    file["model"]["init_args"]["policy"]["init_args"] = {"reference": given, "start": given}
-    Path("sppo.yaml").write_text(yaml.safe_dump(file))
-    content = small()
-    content["games"] = {"cycle": {"oracle": CYCLE["oracle"]}}
-    content["algorithms"] = {"SPPO": {"config": "sppo.yaml"}}
-    Path("compare.yaml").write_text(yaml.safe_dump(content))
-    configuration, folder = read_configuration(["--config", "compare.yaml"])
-    (contender,) = read_contenders(configuration, folder, lambda: None)
+    given = block("GivenReference", probabilities=[0.5, 0.3, 0.2])
+    arguments = {"reference": given, "start": given}
+    file = changed_file("sppo", "model init_args policy init_args", arguments)
+    content = small() | {"games": {"cycle": {"oracle": CYCLE["oracle"]}}}
+    (entry,) = entries_in(content | {"algorithms": {"SPPO": {"config": file}}})
     uniform = torch.full((1, 3), 1 / 3, dtype=torch.float64).log()
     for player in ("reference", "policy"):
-        torch.testing.assert_close(contender.make().log_policy(player), uniform)
+        torch.testing.assert_close(entry.make().log_policy(player), uniform)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_comparison_can_be_made(here, path):
-    arguments = ["--config", str(path), "--betas", "[0.1]"]
-    configuration, folder = read_configuration(arguments)
-    check(configuration)
-    found = read_contenders(configuration, folder, lambda: None)
-    assert {c.algorithm for c in found} == set(yaml.safe_load(path.read_text())["algorithms"])
+    found = entries_of(path)
+    names = set(yaml.safe_load(path.read_text())["algorithms"])
+    assert {entry.algorithm for entry in found} == names
 
 
 def test_the_quickstart_runs(here):
@@ -557,143 +545,93 @@ def refused(capsys, command, message: str) -> None:
     assert message in error
 
 
-def changed(*path: str, to: object) -> dict:
-    """The small comparison with one value replaced."""
-    content = small()
+def changed(path: str, to: object, content: dict | None = None) -> dict:
+    """A comparison, the small one, with one value replaced or, by None, left out."""
+    content = content or small()
+    *outer, last = path.split()
     inner = content
-    for key in path[:-1]:
+    for key in outer:
         inner = inner[key]
-    inner[path[-1]] = to
+    inner[last] = to
+    if to is None:
+        del inner[last]
     return content
 
 
-REFUSALS = {
-    "not YAML": ("output: [", "cannot be read"),
-    "an empty file": ("", "holds no configuration"),
-    "an unknown key": (changed("seed", to=0), "'seed' is not accepted"),
-    "no output": ({k: v for k, v in small().items() if k != "output"}, "output"),
-    "no budget": ({k: v for k, v in small().items() if k != "budget"}, "budget"),
-    "an empty budget": (changed("budget", to={}), "set budget.queries or budget.rounds"),
-    "a negative budget": (changed("budget", "queries", to=-1), "budget.queries must be at least 0"),
-    "a budget of words": (changed("budget", "queries", to="many"), "got 'many'"),
-    "a budget that is a number": (changed("budget", to=3), "budget must be a mapping"),
-    "an unknown budget": (changed("budget", to={"steps": 3}), "steps"),
-    "no games": (changed("games", to={}), "there are no games"),
-    "games without names": (changed("games", to=[CYCLE]), "games must name each"),
-    "a game without oracle": (changed("games", "cycle", to={}), "games.cycle lacks oracle"),
-    "a game that is a word": (changed("games", "cycle", to="rps"), "games.cycle must be a mapping"),
-    "a game's unknown key": (
-        changed("games", "cycle", "refrence", to={}),
-        "'refrence' is not accepted",
-    ),
-    "an unknown oracle": (
-        changed("games", "cycle", "oracle", to={"class_path": "RockPaper"}),
-        "RockPaper",
-    ),
-    "an oracle's unknown argument": (
-        changed("games", "cycle", "oracle", to={"class_path": "Cyclic", "init_args": {"n": 3}}),
-        "'n' is not accepted",
-    ),
-    "an impossible oracle": (
-        changed("games", "cycle", "oracle", "init_args", to={"num_actions": 4}),
-        "must be odd",
-    ),
-    "arguments beside init_args": (
-        changed("games", "cycle", "oracle", to={"class_path": "Cyclic", "num_actions": 3}),
-        "put arguments under init_args",
-    ),
-    "a reference of another size": (
-        changed(
-            "games",
-            "cycle",
-            "reference",
-            to={"class_path": "GivenReference", "init_args": {"probabilities": [0.5, 0.5]}},
-        ),
-        "[2]",
-    ),
-    "a game's name with a slash": (changed("games", "a/b", to=CYCLE), "without slashes"),
-    "a game's name that climbs": (changed("games", "..", to=CYCLE), "without slashes"),
-    "no algorithms": (changed("algorithms", to={}), "there are no algorithms"),
-    "an algorithm without a file": (changed("algorithms", "EGPO", to={}), "lacks config"),
-    "an algorithm's missing file": (
-        changed("algorithms", "EGPO", "config", to="none.yaml"),
-        "there is no file",
-    ),
-    "an algorithm's file without a model": (
-        changed("algorithms", "EGPO", "config", to="compare.yaml"),
-        "no section `model`",
-    ),
-    "an algorithm that is unknown": (
-        changed("algorithms", "EGPO", "algorithm", to={"class_path": "EPGO"}),
-        "EPGO",
-    ),
-    "a step below zero": (
-        changed(
-            "algorithms", "EGPO", "algorithm", to={"class_path": "EGPO", "init_args": {"eta": -1}}
-        ),
-        "eta must be a finite number above 0",
-    ),
-    "no closed form": (
-        changed("algorithms", "EGPO", "algorithm", to={"class_path": "OnlineDPO"}),
-        "no closed form",
-    ),
-    "samples in closed form": (
-        changed("algorithms", "EGPO", "rollout", to={"class_path": "Sample"}),
-        "closed form",
-    ),
-    "a sweep of nothing": (changed("algorithms", "EGPO", "sweep", to={}), "must name one argument"),
-    "a sweep of two": (
-        changed("algorithms", "EGPO", "sweep", to={"algorithm.eta": [1], "optimizer.lr": [1]}),
-        "must name one argument",
-    ),
-    "a sweep of no block": (
-        changed("algorithms", "EGPO", "sweep", to={"eta": [1]}),
-        "such as algorithm.eta",
-    ),
-    "a sweep of words": (
-        changed("algorithms", "EGPO", "sweep", to={"algorithm.eta": ["small"]}),
-        "list of numbers",
-    ),
-    "a sweep of an unknown argument": (
-        changed("algorithms", "EGPO", "sweep", to={"algorithm.step": [1]}),
-        "'step' is not accepted",
-    ),
-    "beta 0": (changed("betas", to=[0.0]), "above 0"),
-    "beta not finite": (changed("betas", to=[float("inf")]), "finite"),
-    "no betas": (changed("betas", to=[]), "betas is empty"),
-    "beta twice": (changed("betas", to=[0.1, 0.1]), "twice"),
-    "no seeds": (changed("seeds", to=[]), "there are no seeds"),
-    "a negative seed": (changed("seeds", to=[-1]), "seeds must lie between"),
-    "a seed twice": (changed("seeds", to=[1, 1]), "stands twice"),
-    "a target of zero": (changed("target", to={"duality_gap": 0}), "target.duality_gap"),
-    "another exploitability": (changed("exploitability", to="exact"), "exploitability"),
-    "an output in no folder": (changed("output", to="/nowhere/at/all"), "does not exist"),
-    "an output that is a file": (changed("output", to="compare.yaml"), "is a file"),
-    "an algorithm twice": (
-        yaml.safe_dump(small()).replace("  SPPO:", "  EGPO:"),
-        "'EGPO' stands twice",
-    ),
-    "no processes": (changed("processes", to=0), "processes must be at least 1"),
-    "no seeds that choose": (held_out() | {"sweep_seeds": 0}, "sweep_seeds must be at least 1"),
-    "no seeds to report": (held_out() | {"sweep_seeds": 3}, "leave a seed to report of the 3"),
-    "seeds that choose of nothing": (changed("sweep_seeds", to=1), "no algorithm has a sweep"),
-    "a reference for a language model": (
-        changed("algorithms", "EGPO", "config", to=str(CONFIGS / "language" / "egpo.yaml")),
-        "the game gives a reference, but CausalLMPolicy takes none: leave it out of the game",
-    ),
-    "an interpolation of nothing": (
-        changed(
-            "algorithms",
-            "EGPO",
-            "algorithm",
-            to={"class_path": "EGPO", "init_args": {"eta": "${.x}"}},
-        ),
-        "interpolation",
-    ),
-}
+ORACLE, EGPO_BLOCK = "games cycle oracle", "algorithms EGPO algorithm"
+CONFIG, SWEEP = "algorithms EGPO config", "algorithms EGPO sweep"
+LANGUAGE = str(CONFIGS / "language" / "egpo.yaml")
+NO_REFERENCE = "the game gives a reference, but CausalLMPolicy takes none: leave it out of the game"
+
+# What is replaced, by what, and what is then said.
+CHANGES = [
+    ("seed", 0, "'seed' is not accepted"),
+    ("output", None, "output"),
+    ("output", "/nowhere/at/all", "does not exist"),
+    ("output", "compare.yaml", "is a file"),
+    ("budget", None, "budget"),
+    ("budget", {}, "set budget.queries or budget.rounds"),
+    ("budget", 3, "budget must be a mapping"),
+    ("budget", {"steps": 3}, "steps"),
+    ("budget queries", -1, "budget.queries must be at least 0"),
+    ("budget queries", "many", "got 'many'"),
+    ("games", {}, "there are no games"),
+    ("games", [CYCLE], "games must name each"),
+    ("games cycle", {}, "games.cycle lacks oracle"),
+    ("games cycle", "rps", "games.cycle must be a mapping"),
+    ("games cycle refrence", {}, "'refrence' is not accepted"),
+    ("games a/b", CYCLE, "without slashes"),
+    ("games ..", CYCLE, "without slashes"),
+    (ORACLE, block("RockPaper"), "RockPaper"),
+    (ORACLE, block("Cyclic", n=3), "'n' is not accepted"),
+    (ORACLE, block("Cyclic", num_actions=4), "must be odd"),
+    (ORACLE, {"class_path": "Cyclic", "num_actions": 3}, "put arguments under init_args"),
+    (ORACLE, {"class_path": "Cyclic", "init_args": [3]}, "init_args must be a mapping"),
+    (ORACLE, "Cyclic", "oracle must be {class_path: ..., init_args: ...}, but it is 'Cyclic'"),
+    ("games cycle reference", block("GivenReference", probabilities=[0.5, 0.5]), "[2]"),
+    ("algorithms", {}, "there are no algorithms"),
+    ("algorithms EGPO", {}, "lacks config"),
+    (CONFIG, 3, "config must be the path of a file"),
+    (CONFIG, "none.yaml", "there is no file"),
+    (CONFIG, "compare.yaml", "no section `model`"),
+    (CONFIG, LANGUAGE, NO_REFERENCE),
+    (EGPO_BLOCK, block("EPGO"), "EPGO"),
+    (EGPO_BLOCK, block("EGPO", eta=-1), "eta must be a finite number above 0"),
+    (EGPO_BLOCK, block("EGPO", eta="${.x}"), "interpolation"),
+    (EGPO_BLOCK, block("OnlineDPO"), "no closed form"),
+    ("algorithms EGPO rollout", block("Sample"), "closed form"),
+    (SWEEP, {}, "must name one argument"),
+    (SWEEP, {"algorithm.eta": [1], "optimizer.lr": [1]}, "must name one argument"),
+    (SWEEP, {"eta": [1]}, "such as algorithm.eta"),
+    (SWEEP, {"algorithm.eta": ["small"]}, "list of numbers"),
+    (SWEEP, {"algorithm.eta": [1, 1.0000001]}, "EGPO (eta=1) on cycle stands twice"),
+    (SWEEP, {"algorithm.step": [1]}, "'step' is not accepted"),
+    (SWEEP, {"lr_scheduler.gamma": [1]}, "there is no lr_scheduler"),
+    ("betas", [0.0], "above 0"),
+    ("betas", [float("inf")], "finite"),
+    ("betas", [], "betas is empty"),
+    ("betas", [0.1, 0.1], "twice"),
+    ("seeds", [], "there are no seeds"),
+    ("seeds", [-1], "seeds must lie between"),
+    ("seeds", [1, 1], "stands twice"),
+    ("target", {"duality_gap": 0}, "target.duality_gap"),
+    ("exploitability", "exact", "exploitability"),
+    ("processes", 0, "processes must be at least 1"),
+    ("sweep_seeds", 1, "no algorithm has a sweep"),
+]
+CONTENTS = [
+    *(pytest.param(changed(at, to), error, id=f"{at}: {error}") for at, to, error in CHANGES),
+    pytest.param("output: [", "cannot be read", id="not YAML"),
+    pytest.param("", "holds no configuration", id="empty"),
+    pytest.param("? [a, b]\n: 1", "no plain name", id="a list as a key"),
+    pytest.param("- {a: 1, a: 2}", "'a' stands twice", id="a key twice"),
+    (yaml.safe_dump(small()).replace("  SPPO:", "  EGPO:"), "'EGPO' stands twice"),
+    (changed("sweep_seeds", 0, held_out()), "sweep_seeds must be at least 1"),
+    (changed("sweep_seeds", 3, held_out()), "leave a seed to report of the 3"),
+]
 
 
-@pytest.mark.parametrize(("content", "message"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize(("content", "message"), CONTENTS)
 def test_what_cannot_be_compared_is_refused(here, capsys, content, message):
     refused(capsys, lambda: compare(content), message)
     assert sorted(path.name for path in here.iterdir()) == ["compare.yaml"]  # before anything ran
@@ -701,28 +639,28 @@ def test_what_cannot_be_compared_is_refused(here, capsys, content, message):
 
 def test_an_oracle_without_a_table_is_refused(here, capsys):
     np.save("e.npy", np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32))
-    oracle = {"class_path": "EmbeddingOracle", "init_args": {"embeddings": "e.npy"}}
-    content = changed("games", "cycle", "oracle", to=oracle)
+    content = changed(ORACLE, block("EmbeddingOracle", embeddings="e.npy"))
     refused(capsys, lambda: compare(content), "EmbeddingOracle does not")
-    gradients = {"class_path": "GradientSteps"}
-    content["algorithms"] = {"DPO": {"config": fit_file("online_dpo"), "realisation": gradients}}
+    realisation = block("GradientSteps")
+    content["algorithms"] = {"DPO": {"config": fit_file("online_dpo"), "realisation": realisation}}
     refused(capsys, lambda: compare(content), "EmbeddingOracle holds no table")
 
 
-def test_files_that_play_different_games_are_refused(here, capsys):
-    content = small()
-    del content["betas"]
-    file = yaml.safe_load(Path(fit_file("sppo")).read_text())
-    file["model"]["init_args"]["beta"] = 0.2
-    Path("sppo.yaml").write_text(yaml.safe_dump(file))
-    content["algorithms"]["SPPO"] = {"config": "sppo.yaml"}
-    refused(capsys, lambda: compare(content), "two games")
-    file["data"]["init_args"] = {"batch_size": 1}
-    Path("sppo.yaml").write_text(yaml.safe_dump(file))
-    refused(capsys, lambda: compare(content), "all prompts at once")
-    file["data"] = {"class_path": "TextPrompts", "init_args": {"path": "prompts.jsonl"}}
-    Path("sppo.yaml").write_text(yaml.safe_dump(file))
-    refused(capsys, lambda: compare(content), "sets data to TextPrompts")
+FILES = [
+    ("model init_args beta", 0.2, "two games"),
+    ("data init_args", {"batch_size": 1}, "all prompts at once"),
+    ("data", block("TextPrompts", path="prompts.jsonl"), "sets data to TextPrompts"),
+    ("model init_args policy", None, "the file has no model.init_args.policy"),
+    ("trainer precision", "12", "changed.yaml, trainer:"),
+]
+
+
+@pytest.mark.parametrize(("path", "to", "message"), FILES)
+def test_files_of_other_games_are_refused(here, capsys, path, to, message):
+    """Of another game than the other algorithm's, or of none that a comparison could play."""
+    content = changed("betas", None)
+    content["algorithms"]["SPPO"] = {"config": changed_file("sppo", path, to)}
+    refused(capsys, lambda: compare(content), message)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ SOLVES = {
         "--updates must be 0 or",
     ),
     "updates fractional": ([*SOLVE, "--algorithm", "NashMP", "--updates", "1.5"], "--updates"),
-    "algorithm unknown": ([*SOLVE, "--algorithm", "NashXX"], "there is no algorithm 'NashXX'"),
+    "algorithm unknown": ([*SOLVE, "--algorithm", "NashXX"], "there is no class 'NashXX'"),
     "algorithm without a closed form": ([*SOLVE, "--algorithm", "OnlineDPO"], "no closed form"),
     "algorithm at beta 0": ([*SOLVE, "--algorithm", "NashMP", "--beta", "0"], "--beta 0"),
     "argument unknown": ([*SOLVE, "--algorithm", "NashMP", "--algorithm.etaa", "1"], "etaa"),

@@ -294,7 +294,7 @@ def test_file_says_what_made_it(folder):
     arguments = json.loads(str(out["arguments"]))
     assert str(out["version"]) == __version__
     assert (arguments["matrix"], arguments["beta"], arguments["updates"]) == ("game.npy", 0.3, 500)
-    assert arguments["algorithm"]["class_path"] == "nlhf_zoo.algorithms.NashMP"
+    assert arguments["algorithm"]["class_path"] == "nlhf_zoo.NashMP"
     assert arguments["algorithm"]["init_args"]["eta"] == 0.2
 
 
@@ -526,20 +526,23 @@ REFUSALS = {
     "negative beta": (f"{ONE} --beta=-0.1", "--beta must be a finite number"),
     "infinite beta": (f"{ONE} --beta 1e400", "--beta must be a finite number"),
     "beta is nan": (f"{ONE} --beta .nan", "--beta must be a finite number"),
-    "beta is a word": (f"{ONE} --beta small", "--beta: expected float, but got 'small'"),
+    "beta is a word": (f"{ONE} --beta small", "--beta: expected a number, but got 'small'"),
     "negative updates": (f"{ONE} --updates=-1", "--updates must be 0 or above"),
-    "half an update": (f"{ONE} --updates 2.5", "--updates: expected int, but got '2.5'"),
+    "half an update": (f"{ONE} --updates 2.5", "--updates: expected a whole number, but got '2.5'"),
     "too many updates": (f"{ONE} --algorithm EGPO --updates 1000000000000", "will not fit"),
     "unknown option": (f"{ONE} --betta 1", "--betta"),
     "stray word": (f"{ONE} stray", "stray"),
     "option without value": (f"{ONE} --beta", "--beta: expected one argument"),
-    "unknown algorithm": (f"{ONE} --algorithm Nash", "no algorithm 'Nash', choose one of EGPO"),
+    "unknown algorithm": (f"{ONE} --algorithm Nash", "no class 'Nash': choose one of EGPO"),
     "no algorithm": (f"{ONE} --algorithm torch.nn.Linear", "torch.nn.Linear"),
     "unknown setting": (f"{ONE} --algorithm NashMP --algorithm.etaa 1", "'etaa'"),
-    "setting of none": (f"{ONE} --algorithm.eta 1", "name the algorithm"),
+    "setting of none": (
+        f"{ONE} --algorithm.eta 1",
+        "name the class whose options you give: choose one of EGPO",
+    ),
     "eta is a word": (
         f"{ONE} --algorithm NashMP --algorithm.eta big",
-        "--algorithm.eta: expected float or null, but got 'big'",
+        "--algorithm.eta: expected a number or null, but got 'big'",
     ),
     "negative eta": (f"{ONE} --algorithm NashMP --algorithm.eta=-1", "eta must be a finite number"),
     "eta beta above 1": (f"{ONE} --algorithm NashMD --algorithm.eta 11", "eta * beta <= 1"),

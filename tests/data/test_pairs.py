@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from paths import CONFIGS
+from rows import assistant, system, trainer, user, write
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
-from nlhf_zoo.data.texts.pair_rows import Columns
-from nlhf_zoo.data.validation import validation_place
+from nlhf_zoo.data.texts.pair_rows import Columns, PairRow
 from nlhf_zoo.errors import UserError
 
 LABEL = {"prompt": "p", "chosen": "a", "rejected": "b"}
 PROBABILITY = {"prompt": "p", "first": "a", "second": "b", "probability": 0.25}
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-def write(path, *rows):
-    path.write_text(
-        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
-    )
-    return str(path)
 
 
 def read(tmp_path, *rows, **options):
@@ -57,52 +42,44 @@ def labels(prompts, each=1):
 
 def test_labels_and_probabilities(tmp_path):
     (pair,) = read(tmp_path, LABEL | {"source": "ignored"})
-    told = (pair.conversation, pair.first, pair.second, pair.probability)
-    assert told == ([user("p")], "a", "b", 1.0)
+    assert pair == PairRow(0, [user("p")], "a", "b", 1.0)
     (pair, certain) = read(tmp_path, PROBABILITY, PROBABILITY | {"probability": 1})
-    assert (pair.first, pair.second, pair.probability) == ("a", "b", 0.25)
-    assert (certain.row, certain.probability) == (1, 1.0)
+    assert pair == PairRow(0, [user("p")], "a", "b", 0.25)
+    assert certain == PairRow(1, [user("p")], "a", "b", 1.0)
 
 
-SAID = [{"role": "system", "content": "s"}, user("hello"), assistant("hi"), user("p")]
+PROMPT = [system("s"), user("hello"), assistant("hi"), user("p")]
+CHOSEN, REJECTED = [*PROMPT, assistant("a")], [*PROMPT, assistant("b")]
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": SAID, "chosen": "a", "rejected": "b"},
-        {"prompt": SAID, "chosen": [assistant("a")], "rejected": [assistant("b")]},
-        {"prompt": SAID, "chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
-        {"prompt": "p", "chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
-        {"chosen": [*SAID, assistant("a")], "rejected": [*SAID, assistant("b")]},
+        {"prompt": PROMPT, "chosen": "a", "rejected": "b"},
+        {"prompt": PROMPT, "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        {"prompt": PROMPT, "chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": "p", "chosen": CHOSEN, "rejected": REJECTED},
+        {"chosen": CHOSEN, "rejected": REJECTED},
     ],
 )
 def test_all_ways_to_write_a_conversation_are_one_pair(tmp_path, row):
-    (pair,) = read(tmp_path, row)
-    assert (pair.conversation, pair.first, pair.second) == (SAID, "a", "b")
+    assert read(tmp_path, row) == [PairRow(0, PROMPT, "a", "b", 1.0)]
 
 
 def test_columns_can_be_named(tmp_path):
     row = {"question": "p", "good": "a", "bad": "b", "first": 3}
     columns = Columns(prompt="question", chosen="good", rejected="bad", first="response_0")
-    (pair,) = read(tmp_path, row, columns=columns)
-    assert (pair.conversation, pair.first, pair.second) == ([user("p")], "a", "b")
+    assert read(tmp_path, row, columns=columns) == [PairRow(0, [user("p")], "a", "b", 1.0)]
 
 
 def test_a_data_set_of_the_datasets_library(tmp_path):
     datasets = pytest.importorskip("datasets")
-    rows = [
-        {"chosen": [*SAID, assistant(f"a{i}")], "rejected": [*SAID, assistant("b")], "score": i}
-        for i in range(3)
-    ]
-    saved = {
-        "train": datasets.Dataset.from_list(rows),
-        "test": datasets.Dataset.from_list(rows[:1]),
-    }
+    talks = [[*PROMPT, assistant(f"a{i}")] for i in range(3)]
+    rows = [{"chosen": talk, "rejected": REJECTED, "score": 1} for talk in talks]
+    saved = {split: datasets.Dataset.from_list(rows) for split in ("train", "test")}
     datasets.DatasetDict(saved).save_to_disk(tmp_path / "set")
     data = PreferencePairs(str(tmp_path / "set"), 1, limit=2)
-    assert [pair.first for pair in data.training_pairs] == ["a0", "a1"]
-    assert data.training_pairs[0].conversation == SAID
+    assert data.training_pairs == [PairRow(i, PROMPT, f"a{i}", "b", 1.0) for i in range(2)]
     data = PreferencePairs(str(tmp_path / "set"), 1, split="test", columns=Columns(chosen="best"))
     with pytest.raises(UserError, match=r"row 0 of .*set \(test\) has no column 'best'.*score"):
         data.load()
@@ -111,12 +88,18 @@ def test_a_data_set_of_the_datasets_library(tmp_path):
 # ---- what is refused -----------------------------------------------------------------------------
 
 TALK = [user("p"), assistant("a")]
-# The second row of a file, and what is said of it.
+
+
+def label(**changed):
+    return LABEL | changed
+
+
+# The second row of a file of labels, and what is said of it.
 BAD = {
-    "not JSON": ("{prompt: 1}\n", "is not JSON"),
+    "not JSON": ("{prompt: 1}", "is not JSON"),
     "no object": (["p", "a"], "holds a list of messages, not an object such as"),
     "cut off": ('{"prompt": "p", "chosen"', "is not JSON"),
-    "key twice": ('{"prompt": "p", "prompt": "q"}\n', "has the key 'prompt' twice"),
+    "key twice": ('{"prompt": "p", "prompt": "q"}', "has the key 'prompt' twice"),
     "no rejected": (
         {"prompt": "p", "chosen": "a"},
         "has no column 'rejected'.*it has prompt, chosen",
@@ -124,33 +107,22 @@ BAD = {
     "no columns": ({"text": "p"}, r"has no column 'first'|has no column 'chosen'"),
     "no probability": ({"prompt": "p", "first": "a", "second": "b"}, "no column 'probability'"),
     "no prompt": ({"chosen": "a", "rejected": "b"}, "has no column 'prompt'"),
-    "mixed row": (LABEL | PROBABILITY, "has both 'chosen' and 'first'"),
+    "mixed row": (label(**PROBABILITY), "has both 'chosen' and 'first'"),
     "mixed file": (PROBABILITY, "has a probability, and the rows before it a label"),
-    "empty chosen": (LABEL | {"chosen": " "}, "has an empty 'chosen'.*data.unusable"),
-    "empty prompt": (LABEL | {"prompt": ""}, "has an empty prompt"),
-    "equal": (
-        LABEL | {"chosen": "b"},
-        "has the same text as 'chosen' and 'rejected'.*data.unusable",
-    ),
-    "null": (
-        LABEL | {"rejected": None},
-        "neither text nor a list of messages as 'rejected', but null",
-    ),
-    "number": (
-        LABEL | {"prompt": 3},
-        "neither text nor a list of messages as 'prompt', but a number",
-    ),
-    "surrogate": (
-        '{"prompt": "p", "chosen": "\\ud800", "rejected": "b"}\n',
-        "chosen that is not Unic",
-    ),
-    "one of each": (
-        LABEL | {"chosen": TALK},
-        "text and a list of messages as 'chosen' and 'rejected'",
-    ),
+    "empty chosen": (label(chosen=" "), "has an empty 'chosen'.*data.unusable"),
+    "empty prompt": (label(prompt=""), "has an empty prompt"),
+    "equal": (label(chosen="b"), "has the same text as 'chosen' and 'rejected'.*data.unusable"),
+    "null": (label(rejected=None), "neither text nor a list of messages as 'rejected', but null"),
+    "number": (label(prompt=3), "neither text nor a list of messages as 'prompt', but a number"),
+    "surrogate": (label(chosen="\ud800"), "chosen that is not Unic"),
+    "one of each": (label(chosen=TALK), "text and a list of messages as 'chosen' and 'rejected'"),
     "no response": (
         {"chosen": TALK, "rejected": [user("p")]},
         "messages as 'rejected' that do not end with the assistant's",
+    ),
+    "no text": (
+        {"chosen": TALK, "rejected": [{"role": "assistant", "content": 3}]},
+        "has as 'rejected' a message whose content is a number, not text",
     ),
     "no messages": (
         {"chosen": [], "rejected": TALK},
@@ -164,33 +136,30 @@ BAD = {
         {"prompt": "q", "chosen": TALK, "rejected": [user("p"), assistant("b")]},
         "has a 'prompt' that is not what its responses answer",
     ),
-    "answered prompt": (LABEL | {"prompt": TALK}, "ends with a message of the assistant's"),
-    "role": (LABEL | {"prompt": [{"role": "human", "content": "p"}]}, "message of role 'human'"),
+    "answered prompt": (label(prompt=TALK), "ends with a message of the assistant's"),
+    "role": (label(prompt=[{"role": "human", "content": "p"}]), "message of role 'human'"),
 }
 BAD_PROBABILITIES = {
-    "1.5": "has 1.5 as 'probability', which is no probability",
-    "-1": "has -1 as 'probability'",
-    "NaN": "has nan as 'probability'",
-    '"0.5"': r"has text as 'probability', not a number in \[0, 1\]",
-    "true": "has true or false as 'probability', not a number",
+    1.5: "has 1.5 as 'probability', which is no probability",
+    -1: "has -1 as 'probability'",
+    float("nan"): "has nan as 'probability'",
+    "0.5": r"has text as 'probability', not a number in \[0, 1\]",
+    True: "has true or false as 'probability', not a number",
 }
+BAD_ROWS = [(LABEL, row, message) for row, message in BAD.values()] + [
+    (PROBABILITY, PROBABILITY | {"probability": value}, message)
+    for value, message in BAD_PROBABILITIES.items()
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_row_is_named_by_its_line(tmp_path, name):
-    row, message = BAD[name]
-    with pytest.raises(UserError) as error:
-        read(tmp_path, LABEL, row)
+@pytest.mark.parametrize(
+    ("good", "bad", "message"), BAD_ROWS, ids=[*BAD, *map(str, BAD_PROBABILITIES)]
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path, good, bad, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, good, bad)
     assert str(error.value).startswith(f"line 2 of {tmp_path}/pairs.jsonl ")
-    assert error.match(message)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("value", BAD_PROBABILITIES)
-def test_a_bad_probability_is_named_by_its_line(tmp_path, value):
-    row = json.dumps(PROBABILITY).replace("0.25", value) + "\n"
-    with pytest.raises(UserError, match=f"^line 2 of .*{BAD_PROBABILITIES[value]}"):
-        read(tmp_path, PROBABILITY, row)
 
 
 OPTIONS = {
@@ -220,16 +189,18 @@ def test_bad_options(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("path", "split", "place"),
     [
-        ((None, None), None),
-        ((None, "test"), ("one", "test", "easy")),
-        (("one", "test"), ("one", "test", "easy")),
-        (("other", None), ("other", "train", None)),  # whose configurations are its own
+        (None, None, None),
+        (None, "test", ("one", "test", "easy")),
+        ("one", "test", ("one", "test", "easy")),
+        ("other", None, ("other", "train", None)),  # whose configurations are its own
     ],
 )
-def test_where_validation_pairs_are_kept(options, place):
-    assert validation_place("pairs", "one", "train", "easy", *options) == place
+def test_where_validation_pairs_are_kept(path, split, place):
+    data = PreferencePairs("one", 1, name="easy", validation_path=path, validation_split=split)
+    source = data.validation_source
+    assert (source and (source.path, source.split, source.name)) == place
 
 
 def test_one_name_for_two_columns():
@@ -262,10 +233,11 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "pairs.jsonl: 2 of 4 rows have equal responses or an empty one, and were left out" in err
     assert "0 of 2 rows have equal responses or an empty one, 1 a prompt that is trained on" in err
+    data = PreferencePairs(write(tmp_path / "ok.jsonl", LABEL), 1, validation_path=other)
     with pytest.raises(
         UserError, match=r"line 1 of .*validation.jsonl has a prompt that is trained"
     ):
-        PreferencePairs(write(tmp_path / "ok.jsonl", LABEL), 1, validation_path=other).load()
+        data.load()
 
 
 def test_no_prompt_is_on_both_sides(tmp_path):
@@ -274,16 +246,27 @@ def test_no_prompt_is_on_both_sides(tmp_path):
     sides = []
     for seed in (0, 0, 1):
         data = PreferencePairs(path, 1, num_validation=5, seed=seed)
-        trained, held_out = (
-            {pair.prompt_key for pair in part}
-            for part in (data.training_pairs, data.validation_pairs)
-        )
+        both = (data.training_pairs, data.validation_pairs)
+        trained, held_out = ({pair.prompt_key for pair in side} for side in both)
         assert (len(trained), len(held_out)) == (15, 5)
         assert not trained & held_out
         assert len(data.training_pairs) == 45
         assert len(data.validation_pairs) == 15  # with all of their pairs
         sides.append(held_out)
     assert sides[0] == sides[1] != sides[2]
+
+
+def test_nothing_that_can_be_used(tmp_path):
+    bad = [LABEL | {"chosen": ""}]
+    with pytest.raises(UserError, match="has no row that can be used: there are no pairs to learn"):
+        read(tmp_path, *bad, unusable="drop")
+    with pytest.raises(UserError, match="has no rows: there are no pairs to learn"):
+        read(tmp_path)
+    path = write(tmp_path / "pairs.jsonl", LABEL)
+    other = write(tmp_path / "validation.jsonl", LABEL)
+    data = PreferencePairs(path, 1, unusable="drop", validation_path=other)
+    with pytest.raises(UserError, match=r"all prompts of .*validation.jsonl \(train\) are trained"):
+        data.load()
 
 
 def test_validation_pairs_of_their_own(tmp_path):
@@ -324,25 +307,12 @@ class Learner(L.LightningModule):
 
 def fit(data, steps=-1, epochs=1, learner=None, checkpoint=None, folder=None):
     learner = learner or Learner()
-    callbacks = []
+    options = {"max_steps": steps, "max_epochs": epochs, "devices": 1}
     if folder is not None:
-        callbacks = [
-            L.pytorch.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
-        ]
+        saver = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
+        options |= {"enable_checkpointing": True, "callbacks": [saver]}
     with quiet():
-        L.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=steps,
-            max_epochs=epochs,
-            logger=False,
-            enable_checkpointing=folder is not None,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
-        ).fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer(**options).fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return learner
 
 
@@ -376,9 +346,8 @@ def test_other_pairs_do_not_resume(tmp_path):
     fit(PreferencePairs(path, 2), steps=1, folder=tmp_path / "run")
     (last,) = (tmp_path / "run").glob("*.ckpt")
     write(tmp_path / "pairs.jsonl", *labels(5))
-    with pytest.raises(
-        UserError, match=r"pairs of .* are not those that the checkpoint was trained"
-    ):
+    others = r"pairs of .* are not those that the checkpoint was trained"
+    with pytest.raises(UserError, match=others):
         fit(PreferencePairs(path, 2), steps=2, checkpoint=last, folder=tmp_path / "run")
 
 
@@ -394,6 +363,8 @@ def test_processes_share_the_pairs(tmp_path):
         assert len(loader) == 2
         trained.append([text for batch in loader for text in batch.first])
         validated += [text for batch in data.val_dataloader() for text in batch.first]
+    with pytest.raises(UserError, match="3 validation pairs cannot be shared among 4 processes"):
+        data.load(world_size=4)
     assert sorted(itertools.chain(*trained)) == sorted(pair.first for pair in data.training_pairs)
     assert sorted(validated) == sorted(pair.first for pair in data.validation_pairs)
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +17,14 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from rows import assistant, system, trainer, user
+from rows import write as write_rows
 from torch import nn
 
 from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
-USER, ASSISTANT, SYSTEM = (
-    lambda content, role=role: {"role": role, "content": content}
-    for role in ("user", "assistant", "system")
-)
 BOS, PAD = 1, 9
 
 
@@ -52,7 +52,7 @@ class Words(nn.Module):
         return Prompts(prompts.ids, tokens, torch.tensor(mask), prompts.text, prompts.conversations)
 
     def tokens(self, text: str) -> list[int]:
-        if "unspeakable" in text:
+        if "unspeakable" in text or not (text or self.bos):
             raise UserError("the chat template refuses a prompt")
         return [BOS] * self.bos + [token(word) + self.shift for word in text.split("_")[0].split()]
 
@@ -103,17 +103,8 @@ class Game(L.LightningModule):
         self.progress.batches = checkpoint["batches"]
 
 
-def write(folder: Path, *rows: Any, name: str = "prompts.jsonl", column: str = "prompt") -> str:
-    """A file of rows that are prompts."""
-    path = folder / name
-    path.write_text("".join(json.dumps({column: row}) + "\n" for row in rows))
-    return str(path)
-
-
-def trainer(**options: Any) -> L.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    quiet |= {"enable_checkpointing": False, "use_distributed_sampler": False, "max_epochs": -1}
-    return L.Trainer(**quiet | {"accelerator": "cpu", "num_sanity_val_steps": 0} | options)
+def write(folder: Path, *prompts: Any, name: str = "prompts.jsonl", column: str = "prompt") -> str:
+    return write_rows(folder / name, *({column: prompt} for prompt in prompts))
 
 
 def attach(
@@ -135,66 +126,70 @@ def attach(
 
 
 def batches(data: TextPrompts, num: int) -> list[Prompts]:
-    stream: Iterator[Prompts] = iter(data.train_dataloader())
-    return [next(stream) for _ in range(num)]
+    return list(islice(data.train_dataloader(), num))
 
 
 def ids(some: Sequence[Prompts]) -> list[list[int]]:
     return [prompts.ids.tolist() for prompts in some]
 
 
+def unpadded(prompts: Prompts) -> list[list[int]]:
+    return [row[m].tolist() for row, m in zip(prompts.tokens, prompts.mask, strict=True)]
+
+
 # What is read ------------------------------------------------------------------------------------
 
 
-def test_text_is_padded_on_the_left_to_the_longest_of_its_batch(tmp_path: Path):
+def test_text_is_padded_on_the_left_to_the_longest_of_its_batch(tmp_path):
     path = write(tmp_path, "a bb", "c", "a b c d")
     first, second = batches(attach(TextPrompts(path, 1, shuffle=False)), 2)
     assert first.tokens.tolist() == [[token("a"), token("bb")]]
     assert second.tokens.tolist() == [[token("c")]]
     (prompts,) = batches(attach(TextPrompts(path, 3, shuffle=False)), 1)
     assert prompts.mask.tolist() == [[False, False, True, True], [False] * 3 + [True], [True] * 4]
-    assert [row[m].tolist() for row, m in zip(prompts.tokens, prompts.mask, strict=True)] == [
-        [token(w) for w in text.split()] for text in ("a bb", "c", "a b c d")
-    ]
     assert prompts.text == ["a bb", "c", "a b c d"]
+    assert unpadded(prompts) == [[token(w) for w in text.split()] for text in prompts.text]
     assert prompts.conversations is None
 
 
-def test_conversations(tmp_path: Path):
-    talk = [[SYSTEM("s"), USER("a"), ASSISTANT("b"), USER("c d")], [USER("e")]]
-    path = write(tmp_path, *talk, column="messages")
-    (prompts,) = batches(attach(TextPrompts(path, 2, column="messages", shuffle=False)), 1)
-    assert prompts.conversations == talk
-    assert prompts.text == ["c d", "e"]
-    assert prompts.tokens[0].tolist() == [
-        2, token("s"), 3, token("a"), 4, token("b"), 3, token("c"), token("d"), 4,
-    ]  # fmt: skip
-    assert prompts.tokens[1][prompts.mask[1]].tolist() == [3, token("e"), 4]
+TALK = [system("s"), user("a"), assistant("b"), user("c d")]
+# Prompts, options, and the conversations that they become.
+READ = {
+    "conversations": ([TALK, [user("e")]], {}, [TALK, [user("e")]]),
+    "text": (["a"], {"as_conversation": True}, [[user("a")]]),
+    "a system message": (
+        ["a"],
+        {"as_conversation": True, "system": "be brief"},
+        [[system("be brief"), user("a")]],
+    ),
+    "an answer is left out when asked for": (
+        [[user("a"), assistant("b")], [user("c")]],
+        {"drop_last_assistant": True},
+        [[user("a")], [user("c")]],
+    ),
+    "other keys are not read": ([[user("a") | {"model": "x"}]], {}, [[user("a")]]),
+}
 
 
-def test_text_becomes_a_conversation_with_a_system_message(tmp_path: Path):
-    data = TextPrompts(write(tmp_path, "a"), 1, as_conversation=True, system="be brief")
+@pytest.mark.parametrize("case", READ)
+def test_conversations(case, tmp_path):
+    written, options, expected = READ[case]
+    path = write_rows(tmp_path / "p.json", *({"score": 3, "talk": one} for one in written))
+    data = TextPrompts(path, len(written), column="talk", shuffle=False, **options)
     (prompts,) = batches(attach(data), 1)
-    assert prompts.conversations == [[SYSTEM("be brief"), USER("a")]]
-    assert prompts.text == ["a"]
+    assert prompts.conversations == expected
+    assert prompts.text == [talk[-1]["content"] for talk in expected]
 
 
-def test_an_answer_is_left_out_when_asked_for(tmp_path: Path):
-    path = write(tmp_path, [USER("a"), ASSISTANT("b")], [USER("c")])
-    data = TextPrompts(path, 2, drop_last_assistant=True, shuffle=False)
+def test_a_conversation_becomes_the_tokens_of_its_template(tmp_path):
+    data = TextPrompts(write(tmp_path, TALK, [user("e")]), 2, shuffle=False)
     (prompts,) = batches(attach(data), 1)
-    assert prompts.conversations == [[USER("a")], [USER("c")]]
-
-
-def test_other_columns_and_keys_are_not_read(tmp_path: Path):
-    message = USER("a") | {"model": "x"}
-    (tmp_path / "p.json").write_text(json.dumps({"prompt": [message], "score": 3}))
-    (prompts,) = batches(attach(TextPrompts(str(tmp_path / "p.json"), 1)), 1)
-    assert prompts.conversations == [[USER("a")]]
+    s, a, b, c, d, e = map(token, "sabcde")
+    assert unpadded(prompts) == [[2, s, 3, a, 4, b, 3, c, d, 4], [3, e, 4]]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n \n", ""])
-def test_lines_end_with_a_newline_alone(end: str, tmp_path: Path):
+def test_lines_end_with_a_newline_alone(end, tmp_path):
     """A line separator of Unicode may stand in a prompt, and JSON need not escape it."""
     rows = [json.dumps({"prompt": text}, ensure_ascii=False) for text in ("a\u2028b \x85", "c")]
     (tmp_path / "p.jsonl").write_bytes(("\r\n".join(rows) + end).encode())
@@ -202,7 +197,7 @@ def test_lines_end_with_a_newline_alone(end: str, tmp_path: Path):
     assert batches(data, 1)[0].text == ["a\u2028b \x85", "c"]
 
 
-def test_limit_reads_the_first_rows_only(tmp_path: Path):
+def test_limit_reads_the_first_rows_only(tmp_path):
     path = Path(write(tmp_path, *"abc"))
     path.write_text(path.read_text() + "no JSON")
     assert ids(batches(attach(TextPrompts(str(path), 2, limit=2, shuffle=False)), 1)) == [[0, 1]]
@@ -211,53 +206,48 @@ def test_limit_reads_the_first_rows_only(tmp_path: Path):
 # The stream --------------------------------------------------------------------------------------
 
 
-def test_two_processes_see_each_prompt_once_a_pass(tmp_path: Path):
+def test_two_processes_see_each_prompt_once_a_pass(tmp_path):
     path = write(tmp_path, *(f"w{i}" for i in range(12)))
-    seen = []
-    for rank in range(2):
-        data = attach(TextPrompts(path, 3, seed=5), rank=rank, size=2)
-        seen.append(ids(batches(data, 4)))
+    both = [attach(TextPrompts(path, 3, seed=5), rank=rank, size=2) for rank in range(2)]
+    seen = [ids(batches(data, 4)) for data in both]
     passes = [[i for rank in seen for batch in rank[a : a + 2] for i in batch] for a in (0, 2)]
     assert [sorted(one) for one in passes] == [list(range(12))] * 2
     assert passes[0] != passes[1]
 
 
-def test_duplicates_are_prompts_of_their_own(tmp_path: Path):
+def test_duplicates_are_prompts_of_their_own(tmp_path):
     data = attach(TextPrompts(write(tmp_path, "same", "same", "other"), 3, shuffle=False))
     assert ids(batches(data, 1)) == [[0, 1, 2]]
 
 
-def test_gradient_steps_of_a_round_see_the_same_prompts(tmp_path: Path):
+def test_gradient_steps_of_a_round_see_the_same_prompts(tmp_path):
     game = Game(gradient_steps=2)
     data = TextPrompts(write(tmp_path, *"abcdef"), 2, shuffle=False)
     trainer(max_steps=6).fit(game, data)
     assert game.seen == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]]
 
 
-def test_a_loader_leaves_the_global_random_state_alone(tmp_path: Path):
+def test_a_loader_leaves_the_global_random_state_alone(tmp_path):
     data = attach(TextPrompts(write(tmp_path, *"abcd"), 2))
     before = torch.get_rng_state()
     batches(data, 3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_resumed_run_sees_what_the_other_would_have_seen(tmp_path: Path):
+def test_a_resumed_run_sees_what_the_other_would_have_seen(tmp_path):
     path = write(tmp_path, *"abcdefg")
     whole, half, rest = Game(), Game(), Game()
-    trainer(max_steps=9).fit(whole, TextPrompts(path, 3, longest_first=True))
+    data = [TextPrompts(path, 3, longest_first=True) for _ in range(3)]
+    trainer(max_steps=9).fit(whole, data[0])
     first = trainer(max_steps=4)
-    first.fit(half, TextPrompts(path, 3, longest_first=True))
+    first.fit(half, data[1])
     first.save_checkpoint(tmp_path / "c.ckpt")
-    second = trainer(max_steps=9)
-    second.fit(
-        rest, TextPrompts(path, 3, longest_first=True), ckpt_path=tmp_path / "c.ckpt",
-        weights_only=True,
-    )  # fmt: skip
+    trainer(max_steps=9).fit(rest, data[2], ckpt_path=tmp_path / "c.ckpt", weights_only=True)
     assert half.seen + rest.seen == whole.seen
     assert len(rest.seen) == 5
 
 
-def test_other_prompts_are_not_resumed_with(tmp_path: Path):
+def test_other_prompts_are_not_resumed_with(tmp_path):
     path = write(tmp_path, *"abcd", "e_1")
     first = trainer(max_steps=1)
     first.fit(Game(), TextPrompts(path, 2))
@@ -275,7 +265,7 @@ def test_other_prompts_are_not_resumed_with(tmp_path: Path):
     trainer(max_steps=2).fit(Game(), TextPrompts(path, 2), **again)
 
 
-def test_longest_first(tmp_path: Path):
+def test_longest_first(tmp_path):
     lengths = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
     path = write(tmp_path, *(" ".join("w" * n) for n in lengths))
     data = attach(TextPrompts(path, 4, longest_first=True))
@@ -288,11 +278,9 @@ def test_longest_first(tmp_path: Path):
     assert all(sorted(one) == list(range(12)) for one in later)
     assert len({tuple(one) for one in later}) == len(later)
     # The widest batch of all processes is in the first step, and they share the pass.
-    both = [
-        batches(attach(TextPrompts(path, 3, longest_first=True), rank=r, size=2), 2)
-        for r in range(2)
-    ]
-    assert [i for step in zip(*map(ids, both), strict=True) for b in step for i in b] == expected
+    both = [attach(TextPrompts(path, 3, longest_first=True), rank=r, size=2) for r in range(2)]
+    steps = zip(*(ids(batches(data, 2)) for data in both), strict=True)
+    assert [i for step in steps for batch in step for i in batch] == expected
 
 
 # Too long ----------------------------------------------------------------------------------------
@@ -300,41 +288,34 @@ def test_longest_first(tmp_path: Path):
 LONG = ("a", "b c d e f", "g h", "i j k l")
 
 
-def test_longer_prompts_are_dropped_and_the_others_keep_their_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    data = TextPrompts(write(tmp_path, *LONG), 2, max_prompt_tokens=2, too_long="drop")
+def test_longer_prompts_are_dropped_and_the_others_keep_their_numbers(tmp_path, capsys):
+    path = write(tmp_path, *LONG)
+    data = TextPrompts(path, 2, max_prompt_tokens=2, too_long="drop")
     (prompts,) = batches(attach(data), 1)
     assert sorted(prompts.ids.tolist()) == [0, 2]
     assert dict(zip(prompts.ids.tolist(), prompts.text, strict=True)) == {0: "a", 2: "g h"}
     data.setup("fit")  # says it once
-    path = tmp_path / "prompts.jsonl"
-    assert capsys.readouterr().err == (
-        f"{path}: 2 of 4 prompts have more than 2 tokens and were left out\n"
-    )
+    attach(TextPrompts(path, 2, max_prompt_tokens=5, too_long="drop"))  # which leaves out none
+    left_out = f"{path}: 2 of 4 prompts have more than 2 tokens and were left out\n"
+    assert capsys.readouterr().err == left_out
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_longer_prompts_are_cut_at_the_front(
-    bos: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_longer_prompts_are_cut_at_the_front(bos, tmp_path, capsys):
     """Without its `<bos>` a model is off its distribution."""
     limit = 3 + bos
     path = write(tmp_path, *LONG)
     data = TextPrompts(path, 4, max_prompt_tokens=limit, too_long="truncate", shuffle=False)
     (prompts,) = batches(attach(data, Game(policy=Words(bos=bos))), 1)
-    left = ["a", "d e f", "g h", "j k l"]
-    assert [row[m].tolist() for row, m in zip(prompts.tokens, prompts.mask, strict=True)] == [
-        [BOS] * bos + [token(w) for w in text.split()] for text in left
-    ]
+    left = [text.split() for text in ("a", "d e f", "g h", "j k l")]
+    assert unpadded(prompts) == [[BOS] * bos + [*map(token, words)] for words in left]
     assert prompts.text == [*LONG]  # oracles read the whole
-    assert capsys.readouterr().err == (
-        f"{path}: 2 of 4 prompts were cut at the front, to {limit} tokens\n"
-    )
+    cut = f"{path}: 2 of 4 prompts were cut at the front, to {limit} tokens\n"
+    assert capsys.readouterr().err == cut
 
 
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
-def test_figures_are_logged(too_long: Any, tmp_path: Path):
+def test_figures_are_logged(too_long, tmp_path):
     path = write(tmp_path, *LONG, "m")
     data = TextPrompts(path, 2, max_prompt_tokens=2, too_long=too_long)
     log = CSVLogger(tmp_path)
@@ -345,17 +326,10 @@ def test_figures_are_logged(too_long: Any, tmp_path: Path):
     assert int(figures["data/truncated"]) == (2 if too_long == "truncate" else 0)
 
 
-def test_nothing_is_said_where_nothing_is_too_long(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    attach(TextPrompts(write(tmp_path, *LONG), 2, max_prompt_tokens=5, too_long="drop"))
-    assert capsys.readouterr().err == ""
-
-
 # Validation --------------------------------------------------------------------------------------
 
 
-def test_prompts_that_are_held_out_are_not_trained_on(tmp_path: Path):
+def test_prompts_that_are_held_out_are_not_trained_on(tmp_path):
     game = Game()
     data = TextPrompts(write(tmp_path, *"abcde"), 2, num_validation=2)
     trainer(max_steps=12, val_check_interval=3, limit_train_batches=12, max_epochs=1).fit(
@@ -365,7 +339,7 @@ def test_prompts_that_are_held_out_are_not_trained_on(tmp_path: Path):
     assert ids(game.validated) == [[3, 4]] * 4
 
 
-def test_validation_prompts_have_numbers_of_their_own(tmp_path: Path):
+def test_validation_prompts_have_numbers_of_their_own(tmp_path):
     """What is remembered by prompt must not be mixed up."""
     path, other = write(tmp_path, *"abc"), write(tmp_path, *"xyz", name="other.jsonl")
     for num, expected in ((None, [[3, 4], [5]]), (2, [[3, 4]])):
@@ -376,17 +350,15 @@ def test_validation_prompts_have_numbers_of_their_own(tmp_path: Path):
         assert [t for p in game.validated for t in p.text] == [*"xyz"][:num]
 
 
-def test_processes_share_the_validation_prompts(tmp_path: Path):
+def test_processes_share_the_validation_prompts(tmp_path):
     path = write(tmp_path, *"abcdefghijkl")
-    seen = []
-    for rank in range(2):
-        data = attach(TextPrompts(path, 2, num_validation=6), rank=rank, size=2)
-        seen.append(ids(data.val_dataloader()))
+    both = [attach(TextPrompts(path, 2, num_validation=6), rank=rank, size=2) for rank in range(2)]
+    seen = [ids(data.val_dataloader()) for data in both]
     assert [[len(batch) for batch in rank] for rank in seen] == [[2, 1]] * 2
     assert sorted(i for rank in seen for batch in rank for i in batch) == [*range(6, 12)]
 
 
-def test_no_validation_prompts(tmp_path: Path):
+def test_no_validation_prompts(tmp_path):
     path, game = write(tmp_path, *"abc"), Game()
     trainer(max_steps=4, val_check_interval=2, limit_train_batches=4).fit(
         game, TextPrompts(path, 2)
@@ -402,7 +374,7 @@ def test_no_validation_prompts(tmp_path: Path):
     assert ids(game.validated) == [[2]]
 
 
-def test_prompts_are_encoded_once_for_each_policy(tmp_path: Path):
+def test_prompts_are_encoded_once_for_each_policy(tmp_path):
     data, game = TextPrompts(write(tmp_path, *(["a"] * 600)), 2), Game()
     data.load(game.policy)  # as refusals do, before anything is written
     trainer(max_steps=1).fit(game, data)
@@ -478,34 +450,43 @@ FILES = {
         lines(GOOD, '{"prompt": "' + 1001 * "a " + '"}'), {},
         "line 2 of .* cannot be answered: no room for a response",
     ),
+    "no room for the beginning": (
+        lines('{"prompt": "a b"}'),
+        {"max_prompt_tokens": 1, "too_long": "truncate", "policy": Words(bos=True)},
+        "leaves no room beside the 1 tokens",
+    ),
+    "a policy that reads no text": (
+        lines(GOOD, GOOD), {"policy": Deaf()},
+        r"and Deaf does not: choose another model\.policy",
+    ),
     "all held out": (lines(GOOD, GOOD), {"num_validation": 2}, "is 2, which leaves none of 2"),
 }  # fmt: skip
 
 # Messages of a row, options, and what is said.
 TALKS = {
-    "answer": ([USER("a"), ASSISTANT("b")], {}, r"be the answer: set data\.drop_last_assistant"),
+    "answer": ([user("a"), assistant("b")], {}, r"be the answer: set data\.drop_last_assistant"),
     "two answers": (
-        [USER("a"), ASSISTANT("b"), ASSISTANT("c")], {"drop_last_assistant": True},
+        [user("a"), assistant("b"), assistant("c")], {"drop_last_assistant": True},
         "does not end with a message of the user's",
     ),
-    "answer alone": ([ASSISTANT("b")], {"drop_last_assistant": True}, "nothing to answer"),
+    "answer alone": ([assistant("b")], {"drop_last_assistant": True}, "nothing to answer"),
     "no messages": ([], {}, "line 1 .* does not end with a message of the user's"),
-    "system alone": ([SYSTEM("a")], {}, "does not end with a message of the user's"),
-    "system later": ([USER("a"), SYSTEM("b"), USER("c")], {}, "system message that is not the first"),
+    "system alone": ([system("a")], {}, "does not end with a message of the user's"),
+    "system later": ([user("a"), system("b"), user("c")], {}, "system message that is not the first"),
     "role": ([{"role": "human", "content": "a"}], {}, "role 'human': choose one of system, user"),
     "ShareGPT": ([{"from": "human", "value": "a"}], {}, "without role and content: an object"),
     "texts": (["a", "b"], {}, "a message without role and content: text"),
     "no content": ([{"role": "user", "content": None}], {}, "content is null, not text"),
     "pictures": ([{"role": "user", "content": [{}]}], {}, "content is a list"),
-    "empty": ([USER("a"), ASSISTANT(""), USER("b")], {}, "line 1 .* has an empty message"),
-    "two systems": ([SYSTEM("a"), USER("b")], {"system": "c"}, "a system message of their own"),
-    "already": ([USER("a")], {"as_conversation": True}, "holds conversations already"),
+    "empty message": ([user("a"), assistant(""), user("b")], {}, "line 1 .* has an empty message"),
+    "two systems": ([system("a"), user("b")], {"system": "c"}, "a system message of their own"),
+    "already": ([user("a")], {"as_conversation": True}, "holds conversations already"),
     "truncate": (
-        [USER("a")], {"max_prompt_tokens": 9, "too_long": "truncate"},
+        [user("a")], {"max_prompt_tokens": 9, "too_long": "truncate"},
         r"one that is cut breaks its chat template: set data\.too_long to drop",
     ),
-    "too long": (
-        [USER("a b c")], {"max_prompt_tokens": 2}, r"with 5: raise it, or set data\.too_long to drop$",
+    "too long talk": (
+        [user("a b c")], {"max_prompt_tokens": 2}, r"with 5: raise it, or set data\.too_long to drop$",
     ),
 }  # fmt: skip
 
@@ -534,36 +515,30 @@ ARGUMENTS = {
 }
 
 
-def setup(path: Path | str, batch_size: int = 1, **options: Any) -> None:
-    attach(TextPrompts(str(path), batch_size, **options))
+def setup(path, batch_size=1, policy=None, **options):
+    attach(TextPrompts(str(path), batch_size, **options), Game(policy=policy))
 
 
-@pytest.mark.parametrize("case", FILES)
-def test_files_are_refused(case: str, tmp_path: Path):
-    content, options, message = FILES[case]
+@pytest.mark.parametrize("case", FILES | TALKS)
+def test_files_are_refused(case, tmp_path):
+    content, options, message = (FILES | TALKS)[case]
+    if isinstance(content, list):
+        content = json.dumps({"prompt": content}).encode()
     (tmp_path / "p.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=message) as refused:
         setup(tmp_path / "p.jsonl", **options)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("case", TALKS)
-def test_conversations_are_refused(case: str, tmp_path: Path):
-    messages, options, message = TALKS[case]
-    with pytest.raises(UserError, match=message) as refused:
-        setup(write(tmp_path, messages), **options)
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_arguments_are_refused(case: str, tmp_path: Path):
+def test_arguments_are_refused(case, tmp_path):
     options, message = ARGUMENTS[case]
     with pytest.raises(UserError, match=message) as refused:
         TextPrompts(**{"path": write(tmp_path, "a"), "batch_size": 1} | options)
     assert "\n" not in str(refused.value)
 
 
-def test_what_processes_cannot_share_is_refused(tmp_path: Path):
+def test_what_processes_cannot_share_is_refused(tmp_path):
     path = write(tmp_path, *"abcde")
     with pytest.raises(UserError, match=r"2 x 3 prompts .* there are 5 prompts only"):
         attach(TextPrompts(path, 3), size=2)
@@ -574,18 +549,7 @@ def test_what_processes_cannot_share_is_refused(tmp_path: Path):
         attach(TextPrompts(path, 1, validation_path=other, num_validation=3))
 
 
-def test_the_beginning_of_a_text_is_not_cut_off(tmp_path: Path):
-    data = TextPrompts(write(tmp_path, "a b"), 1, max_prompt_tokens=1, too_long="truncate")
-    with pytest.raises(UserError, match="leaves no room beside the 1 tokens"):
-        attach(data, Game(policy=Words(bos=True)))
-
-
-def test_a_policy_must_read_text(tmp_path: Path):
-    with pytest.raises(UserError, match=r"and Deaf does not: choose another model\.policy"):
-        attach(TextPrompts(write(tmp_path, "a", "b"), 1), Game(policy=Deaf()))
-
-
-def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_file_is_refused(tmp_path):
     data = TextPrompts(write(tmp_path, "a"), 1)
     (tmp_path / "prompts.jsonl").unlink()
     with pytest.raises(UserError, match="cannot be read: No such file"):
@@ -595,12 +559,11 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 # The datasets library ----------------------------------------------------------------------------
 
 
-def test_the_datasets_library_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+def test_the_datasets_library_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    remedy = r"pip install 'nlhf_zoo\[datasets\]', or give a \.jsonl file"
     for path in (str(tmp_path), "owner/name"):
-        with pytest.raises(
-            UserError, match=r"pip install 'nlhf_zoo\[datasets\]', or give a \.jsonl"
-        ):
+        with pytest.raises(UserError, match=remedy):
             setup(path)
 
 
@@ -612,9 +575,9 @@ def _datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return library
 
 
-def test_saved_data_sets(datasets: Any, tmp_path: Path):
+def test_saved_data_sets(datasets, tmp_path):
     train = datasets.Dataset.from_dict({"prompt": ["a", "b", "c"], "n": [1, 2, 3]})
-    talk = datasets.Dataset.from_dict({"messages": [[USER("d")], [SYSTEM("s"), USER("e")]]})
+    talk = datasets.Dataset.from_dict({"messages": [[user("d")], [system("s"), user("e")]]})
     train.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": train, "test": train.select([2])}).save_to_disk(tmp_path / "two")
     talk.save_to_disk(tmp_path / "talk")
@@ -625,10 +588,10 @@ def test_saved_data_sets(datasets: Any, tmp_path: Path):
     (validation,) = data.val_dataloader()
     assert (validation.text, validation.ids.tolist()) == (["c"], [3])
     data = TextPrompts(str(tmp_path / "talk"), 2, column="messages", shuffle=False)
-    assert batches(attach(data), 1)[0].conversations == [[USER("d")], [SYSTEM("s"), USER("e")]]
+    assert batches(attach(data), 1)[0].conversations == [[user("d")], [system("s"), user("e")]]
 
 
-def test_a_folder_of_files_is_a_data_set(datasets: Any, tmp_path: Path):
+def test_a_folder_of_files_is_a_data_set(datasets, tmp_path):
     for split in ("train", "test"):
         write(tmp_path, split, name=f"{split}.jsonl")
     data = TextPrompts(str(tmp_path), 1, validation_split="test")
@@ -636,7 +599,7 @@ def test_a_folder_of_files_is_a_data_set(datasets: Any, tmp_path: Path):
     assert next(iter(data.val_dataloader())).text == ["test"]
 
 
-def test_data_sets_are_refused(datasets: Any, tmp_path: Path):
+def test_data_sets_are_refused(datasets, tmp_path):
     data = datasets.Dataset.from_dict({"prompt": ["a", "", None]})
     data.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "two")

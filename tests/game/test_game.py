@@ -454,7 +454,7 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
     drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
     payoffs = judge(game, step, prompts, drawn, opponents)
     assert game.improve(step, prompts, drawn, payoffs).isfinite()  # fresh
-    game._versions["policy"] = game._new_version()  # as after a gradient step
+    game.versions.moved("policy")  # as after a gradient step
     if allowed:
         assert game.improve(step, prompts, drawn, payoffs).isfinite()
     else:

@@ -25,14 +25,16 @@ STEPS = 2 * 3 * ROUNDS  # Nash-MP has two proximal steps a round, here of three 
 # How often a run of gradient steps calls each method that a subclass may override.
 CALLS = {
     "training_step": STEPS,
+    "surrogate_loss": STEPS,
     "play_and_judge": STEPS,
     "judge": 2 * STEPS,  # for each micro-batch
     "improve": STEPS,
     "on_after_backward": STEPS,
     "optimizer_step": STEPS,
+    "begin_round": ROUNDS + 1,
+    "rounds_left": STEPS + 1,  # the budget's question
     "copy_": ROUNDS,  # to the lookahead
     "lerp_": ROUNDS,  # of the anchor
-    "settle_ledgers": STEPS,
     "configure_optimizers": 1,
     "on_train_start": 1,
     "on_save_checkpoint": 1,
@@ -42,7 +44,6 @@ CALLS = {
 OTHERS = {
     "validation_step", "test_step", "predict_step", "on_validation_epoch_end", "on_load_checkpoint",
     "log_policy", "add_metric", "position", "rewind", "set_before_stop", "queries_per_round",
-    "silence",
 }  # fmt: skip
 OWN = {n for n, m in vars(OnlineGame).items() if inspect.isfunction(m) and not n.startswith("_")}
 

@@ -16,6 +16,7 @@ import yaml
 from paths import CONFIGS
 from zoo import ROWS, Row, fit, judge
 
+import nlhf_zoo
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import surrogates
 from nlhf_zoo.callbacks import read_history
@@ -59,7 +60,7 @@ def scatter(game, player, seed, scale=0.3):
     stream = torch.Generator().manual_seed(seed)
     for parameter in game.policy._players.parameters_of(player).values():
         parameter.copy_(scale * torch.randn(parameter.shape, generator=stream))
-    game._versions[player] = 100 + seed  # as if the game had moved it: no product is shared
+    game.versions.returned(player, 100 + seed)  # as if the game had moved it: no product is shared
 
 
 def trained(policy):
@@ -238,12 +239,7 @@ ROUNDS_OF = {
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
     "OnlineDPO": (algorithms.OnlineDPO(), 1.0, online_dpo, [1.0]),
-    "OptimisticMirrorDescent": (
-        algorithms.OptimisticMirrorDescent(1.0),
-        1 / 4,
-        optimistic,
-        [1.0],
-    ),
+    "OptimisticMirrorDescent": (algorithms.OptimisticMirrorDescent(1.0), 1 / 4, optimistic, [1.0]),
     "MovingMagnet": (
         algorithms.MovingMagnet(algorithms.OnlineIPO(), every=1),
         1.0 * BETA / 4,
@@ -496,12 +492,12 @@ def part(block):
     arguments = dict(block.get("init_args", {}))
     if "inner" in arguments:
         arguments["inner"] = part(arguments["inner"])
-    return getattr(algorithms, block["class_path"])(**arguments)
+    return getattr(nlhf_zoo, block["class_path"].removeprefix("nlhf_zoo."))(**arguments)
 
 
 def test_there_is_a_file_for_every_algorithm():
     names = {read(path)["model"]["init_args"]["algorithm"]["class_path"] for path in FILES}
-    assert names == set(algorithms.__all__) - {"PolicyOptimizer"}
+    assert names == {f"nlhf_zoo.{n}" for n in algorithms.__all__ if n != "PolicyOptimizer"}
     assert {path.stem for path in FILES} == set(REACHES)
 
 
@@ -516,7 +512,7 @@ def test_a_file_is_complete_and_its_learning_rate_ends_with_its_budget(path):
     (budget,) = (
         c["init_args"]["queries"]
         for c in config["trainer"]["callbacks"]
-        if c["class_path"] == "Budget"
+        if c["class_path"] == "nlhf_zoo.Budget"
     )
     steps = sum(step.gradient_steps for step in algorithm.steps(arguments["beta"], 0))
     schedule = arguments["lr_scheduler"]["init_args"]

@@ -14,7 +14,7 @@ from runs import CASES, RUN, differences, fit, load, whole_run, write
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.micro_batches import MicroBatches
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.phases import Phases
+from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.records import Prompts, Responses
 
 
@@ -48,7 +48,7 @@ def test_parts_are_put_together_in_order(overlap: bool):
 
     prompts = Prompts(torch.arange(5), text=[*"abcde"])
     responses, opponents, said = MicroBatches(3, overlap)(
-        prompts, play, lambda part, *_: payoffs(part), Phases()
+        prompts, play, lambda part, *_: payoffs(part), StepTimer()
     )
     assert responses.tokens[:, 0].tolist() == [[1, 0, 0], [2, 2, 0], [2, 2, 0], [4] * 3, [4] * 3]
     assert responses.mask.sum(-1)[:, 0].tolist() == [1, 2, 2, 3, 3]
@@ -80,11 +80,11 @@ def test_the_judge_works_while_the_next_part_is_drawn():
         return payoffs(part)
 
     prompts = Prompts(torch.arange(2))
-    MicroBatches(2, overlap=True)(prompts, play, judge, Phases())
+    MicroBatches(2, overlap=True)(prompts, play, judge, StepTimer())
     second.clear()
     with pytest.raises(TimeoutError):
         MicroBatches(2, overlap=False)(
-            prompts, play, lambda part, *_: judge(part) if second.is_set() else _late(), Phases()
+            prompts, play, lambda part, *_: judge(part) if second.is_set() else _late(), StepTimer()
         )
 
 
@@ -107,7 +107,7 @@ def test_a_judge_that_has_stopped_is_not_asked_about_later_parts():
         raise OracleStoppedError("closed for today")
 
     with pytest.raises(OracleStoppedError, match="closed for today"):
-        MicroBatches(8, overlap=True)(Prompts(torch.arange(8)), play, judge, Phases())
+        MicroBatches(8, overlap=True)(Prompts(torch.arange(8)), play, judge, StepTimer())
     assert asked == [0]
 
 

@@ -6,6 +6,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import random
@@ -23,18 +24,7 @@ import torch
 import yaml
 from forked import KILLED
 from paths import ROOT
-from runs import (
-    CASES,
-    ROUNDS,
-    RUN,
-    assert_same_run,
-    differences,
-    fit,
-    load,
-    part,
-    whole_run,
-    write,
-)
+from runs import CASES, ROUNDS, RUN, assert_same_run, differences, fit, load, part, whole_run, write
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
@@ -140,7 +130,7 @@ def test_killed_at_every_point(name: str, tmp_path: Path):
 
 
 def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
-    config = CASES["sampled-egpo"]
+    config = copy.deepcopy(CASES["sampled-egpo"])
     config["trainer"]["callbacks"][1] = part("Budget", rounds=10**6)
     killed = tmp_path / "killed"
     write(killed, config)

@@ -34,18 +34,18 @@ from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.health import (
     Check,
     ReferenceFingerprint,
-    examine,
     refuse_unhealthy,
+    restored_after,
+    run_checks,
     scatter,
-    untouched,
 )
-from nlhf_zoo.health.rehearsal import rehearse
+from nlhf_zoo.health.dry_run import dry_run
 from nlhf_zoo.oracles import MatrixOracle, RuleOracle
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy
-from nlhf_zoo.policies.language_model import generation
-from nlhf_zoo.policies.language_model import policy as causal_lm
+from nlhf_zoo.policies.language_model import generation, scoring
 from nlhf_zoo.policies.language_model.players import AdapterPlayers
+from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.records import Comparison, Prompts
 
 PROMPTS = Prompts(torch.arange(3), text=["go on.", "a", "to be or not?"])
@@ -114,7 +114,10 @@ def make_trainer(steps, callbacks):
 def checks_of(game, prompts=PROMPTS, rehearsed=False, until=None):
     """What is found, by name; no more than is asked for."""
     checks = {}
-    with quiet(), closing(examine(game, prompts, make_trainer if rehearsed else None)) as findings:
+    with (
+        quiet(),
+        closing(run_checks(game, prompts, make_trainer if rehearsed else None)) as findings,
+    ):
         for _, found in findings:
             checks |= {check.name: check for check in found if isinstance(check, Check)}
             if until is not None and until <= checks.keys():
@@ -216,7 +219,7 @@ def test_a_check_that_raises_leaves_the_game_as_it_was(folders):
         game.train().requires_grad_(True)
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), untouched(game):
+    with pytest.raises(ZeroDivisionError), restored_after(game):
         fails()
     assert_same(everything(game), before)
 
@@ -269,9 +272,9 @@ def the_anchor_is_trained(game, monkeypatch):
 
 def the_policy_is_switched_away_in_the_backward(game, monkeypatch):
     switched(monkeypatch, lambda name: name)
-    hidden = CausalLMPolicy._hidden
+    hidden = Scorer._hidden
     monkeypatch.setattr(
-        CausalLMPolicy,
+        Scorer,
         "_hidden",
         lambda self, player, *rest: hidden(
             self, "anchor" if player == "policy" and torch.is_grad_enabled() else player, *rest
@@ -283,7 +286,7 @@ def positions_count_padding(game, monkeypatch):
     def positions(mask):
         return torch.arange(mask.shape[1]).expand(mask.shape)
 
-    monkeypatch.setattr(causal_lm, "position_ids", positions)
+    monkeypatch.setattr(scoring, "position_ids", positions)
 
 
 def padding_is_attended_to(game, monkeypatch):
@@ -305,25 +308,25 @@ def dropout_is_on(game, monkeypatch):
 
 
 def masked_tokens_are_scored(game, monkeypatch):
-    by_responses = CausalLMPolicy._by_responses
+    by_responses = Scorer._by_responses
 
     def unmasked(self, who, prompts, responses, decoding):
         whole = torch.ones_like(responses.mask)
         tokens = type(responses)(responses.tokens, whole, responses.weight)
         return by_responses(self, who, prompts, tokens, decoding)
 
-    monkeypatch.setattr(CausalLMPolicy, "_by_responses", unmasked)
+    monkeypatch.setattr(Scorer, "_by_responses", unmasked)
 
 
 def the_end_is_not_scored(game, monkeypatch):
-    by_responses = CausalLMPolicy._by_responses
+    by_responses = Scorer._by_responses
 
     def endless(self, who, prompts, responses, decoding):
-        ends = torch.isin(responses.tokens, torch.tensor(self.ends))
+        ends = torch.isin(responses.tokens, torch.tensor(game.policy.ends))
         tokens = type(responses)(responses.tokens, responses.mask & ~ends, responses.weight)
         return by_responses(self, who, prompts, tokens, decoding)
 
-    monkeypatch.setattr(CausalLMPolicy, "_by_responses", endless)
+    monkeypatch.setattr(Scorer, "_by_responses", endless)
 
 
 def the_end_is_masked_when_it_is_drawn(game, monkeypatch):
@@ -402,7 +405,7 @@ class Wild(PreferenceOracle):
 )
 def test_a_wrong_oracle_is_found(folders, oracle, name):
     game = game_of(folders["llama"], oracle=oracle)
-    assert failing(checks_of(game)) >= {name}
+    assert failing(checks_of(game, until={name})) >= {name}
 
 
 def test_drawn_labels_are_no_asymmetry():
@@ -466,9 +469,11 @@ def draws_are_not_keyed(monkeypatch):
 
 
 def the_policy_is_not_saved(monkeypatch):
-    kept = CausalLMPolicy.kept_names
+    kept = CausalLMPolicy.checkpoint_keys
     monkeypatch.setattr(
-        CausalLMPolicy, "kept_names", lambda self: {n for n in kept(self) if "policy" not in n[9:]}
+        CausalLMPolicy,
+        "checkpoint_keys",
+        lambda self: {n for n in kept(self) if "policy" not in n[9:]},
     )
 
 
@@ -488,7 +493,7 @@ def test_a_fault_of_the_round_is_found(folders, monkeypatch, plant, names):
     game = game_of(folders["llama"], NashMP(inner_steps=2))
     plant(monkeypatch)
     with quiet():
-        checks = rehearse(game, game.policy.encode(PROMPTS), make_trainer)
+        checks = dry_run(game, game.policy.encode(PROMPTS), make_trainer)
     found = {check.name.partition(",")[0] for check in checks if check.passed is False}
     assert found >= names
 
@@ -506,13 +511,13 @@ class Silent(PreferenceOracle):
 @pytest.mark.parametrize("policy", [{}, {"lora": None}, {"gradient_checkpointing": True}])
 def test_a_healthy_model_is_not_refused(folders, monkeypatch, policy):
     rows = []
-    hidden = CausalLMPolicy._hidden
+    hidden = Scorer._hidden
 
     def counted(self, player, tokens, *rest):
         rows.append(len(tokens))
         return hidden(self, player, tokens, *rest)
 
-    monkeypatch.setattr(CausalLMPolicy, "_hidden", counted)
+    monkeypatch.setattr(Scorer, "_hidden", counted)
     game = game_of(folders["gpt2"], NashMP(), Silent(), **policy)
     before = everything(game)
     refuse_unhealthy(game, MANY)

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
 import os
 import pickle
 import random
-import signal
 import sqlite3
-import struct
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from judges import FairJudge, Judge, opinion, prompts, questions, responses
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles import CachedOracle, RuleOracle
+from nlhf_zoo.oracles import CachedOracle
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.wrappers.answer_store import AnswerStore, Remembered
 
-RECORD = struct.Struct("<id")  # number of a question, and its answer
+FORK = multiprocessing.get_context("fork")
+Send = Callable[[object], None]
 
 
 @pytest.fixture
@@ -156,21 +161,6 @@ def test_answers_before_a_stop_are_kept(path: Path):
     assert judge.asked == ask[:1]
 
 
-def test_what_it_is_for_the_rest_is_the_other_oracle_s(path: Path):
-    judge = Judge(name="this one")
-    judge.reads_truncated, judge.tolerance = True, 0.125
-    oracle = CachedOracle(judge, path)
-    assert (oracle.fingerprint, oracle.reads_truncated, oracle.tolerance) == (
-        "this one",
-        True,
-        0.125,
-    )
-    for _ in range(2):
-        assert dict(oracle.as_shown(questions("ab"))) == {0: opinion("x", "a", "b")}
-    assert judge.shown == 2
-    assert oracle.state_dict() == {}
-
-
 def test_it_may_be_copied_pickled_and_called_from_another_thread(path: Path):
     oracle = CachedOracle(FairJudge(), path)
     stream = oracle.answers(questions("ab", "ac"))
@@ -207,30 +197,31 @@ class Slow(TextOracle):
             yield number, (opinion("x", question.first, question.second) + self.own) / 2
 
 
-def child(work: Callable[[int], None]) -> tuple[int, int]:
-    """A process of its own for some work, and where to read what it writes."""
-    reading, writing = os.pipe()
+def child(work: Callable[..., None], *args: object) -> tuple[BaseProcess, Connection]:
+    """A process of its own for some work, and where to read what it sends by its first argument."""
+    reading, writing = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=work, args=(writing.send, *args))
     with warnings.catch_warnings():
         # Python 3.12 warns of threads; the child uses none of what torch's may hold.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid:
-        os.close(writing)
-        return pid, reading
-    code = 1
-    try:
-        os.close(reading)
-        work(writing)
-        code = 0
-    finally:
-        os._exit(code)
+        process.start()
+    writing.close()
+    return process, reading
 
 
-def told(reading: int) -> list[tuple[int, float]]:
-    """All records of a process, until it ends."""
-    with os.fdopen(reading, "rb") as file:
-        data = file.read()
-    return list(RECORD.iter_unpack(data[: len(data) - len(data) % RECORD.size]))
+def messages(reading: Connection) -> Iterator[Any]:
+    """What a process sends, until it ends."""
+    with suppress(EOFError):
+        while True:
+            yield reading.recv()
+
+
+def received(process: BaseProcess, reading: Connection) -> list[Any]:
+    """All that a process sends."""
+    found = [*messages(reading)]
+    process.join()
+    assert process.exitcode == 0
+    return found
 
 
 def test_no_acknowledged_answer_is_lost_when_a_process_is_killed(tmp_path: Path):
@@ -244,17 +235,16 @@ def test_no_acknowledged_answer_is_lost_when_a_process_is_killed(tmp_path: Path)
             path, known = tmp_path / f"{kill}.sqlite", {}
         todo = [n for n in range(len(ask)) if n not in known]
 
-        def work(writing: int, path: Path = path, todo: list[int] = todo) -> None:
+        def work(send: Send, path: Path, todo: list[int]) -> None:
             for place, answer in CachedOracle(Slow(), path).answers([ask[n] for n in todo]):
-                os.write(writing, RECORD.pack(todo[place], answer))
+                send((todo[place], answer))
 
-        pid, reading = child(work)
-        for _ in range(rng.choice((0, 1, 30))):
-            known.update(RECORD.iter_unpack(os.read(reading, RECORD.size)))
+        process, reading = child(work, path, todo)
+        known.update(islice(messages(reading), rng.choice((0, 1, 30))))
         time.sleep(rng.uniform(0, 0.003))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        known.update(told(reading))
+        process.kill()
+        known.update(messages(reading))
+        process.join()
         with AnswerStore(path).opened() as store:  # it opens
             found = store.find(names)
         for number, answer in known.items():
@@ -267,26 +257,20 @@ def test_processes_share_it(tmp_path: Path):
     ask = [Question(questions("ab")[0].conversation, f"a{n}", f"b{n}") for n in range(150)]
     for trial in range(3):  # each with a file that all of them find missing
         path = tmp_path / f"{trial}.sqlite"
-        go, ready = os.pipe()
+        start = FORK.Barrier(3)
 
-        def work(
-            writing: int, own: int, path: Path = path, go: int = go, ready: int = ready
-        ) -> None:
-            os.close(ready)
-            os.read(go, 1)  # until it is closed in the parent: all begin at once
+        def work(send: Send, own: int, path: Path, start: Barrier) -> None:
+            start.wait(60)
             order = random.Random(own).sample(range(len(ask)), len(ask))
             # Of each pair a process says something else: what is handed on is what was kept.
             shown = [ask[n].swapped() if (n + own) % 2 else ask[n] for n in order]
             oracle = CachedOracle(Slow(own / 3, 1e-4), path)
             for place, answer in oracle.answers(shown):
                 n = order[place]
-                os.write(writing, RECORD.pack(n, 1 - answer if (n + own) % 2 else answer))
+                send((n, 1 - answer if (n + own) % 2 else answer))
 
-        started = [child(lambda writing, own=own: work(writing, own)) for own in range(3)]
-        os.close(ready)
-        os.close(go)
-        said = [dict(told(reading)) for _, reading in started]
-        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in started] == [0] * 3
+        started = [child(work, own, path, start) for own in range(3)]
+        said = [dict(received(*one)) for one in started]
         kept = rows(path)
         assert len(kept) == len(ask)
         for n, question in enumerate(ask):
@@ -314,14 +298,11 @@ def test_a_process_that_is_forked_asks_on(path: Path):
     stream = oracle.answers(questions("ab", "ac"))
     next(stream)  # its connection is open
 
-    def work(writing: int) -> None:
-        for record in oracle.answers(questions("ad", "ae")):
-            os.write(writing, RECORD.pack(*record))
+    def work(send: Send) -> None:
+        for answer in oracle.answers(questions("ad", "ae")):
+            send(answer)
 
-    pid, reading = child(work)
-    said = told(reading)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert said == [(n, opinion("x", "a", "de"[n]) / 2) for n in range(2)]
+    assert received(*child(work)) == [(n, opinion("x", "a", "de"[n]) / 2) for n in range(2)]
     assert len([*stream]) == 1
     assert len(rows(path)) == 4
 
@@ -365,27 +346,26 @@ def test_places_where_there_can_be_none(tmp_path: Path):
 def test_places_where_this_user_may_not_write():
     """Root may write everywhere: a child gives that up first."""
 
-    def work(writing: int) -> None:
+    def work(send: Send, folder: Path) -> None:
         if os.getuid() == 0:
             os.setuid(65534)
         for name in ("new", "old"):
             try:
-                CachedOracle(Judge(), Path(folder) / name)
+                CachedOracle(Judge(), folder / name)
             except UserError as error:
-                os.write(writing, f"{error}\n".encode())
+                send(str(error))
 
-    with tempfile.TemporaryDirectory() as folder:  # in one that everybody may enter
-        dict(CachedOracle(Judge(), Path(folder) / "old").answers(questions("ab")))
-        os.chmod(Path(folder) / "old", 0o444)
-        os.chmod(folder, 0o555)
-        pid, reading = child(work)
-        with os.fdopen(reading, "rb") as file:
-            said = file.read().decode().splitlines()
-        os.waitpid(pid, 0)
-        os.chmod(folder, 0o755)
-    assert [
-        sentence.partition("/new ")[2] or sentence.partition("/old ")[2] for sentence in said
-    ] == ["cannot be written: no permission"] * 2
+    with tempfile.TemporaryDirectory() as name:  # in one that everybody may enter
+        folder = Path(name)
+        dict(CachedOracle(Judge(), folder / "old").answers(questions("ab")))
+        (folder / "old").chmod(0o444)
+        folder.chmod(0o555)
+        sentences = received(*child(work, folder))
+        folder.chmod(0o755)
+    assert sentences == [
+        f"the answers in {folder / file} cannot be written: no permission"
+        for file in ("new", "old")
+    ]
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_acknowledged(path: Path):
@@ -418,8 +398,6 @@ def test_an_oracle_whose_answers_cannot_be_remembered(path: Path):
 
     with pytest.raises(UserError, match="drawn anew"):
         CachedOracle(Forgetful(), path)
-    with pytest.raises(UserError, match="cannot be remembered, for its source"):
-        CachedOracle(RuleOracle(eval("lambda x, a, b: 0.5")), path)
     assert not path.exists()
 
 

@@ -94,13 +94,13 @@ def test_one_order_is_asked(server, order):
 
 def test_as_shown_is_what_the_judge_said(server):
     asked = named("as shown", 5)
-    answers = dict(oracle(server, patience=1e300).as_shown(asked))
+    answers = dict(oracle(server, patience=1e300).in_given_order(asked))
     assert answers == {n: rule(one.first, one.second) for n, one in enumerate(asked)}
 
 
 def test_log_probabilities(server):
     asked = named("log-probabilities", 20)
-    answers = dict(oracle(server, verdict="logprobs", max_tokens=4).as_shown(asked))
+    answers = dict(oracle(server, verdict="logprobs", max_tokens=4).in_given_order(asked))
     for number, question in enumerate(asked):
         assert answers[number] == pytest.approx(rule(question.first, question.second), abs=1e-6)
         (entry,) = of(server, question)
@@ -172,7 +172,7 @@ def test_what_may_pass_is_tried_again_and_then_invalid(status):
         assert [entry["attempt"] for entry in server.entries()] == [1, 2, 3]
     assert judge.ledger["requests"] == 3
     assert judge.ledger["retries"] == 2
-    assert f"status {status}" in judge.last_words
+    assert f"status {status}" in judge.last_error
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -263,7 +263,7 @@ def test_a_reply_that_does_not_end_in_time_is_none(always):
         judge = oracle(server, retries=1, order="none", timeout=0.05)
         assert all(math.isnan(answer) for _, answer in judge.answers(questions(3)))
     assert judge.ledger["requests"] == 6
-    assert judge.last_words == "no whole reply within 0.05 s"
+    assert judge.last_error == "no whole reply within 0.05 s"
 
 
 def test_a_reader_may_take_longer_than_patience(server, monkeypatch):
@@ -460,7 +460,7 @@ def test_a_client_that_is_closed_ends_the_asking(server, monkeypatch):
 
 def check(judge: JudgeOracle, name: str, into: list | None = None) -> None:
     (question,) = named(name)
-    answers = dict(judge.as_shown([question]))
+    answers = dict(judge.in_given_order([question]))
     assert answers == {0: rule(question.first, question.second)}
     if into is not None:
         into.append(answers)
@@ -586,10 +586,10 @@ def test_a_key_that_a_server_repeats_is_not_shown(status, monkeypatch, caplog):
             said = f"{error} {error!r} {error.__cause__!r} {error.__context__!r}"
         assert ("check the key in JUDGE_KEY" in said) == (status == 401)
         assert server.entries()[0]["authorization"] == f"Bearer {KEY}"
-    assert "status" in judge.last_words
-    assert "[hidden]" in judge.last_words
+    assert "status" in judge.last_error
+    assert "[hidden]" in judge.last_error
     for text in (
-        said, judge.last_words, repr(judge), repr(vars(judge)), judge.fingerprint, caplog.text,
+        said, judge.last_error, repr(judge), repr(vars(judge)), judge.fingerprint, caplog.text,
         repr(judge.client), json.dumps(judge.ledger.here), repr(judge.state_dict()),
         pickle.dumps(judge).decode("latin1"), pickle.dumps(copy.deepcopy(judge)).decode("latin1"),
     ):  # fmt: skip
@@ -601,4 +601,4 @@ def test_a_key_in_a_reply_that_is_no_verdict_is_not_shown(monkeypatch):
     with JudgeServer(always="refusal") as server:
         judge = JudgeOracle("m", server.url, "JUDGE_KEY", order="none")
         assert all(math.isnan(answer) for _, answer in judge.answers(questions(1)))
-    assert judge.last_words == "no verdict, but I'm [hidden], but I can't compare these."
+    assert judge.last_error == "no verdict, but I'm [hidden], but I can't compare these."

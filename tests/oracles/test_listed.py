@@ -89,17 +89,6 @@ def test_many_prompts_are_asked_about_in_parts(write):
     assert pairs > 3 * 256
 
 
-def test_conversations(write):
-    rows = [{"prompt": CHAT, "responses": ["a", "b"]}]
-    judge = FairJudge()
-    oracle = ListedResponses(judge, write(*rows))
-    assert oracle.prompts.text == ["x"]
-    said = [{"role": "system", "content": "be"}, {"role": "user", "content": "x"}]
-    assert oracle.prompts.conversations == [said]
-    assert oracle.table.shape == (1, 2, 2)
-    assert judge.asked[0].conversation == said
-
-
 @pytest.mark.parametrize("chat_first", [True, False])
 def test_among_conversations_a_text_is_one_message_of_the_users(write, chat_first):
     prompts = [CHAT, "x"] if chat_first else ["x", CHAT]
@@ -107,12 +96,12 @@ def test_among_conversations_a_text_is_one_message_of_the_users(write, chat_firs
     oracle = ListedResponses(
         judge, write(*({"prompt": p, "responses": ["a", "b"]} for p in prompts))
     )
-    assert oracle.prompts.text == ["x", "x"]
-    assert oracle.table.shape == (2, 2, 2)
     plain = [{"role": "user", "content": "x"}]
-    said = [[{"role": "system", "content": "be"}, *plain], plain]
-    asked = [one.conversation for one in judge.asked]  # the last question first
-    assert asked == (said[::-1] if chat_first else said)
+    said = [[{"role": "system", "content": "be"}, *plain], plain][:: 1 if chat_first else -1]
+    assert oracle.prompts.text == ["x", "x"]
+    assert oracle.prompts.conversations == said
+    assert oracle.table.shape == (2, 2, 2)
+    assert [one.conversation for one in judge.asked] == said[::-1]  # the last question first
 
 
 def test_a_pair_without_an_answer_ends_the_run(write):
@@ -160,18 +149,9 @@ def test_play_in_closed_form_ends_where_solve_does(write, tmp_path, capsys):
     game = OnlineGame(TabularPolicy(), oracle, NashMP(), beta=0.1)
     fit(game, 2000)
     np.save(tmp_path / "P.npy", by_hand(beats, rows).numpy())
-    main(
-        [
-            "solve",
-            "--matrix",
-            str(tmp_path / "P.npy"),
-            "--beta",
-            "0.1",
-            "--output",
-            str(tmp_path / "s.npz"),
-        ]
-    )
-    with np.load(tmp_path / "s.npz") as solution:
+    output = str(tmp_path / "s.npz")
+    main(["solve", "--matrix", str(tmp_path / "P.npy"), "--beta", "0.1", "--output", output])
+    with np.load(output) as solution:
         nash = torch.from_numpy(solution["nash_log_policy"])
     torch.testing.assert_close(game.log_policy(), nash, atol=1e-9, rtol=0)
     assert nash[0].exp().max() < 0.9, "the equilibrium is mixed"
@@ -232,8 +212,3 @@ def test_lines_that_cannot_be_used(kind: str, tmp_path: Path):
     with pytest.raises(UserError, match=sentence) as error:
         ListedResponses(RuleOracle(shorter_wins), path)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"no.jsonl cannot be read: No such file or directory"):
-        ListedResponses(RuleOracle(shorter_wins), tmp_path / "no.jsonl")

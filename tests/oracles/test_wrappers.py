@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from judges import FairJudge, Judge, opinion, prompts, questions, responses
+from judges import FairJudge, Judge, actions, opinion, prompts, questions, responses
+from runs import configuration, part, write
 
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.health.oracles.answers import listening
 from nlhf_zoo.oracles import (
+    BernoulliLabels,
     BudgetedOracle,
     CachedOracle,
     EnsembleOracle,
@@ -67,19 +68,6 @@ def test_a_random_order_is_the_same_each_time():
         assert found[number] + found[swapped] == pytest.approx(1, abs=1e-15)
     assert 0 < sum(turned) < len(ask)
     assert judge.ledger["swapped"] == 0
-
-
-def test_what_order_swap_says_of_itself():
-    judge = Judge(name="this one")
-    judge.reads_truncated = True
-    for order, symmetric in (("both", True), ("random", True), ("none", False)):
-        oracle = OrderSwap(judge, order)
-        assert oracle.symmetric is symmetric
-        assert oracle.reads_truncated
-        assert oracle.fingerprint == f"order {order}\nthis one"
-        assert dict(oracle.as_shown(questions("ba"))) == {0: opinion("x", "b", "a")}
-        assert judge.asked.pop() == questions("ba")[0]
-        assert judge.asked == []
 
 
 def test_there_is_nothing_to_swap_for_a_symmetric_oracle():
@@ -138,9 +126,7 @@ def test_tokens():
 class Serving(Judge):
     """A judge whose every question takes two requests, the first of which fails."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests = 0
+    requests = 0
 
     def answers(self, questions):
         for number, answer in super().answers(questions):
@@ -210,9 +196,9 @@ def test_budgets_within_budgets():
     table = BudgetedOracle(MatrixOracle(torch.full((3, 3), 0.5)), max_queries=100)
     outer = BudgetedOracle(table, max_queries=4)
     for _ in range(4):
-        outer.expected(Prompts(torch.tensor([0])), *2 * [rows([0, 1, 2], enumerated=True)])
+        outer.expected(Prompts(torch.tensor([0])), *2 * [actions([0, 1, 2], enumerated=True)])
     with pytest.raises(OracleStoppedError, match="max_queries 4:"):
-        outer.expected(Prompts(torch.tensor([0])), *2 * [rows([0, 1, 2], enumerated=True)])
+        outer.expected(Prompts(torch.tensor([0])), *2 * [actions([0, 1, 2], enumerated=True)])
     assert not outer.answers_table
 
 
@@ -236,20 +222,14 @@ def test_counts_that_were_saved_count():
     assert len(oracle.oracle.asked) == 1
 
 
-def rows(*actions: list[int], enumerated: bool = False) -> Responses:
-    tokens = torch.tensor(actions)[:, :, None]
-    weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float64)
-    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, enumerated)
-
-
 @pytest.mark.parametrize("product", [False, True])
 @pytest.mark.parametrize(
     ("first", "second", "queries"),
     [
-        (rows([0, 1, 1, 2], [2, 2, 0, 1]), None, 2 * 6),
-        (rows([0, 1], [2, 0]), rows([0, 1, 1], [0, 1, 2]), 2 * 6),
-        (rows([0, 1, 2], [0, 1, 2], enumerated=True), None, 2 * 1),
-        (rows([0, 1], [2, 0]), rows([0, 1, 2], [0, 1, 2], enumerated=True), 2 * 6),
+        (actions([0, 1, 1, 2], [2, 2, 0, 1]), None, 2 * 6),
+        (actions([0, 1], [2, 0]), actions([0, 1, 1], [0, 1, 2]), 2 * 6),
+        (actions([0, 1, 2], [0, 1, 2], enumerated=True), None, 2 * 1),
+        (actions([0, 1], [2, 0]), actions([0, 1, 2], [0, 1, 2], enumerated=True), 2 * 6),
     ],
     ids=["self-play", "opponents", "listed", "listed opponents"],
 )
@@ -257,36 +237,75 @@ def test_a_table_is_counted_as_the_game_counts_it(first, second, queries: int, p
     second = first if second is None else second
     game = MatrixOracle(torch.tensor([[[0.5, 0.9, 0.2], [0.1, 0.5, 0.7], [0.8, 0.3, 0.5]]] * 2))
     oracle = BudgetedOracle(game, max_queries=2 * queries)
-    ask = [oracle.expected, game.expected] if product else [oracle, game]
-    prompt = Prompts(torch.arange(2))
+
+    def ask(one):
+        asked = Prompts(torch.arange(2)), first, second
+        if product:
+            return one.expected(*asked)
+        answer = one(*asked)
+        return answer.preference, answer.valid
+
     with listening(oracle) as heard:
-        ask[0] = oracle.expected if product else oracle
-        said = ask[0](prompt, first, second)
-    truth = ask[1](prompt, first, second)
-    if product:
-        assert all(torch.equal(a, b) for a, b in zip(said, truth, strict=True))
-    else:
-        assert torch.equal(said.preference, truth.preference)
+        answers = ask(oracle)
+    assert all(map(torch.equal, answers, ask(game)))
     assert oracle.ledger["queries"] == heard.queries == queries
-    ask[0](prompt, first, second)
+    ask(oracle)
     with pytest.raises(OracleStoppedError, match=f"asked {2 * queries} queries"):
-        ask[0](prompt, first, second)
+        ask(oracle)
 
 
-def test_what_budgeted_passes_on(tmp_path):
-    game = SmallLanguage(num_letters=3, length=1)
-    oracle = BudgetedOracle(game, max_queries=1)
-    assert oracle.table is game.table
-    assert oracle.action_names is game.action_names
-    assert oracle.prompts.text == game.prompts.text
-    assert torch.equal(oracle.support, game.support)
-    assert not oracle.answers_table
+def test_a_table_that_was_asked_for_may_be_read(tmp_path):
     (tmp_path / "l.jsonl").write_text('{"prompt": "x", "responses": ["a", "b", "c"]}\n')
     listed = BudgetedOracle(ListedResponses(Judge(), tmp_path / "l.jsonl"), max_queries=2)
-    assert listed.answers_table, "what it reads was asked for, and counted"
+    assert listed.answers_table
     with pytest.raises(OracleStoppedError):
         _ = listed.table
     assert len(listed.oracle.oracle.asked) == 2
+
+
+# ---- what is handed on ---------------------------------------------------------------------------
+
+OF_TABLES = {
+    "labels": (BernoulliLabels, False),
+    "budget": (lambda game: BudgetedOracle(game, max_queries=1), False),
+    "ensemble": (lambda game: EnsembleOracle([game, game]), True),
+    "labels in an ensemble": (lambda game: EnsembleOracle([game, BernoulliLabels(game)]), False),
+}
+
+
+@pytest.mark.parametrize("name", OF_TABLES)
+def test_a_wrapper_of_a_table_plays_the_same_game(name: str):
+    wrap, answers_table = OF_TABLES[name]
+    game = SmallLanguage(num_letters=3, length=1)
+    oracle = wrap(game)
+    assert torch.equal(oracle.table, game.table)
+    assert (oracle.table is game.table) == (not isinstance(oracle, EnsembleOracle))
+    assert torch.equal(oracle.support, game.support)
+    assert oracle.action_names is game.action_names
+    assert oracle.prompts.text == game.prompts.text
+    assert oracle.answers_table is answers_table
+
+
+OF_TEXTS = {
+    "cache": (CachedOracle, False, 0.125, "this one"),
+    "both": (lambda judge, _: OrderSwap(judge), True, 1e-6, "order both\nthis one"),
+    "random": (lambda judge, _: OrderSwap(judge, "random"), True, 1e-6, "order random\nthis one"),
+    "none": (lambda judge, _: OrderSwap(judge, "none"), False, 1e-6, "order none\nthis one"),
+}
+
+
+@pytest.mark.parametrize("name", OF_TEXTS)
+def test_a_wrapper_of_texts_shows_them_in_the_order_given(name: str, tmp_path):
+    wrap, *said = OF_TEXTS[name]
+    judge = Judge(name="this one")
+    judge.reads_truncated, judge.tolerance = True, 0.125
+    oracle = wrap(judge, tmp_path / "a.db")
+    assert [oracle.symmetric, oracle.tolerance, oracle.fingerprint] == said
+    assert oracle.reads_truncated
+    assert oracle.state_dict() == {}
+    for _ in range(2):  # nothing is remembered
+        assert dict(oracle.in_given_order(questions("ba"))) == {0: opinion("x", "b", "a")}
+    assert (judge.asked, judge.shown) == (questions("ba", "ba"), 2)
 
 
 # ---- composition ---------------------------------------------------------------------------------
@@ -320,66 +339,49 @@ def test_a_budget_around_a_cache_around_both_orders_of_a_rule(tmp_path):
 # ---- the command line ----------------------------------------------------------------------------
 
 LINES = [{"prompt": p, "responses": ["rock", "paper", "scissors"]} for p in ("play", "again")]
-BEATS = {"class_path": "RuleOracle", "init_args": {"function": "judges.beats"}}
+BEATS = part("RuleOracle", function="judges.beats")
+CYCLE = part("Cyclic")
 
 
-def wrapped(name: str, oracle, **options) -> dict:
-    return {"class_path": name, "init_args": {"oracle": oracle, **options}}
+def budget(oracle=CYCLE, **limits):
+    return part("BudgetedOracle", oracle=oracle, **limits)
 
 
-def listed(oracle) -> dict:
-    return wrapped("ListedResponses", oracle, path="l.jsonl")
+def cache(oracle=BEATS, **options):
+    return part("CachedOracle", oracle=oracle, **options)
 
 
-def config(oracle, closed: bool = True, **trainer) -> dict:
-    realisation = "ClosedForm" if closed else "GradientSteps"
-    rollout = (
-        {"class_path": "Enumerate"}
-        if closed
-        else {"class_path": "Sample", "init_args": {"num_responses": 3}}
-    )
-    return {
-        "seed_everything": 0,
-        "model": {
-            "class_path": "OnlineGame",
-            "init_args": {
-                "policy": {"class_path": "TabularPolicy"},
-                "oracle": oracle,
-                "algorithm": {"class_path": "NashMD", "init_args": {"eta": 1.0}},
-                "rollout": rollout,
-                "realisation": {"class_path": realisation},
-            },
-        },
-        "data": {"class_path": "TablePrompts"},
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "enable_progress_bar": False,
-            "limit_val_batches": 0,  # which would ask, too
-            "logger": {
-                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                "init_args": {"save_dir": "runs", "name": "r"},
-            },
-            "callbacks": [
-                {"class_path": "Budget", "init_args": {"rounds": 8}},
-                {"class_path": "GameCheckpoint", "init_args": {"every_n_train_steps": 1000}},
-            ],
-            **trainer,
-        },
-    }
+def swap(name: str, **options):
+    return part("OrderSwap", oracle=part(name), **options)
+
+
+def listed(oracle=BEATS, path="l.jsonl"):
+    return part("ListedResponses", oracle=oracle, path=path)
+
+
+def population(*oracles, **options):
+    return part("EnsembleOracle", oracles=oracles, **options)
+
+
+# Without an optimizer of its own, as by the command line. A round asks about 3 pairs.
+SAMPLED = {"rollout": part("Sample", num_responses=3), "realisation": part("GradientSteps")}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run ``nlhf fit`` on a configuration: its exit code, and the last line of standard error."""
+    """Run ``nlhf fit`` with an oracle: its exit code, and the last line of standard error."""
     monkeypatch.chdir(tmp_path)
     Path("l.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
 
-    def run(config: dict, *args: str) -> tuple[object, str]:
-        Path("c.yaml").write_text(yaml.safe_dump(config))
+    def run(oracle, *args: str, closed: bool = True) -> tuple[object, str]:
+        way = {} if closed else SAMPLED
+        config = configuration(oracle=oracle, algorithm=part("NashMD", eta=1.0), **way)
+        config["trainer"] |= {"enable_progress_bar": False, "limit_val_batches": 0}  # they ask too
+        config["trainer"]["callbacks"] = [part("Budget", rounds=8), part("GameCheckpoint")]
+        write(tmp_path, config)
         code: object = 0
         try:
-            main(["fit", "--config", "c.yaml", *args])
+            main(["fit", "--config", "game.yaml", *args])
         except SystemExit as end:
             code = end.code
         err = capsys.readouterr().err
@@ -390,110 +392,60 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_a_configuration_can_nest_them(run):
-    judge = wrapped(
-        "CachedOracle", wrapped("OrderSwap", {"class_path": "judges.Judge"}), path="a.db"
-    )
-    population = {
-        "class_path": "EnsembleOracle",
-        "init_args": {"oracles": [listed(judge), listed(BEATS)], "weights": [1, 2]},
-    }
-    oracle = wrapped("BudgetedOracle", population, max_queries=12, max_seconds=1000.0)
-    assert run(config(oracle, closed=True))[0] == 0
-    assert run(config(wrapped("BernoulliLabels", oracle), closed=False))[0] == 0
-    oracle["init_args"]["max_queries"] = 11
-    code, sentence = run(config(oracle, closed=True))
+    judge = cache(swap("judges.Judge"), path="a.db")
+    two = population(listed(judge), listed(), weights=[1, 2])
+    oracle = budget(two, max_queries=12, max_seconds=1000.0)
+    assert run(oracle)[0] == 0
+    assert run(part("BernoulliLabels", oracle=oracle), closed=False)[0] == 0
+    code, sentence = run(budget(two, max_queries=11, max_seconds=1000.0))
     assert code == 0, sentence  # the judge's six pairs were remembered
-    oracle["init_args"]["max_queries"] = 5
-    code, sentence = run(config(oracle, closed=True))
+    code, sentence = run(budget(two, max_queries=5, max_seconds=1000.0))
     assert code == 2
     assert "asked 5 queries" in sentence
 
 
 def test_a_run_whose_budget_is_spent_goes_on_with_a_larger_one(run):
-    def budget(limit: int) -> dict:  # a round asks about 3 pairs
-        return config(wrapped("BudgetedOracle", {"class_path": "Cyclic"}, max_queries=limit), False)
-
-    code, said = run(budget(12))
+    code, sentence = run(budget(max_queries=12), closed=False)
     assert code == 2
     assert re.search(
-        r"asked 12 queries .* exceed max_queries 12: raise BudgetedOracle.max_queries", said
+        r"asked 12 queries .* exceed max_queries 12: raise BudgetedOracle.max_queries", sentence
     )
-    code, said = run(budget(23), "--ckpt_path", "last")
+    code, sentence = run(budget(max_queries=23), "--ckpt_path", "last", closed=False)
     assert code == 2
-    assert "asked 21 queries" in said, "three rounds more, and not one for which 2 are left"
-    assert run(budget(24), "--ckpt_path", "last")[0] == 0
+    assert "asked 21 queries" in sentence, "three rounds more, and not one for which 2 are left"
+    assert run(budget(max_queries=24), "--ckpt_path", "last", closed=False)[0] == 0
 
 
-MATRIX = {"class_path": "Cyclic"}
 REFUSED = {
-    "no limit": (wrapped("BudgetedOracle", MATRIX), "BudgetedOracle has no limit: set max_queries"),
-    "queries 0": (
-        wrapped("BudgetedOracle", MATRIX, max_queries=0),
-        "BudgetedOracle.max_queries must be .* above 0, but it is 0",
-    ),
-    "requests": (
-        wrapped("BudgetedOracle", MATRIX, max_requests=-1),
-        "max_requests must be .* above 0",
-    ),
-    "seconds": (
-        wrapped("BudgetedOracle", MATRIX, max_seconds=".inf"),
-        "max_seconds must be a finite number above 0, but it is inf",
-    ),
-    "queries text": (
-        wrapped("BudgetedOracle", MATRIX, max_queries="many"),
-        "max_queries: .*'many'",
-    ),
-    "closed form of a budget": (
-        wrapped("BudgetedOracle", MATRIX, max_queries=9),
-        "BudgetedOracle does not: set model.realisation to GradientSteps",
-    ),
-    "cache of a table": (wrapped("CachedOracle", MATRIX, path="a.db"), "oracle"),
-    "cache without a file": (wrapped("CachedOracle", BEATS), "required: path"),
-    "cache nowhere": (
-        listed(wrapped("CachedOracle", BEATS, path="no/a.db")),
-        "there is no folder .*/no for the answers in a.db",
-    ),
+    "no limit": (budget(), "BudgetedOracle has no limit: set max_queries"),
+    "queries 0": (budget(max_queries=0), "BudgetedOracle.max_queries must be .* 0, but it is 0"),
+    "requests": (budget(max_requests=-1), "max_requests must be .* above 0"),
+    "seconds": (budget(max_seconds=".inf"), "max_seconds must be a finite number above 0.* is inf"),
+    "queries text": (budget(max_queries="many"), "max_queries: .*'many'"),
+    "closed form": (budget(max_queries=9), "BudgetedOracle does not: set model.realisation to Gr"),
+    "cache of a table": (cache(CYCLE, path="a.db"), "oracle"),
+    "cache without a file": (cache(), "required: path"),
+    "cache nowhere": (listed(cache(path="no/a.db")), "there is no folder .*/no for the ans"),
     "cache of text": (
-        listed(wrapped("CachedOracle", BEATS, path="l.jsonl")),
+        listed(cache(path="l.jsonl")),
         "l.jsonl is no file of answers: file is not a database",
     ),
     "swap of a fair judge": (
-        listed(wrapped("OrderSwap", {"class_path": "judges.FairJudge"})),
+        listed(swap("judges.FairJudge")),
         "FairJudge has one answer for both orders of a pair",
     ),
-    "order": (
-        listed(wrapped("OrderSwap", {"class_path": "judges.Judge"}, order="twice")),
-        "order: .*'twice'",
-    ),
-    "listed missing": (
-        wrapped("ListedResponses", BEATS, path="no.jsonl"),
-        "no.jsonl cannot be read: No such file",
-    ),
-    "listed YAML": (
-        wrapped("ListedResponses", BEATS, path="c.yaml"),
-        "line 1 of c.yaml is not JSON",
-    ),
-    "listed of a table": (wrapped("ListedResponses", MATRIX, path="l.jsonl"), "oracle"),
-    "ensemble of one": (
-        {"class_path": "EnsembleOracle", "init_args": {"oracles": [MATRIX]}},
-        "needs two oracles at least, but it has 1",
-    ),
+    "order": (listed(swap("judges.Judge", order="twice")), "order: .*'twice'"),
+    "listed missing": (listed(path="no.jsonl"), "no.jsonl cannot be read: No such file"),
+    "listed YAML": (listed(path="game.yaml"), "line 1 of game.yaml is not JSON"),
+    "listed of a table": (listed(CYCLE), "oracle"),
+    "ensemble of one": (population(CYCLE), "needs two oracles at least, but it has 1"),
     "ensemble of two games": (
-        {
-            "class_path": "EnsembleOracle",
-            "init_args": {"oracles": [MATRIX, {"class_path": "Comal"}, listed(BEATS)]},
-        },
+        population(CYCLE, part("Comal"), listed()),
         "number 2, Comal, has other names",
     ),
-    "weights": (
-        {
-            "class_path": "EnsembleOracle",
-            "init_args": {"oracles": [MATRIX, MATRIX], "weights": [1, 0]},
-        },
-        "above 0, but one is 0",
-    ),
+    "weights": (population(CYCLE, CYCLE, weights=[1, 0]), "above 0, but one is 0"),
     "no answer": (
-        listed({"class_path": "judges.Judge", "init_args": {"silent": "rock"}}),
+        listed(part("judges.Judge", silent="rock")),
         "Judge has no answer to a pair of line 1 of l.jsonl, 'rock' and 'paper'",
     ),
 }
@@ -502,8 +454,11 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_in_one_sentence(kind: str, run):
     oracle, sentence = REFUSED[kind]
-    code, said = run(config(oracle))
+    code, said = run(oracle)
     assert code == 2
     assert re.match(r"nlhf(?: fit)?: error: ", said)
     assert re.search(sentence, said), said
-    assert sorted(path.name for path in Path().iterdir() if path.is_file()) == ["c.yaml", "l.jsonl"]
+    assert sorted(path.name for path in Path().iterdir() if path.is_file()) == [
+        "game.yaml",
+        "l.jsonl",
+    ]

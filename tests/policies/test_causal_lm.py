@@ -34,19 +34,9 @@ from language_models import (
     trained_names,
     tuned_adapter,
 )
-from tiny_models import (
-    EOS_ID,
-    make_policy,
-    save_tiny,
-    scatter_adapters,
-    tiny_model,
-    tiny_prompts,
-)
+from tiny_models import EOS_ID, make_policy, save_tiny, scatter_adapters, tiny_model, tiny_prompts
 
-from nlhf_zoo.policies import (
-    LoRA,
-    Pretrained,
-)
+from nlhf_zoo.policies import LoRA, Pretrained
 from nlhf_zoo.policies.language_model.players import mix
 from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
 from nlhf_zoo.records import PLAIN, Prompts, Responses
@@ -288,7 +278,7 @@ def test_the_magnet_starts_as_the_reference_even_beside_another_policy():
 def test_what_is_kept_is_what_no_folder_holds(lora):
     policy = make_policy(tiny_folder("llama"), ("anchor", "magnet"), lora=lora)
     expected = set().union(*(names_of(policy, p) for p in ("policy", "anchor", "magnet")))
-    kept = policy.kept_names()
+    kept = policy.checkpoint_keys()
     assert kept == expected
     assert kept <= set(policy.state_dict())
     state = {name: value for name, value in policy.state_dict().items() if name in kept}
@@ -370,7 +360,7 @@ def test_chunks_of_the_softmax_change_nothing(kind, lora, who):
     prompts, responses = drawn(policy)
     found = {}
     for chunk in (0, 1, 7, 10_000):
-        policy.softmax_chunk = chunk
+        policy._score.softmax_chunk = chunk
         policy.zero_grad()
         log_prob = policy.log_prob(who, prompts, responses)
         (log_prob * torch.arange(9.0).view(3, 3)).sum().backward()
@@ -592,7 +582,7 @@ def test_an_adapter_is_the_start_and_the_reference():
         assert torch.equal(after[player], found[player]), player
     # The reference's adapter is read from its folder again.
     kept = set().union(*(names_of(policy, p) for p in ("policy", "anchor", "magnet")))
-    assert policy.kept_names() == kept
+    assert policy.checkpoint_keys() == kept
     scatter_adapters(policy)
     prompts, responses = drawn(policy)
     torch.testing.assert_close(

@@ -28,13 +28,7 @@ from language_models import (
     words_law,
 )
 from scipy import stats
-from tiny_models import (
-    EOS_ID,
-    PAD_ID,
-    VOCABULARY,
-    make_policy,
-    tiny_prompts,
-)
+from tiny_models import EOS_ID, PAD_ID, VOCABULARY, make_policy, tiny_prompts
 
 from nlhf_zoo.policies import TransformersGenerator
 from nlhf_zoo.policies.language_model import generation

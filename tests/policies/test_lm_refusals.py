@@ -31,12 +31,7 @@ from tiny_models import (
     tiny_tokenizer,
 )
 
-from nlhf_zoo.policies import (
-    CausalLMPolicy,
-    LoRA,
-    ModelSource,
-    Pretrained,
-)
+from nlhf_zoo.policies import CausalLMPolicy, LoRA, ModelSource, Pretrained
 from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Prompts
 
@@ -219,7 +214,7 @@ def test_logits_that_are_not_the_output_layer_s_are_noticed():
     prompts, responses = drawn(policy)
     match = "CohereForCausalLM does not make its logits by its output layer alone"
     refused(match, policy.log_prob, POLICY, prompts, responses)
-    policy.softmax_chunk = 0
+    policy._score.softmax_chunk = 0
     found = policy.log_prob(HALF, prompts, responses)
     torch.testing.assert_close(found.detach(), responses.log_prob, atol=TOLERANCE, rtol=1e-5)
 

@@ -35,11 +35,7 @@ from tiny_models import (
 from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import SmallLanguage
-from nlhf_zoo.policies import (
-    CausalLMPolicy,
-    ModelSource,
-    SmallLanguageModel,
-)
+from nlhf_zoo.policies import CausalLMPolicy, ModelSource, SmallLanguageModel
 from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Responses
 

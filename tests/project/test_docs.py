@@ -6,31 +6,39 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
+from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-import test_contracts as contracts
 import yaml
+from algorithms import test_contracts as contracts
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import save_tiny
 from zoo import BETA, Row, small_games, snake_case
 
+import nlhf_zoo
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import EGPO, PolicyOptimizer
 from nlhf_zoo.callbacks.exact_metrics import TAGS
 from nlhf_zoo.cli.compare.tables import COLUMNS
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.solvers import regularised_nash
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+FOLDERS = [ROOT / name for name in ("configs", "docs", "tests")]
+MARKDOWN = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in folder.rglob("*.md"))]
 ALGORITHMS = [
     getattr(algorithms, name) for name in algorithms.__all__ if name != PolicyOptimizer.__name__
 ]
@@ -86,13 +94,15 @@ def test_every_figure_is_shown_and_has_a_command():
 
 
 @pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
-def test_examples_in_python_run(page):
-    for code in blocks(page, "python run"):
-        exec(compile(code, page, "exec"), {})
+def test_examples_in_python_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a logger, Lightning takes the working directory for one
+    for code in blocks(page, "{.python .run}"):
+        with quiet():
+            exec(compile(code, page, "exec"), {})
 
 
 def test_there_are_examples_that_run():
-    assert any(blocks(page.relative_to(ROOT).as_posix(), "python run") for page in PAGES)
+    assert any(blocks(page.relative_to(ROOT).as_posix(), "{.python .run}") for page in PAGES)
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS, ids=lambda cls: cls.__name__)
@@ -117,6 +127,79 @@ def test_every_algorithm_has_a_page(cls):
     assert f"(https://arxiv.org/abs/{number})" in text_of("docs/papers.md")
 
 
+# ---- lines ---------------------------------------------------------------------------------------
+
+ITEM = re.compile(r" *([-*+]|\d+\.) +")
+NO_PROSE = re.compile(rf" *([#|<>:]|!\[|!!!|\?\?\?|\[\^|--8<--|$)| {{4}}(?!{ITEM.pattern})")
+
+
+def prose(page: Path) -> list[str]:
+    """The lines of a page; those of code, tables, headings, images and admonitions are empty."""
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^( *```).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return ["" if NO_PROSE.match(line) else line for line in text.splitlines()]
+
+
+def is_ragged(line: str, following: str) -> bool:
+    """Whether a line is over 120, or ends early though the next word would have fit."""
+    if len(line) > 120:
+        return " " in ITEM.sub("", line, count=1).strip()  # one long word cannot be broken
+    goes_on = line and following and not ITEM.match(following)
+    return bool(goes_on) and len(f"{line} {following.split()[0]}") <= 120
+
+
+def test_no_line_is_over_160():
+    for page in MARKDOWN:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if len(line) > 160] == [], page
+
+
+def test_prose_is_wrapped_by_one_rule():
+    for page in MARKDOWN:
+        pairs = pairwise([*prose(page), ""])
+        assert [line for line, following in pairs if is_ragged(line, following)] == [], page
+
+
+# ---- the built site ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation as its readers see it, built as `make docs` does: a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    "page", [page.relative_to(DOCS).with_suffix("") for page in PAGES], ids=str
+)
+def test_a_page_is_what_its_source_says(page, site):
+    """A fence that is none swallows headings, and three backticks come out."""
+    html = (site / page.with_suffix(".html")).read_text(encoding="utf-8")
+    (article,) = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    assert "```" not in article
+    source = re.sub(r"^```.*?^```$", "", text_of(f"docs/{page}.md"), flags=re.M | re.DOTALL)
+    wanted = [line.removeprefix("## ") for line in source.splitlines() if line.startswith("## ")]
+    found = re.findall(r"<h2[^>]*>(.*?)<a class=\"headerlink", article, re.DOTALL)
+    shown = [unescape(re.sub("<[^>]+>", "", heading)) for heading in found]
+    bare = [re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in wanted]
+    assert [heading for heading in shown if heading in bare] == bare
+
+
+@pytest.mark.parametrize("folder", sorted({*nlhf_zoo.public_names().values()}))
+def test_the_reference_has_every_public_name(folder, site):
+    page = "index" if folder == "errors" else folder
+    html = (site / f"reference/{page}.html").read_text(encoding="utf-8")
+    names = [name for name, home in nlhf_zoo.public_names().items() if home == folder]
+    constants = {"Answer", "Conversation", "Mixture", "PLAIN", "GameMetric"}
+    missing = [n for n in names if f'id="nlhf_zoo.{folder}.{n}"' not in html and n not in constants]
+    assert missing == []
+
+
 # ---- tables --------------------------------------------------------------------------------------
 
 
@@ -125,25 +208,22 @@ def make(cls):
 
 
 def test_the_table_of_algorithms_agrees_with_their_declarations():
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text_of("README.md").splitlines()
-        if line.startswith("| [")
-    ]
+    text = text_of("README.md")
     told = {}
-    for name, cls, paper, last_iterate, closed_form, queries, _ in rows:
-        page = re.search(r"\((docs/algorithms/\w+\.md)\)", name)[1]
-        told[cls.strip("`")] = (page, paper, last_iterate, closed_form, queries)
+    for row in re.findall(r"^\| (\[.*) \|$", text, re.MULTILINE):
+        name, *cells = row.split(" | ")
+        told[re.search(r"\((docs/algorithms/\w+\.md)\)", name)[1]] = cells
     assert told == {
-        cls.__name__: (
-            f"docs/algorithms/{snake_case(cls.__name__)}.md",
+        f"docs/algorithms/{snake_case(cls.__name__)}.md": [
             "[{0}](https://arxiv.org/abs/{0})".format(cls.paper.removeprefix("arXiv:")),
             "yes" if make(cls).last_iterate else "no",
             "yes" if make(cls).closed_form else "no",
             str(make(cls).queries(0, 0, enumerated=True)),
-        )
+        ]
         for cls in ALGORITHMS
     }
+    in_one_line = re.findall(r"^- `(\w+)`: \w", text, re.MULTILINE)
+    assert [f"docs/algorithms/{snake_case(name)}.md" for name in in_one_line] == [*told]
 
 
 def help_of(*args: str) -> str:
@@ -293,7 +373,7 @@ def example(tmp_path_factory):
     """The folder and the class of docs/add_an_algorithm.md."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "configs").symlink_to(ROOT / "configs")
-    (code,) = blocks("docs/add_an_algorithm.md", "python nash_ema.py")
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
     (folder / "nash_ema.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
@@ -302,7 +382,7 @@ def example(tmp_path_factory):
 
 
 def test_the_example_is_as_short_as_it_is_said_to_be():
-    (code,) = blocks("docs/add_an_algorithm.md", "python nash_ema.py")
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
     assert len(code.splitlines()) <= 100
     assert max(map(len, code.splitlines())) <= 100
 

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from nlhf_zoo import data
+
 PACKAGE = ROOT / "nlhf_zoo"
 HEAVY = {"lightning", "pytorch_lightning", "torchmetrics", "transformers", "peft", "jsonargparse"}
+HEAVY |= {"openai"}
 
 
 def is_algorithm(path: Path) -> bool:
@@ -48,9 +51,18 @@ def test_the_probe_sees_an_import():
     assert loaded_after("import json", {"json", "torch"}) == {"json"}
 
 
-@pytest.mark.parametrize("package", ["algorithms", "losses"])
+@pytest.mark.parametrize("package", ["algorithms", "losses", "oracles"])
 def test_light_packages_stay_light(package: str):
     assert loaded_after(f"import nlhf_zoo.{package}", HEAVY) == set()
+
+
+def test_data_modules_are_imported_when_they_are_asked_for():
+    assert loaded_after("import nlhf_zoo.data", {"torch", "lightning"}) == set()
+    readers = "import nlhf_zoo.data.tables, nlhf_zoo.data.texts"
+    assert loaded_after(readers, HEAVY) == set()
+    assert [getattr(data, name).__name__ for name in data.__all__] == data.__all__
+    with pytest.raises(AttributeError, match=r"'nlhf_zoo\.data' has no attribute 'Nothing'"):
+        data.Nothing  # noqa: B018
 
 
 def test_help_does_not_import_torch():
@@ -62,6 +74,33 @@ except SystemExit as end:
     assert not end.code, end.code
 """
     assert loaded_after(code, {"torch", "lightning", "transformers", "peft"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import nlhf_zoo", {"torch", "numpy", "lightning"}),
+        ("import nlhf_zoo.data", {"torch", "numpy", "lightning"}),
+        ("import nlhf_zoo; nlhf_zoo.NashMP, nlhf_zoo.solve", HEAVY),
+        ("import nlhf_zoo; nlhf_zoo.MatrixOracle", {"lightning", "transformers", "peft", "openai"}),
+    ],
+)
+def test_names_are_imported_when_they_are_asked_for(code: str, unwanted: set[str]):
+    assert loaded_after(code, unwanted) == set()
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--config", "none.yaml"], ["--model.betta", "1"], ["--model.algorithm", "NashPM"]]
+)
+def test_a_mistake_is_refused_before_anything_heavy_is_imported(mistake: list[str]):
+    code = f"""
+from nlhf_zoo.cli import main
+try:
+    main(["fit", *{mistake!r}])
+except SystemExit as end:
+    assert end.code == 2
+"""
+    assert loaded_after(code, {"torch", "numpy", "lightning", "jsonargparse"}) == set()
 
 
 def test_layers():

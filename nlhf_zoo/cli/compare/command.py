@@ -1,116 +1,72 @@
 """``nlhf compare``: several algorithms, seeds and games on one budget.
 
-The output folder receives
-
-- ``results.csv``: one row for each independent game, algorithm and seed, at the end of the run;
-  columns game, algorithm, seed, queries (for each prompt), rounds, exploitability, kl_to_nash,
-  span, seconds;
-- ``results.md``: mean and maximum of these over games and seeds;
-- ``comparison.png``: exploitability against oracle queries, with the theory's rate;
-- with a target, ``queries_to_target.csv``: the queries until the duality gap was below it;
-- a folder a run, ``game/algorithm/seed_0``: TensorBoard logs, and the metrics of every round
-  (``read_history`` reads them; of a sweep, those of the best value are kept).
-
-Runs that choose the best value of a sweep, and are not reported themselves (``sweep_seeds``), are
-in ``results.csv`` too.
-
-A run that diverges is reported as infinitely far off in all its games, not dropped.
+docs/command_line.md says what the file of a comparison holds, and what the output folder receives.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from itertools import groupby
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from nlhf_zoo.cli.compare.checks import check
-from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration
-from nlhf_zoo.cli.compare.contenders import Contender, read_contenders, swept
+from nlhf_zoo.algorithms.closed_form import thread_limit
+from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration, require
+from nlhf_zoo.cli.compare.entries import Entry, read_entries
 from nlhf_zoo.cli.compare.figure import draw
-from nlhf_zoo.cli.compare.processes import Task, Team
-from nlhf_zoo.cli.compare.runs import Run
+from nlhf_zoo.cli.compare.runs import Task, WorkerPool
 from nlhf_zoo.cli.compare.tables import (
-    Entry,
+    EntryResult,
     choose_best,
-    markdown,
     results_csv,
-    results_table,
+    results_markdown,
+    results_text,
     targets_csv,
-    targets_table,
-    terminal,
+    targets_markdown,
 )
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 
 _RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
-_SMALL = 2_000_000  # entries of a table
-_LOGS = ("history.json", "history.bin", "hparams.yaml", "events.out.tfevents.*")
+_HISTORY = ("history.json", "history.bin")
+_LOGS = (*_HISTORY, "hparams.yaml", "events.out.tfevents.*")
+_SMALL = 2_000_000  # entries of a table, up to which runs go on one thread
 
 
 def main(args: list[str]) -> None:
-    """Run ``nlhf compare``.
-
-    Args:
-        args: what stands behind ``nlhf compare``.
-
-    Raises:
-        UserError: the comparison cannot be made as it is asked for.
-    """
-    configuration, folder = read_configuration(args)
-    check(configuration)
-    earlier = _earlier(configuration)
+    """Run ``nlhf compare`` with what stands behind it on the command line."""
+    configuration = read_configuration(args)
+    output, games, algorithms = configuration.output, configuration.games, configuration.algorithms
+    earlier = _earlier(output, configuration.overwrite)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
+    betas, seed = configuration.betas, configuration.seeds[0]
+    values = sum(len(own.values) for own in algorithms.values())
+    checking = partial(tqdm, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr)
     with quiet():
-        total = _count(configuration)
-        with tqdm(
-            total=total, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr
-        ) as bar:
-            contenders = read_contenders(configuration, folder, bar.update)
-        _clear(configuration.output, earlier)
-        with _threads(max(contender.size for contender in contenders)):
-            entries = _play(configuration, contenders)
-    _write(configuration, entries)
-    print(f"Tables and figure: {configuration.output}/")
-    print(f"TensorBoard logs:  tensorboard --logdir '{configuration.output}'")
+        with checking(total=len(games) * len(betas or [0]) * values) as bar:
+            entries = read_entries(games, algorithms, betas, seed, bar.update)
+        _clear(output, earlier)
+        with thread_limit(max(entry.size for entry in entries) <= _SMALL):
+            results = _play(configuration, entries)
+    _write(configuration, results)
+    print(f"Tables and figure: {output}/")
+    print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
 
 
-@contextmanager
-def _threads(size: int) -> Iterator[None]:
-    """One thread for tables of few entries: to wake a second costs more than it takes over."""
-    before = torch.get_num_threads()
-    if size <= _SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _count(configuration: Configuration) -> int:
-    values = sum(len(swept(own)) for own in configuration.algorithms.values())
-    return len(configuration.games) * len(configuration.betas or [0]) * values
-
-
-def _earlier(configuration: Configuration) -> list[Path]:
-    """The files of an earlier comparison in the output folder.
-
-    Raises:
-        UserError: there are some, and `overwrite` is not given.
-    """
-    output = configuration.output
+def _earlier(output: Path, overwrite: bool) -> list[Path]:
+    """The files of an earlier comparison in the output folder, if they may be overwritten."""
     results = [output / name for name in _RESULTS if (output / name).exists()]
-    logs = [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
-    if (results or logs) and not configuration.overwrite:
-        raise UserError(
-            f"output {output} holds an earlier comparison ({(results + logs)[0].name}): give "
-            "another folder, or --overwrite"
-        )
-    return results + logs
+    found = results + [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
+    first = found[0].name if found else ""
+    rule = f"output {output} holds an earlier comparison ({first}): give another folder, "
+    require(overwrite or not found, rule + "or --overwrite")
+    return found
 
 
 def _clear(output: Path, earlier: list[Path]) -> None:
@@ -124,135 +80,86 @@ def _clear(output: Path, earlier: list[Path]) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-class _Bar:
-    """The progress bar of all runs."""
-
-    def __init__(self, configuration: Configuration, runs: int) -> None:
-        budget = configuration.budget
-        by_queries = budget.queries is not None
-        self._each = (budget.queries if by_queries else budget.rounds) or 0
-        self._seen: dict[str, int] = {}
-        self._bar = tqdm(
-            total=self._each * runs,
-            unit=" queries" if by_queries else " rounds",
-            unit_scale=True,
-            delay=1,
-            mininterval=0.5,
-            file=sys.stderr,
-        )
-
-    def begin(self, task: Task) -> None:
-        """Name it."""
-        self._bar.set_description(task.name, False)
-
-    def advance(self, task: Task, amount: int) -> None:
-        """Advance."""
-        self._seen[task.name] = self._seen.get(task.name, 0) + amount
-        self._bar.update(amount)
-
-    def end(self, task: Task) -> None:
-        """Make up for what a run left of its budget."""
-        self._bar.update(self._each - self._seen.pop(task.name, 0))
-
-    def close(self) -> None:
-        """Leave it as it is."""
-        self._bar.close()
-
-
-def _play(configuration: Configuration, contenders: list[Contender]) -> list[Entry]:
+def _play(configuration: Configuration, entries: list[Entry]) -> list[EntryResult]:
     """All runs; those that choose of a sweep come first, where these are runs of their own."""
-    groups = [list(g) for _, g in groupby(contenders, key=lambda c: (c.where, c.algorithm))]
-    choosing, reported = configuration.choosing, configuration.reported
-    swept = [group if choosing and len(group) > 1 else [] for group in groups]
-    trials = [Task(c, seed) for group in swept for c in group for seed in choosing]
-    finals = sum(1 if tried else len(group) for group, tried in zip(groups, swept, strict=True))
+    choosing, reported = configuration.split_seeds
+    groups = [list(g) for _, g in groupby(entries, key=lambda e: (e.where, e.algorithm))]
+    rivals = [group if choosing and len(group) > 1 else [] for group in groups]
+    finals = sum(1 if tried else len(group) for group, tried in zip(groups, rivals, strict=True))
+    runs = sum(map(len, rivals)) * len(choosing) + finals * len(reported)
+    limit, unit = configuration.budget.counted
+    counted = partial(tqdm, unit_scale=True, delay=1, mininterval=0.5, file=sys.stderr)
     with (
-        closing(_Bar(configuration, len(trials) + finals * len(reported))) as bar,
-        closing(Team(configuration, bar)) as team,
+        counted(total=limit * runs, unit=f" {unit}") as bar,
+        closing(WorkerPool(configuration.processes, bar)) as pool,
     ):
-        runs = team.play(trials)
-        rivals = [_choose(_entries(runs, group, choosing)) for group in swept]
+        play = partial(_results, pool, configuration)
+        trials = list(play(rivals, choosing))
         finalists = [
-            [c for c, entry in zip(group, tried, strict=True) if entry.best] if tried else group
-            for group, tried in zip(groups, rivals, strict=True)
+            [result.entry for result in tried if result.best] or group
+            for group, tried in zip(groups, trials, strict=True)
         ]
-        tasks = [Task(c, seed) for group in finalists for c in group for seed in reported]
-        runs = team.play(tasks)
-        entries: list[Entry] = []
-        for group, tried in zip(finalists, rivals, strict=True):
-            played = _entries(runs, group, reported)
-            if tried:
-                entries += [Entry(played[0].runs, True, e.runs) if e.best else e for e in tried]
-            else:
-                entries += _choose(played)
-    return entries
+        results: list[EntryResult] = []
+        for played, tried in zip(play(finalists, reported), trials, strict=True):
+            chosen = [EntryResult(played[0].runs, True, r.runs) if r.best else r for r in tried]
+            results += chosen or played
+    return results
 
 
-def _entries(
-    runs: Iterator[Run], contenders: Sequence[Contender], seeds: Sequence[int]
-) -> list[Entry]:
-    """The next runs, gathered by contender."""
-    return [Entry([next(runs) for _ in seeds]) for _ in contenders]
+def _results(
+    pool: WorkerPool, configuration: Configuration, groups: list[list[Entry]], seeds: list[int]
+) -> Iterator[list[EntryResult]]:
+    """Play groups of rivals, of which the best is marked; of it alone all rounds are kept."""
+    gap = configuration.target.duality_gap if configuration.target else None
+    settings = (configuration.output, configuration.budget, configuration.exploitability, gap)
+    tasks = [Task(e, seed, *settings) for group in groups for e in group for seed in seeds]
+    runs = pool.play(tasks)
+    for group in groups:
+        rivals = choose_best([EntryResult([next(runs) for _ in seeds]) for _ in group])
+        for run in chain(*(rival.runs for rival in rivals if not rival.best)):
+            for name in _HISTORY:
+                (run.task.folder / name).unlink()
+        yield rivals
 
 
-def _choose(rivals: list[Entry]) -> list[Entry]:
-    """Mark the best of a sweep; its metrics of every round alone are kept."""
-    rivals = choose_best(rivals) if rivals else []
-    for entry in rivals:
-        if not entry.best:
-            _forget(entry)
-    return rivals
+def _write(configuration: Configuration, results: list[EntryResult]) -> None:
+    """Write the files and print the tables."""
+    output, target = configuration.output, configuration.target
+    names = list(configuration.algorithms)
+    heading, targets = _heading(configuration), ""
+    texts = {"results.csv": results_csv(results)}
+    if target is not None:
+        played, unit = configuration.budget.counted
+        missed = f"not in {played:,}" + (" rounds" if unit == "rounds" else "")
+        targets = f"\nOracle queries to a duality gap below {target.duality_gap:g}; median over "
+        targets += "games and seeds, at the best value of a sweep.\n\n"
+        targets += targets_markdown(results, names, missed)
+        texts["queries_to_target.csv"] = targets_csv(results)
+    texts["results.md"] = heading + results_markdown(results) + targets
+    log_queries = configuration.queries_axis == "log"
+    try:
+        for name, text in texts.items():
+            with written(output / name) as path:
+                path.write_text(text, encoding="utf-8")
+        with written(output / "comparison.png") as path:
+            draw(results, path, names, configuration.exploitability, log_queries)
+    except OSError as error:
+        raise UserError(f"{output} could not be written to: {error.strerror}") from error
+    print(heading + results_text(results) + targets)
 
 
-def _forget(entry: Entry) -> None:
-    for run in entry.runs:
-        for name in ("history.json", "history.bin"):
-            (run.folder / name).unlink()
+def _heading(configuration: Configuration) -> str:
+    """What the table is of, and how the best value of a sweep was chosen.
 
-
-def _write(configuration: Configuration, entries: list[Entry]) -> None:
-    """Write the files, each beside its place and then renamed, and print the tables."""
-    seeds = ", ".join(map(str, configuration.reported))
-    budget = configuration.budget
+    By what is reported, the choice would flatter.
+    """
+    budget, (choosing, reported) = configuration.budget, configuration.split_seeds
     limits = [(budget.queries, "queries per prompt"), (budget.rounds, "rounds")]
     limit = " and ".join(f"{value:,} {what}" for value, what in limits if value is not None)
-    heading = f"{configuration.exploitability.capitalize()} exploitability after at most {limit}; "
-    heading += f"mean and maximum over games and seeds {seeds}.{_selection(configuration)}\n\n"
-    targets = ""
-    if configuration.target is not None:
-        targets = f"Oracle queries to a duality gap below {configuration.target.duality_gap:g}; "
-        targets += "median over games and seeds, at the best value of a sweep.\n\n"
-        targets += markdown(*targets_table(entries, configuration))
-    results = heading + markdown(*results_table(entries)) + (f"\n{targets}" if targets else "")
-    output = configuration.output
-    _replace(output / "results.csv", lambda path: _text(path, results_csv(entries)))
-    _replace(output / "results.md", lambda path: _text(path, results))
-    if configuration.target is not None:
-        _replace(output / "queries_to_target.csv", lambda path: _text(path, targets_csv(entries)))
-    _replace(output / "comparison.png", lambda path: draw(entries, configuration, path))
-    print(heading + terminal(entries) + (f"\n{targets}" if targets else ""))
-
-
-def _selection(configuration: Configuration) -> str:
-    """By what the best value of a sweep was chosen: by what is reported, it flatters."""
-    if all(own.sweep is None for own in configuration.algorithms.values()):
-        return ""
-    if not configuration.choosing:
-        return " Of a sweep the best value, chosen by these same runs."
-    seeds = ", ".join(map(str, configuration.choosing))
-    return f" Of a sweep the best value, chosen by other runs (seeds {seeds})."
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    by = f"other runs (seeds {', '.join(map(str, choosing))})" if choosing else "these same runs"
+    chosen = f" Of a sweep the best value, chosen by {by}." if configuration.sweeps else ""
+    seeds = ", ".join(map(str, reported))
+    return (
+        f"{configuration.exploitability.capitalize()} exploitability after at most {limit}; mean "
+        f"and maximum over games and seeds {seeds}.{chosen}\n\n"
+    )

@@ -1,22 +1,37 @@
-"""The file of a comparison: what it may say, and what is refused before anything runs."""
+"""The file of a comparison: what it may say, and what is refused before anything is made."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, dataclass, field, fields
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import get_loader
 
-from nlhf_zoo.cli.parser import GameArgumentParser
+from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.errors import UserError
 
 Block = dict[str, Any]  # a part of a model: {class_path: ..., init_args: {...}}
 
 # Parts that an algorithm may replace in its file.
 BLOCKS = ("algorithm", "optimizer", "lr_scheduler", "rollout", "realisation")
+
+# What a game and an algorithm may say; the first of these they must.
+_OPTIONS = {"games": ("oracle", "reference", "start"), "algorithms": ("config", *BLOCKS, "sweep")}
+_NAME = re.compile(r"[^/\\\x00-\x1f.\s][^/\\\x00-\x1f]*")
+_LARGEST_SEED = 2**32 - 1
+
+
+def require(condition: object, sentence: str) -> None:
+    """Refuse a comparison, by a `UserError` with this sentence, unless a condition holds."""
+    if not condition:
+        raise UserError(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +46,11 @@ class BudgetLimits:
     queries: int | None = None
     rounds: int | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class GameBlocks:
-    """A game that every algorithm plays.
-
-    Args:
-        oracle: who judges.
-        reference: the reference policy; uniform if it is not given.
-        start: where policies start; at the reference if it is not given.
-    """
-
-    oracle: Block
-    reference: Block | None = None
-    start: Block | None = None
+    @property
+    def counted(self) -> tuple[int, str]:
+        """How much a run may play, and of what: queries where they are limited, else rounds."""
+        by_queries = self.queries is not None
+        return (self.queries or 0, "queries") if by_queries else (self.rounds or 0, "rounds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +58,12 @@ class AlgorithmBlocks:
     """An algorithm: its own complete file for ``nlhf fit``, and what is to be replaced in it.
 
     Blocks are replaced whole, never merged: an argument of one class must not slip into another.
-
-    Args:
-        config: the file, relative to the comparison's.
-        algorithm: in place of the file's.
-        optimizer: in place of the file's.
-        lr_scheduler: in place of the file's.
-        rollout: in place of the file's.
-        realisation: in place of the file's.
-        sweep: values of one argument, such as {algorithm.eta: [1.0, 0.3]}; each is played, and the
-            best is shown.
     """
 
-    config: str
-    algorithm: Block | None = None
-    optimizer: Block | None = None
-    lr_scheduler: Block | None = None
-    rollout: Block | None = None
-    realisation: Block | None = None
-    sweep: dict[str, list[float]] | None = None
+    config: Path
+    blocks: dict[str, Block]  # some of `BLOCKS`
+    swept: str | None = None  # the argument that is swept, such as algorithm.eta
+    values: Sequence[float | None] = (None,)  # of that argument; the best is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +84,7 @@ class Configuration:
     Args:
         output: folder for everything that is written.
         budget: where each run ends.
-        games: by name.
+        games: by name: the blocks oracle and, where they are given, reference and start.
         algorithms: by name.
         seeds: of the runs; generated games without a seed of their own are drawn anew for each.
         betas: temperatures; the one of the algorithms' files if not given.
@@ -108,7 +101,7 @@ class Configuration:
 
     output: Path
     budget: BudgetLimits
-    games: dict[str, GameBlocks]
+    games: dict[str, dict[str, Block]]
     algorithms: dict[str, AlgorithmBlocks]
     seeds: list[int] = field(default_factory=lambda: [0])
     betas: list[float] | None = None
@@ -119,164 +112,184 @@ class Configuration:
     processes: int = 1
     overwrite: bool = False
 
-    @property
-    def choosing(self) -> list[int]:
-        """Seeds that choose the best value of each sweep, where these are others than reported."""
-        return self.seeds[: self.sweep_seeds or 0]
+    def __post_init__(self) -> None:
+        queries, rounds = self.budget.queries, self.budget.rounds
+        rule = "there is no budget: set budget.queries or budget.rounds"
+        require(queries is not None or rounds is not None, rule)
+        least = (("budget.queries", queries, 0), ("budget.rounds", rounds, 0))
+        for name, value, limit in (*least, ("processes", self.processes, 1)):
+            rule = f"{name} must be at least {limit}, but it is {value}"
+            require((value or 0) >= limit, rule)
+        require(self.seeds, "there are no seeds: give at least one, as in seeds: [0]")
+        for seed in self.seeds:
+            rule = f"seeds must lie between 0 and {_LARGEST_SEED}, but one is {seed}"
+            require(0 <= seed <= _LARGEST_SEED, rule)
+            require(self.seeds.count(seed) == 1, f"the seed {seed} stands twice: give each once")
+        if self.betas is not None:
+            _check_numbers("betas", self.betas)
+        if self.sweep_seeds is not None:
+            rule = "sweep_seeds must be at least 1 and leave a seed to report of the "
+            rule += f"{len(self.seeds)}, but it is {self.sweep_seeds}"
+            require(1 <= self.sweep_seeds < len(self.seeds), rule)
+            rule = "sweep_seeds is given, but no algorithm has a sweep: leave it out"
+            require(self.sweeps, rule)
+        if self.target is not None:
+            gap = self.target.duality_gap
+            rule = f"target.duality_gap must be a finite number above 0, but it is {gap}"
+            require(math.isfinite(gap) and gap > 0, rule)
+        _check_folder(self.output)
 
     @property
-    def reported(self) -> list[int]:
-        """Seeds that tables and figure are of."""
-        return self.seeds[self.sweep_seeds or 0 :]
+    def sweeps(self) -> bool:
+        """Whether any algorithm sweeps an argument."""
+        return any(own.swept is not None for own in self.algorithms.values())
+
+    @property
+    def split_seeds(self) -> tuple[list[int], list[int]]:
+        """Seeds that choose the best value of each sweep alone, and those that are reported."""
+        number = self.sweep_seeds or 0
+        return self.seeds[:number], self.seeds[number:]
 
 
-def read_configuration(args: list[str]) -> tuple[Configuration, Path]:
-    """Read the file of a comparison, and what the command line puts in its place.
+def _check_numbers(where: str, values: list[float]) -> None:
+    require(values, f"{where} is empty: give at least one value, or leave it out")
+    for value in values:
+        rule = f"{where} must be finite numbers above 0, but one is {value}"
+        require(math.isfinite(value) and value > 0, rule)
+        require(values.count(value) == 1, f"{where} has {value} twice: give each once")
 
-    Args:
-        args: what stands behind ``nlhf compare``.
 
-    Returns:
-        the configuration, and the folder that its paths are relative to.
+def _check_folder(output: Path) -> None:
+    """It can be written to, or created: below this folder, or in one that there is."""
+    place, where = output.absolute(), f"output {output}:"
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    below = place.resolve().is_relative_to(Path.cwd().resolve())
+    rule = f"{where} the folder {place.parent} does not exist, create it first"
+    require(below or existing in (place, place.parent), rule)
+    require(existing.is_dir(), f"{where} {existing} is a file, give the name of a folder")
+    rule = f"{where} {existing} cannot be written to, check its permissions"
+    require(os.access(existing, os.W_OK), rule)
 
-    Raises:
-        UserError: something in it cannot be used.
-        SystemExit: help was asked for.
-    """
-    parser = GameArgumentParser(
+
+def read_configuration(args: list[str]) -> Configuration:
+    """Read the file of a comparison, and what the command line puts in its place."""
+    parser = SentenceParser(
         prog="nlhf compare", description="Several algorithms, seeds and games on one budget."
     )
     # Games and algorithms are read here: jsonargparse would make what they name.
     parser.add_argument("-c", "--config", action="config", help="the comparison's YAML file")
     parser.add_class_arguments(Configuration, skip={"games", "algorithms"})
-    path, rest = _config_path(args)
+    paths = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    paths.add_argument("-c", "--config", type=Path, action="append", default=[])
+    try:
+        known, rest = paths.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"--config: {error.message}") from error
     if {"-h", "--help"} & {*rest}:
         parser.parse_args(["--help"])
-    if path is None:
-        raise UserError(
-            "there is no file: give the comparison's, as in "
-            "--config configs/compare/quickstart.yaml"
-        )
+    example = "--config configs/compare/quickstart.yaml"
+    require(known.config, f"there is no file: give the comparison's, as in {example}")
+    rule = "--config is given more than once: a comparison has one file"
+    require(len(known.config) == 1, rule)
+    path = known.config[0]
     file = load_yaml(path)
-    if not isinstance(file, dict):
-        raise UserError(
-            f"{path} holds no configuration: it needs output, budget, games and algorithms"
-        )
+    needed = "it needs output, budget, games and algorithms"
+    require(isinstance(file, dict), f"{path} holds no configuration: {needed}")
     for group in ("budget", "target"):
-        if not isinstance(file.get(group, {}), dict):
-            raise UserError(f"{group} must be a mapping, but it is {file[group]!r}")
-    games = {
-        name: _blocks(GameBlocks, f"games.{name}", value)
-        for name, value in _named(file, "games").items()
-    }
-    algorithms = {
-        name: _blocks(AlgorithmBlocks, f"algorithms.{name}", value)
-        for name, value in _named(file, "algorithms").items()
-    }
-    others = yaml.safe_dump(
-        {key: value for key, value in file.items() if key not in ("games", "algorithms")}
-    )
+        _mapping(file.get(group, {}), f"{group} must be a mapping")
+    games = _sections(file.pop("games", None), "games")
+    algorithms = _sections(file.pop("algorithms", None), "algorithms")
     overrides = [f"{argument}=true" if argument == "--overwrite" else argument for argument in rest]
     try:
-        parsed = parser.parse_args(["--config", others, *overrides])
+        parsed = parser.parse_args(["--config", yaml.safe_dump(file), *overrides])
     except UserError as error:
         raise UserError(str(error).replace("--config.", "")) from error
     del parsed["config"]
-    configuration = Configuration(
-        games=games, algorithms=algorithms, **vars(parser.instantiate(parsed))
+    return Configuration(
+        games=games,
+        algorithms={
+            name: _algorithm(f"algorithms.{name}", section, path.parent)
+            for name, section in algorithms.items()
+        },
+        **vars(parser.instantiate(parsed)),
     )
-    return configuration, path.absolute().parent
 
 
 def load_yaml(path: Path) -> Any:
-    """A YAML file, read safely and with nothing said twice.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """A YAML file as jsonargparse reads it (1e-5 is a number), but with every key given once."""
     try:
-        return _load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
+        return get_loader("yaml")(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _config_path(args: list[str]) -> tuple[Path | None, list[str]]:
-    """The comparison's file, and the other arguments."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-c", "--config", type=Path, action="append", default=[])
-    try:
-        known, rest = parser.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(f"--config: {error.message}") from error
-    if len(known.config) > 1:
-        raise UserError("--config is given more than once: a comparison has one file")
-    return (known.config[0] if known.config else None), rest
-
-
-def _named(file: dict[str, Any], key: str) -> dict[str, Any]:
-    """The games or the algorithms by name."""
-    named = file.get(key) or {}
-    if not isinstance(named, dict):
-        raise UserError(
-            f"{key} must name each of them, as in {key}: {{name: ...}}, but it is {named!r}"
-        )
-    return {str(name): value for name, value in named.items()}
-
-
-_Blocks = TypeVar("_Blocks", GameBlocks, AlgorithmBlocks)
-
-
-def _blocks(kind: type[_Blocks], where: str, value: Any) -> _Blocks:
-    """What a game or an algorithm says; jsonargparse would blame mistakes on the wrong key."""
-    if not isinstance(value, dict):
-        raise UserError(f"{where} must be a mapping, but it is {value!r}")
-    accepted = {f.name: f for f in fields(kind)}
-    for key in value:
-        if key not in accepted:
-            raise UserError(
-                f"{where}: option {key!r} is not accepted, choose of {', '.join(accepted)}"
-            )
-    for key, f in accepted.items():
-        if f.default is MISSING and value.get(key) is None:
-            raise UserError(f"{where} lacks {key}: give it")
-    if "config" in accepted and not isinstance(value["config"], str):
-        raise UserError(f"{where}.config must be the path of a file, but it is {value['config']!r}")
-    for key, block in value.items():
-        if key not in ("config", "sweep") and block is not None:
-            _check_block(f"{where}.{key}", block)
-    return kind(**value)
-
-
-def _check_block(where: str, block: Any) -> None:
-    if not isinstance(block, dict) or not isinstance(block.get("class_path"), str):
-        raise UserError(f"{where} must be {{class_path: ..., init_args: ...}}, but it is {block!r}")
-    for key in block.keys() - {"class_path", "init_args"}:
-        raise UserError(f"{where}: option {key!r} is not accepted, put arguments under init_args")
-    if not isinstance(block.get("init_args", {}), dict):
-        raise UserError(f"{where}.init_args must be a mapping, but it is {block['init_args']!r}")
-
-
-def _load(text: str) -> Any:
-    """YAML as jsonargparse reads it (1e-5 is a number); a key that stands twice is refused."""
-    _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
-    return get_loader("yaml")(text)
 
 
 def _refuse_duplicates(node: yaml.Node | None) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(
-                    f"line {key.start_mark.line + 1} has a key that is no plain name: give it one"
-                )
-            if key.value in seen:
-                raise UserError(
-                    f"{key.value!r} stands twice, again in line "
-                    f"{key.start_mark.line + 1}: give each once"
-                )
+            line = key.start_mark.line + 1
+            rule = f"line {line} has a key that is no plain name: give it one"
+            require(isinstance(key, yaml.ScalarNode), rule)
+            twice = f"{key.value!r} stands twice, again in line {line}: give each once"
+            require(key.value not in seen, twice)
             seen.add(key.value)
             _refuse_duplicates(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _refuse_duplicates(value)
+
+
+def _mapping(value: Any, rule: str) -> dict[Any, Any]:
+    require(isinstance(value, dict), f"{rule}, but it is {value!r}")
+    return dict(value)
+
+
+def _sections(given: Any, kind: str) -> dict[str, dict[str, Any]]:
+    """Games or algorithms by name; jsonargparse would blame mistakes on the wrong key."""
+    named = _mapping(given or {}, f"{kind} must name each of them, as in {kind}: {{name: ...}}")
+    require(named, f"there are no {kind}: name at least one under {kind}")
+    needed, options = _OPTIONS[kind][0], _OPTIONS[kind]
+    for name, section in named.items():
+        rule = "names become folders: do without slashes, and start with no dot"
+        require(_NAME.fullmatch(str(name)), f"{kind} has the name {name!r}, but {rule}")
+        where = f"{kind}.{name}"
+        for option in _mapping(section, f"{where} must be a mapping"):
+            choose = f"choose of {', '.join(options)}"
+            require(option in options, f"{where}: option {option!r} is not accepted, {choose}")
+        require(section.get(needed) is not None, f"{where} lacks {needed}: give it")
+        for option, block in section.items():
+            if option not in ("config", "sweep") and block is not None:
+                _check_block(f"{where}.{option}", block)
+    return {str(name): section for name, section in named.items()}
+
+
+def _check_block(where: str, block: Any) -> None:
+    rule = f"{where} must be {{class_path: ..., init_args: ...}}"
+    named = isinstance(_mapping(block, rule).get("class_path"), str)
+    require(named, f"{rule}, but it is {block!r}")
+    for key in block.keys() - {"class_path", "init_args"}:
+        raise UserError(f"{where}: option {key!r} is not accepted, put arguments under init_args")
+    _mapping(block.get("init_args", {}), f"{where}.init_args must be a mapping")
+
+
+def _algorithm(where: str, section: dict[str, Any], folder: Path) -> AlgorithmBlocks:
+    """An algorithm, whose file is relative to a folder."""
+    config, sweep = section["config"], section.get("sweep")
+    rule = f"{where}.config must be the path of a file, but it is {config!r}"
+    require(isinstance(config, str), rule)
+    blocks = {key: section[key] for key in BLOCKS if section.get(key) is not None}
+    if sweep is None:
+        return AlgorithmBlocks(folder / config, blocks)
+    where += ".sweep"
+    pairs = [*sweep.items()] if isinstance(sweep, dict) else []
+    argument, values = pairs[0] if len(pairs) == 1 else ("", [])
+    block, _, name = str(argument).partition(".")
+    rule = f"{where} must name one argument of a block, such as algorithm.eta: [1.0, 0.3]"
+    require(block in BLOCKS and name, f"{rule}, but it is {sweep!r}")
+    rule = f"{where}.{argument} must be a list of numbers, but it is {values!r}"
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    require(numbers, rule)
+    _check_numbers(f"{where}.{argument}", values)
+    return AlgorithmBlocks(folder / config, blocks, argument, values)

@@ -1,23 +1,33 @@
-"""One run: a contender, from one seed, to the end of the budget."""
+"""Runs, each of an entry from one seed to the end of the budget: one by one, or side by side."""
 
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
+from tqdm import tqdm
+from typing_extensions import override
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
-from nlhf_zoo.cli.compare.configuration import Configuration
-from nlhf_zoo.cli.compare.contenders import Contender
+from nlhf_zoo.cli.compare.configuration import BudgetLimits
+from nlhf_zoo.cli.compare.entries import Entry
+from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -25,157 +35,255 @@ from nlhf_zoo.solvers import exploitability
 
 Array = NDArray[np.float64]
 
-_METRICS = {"regularised": "exploitability", "unregularised": "exploitability_unregularised"}
+# The exploitability that is reported, as histories name it.
+METRICS = {"regularised": "exploitability", "unregularised": "exploitability_unregularised"}
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What came of a run of C independent games; all figures are inf where it diverged.
+class Task:
+    """A run that is to be played: an entry, from one seed."""
 
-    Args:
-        contender: who ran.
-        seed: of the run.
-        queries: preference queries for each prompt.
-        rounds: rounds that were played.
-        seconds: wall time.
-        certificate: exploitability of the pi* that KL and span refer to, the worst of the C games.
-        exploitability: at the end [C].
-        kl_to_nash: at the end [C].
-        span: at the end [C].
-        to_target: queries to the target [C], inf where it was not reached; None without one.
-        folder: its logs.
-    """
-
-    contender: Contender
+    entry: Entry
     seed: int
-    queries: int
-    rounds: int
-    seconds: float
-    certificate: float
-    exploitability: Array
-    kl_to_nash: Array
-    span: Array
-    to_target: Array | None
-    folder: Path
+    output: Path  # folder of the comparison
+    budget: BudgetLimits
+    exploitability: str  # which is reported, regularised or unregularised
+    duality_gap: float | None  # the target, at which the run ends too
+
+    @property
+    def name(self) -> str:
+        """How messages call this run."""
+        return f"{self.entry.where}, {self.entry.label}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder that this run logs into."""
+        return self.output / self.entry.where / self.entry.label / f"seed_{self.seed}"
+
+    def play(self, report: Callable[[int], Any]) -> RunResult:
+        """Play it.
+
+        Args:
+            report: called with the queries (rounds, if the budget is in rounds) since the last
+                call, and at the end with what is left of the budget.
+
+        Raises:
+            UserError: a part refuses its arguments, or the policy diverges.
+        """
+        try:
+            return self._play(report)
+        except (UserError, MisconfigurationException) as error:
+            raise UserError(f"{self.name}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in the run {self.name}")
+            raise
+
+    def _play(self, report: Callable[[int], Any]) -> RunResult:
+        begun = time.monotonic()
+        L.seed_everything(self.seed, verbose=False)
+        game = self.entry.make()
+        exact, watch = ExactMetrics(), _Watch(self, report)
+        trainer = self._trainer([exact, Budget(self.budget.rounds, self.budget.queries), watch])
+        diverged = False
+        try:
+            trainer.fit(game, TablePrompts())
+        except DivergenceError:
+            diverged = True  # a result like any other
+        report(self.budget.counted[0] - watch.position)
+        history = read_history(self.folder)
+        curve = history[METRICS[self.exploitability]]
+        last = {name: history[name][-1] for name in ("kl_to_nash", "span")}
+        last["exploitability"] = curve[-1]
+        # A run that has left the numbers is infinitely far off, in all its games.
+        figures = {k: np.where(np.isnan(v) | diverged, np.inf, v) for k, v in last.items()}
+        if self.duality_gap is not None:
+            reached = 2 * curve < self.duality_gap
+            first = history["queries"][reached.argmax(0)]
+            figures["to_target"] = np.where(reached.any(0), first, np.inf)
+        return RunResult(
+            task=self,
+            queries=game.progress.queries_per_prompt,
+            rounds=game.progress.round,
+            seconds=time.monotonic() - begun,
+            certificate=exact.certificate,
+            figures=figures,
+        )
+
+    def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
+        entry, name = self.entry, str(self.folder.relative_to(self.output))
+        logger = TensorBoardLogger(self.output, name, version="", default_hp_metric=False)
+        logger.log_hyperparams(
+            {"game": entry.game, "beta": entry.beta, "algorithm": entry.label, "seed": self.seed},
+            {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan},
+        )
+        return L.Trainer(
+            **{"accelerator": "cpu", **entry.trainer},
+            devices=1,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=logger,
+            callbacks=callbacks,
+        )
 
 
-def run_folder(output: Path, contender: Contender, seed: int) -> Path:
-    """Where a run logs."""
-    return output / contender.where / contender.label / f"seed_{seed}"
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of a run of C independent games; all figures are inf where it diverged."""
 
-
-def play(
-    contender: Contender, seed: int, configuration: Configuration, report: Callable[[int], Any]
-) -> Run:
-    """Play.
-
-    Args:
-        contender: who.
-        seed: of the run.
-        configuration: of the comparison.
-        report: called with the queries (rounds, if the budget is in rounds) since the last call.
-    """
-    begun = time.monotonic()
-    L.seed_everything(seed, verbose=False)
-    game = contender.make()
-    folder = run_folder(configuration.output, contender, seed)
-    name = str(folder.relative_to(configuration.output))
-    logger = TensorBoardLogger(configuration.output, name, version="", default_hp_metric=False)
-    figures = {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan}
-    logger.log_hyperparams(
-        {
-            "game": contender.game,
-            "beta": contender.beta,
-            "algorithm": contender.label,
-            "seed": seed,
-        },
-        figures,
-    )
-    budget = configuration.budget
-    exact, watch = ExactMetrics(), _Watch(configuration, report)
-    trainer = L.Trainer(
-        **{"accelerator": "cpu", **contender.trainer},
-        devices=1,
-        max_epochs=-1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=logger,
-        callbacks=[exact, Budget(budget.rounds, budget.queries), watch],
-    )
-    diverged = False
-    try:
-        trainer.fit(game, TablePrompts())
-    except DivergenceError:
-        diverged = True  # a result like any other
-    except MisconfigurationException as error:
-        raise UserError(f"{contender.label} on {contender.where}: {error}") from error
-    history = read_history(folder)
-    curve = history[metric_of(configuration)]
-    return Run(
-        contender=contender,
-        seed=seed,
-        queries=game.progress.queries_per_prompt,
-        rounds=game.progress.round,
-        seconds=time.monotonic() - begun,
-        certificate=exact.certificate,
-        exploitability=_told(curve[-1], diverged),
-        kl_to_nash=_told(history["kl_to_nash"][-1], diverged),
-        span=_told(history["span"][-1], diverged),
-        to_target=_queries_to(configuration, history["queries"], curve),
-        folder=folder,
-    )
-
-
-def metric_of(configuration: Configuration) -> str:
-    """The name of the exploitability that is reported, in histories."""
-    return _METRICS[configuration.exploitability]
+    task: Task
+    queries: int  # preference queries for each prompt
+    rounds: int  # that were played
+    seconds: float  # wall time
+    certificate: float  # exploitability of the pi* of kl_to_nash and span, the worst of the C games
+    # exploitability, kl_to_nash and span at the end, and with a target the queries to_target, which
+    # are inf where it was not reached; [C] each
+    figures: dict[str, Array]
 
 
 class _Watch(L.Callback):
     """Reports progress, and ends a run whose games are all at the target."""
 
-    def __init__(self, configuration: Configuration, report: Callable[[int], Any]) -> None:
-        self.by_queries = configuration.budget.queries is not None
-        self.target = configuration.target
-        self.regularised = configuration.exploitability == "regularised"
+    def __init__(self, task: Task, report: Callable[[int], Any]) -> None:
+        self.task = task
         self.report = report
-        self._reported = 0
+        self.position = 0  # that was reported
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Look at where the game stands."""
+    @override
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, OnlineGame)
-        progress = pl_module.progress
-        position = progress.queries_per_prompt if self.by_queries else progress.round
-        self.report(position - self._reported)
-        self._reported = position
-        if self.target is None or progress.step or progress.gradient_step:
+        progress, gap = pl_module.progress, self.task.duality_gap
+        by_queries = self.task.budget.queries is not None
+        position = progress.queries_per_prompt if by_queries else progress.round
+        self.report(position - self.position)
+        self.position = position
+        if gap is None or progress.step or progress.gradient_step:
             return
         table, reference = pl_module.oracle.table, pl_module.log_policy("reference")
-        assert table is not None  # `read_contenders` has made sure of it
-        beta = pl_module.beta if self.regularised else 0.0
-        gap = 2 * exploitability(table, pl_module.log_policy(), reference, beta)
-        if (gap < self.target.duality_gap).all():
+        assert table is not None  # `read_entries` has made sure of it
+        beta = pl_module.beta if self.task.exploitability == "regularised" else 0.0
+        if (2 * exploitability(table, pl_module.log_policy(), reference, beta) < gap).all():
             trainer.should_stop = True
 
 
-def _told(figures: Array, diverged: bool) -> Array:
-    """A run that has left the numbers is told as infinitely far off, in all its games."""
-    return np.where(np.isnan(figures) | diverged, np.inf, figures)
+class WorkerPool:
+    """Plays runs; what comes of them does not depend on the number of processes.
+
+    A ``ProcessPoolExecutor`` would not do: it does not say which run's process died or how, it
+    cannot end processes that are at work, and where this one is killed it leaves them behind. A
+    worker here has a pipe, and ends when nobody is at the other end.
+
+    Args:
+        processes: runs that go on at a time; a single one is played in this process.
+        bar: is named by the run that began last, and moves as the runs get on.
+    """
+
+    def __init__(self, processes: int, bar: tqdm) -> None:
+        self._processes = processes
+        self._bar = bar
+        self._workers: list[_Worker] = []
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[RunResult]:
+        """Play runs, and yield what came of them in this order.
+
+        Raises:
+            UserError: one cannot be played, or its process died.
+            RuntimeError: one failed in another process.
+        """
+        if self._processes > 1:
+            yield from self._side_by_side(tasks)
+        else:
+            for task in tasks:
+                self._bar.set_description(task.name, False)
+                yield task.play(self._bar.update)
+
+    def close(self) -> None:
+        """End the processes, whatever they do."""
+        for worker in self._workers:
+            worker.process.terminate()
+            worker.process.join()
+            worker.connection.close()
+
+    def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[RunResult]:
+        waiting = deque(tasks)
+        ended: dict[str, RunResult] = {}  # by name; some end before one that comes first
+        while len(self._workers) < min(self._processes, len(tasks)):
+            self._workers.append(_Worker())
+        for task in tasks:
+            while task.name not in ended:
+                for worker in self._workers:
+                    if waiting and not worker.run:
+                        self._bar.set_description(waiting[0].name, False)
+                        worker.begin(waiting.popleft())
+                busy = [worker for worker in self._workers if worker.run]
+                ready = wait([worker.connection for worker in busy])
+                for worker in [worker for worker in busy if worker.connection in ready]:
+                    answer = worker.receive()
+                    if isinstance(answer, int):
+                        self._bar.update(answer)
+                    else:
+                        ended[answer.task.name] = answer
+            yield ended.pop(task.name)
 
 
-def _queries_to(configuration: Configuration, queries: Array, curve: Array) -> Array | None:
-    """The first queries [C] at which the duality gap, [R, C] halves of it, is below the target."""
-    if configuration.target is None:
-        return None
-    there = 2 * curve < configuration.target.duality_gap
-    return np.where(there.any(0), queries[there.argmax(0)], np.inf)
+class _Worker:
+    """A process that plays one run after another."""
+
+    def __init__(self) -> None:
+        # A plain fork would inherit threads' locks, and a GPU's state; these processes are forks of
+        # one that has imported everything and done nothing.
+        forks = "forkserver" in get_all_start_methods()
+        context = get_context("forkserver") if forks else get_context("spawn")
+        context.set_forkserver_preload([__name__])
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()  # so that a process that dies ends the connection
+        self.run = ""  # the name of the one that it plays
+
+    def begin(self, task: Task) -> None:
+        """Let it play a run."""
+        self.run = task.name
+        with suppress(OSError):  # it has died, as `receive` will find
+            self.connection.send(task)
+
+    def receive(self) -> int | RunResult:
+        """The next advance of its run, or what came of it; a failure is raised."""
+        answer: int | RunResult | Exception
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise UserError(
+                f"{self.run}: its process died (exit code {self.process.exitcode}): lower "
+                "processes if memory ran out, or set it to 1 to see why"
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, RunResult):
+            self.run = ""
+        return answer
+
+
+def _serve(connection: Connection) -> None:
+    """What a worker's process does: receive tasks, and send their advances and what came of them.
+
+    A failure is sent as its traceback: an exception may not survive the way.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    with quiet(), suppress(EOFError, OSError):  # the parent has gone
+        while True:
+            task = connection.recv()
+            answer: RunResult | Exception
+            try:
+                answer = task.play(connection.send)
+            except UserError as error:
+                answer = UserError(str(error))
+            except Exception:
+                answer = RuntimeError(f"the run {task.name} failed:\n{traceback.format_exc()}")
+            connection.send(answer)

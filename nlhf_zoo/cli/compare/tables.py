@@ -4,204 +4,155 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
-from nlhf_zoo.cli.compare.configuration import Configuration
-from nlhf_zoo.cli.compare.runs import Array, Run
+from nlhf_zoo.cli.compare.entries import Entry
+from nlhf_zoo.cli.compare.runs import Array, RunResult
 
-COLUMNS = (
-    "game",
-    "algorithm",
-    "seed",
-    "queries",
-    "rounds",
-    "exploitability",
-    "kl_to_nash",
-    "span",
-    "seconds",
-)
+# The figures of a run, as tables head them.
+_HEADS = {"exploitability": "exploitability", "kl_to_nash": "KL(π*‖π)", "span": "span"}
+COLUMNS = ("game", "algorithm", "seed", "queries", "rounds", *_HEADS, "seconds")
 _TARGET_COLUMNS = ("game", "beta", "algorithm", "best", "median_queries", "reached", "instances")
-_FIGURES = ("exploitability", "kl_to_nash", "span")
-_HEADS = ("exploitability", "KL(π*‖π)", "span")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """The runs of one contender, a run a seed.
+class EntryResult:
+    """The runs of one entry, a run a seed."""
 
-    Args:
-        runs: of one contender; those that are reported.
-        best: whether it has the best value of its sweep; True where nothing is swept.
-        trials: runs by which it was chosen of its sweep, where these are others than reported.
-    """
-
-    runs: list[Run]
-    best: bool = True
-    trials: list[Run] = field(default_factory=list)
+    runs: list[RunResult]  # that are reported
+    best: bool = True  # whether it has the best value of its sweep; so where nothing is swept
+    trials: list[RunResult] = field(default_factory=list)  # that chose it, where these are others
 
     @property
-    def label(self) -> str:
-        """Name of the algorithm, with the value that is swept."""
-        return self.runs[0].contender.label
+    def entry(self) -> Entry:
+        """The entry whose runs these are."""
+        return self.runs[0].task.entry
 
     @property
-    def to_target(self) -> Array:
-        """Queries to the target, over all games and seeds; inf where it was not reached."""
-        return np.concatenate([run.to_target for run in self.runs if run.to_target is not None])
+    def title(self) -> str:
+        """The game and its temperature, for people."""
+        return f"{self.entry.game}, β = {self.entry.beta:g}"
 
     def figures(self, name: str) -> Array:
-        """A figure at the end, over all games and seeds."""
-        return np.concatenate([getattr(run, name) for run in self.runs])
+        """A figure of the runs, over all games and seeds."""
+        return np.concatenate([run.figures[name] for run in self.runs])
 
     def rank(self) -> tuple[float, float]:
         """The smaller the better: median of the queries to the target, then mean exploitability.
 
         A median of exploitabilities would hide the game that failed.
         """
-        reached = self.runs[0].to_target is not None
-        queries = float(np.median(self.to_target)) if reached else 0.0
+        has_target = "to_target" in self.runs[0].figures
+        queries = float(np.median(self.figures("to_target"))) if has_target else 0.0
         return queries, float(np.mean(self.figures("exploitability")))
 
 
-def choose_best(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries of one algorithm on one game, one a swept value, with the best marked."""
-    best = min(entries, key=Entry.rank)
-    return [Entry(entry.runs, entry is best) for entry in entries]
+def choose_best(rivals: Sequence[EntryResult]) -> list[EntryResult]:
+    """The results of one algorithm on one game, one a swept value, with the best marked."""
+    best = min(rivals, key=EntryResult.rank, default=None)
+    return [EntryResult(rival.runs, rival is best) for rival in rivals]
 
 
-def results_csv(entries: Sequence[Entry]) -> str:
+def by_game(results: Sequence[EntryResult]) -> list[list[EntryResult]]:
+    """Those with the best value of their sweep, a list for each game and temperature."""
+    best = [result for result in results if result.best]
+    return [list(group) for _, group in groupby(best, key=lambda result: result.title)]
+
+
+def results_csv(results: Sequence[EntryResult]) -> str:
     """One row for each independent game, algorithm and seed."""
-    rows = []
-    for entry in entries:
-        for run in [*entry.trials, *entry.runs]:
-            games, where = len(run.exploitability), run.contender.where
-            for i in range(games):
-                rows.append(
-                    (
-                        f"{where}[{i}]" if games > 1 else where,
-                        entry.label,
-                        run.seed,
-                        run.queries,
-                        run.rounds,
-                        *(float(getattr(run, name)[i]) for name in _FIGURES),
-                        round(run.seconds, 3),
-                    )
-                )
+    rows: list[tuple[object, ...]] = []
+    for result in results:
+        for run in [*result.trials, *result.runs]:
+            ends = np.stack([run.figures[name] for name in _HEADS], 1).tolist()  # [C, 3]
+            for number, end in enumerate(ends):
+                game = run.task.entry.where + (f"[{number}]" if len(ends) > 1 else "")
+                played = (game, run.task.entry.label, run.task.seed, run.queries, run.rounds)
+                rows.append((*played, *end, round(run.seconds, 3)))
     return _csv(COLUMNS, rows)
 
 
-def targets_csv(entries: Sequence[Entry]) -> str:
-    """One row for each contender: the median of the queries to the target over games and seeds."""
+def targets_csv(results: Sequence[EntryResult]) -> str:
+    """One row for each entry: the median of the queries to the target over games and seeds."""
     rows = []
-    for entry in entries:
-        contender, queries = entry.runs[0].contender, entry.to_target
+    for result in results:
+        entry, queries = result.entry, result.figures("to_target")
         reached = int(np.isfinite(queries).sum())
-        median = float(np.median(queries))
-        rows.append(
-            (
-                contender.game,
-                contender.beta,
-                entry.label,
-                int(entry.best),
-                median,
-                reached,
-                len(queries),
-            )
-        )
+        count = (float(np.median(queries)), reached, len(queries))
+        rows.append((entry.game, entry.beta, entry.label, int(result.best), *count))
     return _csv(_TARGET_COLUMNS, rows)
 
 
-def results_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: mean and maximum of each figure over games and seeds."""
-    head = ["game", "algorithm", "queries"]
-    for name in _HEADS:
-        head += [f"{name}, mean", "max"]
-    head.append("e(π*), worst")
-    rows = []
-    for entry in entries:
-        if entry.best:
-            certificate = max(run.certificate for run in entry.runs)
-            rows.append([title(entry), *_row(entry), f"{certificate:.2e}"])
-    return head, rows
+def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
 
 
-def terminal(entries: Sequence[Entry]) -> str:
+def results_markdown(results: Sequence[EntryResult]) -> str:
+    """Mean and maximum of each figure over games and seeds."""
+    heads = [text for head in _HEADS.values() for text in (f"{head}, mean", "max")]
+    rows = [["game", "algorithm", "queries", *heads, "e(π*), worst"]]
+    for result in chain(*by_game(results)):
+        rows.append([result.title, *_row(result), f"{_certificate([result]):.2e}"])
+    return _markdown(rows)
+
+
+def results_text(results: Sequence[EntryResult]) -> str:
     """The same for a terminal: a section a game."""
-    sections = []
-    for name, group in groupby((entry for entry in entries if entry.best), key=title):
-        section = list(group)
-        rows = [["", "", *(text for head in _HEADS for text in (head, ""))]]
-        rows += [["algorithm", "queries", *("mean", "max") * len(_HEADS)], *map(_row, section)]
-        widths = [max(len(row[i]) for row in rows[1:]) for i in range(len(rows[1]))]
-        runs = [run for entry in section for run in entry.runs]
-        games, certificate = len(runs[0].exploitability), max(run.certificate for run in runs)
+    lines = []
+    above = ["", "", *(text for head in _HEADS.values() for text in (head, ""))]
+    for section in by_game(results):
+        runs = section[0].runs
+        games, seeds = len(runs[0].figures["span"]), len(runs)
         counted = f"{games} games, " if games > 1 else ""
-        counted += "1 seed" if len(section[0].runs) == 1 else f"{len(section[0].runs)} seeds"
-        sections.append(f"{name}: {counted}, π* exact to {certificate:.1e}")
-        for row in rows:
-            sections.append(
-                "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            )
-        sections.append("")
-    return "\n".join(sections)
+        counted += "1 seed" if seeds == 1 else f"{seeds} seeds"
+        lines.append(f"{section[0].title}: {counted}, π* exact to {_certificate(section):.1e}")
+        rows = [["algorithm", "queries", *("mean", "max") * len(_HEADS)], *map(_row, section)]
+        lines += ["  ".join(cells).rstrip() for cells in _aligned([above, *rows], rows)]
+        lines.append("")
+    return "\n".join(lines)
 
 
-def _row(entry: Entry) -> list[str]:
+def targets_markdown(results: Sequence[EntryResult], names: list[str], missed: str) -> str:
+    """The queries to the target, a row for each game and beta, a column for each algorithm."""
+    rows = [["game", *names]]
+    for section in by_game(results):
+        cells = {}
+        for result in section:
+            entry, median = result.entry, float(np.median(result.figures("to_target")))
+            reached = f"{median:g}{entry.label.removeprefix(entry.algorithm)}"
+            cells[entry.algorithm] = reached if np.isfinite(median) else missed
+        rows.append([section[0].title, *(cells[name] for name in names)])
+    return _markdown(rows)
+
+
+def _certificate(results: Sequence[EntryResult]) -> float:
+    return max(run.certificate for result in results for run in result.runs)
+
+
+def _row(result: EntryResult) -> list[str]:
     """Label, queries, and mean and maximum of each figure."""
-    queries = sorted({run.queries for run in entry.runs})
+    queries = sorted({run.queries for run in result.runs})
     asked = f"{queries[0]}" if len(queries) == 1 else f"{queries[0]} to {queries[-1]}"
-    figures = [f(entry.figures(name)) for name in _FIGURES for f in (np.mean, np.max)]
-    return [entry.label, asked, *(f"{x:.2e}" for x in figures)]
+    figures = [f(result.figures(name)) for name in _HEADS for f in (np.mean, np.max)]
+    return [result.entry.label, asked, *(f"{figure:.2e}" for figure in figures)]
 
 
-def targets_table(
-    entries: Sequence[Entry], configuration: Configuration
-) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: for each game and beta, the queries to the target of each algorithm."""
-    names = list(configuration.algorithms)
-    budget = configuration.budget
-    missed = (
-        f"not in {budget.queries:,}"
-        if budget.queries is not None
-        else f"not in {budget.rounds:,} rounds"
-    )
-    cells: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        if entry.best:
-            contender = entry.runs[0].contender
-            median = float(np.median(entry.to_target))
-            cell = f"{median:g}" if np.isfinite(median) else missed
-            if contender.value is not None and np.isfinite(median):
-                cell += " " + entry.label.removeprefix(contender.algorithm + " ")
-            cells.setdefault(title(entry), {})[contender.algorithm] = cell
-    return ["game", *names], [[game, *(row[name] for name in names)] for game, row in cells.items()]
-
-
-def title(entry: Entry) -> str:
-    """A game and its temperature, for people."""
-    contender = entry.runs[0].contender
-    return f"{contender.game}, β = {contender.beta:g}"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown, aligned for reading as text too."""
-    texts = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
-    widths = [max(3, *(len(row[i]) for row in texts)) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in texts
-    ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+def _markdown(rows: list[list[str]]) -> str:
+    """A table in Markdown whose first row is the head, aligned for reading as text too."""
+    texts = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    texts = _aligned(texts, [*texts, ["---"] * len(rows[0])])
+    lines = [f"| {' | '.join(row)} |" for row in texts]
+    lines.insert(1, f"|{'|'.join('-' * (len(cell) + 2) for cell in texts[0])}|")
     return "\n".join(lines) + "\n"
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+def _aligned(rows: list[list[str]], measured: list[list[str]]) -> list[list[str]]:
+    """Rows whose cells are as wide as the widest measured one of their column."""
+    widths = [max(map(len, column)) for column in zip(*measured, strict=True)]
+    return [[c.ljust(width) for c, width in zip(row, widths, strict=True)] for row in rows]

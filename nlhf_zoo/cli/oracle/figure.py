@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-_MATRICES = 3
+MATRICES = 3  # of the first prompts
 _BLUE = "#0072B2"
 _NUMBERED = 10  # responses of a matrix whose entries are written out
 
@@ -25,8 +27,8 @@ def draw(
 
     Args:
         matrices: P of each prompt's responses [K, K], NaN for what is not known.
-        forward: P(a > b) as told with a first [Q].
-        backward: P(b > a) as told with b first [Q].
+        forward: P(a > b) by a look at a first [Q].
+        backward: P(b > a) by a look at b first [Q].
         title: of the figure.
         path: of the PNG.
     """
@@ -34,7 +36,7 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = matrices[:_MATRICES]
+    shown = matrices[:MATRICES]
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(1 + 2.9 * (len(shown) + 1), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
@@ -56,33 +58,28 @@ def _matrix(ax: Axes, matrix: Tensor) -> AxesImage:
     image = ax.imshow(ordered.numpy(), cmap="RdBu", vmin=0, vmax=1)
     names = [str(number + 1) for number in order.tolist()]
     if len(names) > _NUMBERED:
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         return image
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)
-    for row, values in enumerate(ordered.tolist()):
-        for column, value in enumerate(values):
-            if row != column:
-                dark = abs(value - 0.5) > 0.3
-                text = "?" if value != value else f"{value:.2f}"
-                ax.text(
-                    column, row, text, ha="center", va="center", color="white" if dark else "black"
-                )
+    for row, column in permutations(range(len(names)), 2):
+        value = float(ordered[row, column])
+        text = "?" if math.isnan(value) else f"{value:.2f}"
+        color = "white" if abs(value - 0.5) > 0.3 else "black"
+        ax.text(column, row, text, ha="center", va="center", color=color)
     return image
 
 
 def _orders(ax: Axes, forward: Tensor, backward: Tensor) -> None:
     known = ~(forward.isnan() | backward.isnan())
-    first, second = forward[known], 1 - backward[known]
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     ax.axhline(0.5, color="0.85", linewidth=0.8)
     ax.axvline(0.5, color="0.85", linewidth=0.8)
+    pairs = torch.stack([forward, 1 - backward], 1)[known]
     # Many pairs may lie on one point: its area says how many.
-    points, counts = torch.stack([first, second], 1).unique(dim=0, return_counts=True)
+    points, counts = pairs.unique(dim=0, return_counts=True)
     x, y = points.unbind(1)
     ax.scatter(x, y, s=14 * counts.double().sqrt(), color=_BLUE, alpha=0.6, linewidths=0)
     ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
-    ax.set_xlabel("P(a > b), a shown first")
-    ax.set_ylabel("1 − P(b > a), b shown first")
+    ax.set(xlabel="P(a > b), a shown first", ylabel="1 − P(b > a), b shown first")
     ax.set_title("one order against the other")

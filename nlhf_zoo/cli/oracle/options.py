@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from nlhf_zoo.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """What was asked for.
-
-    Args:
-        responses: file of sample responses.
-        num_prompts: prompts to draw responses to.
-        num_responses: responses to each.
-        max_queries: pairs to ask about, at most.
-        output: file of the report.
-        figure: file of the figure.
-    """
+class ReportOptions(argparse.Namespace):
+    """What was asked for; the command's help says what each option is."""
 
     responses: str | None
     num_prompts: int
@@ -29,18 +20,34 @@ class ReportOptions:
     output: Path | None
     figure: Path | None
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done, before anything is loaded.
 
-        Raises:
-            UserError: something cannot.
-        """
-        for name, least in (("num_prompts", 1), ("num_responses", 2), ("max_queries", 1)):
-            number = getattr(self, name)
-            if number is not None and number < least:
-                raise UserError(f"--{name} must be at least {least}, but it is {number}")
-        _refuse_file(self.output, "--output", ".json", self.responses)
-        _refuse_file(self.figure, "--figure", ".png", self.responses)
+def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
+    """The options, and all other arguments.
+
+    Args:
+        args: what stands behind ``nlhf oracle``.
+
+    Raises:
+        UserError: an option has no such value, or a file could not be written.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_prompts", type=int, default=8)
+    parser.add_argument("--num_responses", type=int, default=4)
+    parser.add_argument("--max_queries", type=int)
+    parser.add_argument("--responses")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--figure", type=Path)
+    try:
+        options, rest = parser.parse_known_args(args, ReportOptions())
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from error
+    for name, least in (("num_prompts", 1), ("num_responses", 2), ("max_queries", 1)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            raise UserError(f"--{name} must be at least {least}, but it is {number}")
+    _refuse_file(options.output, "--output", ".json", options.responses)
+    _refuse_file(options.figure, "--figure", ".png", options.responses)
+    return options, rest
 
 
 def _refuse_file(path: Path | None, option: str, ending: str, source: str | None) -> None:

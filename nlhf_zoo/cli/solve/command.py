@@ -17,17 +17,16 @@ The ``.npz`` holds, with [N] for one game and [C, N] for several,
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser
 
-from nlhf_zoo import __version__, algorithms
+from nlhf_zoo import __version__
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.cli.solve.playing import CURVES, Run, play
 from nlhf_zoo.cli.solve.printing import print_tables
 from nlhf_zoo.cli.solve.reading import (
@@ -41,14 +40,9 @@ from nlhf_zoo.cli.solve.reading import (
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
-from nlhf_zoo.solvers import (
-    Solution,
-    check_beta,
-    regularised_nash,
-    unregularised_nash,
-)
+from nlhf_zoo.records import starts_as
+from nlhf_zoo.solvers import Solution, check_beta, regularised_nash, unregularised_nash
 
-_PROGRAM = "nlhf solve"
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
 
 
@@ -63,7 +57,7 @@ def main(args: list[str]) -> None:
         SystemExit: the arguments cannot be parsed (exit code 2), or help was asked for.
     """
     title = "The Nash policy of preferences, and its certificate."
-    parser = _Parser(prog=_PROGRAM, description=title)
+    parser = SentenceParser(prog="nlhf solve", description=title)
     parser.add_function_arguments(solve_files, skip={"algorithm", "arguments"})
     # By hand: as a union with None it would be refused in the words of both.
     algorithm = "an algorithm to play in closed form, such as NashMP"
@@ -120,9 +114,8 @@ def solve_files(
     if algorithm is not None:
         size = 8 * len(CURVES) * (updates + 1) * len(game.support)
         require_memory(size, f"a trajectory of {updates} updates")
-        players = dict.fromkeys(("policy", *algorithm.players), log_start)
-        if "magnet" in players:  # it stands in for the reference, until it first moves
-            players["magnet"] = log_reference
+        starts = {"policy": log_start, "reference": log_reference}
+        players = {name: starts[starts_as(name)] for name in ("policy", *algorithm.players)}
         rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
 
     if beta == 0:
@@ -139,34 +132,6 @@ def solve_files(
             "and so is what is measured against it",
             file=sys.stderr,
         )
-
-
-class _Parser(ArgumentParser):
-    """A parser that refuses in one sentence, without the usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with exit code 2."""
-        # The options of the algorithm are parsed by a parser of their own.
-        nested = "" if self.prog == _PROGRAM else "algorithm."
-        self.exit(2, f"{_PROGRAM}: error: {_sentence(message, nested)}\n")
-
-
-def _sentence(message: str, nested: str) -> str:
-    """What jsonargparse says, in the words of someone who types options."""
-    message = " ".join(message.split())
-    key = re.match(r'Parser key "(\S+)": ', message)
-    option = f"--{nested}{key[1]}: " if key else ""
-    if name := re.search(r"Expected a dot import path string: (.*)", message):
-        known = ", ".join(sorted(set(algorithms.__all__) - {"PolicyOptimizer"}))
-        return f"{option}there is no algorithm {name[1]!r}, choose one of {known}"
-    if "PolicyOptimizer is abstract" in message:
-        return f"{option}name the algorithm whose options you give, as in --algorithm NashMP"
-    kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
-    if kinds and value:
-        expected = " or ".join(kinds).replace("NoneType", "null")
-        return f"{option}expected {expected}, but got {value[1]!r}"
-    return option + message.removeprefix(key[0] if key else "")
 
 
 def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments: str) -> None:

@@ -11,10 +11,7 @@ from tqdm import tqdm
 
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.solvers import (
-    Solution,
-    prepare_game,
-)
+from nlhf_zoo.solvers import Solution, prepare_game
 
 CURVES = {  # that the file holds, and their names in print
     "exploitability": "exploitability",

@@ -6,10 +6,7 @@ from torch import Tensor
 
 from nlhf_zoo.cli.solve.playing import CURVES, Run
 from nlhf_zoo.cli.solve.reading import Game, shape, short
-from nlhf_zoo.solvers import (
-    Solution,
-    win_rates,
-)
+from nlhf_zoo.solvers import Solution, win_rates
 
 _MOST_ALTERNATIVES = 30  # that a table shows
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.solvers.validation import check_preference
 
 _PEAK = 6 * 8  # bytes a number: float64, held so often at most while it is read and checked
@@ -55,7 +55,7 @@ def as_preference(values: NDArray[np.generic] | Tensor, where: str) -> Tensor:
         where: what to call it in an error.
 
     Raises:
-        UserError: it is not a preference.
+        UserError: it is not square, holds a number outside [0, 1], or P + P^T is not 1.
     """
     if not isinstance(values, Tensor):
         values = torch.from_numpy(np.array(values, dtype=np.float64))
@@ -102,9 +102,6 @@ def require_memory(num_bytes: int, where: str) -> None:
     Args:
         num_bytes: how much is held at once.
         where: what to call it in the error.
-
-    Raises:
-        UserError: it takes more memory than is available.
     """
     if num_bytes > (available := _available_memory()):
         raise UserError(
@@ -185,7 +182,7 @@ def _read_npy(path: Path, what: str) -> NDArray[np.generic]:
     except (ValueError, EOFError, OSError) as error:
         _refuse_large_header(path, what)
         raise UserError(
-            f"{what} {path} is not a complete .npy file of numbers ({_first_line(error)}): "
+            f"{what} {path} is not a complete .npy file of numbers ({cause(error)}): "
             "save it with numpy.save, without Python objects"
         ) from error
     if not isinstance(values, np.ndarray):  # numpy reads .npz archives whatever their suffix
@@ -261,7 +258,3 @@ def _available_memory() -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux: all there is, in use or not
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -114,9 +114,8 @@ def sine_game(num_actions: int, seed: int, dtype: torch.dtype = torch.float64) -
     angle, quality = 2 * math.pi * angle, 0.2 * quality
     game = torch.sin(angle[:, None] - angle).mul_(0.3).add_(0.5)
     game += quality[:, None] - quality
-    return complete(
-        game[None].clamp_(0, 1)
-    )  # the bound is reached: rounding alone may step over it
+    # The bound is reached: rounding alone may step over it.
+    return complete(game[None].clamp_(0, 1))
 
 
 def annotators(

@@ -26,11 +26,7 @@ def prompts(num_letters: int = len(LETTERS)) -> list[str]:
 
 
 def preference(
-    quality: float,
-    cycle: float,
-    seed: int,
-    num_letters: int = len(LETTERS),
-    length: int = LENGTH,
+    quality: float, cycle: float, seed: int, num_letters: int = len(LETTERS), length: int = LENGTH
 ) -> Tensor:
     r"""P(y > y' | x) of the small language.
 
@@ -62,11 +58,7 @@ def preference(
 
 
 def refuse_size(num_letters: int, length: int) -> None:
-    """Refuse a language that is none, or too large to list.
-
-    Raises:
-        UserError: it is.
-    """
+    """Refuse a language that is none, or too large to list."""
     if not (2 <= num_letters <= len(LETTERS) and 1 <= length <= 4):
         raise UserError(
             f"the small language has 2 to {len(LETTERS)} letters and words of 1 to 4, but "

@@ -1,1 +1,16 @@
 """Rows of text: prompts, pairs, listed responses."""
+
+from nlhf_zoo.data.texts.conversations import conversation_key, message
+from nlhf_zoo.data.texts.listed_responses import ListedRows, read_listed
+from nlhf_zoo.data.texts.pair_rows import Columns, PairRow
+from nlhf_zoo.data.texts.row_source import RowSource
+
+__all__ = [
+    "Columns",
+    "ListedRows",
+    "PairRow",
+    "RowSource",
+    "conversation_key",
+    "message",
+    "read_listed",
+]

@@ -1,34 +1,69 @@
-"""Texts and conversations as their owners write them down, checked."""
+"""Prompts and responses as a row holds them, texts or lists of messages, checked.
+
+``where`` and ``column`` say in an error where a cell stands and what its column is called.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from nlhf_zoo.data.texts.json_lines import kind
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
-ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant")
 
 
-def conversation(
-    messages: list[Any],
+def message(role: str, content: str) -> dict[str, str]:
+    """One message of a conversation."""
+    return {"role": role, "content": content}
+
+
+def as_conversation(prompt: str | Conversation) -> Conversation:
+    """A prompt as messages: a text is one message of the user's."""
+    return [message("user", prompt)] if isinstance(prompt, str) else prompt
+
+
+def conversation_key(conversation: Conversation) -> str:
+    """A prompt as one text that no other prompt has."""
+    return json.dumps([[one["role"], one["content"]] for one in conversation])
+
+
+def last_messages(prompts: Sequence[str | Conversation]) -> list[str]:
+    """The prompts as texts; of a conversation, its last message."""
+    return [one if isinstance(one, str) else one[-1]["content"] for one in prompts]
+
+
+def as_conversations(prompts: Sequence[str | Conversation]) -> list[Conversation] | None:
+    """The prompts as messages, None where all are texts."""
+    if all(isinstance(one, str) for one in prompts):
+        return None
+    return [*map(as_conversation, prompts)]
+
+
+def checked_prompt(
+    cell: object,
     where: str,
+    column: str,
     drop_last_assistant: bool = False,
     remedy: str = "leave it out",
-) -> Conversation:
-    """A prompt: a list of messages, of which the last is the user's.
+) -> str | Conversation:
+    """A prompt: a text, or a list of messages of which the last is the user's.
 
-    Args:
-        messages: objects with ``role`` and ``content``; other keys are not part of the prompt.
-        where: where it stands, for errors.
-        drop_last_assistant: leave out a last message of the assistant's, which is an answer.
-        remedy: what to do about such a message where it is not dropped.
+    Messages are objects with ``role`` and ``content``; other keys are not part of the prompt. A
+    last message of the assistant's is an answer: it is left out with ``drop_last_assistant``, and
+    refused without, for which the error has a ``remedy``.
 
     Raises:
-        UserError: this is no prompt.
+        UserError: it is neither, a text is empty, or the messages leave nothing to answer.
     """
-    checked = [_checked_message(one, where) for one in messages]
+    if isinstance(cell, str):
+        return checked_text(cell, where, "prompt")
+    if not isinstance(cell, list):
+        raise _neither(cell, where, column)
+    checked = [_checked_message(one, where) for one in cell]
     roles = [one["role"] for one in checked]
     if roles[-1:] == ["assistant"]:
         if not drop_last_assistant:
@@ -44,38 +79,38 @@ def conversation(
     return checked
 
 
-def message(role: str, content: str) -> dict[str, str]:
-    """One message of a conversation."""
-    return {"role": role, "content": content}
+def checked_response(cell: object, where: str, column: str) -> tuple[list[Any] | None, str]:
+    """The messages before a response, unchecked, None where it is text alone; and the response.
+
+    Raises:
+        UserError: it is neither a text nor the assistant's last message, or it is not Unicode.
+    """
+    if isinstance(cell, str):
+        return None, _checked_unicode(cell, where, column)
+    if not isinstance(cell, list):
+        raise _neither(cell, where, repr(column))
+    last = cell[-1] if cell else None
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        raise UserError(
+            f"{where} has messages as {column!r} that do not end with the assistant's, which "
+            "would be the response"
+        )
+    content = last.get("content")
+    if not isinstance(content, str):
+        raise UserError(
+            f"{where} has as {column!r} a message whose content is {kind(content)}, not text"
+        )
+    return cell[:-1], _checked_unicode(content, where, column)
 
 
 def checked_text(text: str, where: str, what: str) -> str:
-    """A text that is not empty, and is Unicode.
-
-    Args:
-        text: the text.
-        where: where it stands, for errors.
-        what: what it is, likewise.
-
-    Raises:
-        UserError: it is empty, or cannot be written down.
-    """
+    """A text that is not empty, and is Unicode."""
     if not text.strip():
         raise UserError(f"{where} has an empty {what}")
-    return checked_unicode(text, where, what)
+    return _checked_unicode(text, where, what)
 
 
-def checked_unicode(text: str, where: str, what: str) -> str:
-    """A text that is Unicode; it may be empty, as a response may.
-
-    Args:
-        text: the text.
-        where: where it stands, for errors.
-        what: what it is, likewise.
-
-    Raises:
-        UserError: it cannot be written down.
-    """
+def _checked_unicode(text: str, where: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
@@ -85,13 +120,19 @@ def checked_unicode(text: str, where: str, what: str) -> str:
     return text
 
 
-def _checked_message(written: object, where: str) -> dict[str, str]:
-    """Role and content; other keys of a message are not part of the prompt."""
-    if not isinstance(written, dict) or not {"role", "content"} <= written.keys():
-        raise UserError(f"{where} has a message without role and content: {kind(written)}")
-    role, content = written["role"], written["content"]
-    if role not in ROLES:
-        raise UserError(f"{where} has a message of role {role!r}: choose one of {', '.join(ROLES)}")
+def _checked_message(cell: object, where: str) -> dict[str, str]:
+    if not isinstance(cell, dict) or not {"role", "content"} <= cell.keys():
+        raise UserError(f"{where} has a message without role and content: {kind(cell)}")
+    role, content = cell["role"], cell["content"]
+    if role not in _ROLES:
+        known = ", ".join(_ROLES)
+        raise UserError(f"{where} has a message of role {role!r}: choose one of {known}")
     if not isinstance(content, str):
         raise UserError(f"{where} has a message whose content is {kind(content)}, not text")
     return message(role, checked_text(content, where, "message"))
+
+
+def _neither(cell: object, where: str, column: str) -> UserError:
+    return UserError(
+        f"{where} has neither text nor a list of messages as {column}, but {kind(cell)}"
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nlhf_zoo.data.texts.prompt_rows import PromptRows, PromptSource
+from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
@@ -32,13 +32,11 @@ class EncodedPrompts:
     """Prompts with the tokens that a policy reads.
 
     Args:
-        ids: numbers of the prompts.
-        rows: N prompts as they were read.
+        prompts: N prompts as they were read.
         tokens: N lists of token ids, without padding.
     """
 
-    ids: Sequence[int]
-    rows: PromptRows
+    prompts: Prompts
     tokens: list[NDArray[np.int32]]
 
     def __len__(self) -> int:
@@ -47,11 +45,7 @@ class EncodedPrompts:
 
     def take(self, places: Sequence[int]) -> EncodedPrompts:
         """Some of them."""
-        return EncodedPrompts(
-            [self.ids[i] for i in places],
-            self.rows.take(places),
-            [self.tokens[i] for i in places],
-        )
+        return EncodedPrompts(self.prompts.take(places), [self.tokens[i] for i in places])
 
     def batch(self, places: Sequence[int]) -> Prompts:
         """Some of them as a batch, padded on the left to the longest."""
@@ -62,8 +56,7 @@ class EncodedPrompts:
         for place, row in enumerate(taken.tokens):
             tokens[place, width - len(row) :] = torch.from_numpy(row)
             mask[place, width - len(row) :] = True
-        rows = taken.rows
-        return Prompts(torch.tensor(taken.ids), tokens, mask, rows.text, rows.conversations)
+        return replace(taken.prompts, tokens=tokens, mask=mask)
 
     def longest_first(self) -> list[int]:
         """Places of the prompts by falling number of tokens, equal ones in their own order."""
@@ -72,51 +65,47 @@ class EncodedPrompts:
     def fingerprint(self) -> str:
         """Equal for equal prompts in equal order, and for no others."""
         digest = hashlib.sha256()
-        for number, text, row in zip(self.ids, self.rows.text, self.tokens, strict=True):
+        texts = self.prompts.text or ()
+        for number, text, row in zip(self.prompts.ids.tolist(), texts, self.tokens, strict=True):
             digest.update(f"{number} {len(text.encode())} {len(row)} {text}".encode())
             digest.update(row.tobytes())
         return digest.hexdigest()
 
 
 def encode(
-    policy: Encoder,
-    rows: PromptRows,
-    ids: Sequence[int],
-    where: Callable[[int], str],
-    shown: bool = False,
+    policy: Encoder, prompts: Prompts, source: RowSource, shown: bool = False
 ) -> EncodedPrompts:
-    """Let a policy encode prompts.
+    """Let a policy encode the prompts of all rows of a source.
 
     Args:
         policy: whose tokens they become.
-        rows: N prompts.
-        ids: their numbers.
-        where: says where a prompt stands, by its place.
+        prompts: N prompts.
+        source: where they come from.
         shown: show a progress bar where it takes longer than two seconds.
 
     Raises:
         UserError: the policy reads no text, or refuses a prompt.
     """
+    num = len(prompts)
     tokens: list[NDArray[np.int32]] = []
     with tqdm(
-        total=len(rows), desc="Encoding", unit=" prompts", delay=2, leave=False, disable=not shown
+        total=num, desc="Encoding", unit=" prompts", delay=2, leave=False, disable=not shown
     ) as bar:
-        for first in range(0, len(rows), _CHUNK):
-            places = range(first, min(first + _CHUNK, len(rows)))
+        for first in range(0, num, _CHUNK):
+            places = range(first, min(first + _CHUNK, num))
             try:
-                tokens += _encode(policy, rows.take(places))
+                tokens += _encode(policy, prompts.take(places))
             except UserError:
-                _refuse_the_first(policy, rows, places, where)
+                _refuse_the_first(policy, prompts, places, source)
                 raise
             bar.update(len(places))
     for place, row in enumerate(tokens):
         if not len(row):
-            raise UserError(f"{where(place)} becomes no tokens: take it out")
-    return EncodedPrompts(ids, rows, tokens)
+            raise UserError(f"{source.where(place)} becomes no tokens: take it out")
+    return EncodedPrompts(prompts, tokens)
 
 
-def _encode(policy: Encoder, rows: PromptRows) -> list[NDArray[np.int32]]:
-    prompts = Prompts(torch.arange(len(rows)), text=rows.text, conversations=rows.conversations)
+def _encode(policy: Encoder, prompts: Prompts) -> list[NDArray[np.int32]]:
     encoded = policy.encode(prompts)
     if encoded.tokens is None or encoded.mask is None:
         raise UserError(
@@ -129,90 +118,77 @@ def _encode(policy: Encoder, rows: PromptRows) -> list[NDArray[np.int32]]:
 
 
 def _refuse_the_first(
-    policy: Encoder, rows: PromptRows, places: Sequence[int], where: Callable[[int], str]
+    policy: Encoder, prompts: Prompts, places: Sequence[int], source: RowSource
 ) -> None:
     """Say which of several prompts a policy refuses, where it does not refuse them all."""
     refused: dict[int, UserError] = {}
     for place in places:
         try:
-            _encode(policy, rows.take([place]))
+            _encode(policy, prompts.take([place]))
         except UserError as error:
             refused[place] = error
     if 0 < len(refused) < len(places):
         first, why = next(iter(refused.items()))
-        raise UserError(f"{where(first)} cannot be encoded: {why}") from why
+        raise UserError(f"{source.where(first)} cannot be encoded: {why}") from why
 
 
-@dataclass(frozen=True, slots=True)
-class LengthLimit:
-    """The longest prompt, and what becomes of longer ones.
+def limited(
+    policy: Encoder, encoded: EncodedPrompts, source: RowSource, limit: int, too_long: TooLong
+) -> tuple[EncodedPrompts, int]:
+    """The prompts that are left, as long as they may be, and how many were too long.
 
     Args:
-        tokens: of the longest prompt; None for no limit.
+        policy: who encoded them.
+        encoded: all prompts of a source.
+        source: where they come from.
+        limit: tokens of the longest prompt.
         too_long: refuse, truncate or drop longer ones.
+
+    Raises:
+        UserError: one is too long where that is refused, or none is left.
     """
+    long = [place for place, row in enumerate(encoded.tokens) if len(row) > limit]
+    if not long:
+        return encoded, 0
+    if too_long == "truncate":
+        return _truncated(policy, encoded, long, limit), len(long)
+    count = (
+        f"{len(long)} of {len(encoded)} prompts of {source.path} have more than "
+        f"data.max_prompt_tokens = {limit} tokens"
+    )
+    if too_long == "refuse":
+        ways = "drop or truncate" if encoded.prompts.conversations is None else "drop"
+        raise UserError(
+            f"{count}, the first of them {source.where(long[0])} with "
+            f"{len(encoded.tokens[long[0]])}: raise it, or set data.too_long to {ways}"
+        )
+    if len(long) == len(encoded):
+        raise UserError(f"all {count}")
+    short = [place for place, row in enumerate(encoded.tokens) if len(row) <= limit]
+    return encoded.take(short), len(long)
 
-    tokens: int | None
-    too_long: TooLong
 
-    def apply(
-        self, policy: Encoder, prompts: EncodedPrompts, source: PromptSource, offset: int
-    ) -> tuple[EncodedPrompts, int]:
-        """The prompts that are left, as long as they may be, and how many were too long.
+def _truncated(
+    policy: Encoder, encoded: EncodedPrompts, long: Sequence[int], limit: int
+) -> EncodedPrompts:
+    """Keep the end, after what the tokenizer begins every text with.
 
-        Args:
-            policy: who encoded them.
-            prompts: N prompts.
-            source: where they come from.
-            offset: number of the prompt of its first row.
-
-        Raises:
-            UserError: there are some that may not be, or none is left.
-        """
-        limit = self.tokens
-        if limit is None:
-            return prompts, 0
-        long = [place for place, row in enumerate(prompts.tokens) if len(row) > limit]
-        if not long:
-            return prompts, 0
-        if self.too_long == "truncate":
-            return self._cut(policy, prompts, long, limit), len(long)
-        count = f"{len(long)} of {len(prompts)} prompts of {source.path}"
-        if self.too_long == "refuse":
-            first, row = prompts.ids[long[0]] - offset, prompts.tokens[long[0]]
-            ways = "drop" if prompts.rows.conversations is not None else "drop or truncate"
+    Without its first token (`<bos>`) a model is off its distribution, and says nothing.
+    """
+    try:
+        (empty,) = _encode(policy, Prompts(torch.zeros(1, dtype=torch.long), text=[""]))
+    except UserError:  # an empty text becomes no tokens: there are none that go first
+        empty = np.empty(0, np.int32)
+    tokens = list(encoded.tokens)
+    for place in long:
+        row = tokens[place]
+        head = 0
+        while head < len(empty) and row[head] == empty[head]:
+            head += 1
+        if head >= limit:
             raise UserError(
-                f"{count} have more than data.max_prompt_tokens = {limit} tokens, the first of "
-                f"them {source.where(first)} with {len(row)}: raise it, or set data.too_long to "
-                f"{ways}"
+                f"data.max_prompt_tokens = {limit} leaves no room beside the {head} tokens that "
+                "the tokenizer begins every text with"
             )
-        if len(long) == len(prompts):
-            raise UserError(f"all {count} have more than data.max_prompt_tokens = {limit} tokens")
-        dropped = set(long)
-        return prompts.take([i for i in range(len(prompts)) if i not in dropped]), len(long)
-
-    @staticmethod
-    def _cut(
-        policy: Encoder, prompts: EncodedPrompts, long: Sequence[int], limit: int
-    ) -> EncodedPrompts:
-        """Keep the end, after what the tokenizer begins every text with.
-
-        Without its first token (`<bos>`) a model is off its distribution, and says nothing.
-        """
-        try:
-            (empty,) = _encode(policy, PromptRows([""]))
-        except UserError:  # an empty text becomes no tokens: there are none that go first
-            empty = np.empty(0, np.int32)
-        tokens = list(prompts.tokens)
-        for place in long:
-            row = tokens[place]
-            head = 0
-            while head < len(empty) and row[head] == empty[head]:
-                head += 1
-            if head >= limit:
-                raise UserError(
-                    f"data.max_prompt_tokens = {limit} leaves no room beside the {head} tokens "
-                    "that the tokenizer begins every text with"
-                )
-            tokens[place] = np.concatenate([row[:head], row[len(row) - limit + head :]])
-        return EncodedPrompts(prompts.ids, prompts.rows, tokens)
+        tokens[place] = np.concatenate([row[:head], row[len(row) - limit + head :]])
+    return replace(encoded, tokens=tokens)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,34 +15,44 @@ from nlhf_zoo.errors import UserError
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_lines(
-    path: str | Path,
-    where: Callable[[int], str] | None = None,
-    example: str = '{"prompt": "..."}',
-) -> Iterator[tuple[int, dict[str, Any]]]:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read.
+
+    Args:
+        number: its number in the source, from 0.
+        where: where it stands, for errors: lines count from 1, rows of a data set from 0.
+        values: its values by column.
+    """
+
+    number: int
+    where: str
+    values: Mapping[str, Any]
+
+    def error(self, what: str) -> UserError:
+        """The error that says what is wrong with this row."""
+        return UserError(f"{self.where} {what}")
+
+
+def read_lines(path: str | Path, example: str) -> Iterator[Row]:
     """The objects of a file, one a line; blank lines may stand at its end.
 
     Args:
         path: the file.
-        where: names a row in an error, by its number from 0; None says "line 1 of path".
         example: an object such as the file should hold, for an error.
-
-    Yields:
-        number of the row from 0, and the object.
 
     Raises:
         UserError: the file cannot be read, or a line holds no object.
     """
-    if where is None:
-        where = partial(line_of, path)
-    for row, line in enumerate(_lines(path, where)):
-        values = _parse(line, where(row))
+    for number, line in enumerate(_lines(path)):
+        where = line_of(path, number)
+        values = _parse(line, where)
         if not isinstance(values, dict):
             raise UserError(
-                f"{where(row)} holds {kind(values)}, not an object such as {example}: "
+                f"{where} holds {kind(values)}, not an object such as {example}: "
                 "write one object a line"
             )
-        yield row, values
+        yield Row(number, where, values)
 
 
 def line_of(path: str | Path, row: int) -> str:
@@ -56,7 +67,7 @@ def kind(value: object) -> str:
     return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _lines(path: str | Path, where: Callable[[int], str]) -> Iterator[bytes]:
+def _lines(path: str | Path) -> Iterator[bytes]:
     """The lines of a file, apart from blank ones at its end."""
     blank: int | None = None
     try:
@@ -72,7 +83,7 @@ def _lines(path: str | Path, where: Callable[[int], str]) -> Iterator[bytes]:
                     continue
                 if blank is not None:
                     raise UserError(
-                        f"{where(blank)} is blank: blank lines may stand at the end only"
+                        f"{line_of(path, blank)} is blank: blank lines may stand at the end only"
                     )
                 yield line
     except OSError as error:

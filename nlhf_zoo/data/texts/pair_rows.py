@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
-from nlhf_zoo.data.texts.conversations import checked_text, checked_unicode, conversation, message
-from nlhf_zoo.data.texts.json_lines import kind
+from nlhf_zoo.data.texts.conversations import (
+    as_conversation,
+    checked_prompt,
+    checked_response,
+    conversation_key,
+)
+from nlhf_zoo.data.texts.json_lines import Row, kind
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
@@ -42,15 +45,15 @@ class Columns:
     probability: str = "probability"
 
     def __post_init__(self) -> None:
-        """Refuse one name for two columns.
-
-        Raises:
-            UserError: two have the same name.
-        """
+        """Refuse one name for two columns."""
         names = list(vars(self).values())
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"data.columns has the name {twice!r} twice")
+
+    def responses(self, has_label: bool) -> tuple[str, str]:
+        """The columns of both responses of a row, with a label or with a probability."""
+        return (self.chosen, self.rejected) if has_label else (self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class PairRow:
     @property
     def prompt_key(self) -> str:
         """The prompt as one text that no other prompt has."""
-        return json.dumps([[one["role"], one["content"]] for one in self.conversation])
+        return conversation_key(self.conversation)
 
 
 def read_pairs(
@@ -96,28 +99,25 @@ def read_pairs(
     pairs: list[PairRow] = []
     dropped = 0
     labelled: bool | None = None
-    for row, values in source.rows():
-        where = source.where(row)
-        has_label = _has_label(values, columns, where)
+    for row in source.rows():
+        has_label = _has_label(row, columns)
         if labelled not in (None, has_label):
-            here, before = (
-                ("a label", "a probability") if has_label else ("a probability", "a label")
-            )
-            raise UserError(
-                f"{where} has {here}, and the rows before it {before}: give two files, or make "
-                "all of them probabilities (a label is the probability 1)"
+            kinds = ("a probability", "a label")
+            raise row.error(
+                f"has {kinds[has_label]}, and the rows before it {kinds[not has_label]}: give two "
+                "files, or make all of them probabilities (a label is the probability 1)"
             )
         labelled = has_label
-        pair = _pair(row, values, columns, has_label, where)
-        if problem := _problem(pair, columns, has_label):
-            if unusable == "refuse":
-                raise UserError(
-                    f"{where} {problem}: correct it, or set data.unusable to drop to leave such "
-                    "rows out"
-                )
+        pair = _pair(row, columns, has_label)
+        problem = _problem(pair, columns.responses(has_label))
+        if not problem:
+            pairs.append(pair)
+        elif unusable == "drop":
             dropped += 1
         else:
-            pairs.append(pair)
+            raise row.error(
+                f"{problem}: correct it, or set data.unusable to drop to leave such rows out"
+            )
     if not pairs:
         raise UserError(
             f"{source.path} has no {'rows' if not dropped else 'row that can be used'}: there are "
@@ -126,48 +126,18 @@ def read_pairs(
     return pairs, dropped
 
 
-def hold_out(pairs: Sequence[PairRow], num: int, seed: int) -> tuple[list[PairRow], list[PairRow]]:
-    """Keep some prompts, with all of their pairs, out of training.
+def prompt_keys(pairs: Iterable[PairRow]) -> list[str]:
+    """The keys of the different prompts, in the order of their first pairs."""
+    return list(dict.fromkeys(pair.prompt_key for pair in pairs))
 
-    Args:
-        pairs: all pairs.
-        num: how many prompts.
-        seed: which ones.
 
-    Returns:
-        pairs to train on, and pairs held out, both in the order of their rows.
-
-    Raises:
-        UserError: no prompt would be left.
-    """
-    keys = list(dict.fromkeys(pair.prompt_key for pair in pairs))
-    if num >= len(keys):
-        raise UserError(
-            f"data.num_validation is {num}, which leaves none of {len(keys)} different prompts to "
-            "train on"
-        )
-    order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))
-    held_out = {keys[place] for place in order[:num].tolist()}
+def divided(pairs: Iterable[PairRow], keys: Iterable[str]) -> tuple[list[PairRow], list[PairRow]]:
+    """The pairs of all other prompts and those of some, both in the order of their rows."""
+    chosen = {*keys}
     parts: tuple[list[PairRow], list[PairRow]] = ([], [])
     for pair in pairs:
-        parts[pair.prompt_key in held_out].append(pair)
+        parts[pair.prompt_key in chosen].append(pair)
     return parts
-
-
-def first_prompts(pairs: Sequence[PairRow], num: int) -> list[PairRow]:
-    """All pairs of the first so many prompts.
-
-    Raises:
-        UserError: there are not so many.
-    """
-    keys = list(dict.fromkeys(pair.prompt_key for pair in pairs))
-    if num > len(keys):
-        raise UserError(
-            f"data.num_validation is {num}, but the validation pairs have {len(keys)} different "
-            "prompts only"
-        )
-    kept = {*keys[:num]}
-    return [pair for pair in pairs if pair.prompt_key in kept]
 
 
 def fingerprint(pairs: Iterable[PairRow]) -> str:
@@ -179,108 +149,76 @@ def fingerprint(pairs: Iterable[PairRow]) -> str:
     return digest.hexdigest()
 
 
-def _has_label(values: Mapping[str, Any], columns: Columns, where: str) -> bool:
+def _has_label(row: Row, columns: Columns) -> bool:
     """Whether a row says which response was chosen, rather than a probability."""
-    label = (columns.chosen, columns.rejected)
-    probability = (columns.first, columns.second, columns.probability)
-    found = [name for name in label if name in values]
-    others = [name for name in probability if name in values]
+    label = columns.responses(True)
+    probability = (*columns.responses(False), columns.probability)
+    found = [name for name in label if name in row.values]
+    others = [name for name in probability if name in row.values]
     if found and others:
-        raise UserError(
-            f"{where} has both {found[0]!r} and {others[0]!r}: give labels or probabilities, and "
-            "name a column that is something else in data.columns"
+        raise row.error(
+            f"has both {found[0]!r} and {others[0]!r}: give labels or probabilities, and name a "
+            "column that is something else in data.columns"
         )
-    needed = label if found or not others else probability
-    for name in needed:
-        if name not in values:
-            raise _no_column(name, where, values)
-    return needed is label
+    has_label = bool(found) or not others
+    for name in label if has_label else probability:
+        if name not in row.values:
+            raise _no_column(name, row)
+    return has_label
 
 
-def _pair(
-    row: int, values: Mapping[str, Any], columns: Columns, has_label: bool, where: str
-) -> PairRow:
-    names = (columns.chosen, columns.rejected) if has_label else (columns.first, columns.second)
-    first, second = (_response(values[name], where, name) for name in names)
-    if (first[0] is None) != (second[0] is None):
-        raise UserError(
-            f"{where} has text and a list of messages as {names[0]!r} and {names[1]!r}: "
-            "write both in one way"
+def _pair(row: Row, columns: Columns, has_label: bool) -> PairRow:
+    names = columns.responses(has_label)
+    (begun, first), (other, second) = (
+        checked_response(row.values[name], row.where, name) for name in names
+    )
+    if (begun is None) != (other is None):
+        raise row.error(
+            f"has text and a list of messages as {names[0]!r} and {names[1]!r}: write both in one "
+            "way"
         )
-    if first[0] != second[0]:
-        raise UserError(
-            f"{where} has conversations as {names[0]!r} and {names[1]!r} that differ before their "
-            "last message: they answer no common prompt"
+    if begun != other:
+        raise row.error(
+            f"has conversations as {names[0]!r} and {names[1]!r} that differ before their last "
+            "message: they answer no common prompt"
         )
-    prompt = _prompt(values, columns, first[0] or [], where)
-    probability = 1.0 if has_label else _probability(values[columns.probability], where, columns)
-    return PairRow(row, prompt, first[1], second[1], probability)
+    prompt = _prompt(row, columns, begun or [])
+    probability = 1.0 if has_label else _probability(row, columns.probability)
+    return PairRow(row.number, prompt, first, second, probability)
 
 
-def _response(cell: object, where: str, column: str) -> tuple[list[Any] | None, str]:
-    """What is said before a response, None where it is text alone; and the response."""
-    if isinstance(cell, str):
-        return None, checked_unicode(cell, where, column)
-    if not isinstance(cell, list):
-        raise UserError(
-            f"{where} has neither text nor a list of messages as {column!r}, but {kind(cell)}"
-        )
-    last = cell[-1] if cell else None
-    if not isinstance(last, dict) or last.get("role") != "assistant":
-        raise UserError(
-            f"{where} has messages as {column!r} that do not end with the assistant's, which "
-            "would be the response"
-        )
-    if not isinstance(last.get("content"), str):
-        raise UserError(
-            f"{where} has as {column!r} a message whose content is {kind(last.get('content'))}, "
-            "not text"
-        )
-    return cell[:-1], checked_unicode(last["content"], where, column)
-
-
-def _prompt(
-    values: Mapping[str, Any], columns: Columns, beginning: list[Any], where: str
-) -> Conversation:
+def _prompt(row: Row, columns: Columns, beginning: list[Any]) -> Conversation:
     """The prompt: the common beginning of the responses, and the prompt's column."""
-    begun = conversation(beginning, where) if beginning else None
-    if columns.prompt not in values:
+    column = repr(columns.prompt)
+    begun = as_conversation(checked_prompt(beginning, row.where, column)) if beginning else None
+    if columns.prompt not in row.values:
         if begun is None:
-            raise _no_column(columns.prompt, where, values)
+            raise _no_column(columns.prompt, row)
         return begun
-    cell = values[columns.prompt]
-    if isinstance(cell, str):
-        told: Conversation = [message("user", checked_text(cell, where, "prompt"))]
-    elif isinstance(cell, list):
-        told = conversation(cell, where)
-    else:
-        raise UserError(
-            f"{where} has neither text nor a list of messages as {columns.prompt!r}, but "
-            f"{kind(cell)}"
-        )
+    prompt = checked_prompt(row.values[columns.prompt], row.where, column)
+    messages = as_conversation(prompt)
     if begun is None:
-        return told
-    agrees = begun[-1] == told[-1] if isinstance(cell, str) else begun == told
-    if not agrees:
-        raise UserError(
-            f"{where} has a {columns.prompt!r} that is not what its responses answer: leave it "
-            "out, or name another column in data.columns.prompt"
+        return messages
+    # Beside a conversation, a text is its last message.
+    if messages != (begun[-1:] if isinstance(prompt, str) else begun):
+        raise row.error(
+            f"has a {column} that is not what its responses answer: leave it out, or name another "
+            "column in data.columns.prompt"
         )
     return begun
 
 
-def _probability(cell: object, where: str, columns: Columns) -> float:
-    name = columns.probability
+def _probability(row: Row, column: str) -> float:
+    cell = row.values[column]
     if isinstance(cell, bool) or not isinstance(cell, int | float):
-        raise UserError(f"{where} has {kind(cell)} as {name!r}, not a number in [0, 1]")
+        raise row.error(f"has {kind(cell)} as {column!r}, not a number in [0, 1]")
     if math.isnan(cell) or not 0 <= cell <= 1:
-        raise UserError(f"{where} has {cell} as {name!r}, which is no probability in [0, 1]")
+        raise row.error(f"has {cell} as {column!r}, which is no probability in [0, 1]")
     return float(cell)
 
 
-def _problem(pair: PairRow, columns: Columns, has_label: bool) -> str:
+def _problem(pair: PairRow, names: tuple[str, str]) -> str:
     """Why nothing can be learnt from a pair; empty where something can."""
-    names = (columns.chosen, columns.rejected) if has_label else (columns.first, columns.second)
     for name, text in zip(names, (pair.first, pair.second), strict=True):
         if not text.strip():
             return f"has an empty {name!r}"
@@ -289,8 +227,8 @@ def _problem(pair: PairRow, columns: Columns, has_label: bool) -> str:
     return ""
 
 
-def _no_column(name: str, where: str, values: Iterable[str]) -> UserError:
-    return UserError(
-        f"{where} has no column {name!r}: name the columns in data.columns; it has "
-        f"{', '.join(values) or 'none'}"
+def _no_column(name: str, row: Row) -> UserError:
+    return row.error(
+        f"has no column {name!r}: name the columns in data.columns; it has "
+        f"{', '.join(row.values) or 'none'}"
     )

@@ -1,160 +1,93 @@
-"""Prompts as their owners keep them: lines of JSON, or a data set of the `datasets` library.
-
-A row holds text, or a conversation: a list of messages, each with ``role`` and ``content``.
-"""
+"""Prompts as their owners keep them: all rows of a source hold texts, or all hold conversations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from nlhf_zoo.data.texts.conversations import checked_text, conversation, message
+import torch
+
+from nlhf_zoo.data.texts.conversations import (
+    as_conversation,
+    as_conversations,
+    checked_prompt,
+    last_messages,
+    message,
+)
 from nlhf_zoo.data.texts.json_lines import kind
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.records import Conversation
+from nlhf_zoo.records import Conversation, Prompts
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRows:
-    """Prompts in the order of their rows.
-
-    Args:
-        text: N texts; of a conversation, its last message.
-        conversations: N conversations, None for prompts that are plain text.
-    """
-
-    text: list[str]
-    conversations: list[Conversation] | None = None
-
-    def __len__(self) -> int:
-        """The number of prompts."""
-        return len(self.text)
-
-    def take(self, places: Iterable[int]) -> PromptRows:
-        """Some of them."""
-        places = list(places)
-        talk = self.conversations
-        return PromptRows(
-            [self.text[i] for i in places], None if talk is None else [talk[i] for i in places]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSource:
-    """Where prompts are kept.
+def read_prompts(
+    source: RowSource, column: str, drop_last_assistant: bool = False, offset: int = 0
+) -> Prompts:
+    """Read and check the rows of a source.
 
     Args:
-        path: a .jsonl or .json file of one JSON object a line; or a folder or a name on the hub,
-            for the `datasets` library.
-        split: of a data set; a file has none but "train".
-        name: configuration of a data set on the hub or in a folder.
-        column: what the rows call the prompt.
-        limit: read the first rows only.
+        source: where they are kept.
+        column: what they call the prompt.
+        drop_last_assistant: leave out a last message of the assistant's, which is an answer.
+        offset: number of the first row's prompt.
 
     Raises:
-        UserError: there can be nothing to read.
+        UserError: a row cannot be a prompt, or there is none.
     """
-
-    path: str
-    split: str = "train"
-    name: str | None = None
-    column: str = "prompt"
-    limit: int | None = None
-
-    rows: RowSource = field(init=False)  # with all their columns
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be read, without reading it."""
-        example = f'{{"{self.column}": "..."}}'
-        rows = RowSource(self.path, self.split, self.name, self.limit, "prompts", example)
-        object.__setattr__(self, "rows", rows)
-
-    def where(self, row: int) -> str:
-        """Where a row stands, for errors: lines count from 1, rows of a data set from 0."""
-        return self.rows.where(row)
-
-    def read(
-        self,
-        as_conversation: bool = False,
-        system: str | None = None,
-        drop_last_assistant: bool = False,
-    ) -> PromptRows:
-        """Read and check the rows.
-
-        Args:
-            as_conversation: make each text a conversation of one message of the user's.
-            system: a first message to put before each conversation.
-            drop_last_assistant: leave out a last message of the assistant's, which is an answer.
-
-        Raises:
-            UserError: a row cannot be a prompt, or there is none.
-        """
-        text: list[str] = []
-        conversations: list[Conversation] = []
-        for row, values in self.rows.rows():
-            where = self.where(row)
-            if self.column not in values:
-                raise UserError(
-                    f"{where} has no column {self.column!r}: set data.column to one of "
-                    f"{', '.join(values) or 'its columns (it has none)'}"
-                )
-            cell = values[self.column]
-            if isinstance(cell, str):
-                text.append(checked_text(cell, where, "prompt"))
-            elif isinstance(cell, list):
-                conversations.append(
-                    conversation(
-                        cell,
-                        where,
-                        drop_last_assistant,
-                        "set data.drop_last_assistant to true to leave it out",
-                    )
-                )
-            else:
-                raise UserError(
-                    f"{where} has neither text nor a list of messages as {self.column!r}, but "
-                    f"{kind(cell)}"
-                )
-            if text and conversations:
-                raise UserError(
-                    f"{where} is {kind(cell)}, unlike the rows before it: let all rows be text, "
-                    "or all conversations"
-                )
-        if not text and not conversations:
-            raise UserError(f"{self.path} has no rows: there is no prompt to play")
-        rows = PromptRows([c[-1]["content"] for c in conversations], conversations)
-        if text:
-            if drop_last_assistant:
-                raise UserError(
-                    f"data.drop_last_assistant is for conversations, but {self.path} holds text"
-                )
-            rows = PromptRows(text)
-        return _in_conversation(rows, self.path, as_conversation, system)
+    prompts: list[str | Conversation] = []
+    remedy = "set data.drop_last_assistant to true to leave it out"
+    for row in source.rows():
+        if column not in row.values:
+            raise row.error(
+                f"has no column {column!r}: set data.column to one of "
+                f"{', '.join(row.values) or 'its columns (it has none)'}"
+            )
+        cell = row.values[column]
+        prompt = checked_prompt(cell, row.where, repr(column), drop_last_assistant, remedy)
+        if prompts and isinstance(prompt, str) != isinstance(prompts[0], str):
+            raise row.error(
+                f"is {kind(cell)}, unlike the rows before it: let all rows be text, or all "
+                "conversations"
+            )
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f"{source.path} has no rows: there is no prompt to play")
+    if drop_last_assistant and isinstance(prompts[0], str):
+        raise UserError(
+            f"data.drop_last_assistant is for conversations, but {source.path} holds text"
+        )
+    ids = torch.arange(offset, offset + len(prompts))
+    return Prompts(ids, text=last_messages(prompts), conversations=as_conversations(prompts))
 
 
-def _in_conversation(
-    rows: PromptRows, path: str, as_conversation: bool, system: str | None
-) -> PromptRows:
-    """With the messages that the options add."""
-    if as_conversation:
-        if rows.conversations is not None:
+def in_conversation(prompts: Prompts, path: str, make: bool, system: str | None) -> Prompts:
+    """Prompts with the messages that options add.
+
+    Args:
+        prompts: prompts as they were read.
+        path: of their source, for errors.
+        make: make each text a conversation of one message of the user's.
+        system: a first message to put before each conversation.
+
+    Raises:
+        UserError: the options do not fit what was read.
+    """
+    talks = prompts.conversations
+    if make:
+        if talks is not None:
             raise UserError(
                 f"{path} holds conversations already: set data.as_conversation to false"
             )
-        rows = replace(rows, conversations=[[message("user", text)] for text in rows.text])
-    if system is None:
-        return rows
-    if rows.conversations is None:
-        raise UserError(
-            f"data.system begins conversations, but {path} holds text: "
-            "set data.as_conversation to true"
-        )
-    if any(c[0]["role"] == "system" for c in rows.conversations):
-        raise UserError(
-            f"conversations of {path} begin with a system message of their own: leave out "
-            "data.system"
-        )
-    return replace(
-        rows, conversations=[[message("system", system), *c] for c in rows.conversations]
-    )
+        talks = [*map(as_conversation, prompts.text or ())]
+    if system is not None:
+        if talks is None:
+            raise UserError(
+                f"data.system begins conversations, but {path} holds text: "
+                "set data.as_conversation to true"
+            )
+        if any(talk[0]["role"] == "system" for talk in talks):
+            raise UserError(
+                f"conversations of {path} begin with a system message of their own: leave out "
+                "data.system"
+            )
+        talks = [[message("system", system), *talk] for talk in talks]
+    return replace(prompts, conversations=talks)

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nlhf_zoo.data.texts.json_lines import line_of, read_lines
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.data.texts.json_lines import Row, line_of, read_lines
+from nlhf_zoo.errors import UserError, cause
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -29,15 +29,15 @@ class RowSource:
         example: an object such as a file should hold, likewise.
 
     Raises:
-        UserError: there can be nothing to read.
+        UserError: there is no such file or folder, or a file is asked for a split.
     """
 
     path: str
-    split: str = "train"
-    name: str | None = None
-    limit: int | None = None
-    what: str = "rows"
-    example: str = '{"prompt": "..."}'
+    split: str
+    name: str | None
+    limit: int | None
+    what: str
+    example: str
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read, without reading it."""
@@ -73,19 +73,13 @@ class RowSource:
             return line_of(self.path, row)
         return f"row {row} of {self.path} ({self.split})"
 
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The rows, up to the limit.
-
-        Yields:
-            number of the row from 0, and its values by column.
-
-        Raises:
-            UserError: they cannot be read.
-        """
+    def rows(self) -> Iterator[Row]:
+        """The rows, up to the limit."""
         if self.is_file:
-            yield from islice(read_lines(self.path, self.where, self.example), self.limit)
+            yield from islice(read_lines(self.path, self.example), self.limit)
         else:
-            yield from islice(enumerate(self._load()), self.limit)
+            for number, values in islice(enumerate(self._load()), self.limit):
+                yield Row(number, self.where(number), values)
 
     def _load(self) -> Any:
         """The data set, of type `datasets.Dataset`."""
@@ -109,9 +103,8 @@ class RowSource:
         except UserError:
             raise
         except Exception as error:  # of files, the network, the hub: too many kinds to name
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"the datasets library cannot load {self.path} ({self.split}): {cause}"
+                f"the datasets library cannot load {self.path} ({self.split}): {cause(error)}"
             ) from error
 
     def _split_of(self, data: Any) -> Any:

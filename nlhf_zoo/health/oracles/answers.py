@@ -12,13 +12,14 @@ from torch import Tensor
 
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most
+from nlhf_zoo.health.oracles.diagnostics import ROUNDING
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.wrappers.budgeted import queries_per_prompt
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
+from nlhf_zoo.solvers.preference import asymmetry
 
 _MOST_INVALID = 0.1
-_FLOAT = 1e-6  # of P and 1 - P in float32
 
 
 @torch.no_grad()
@@ -31,7 +32,13 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
     policy, oracle = game.policy, game.oracle
     prompts = policy.encode(prompts)
     ours, theirs = (
-        policy.sample({player: 1.0}, prompts, num, PLAIN, _stream(number, prompts))
+        policy.sample(
+            {player: 1.0},
+            prompts,
+            num,
+            PLAIN,
+            random_stream(0, 0, number, prompts.ids.device, "oracle"),
+        )
         for number, player in enumerate(("policy", "reference"))
     )
     mode = oracle.training
@@ -39,30 +46,32 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
     try:
         one: Comparison = oracle(prompts, ours, theirs)
         other: Comparison = oracle(prompts, theirs, ours)
-        gap, random = _asymmetry(one, other), False
-        if gap > oracle.tolerance + _FLOAT:
+        error, random = _symmetry_error(one, other), False
+        if error > oracle.tolerance + ROUNDING:
             again: Comparison = oracle(prompts, ours, theirs)
             random = not torch.equal(one.preference, again.preference)
         if random:
             whole: Comparison = oracle(prompts, ours, replace(ours))
-            gap = _asymmetry(whole, whole)
+            error = _symmetry_error(whole, whole)
     finally:
         oracle.train(mode)
-    invalid = float((~torch.cat([one.valid.flatten(), other.valid.flatten()])).float().mean())
-    outside = sum(_outside(comparison) for comparison in (one, other))
+    answers = torch.cat([one.preference.flatten(), other.preference.flatten()])
+    valid = torch.cat([one.valid.flatten(), other.valid.flatten()])
+    invalid = float((~valid).float().mean())
+    inside = (answers >= 0) & (answers <= 1)
     return [
         at_most(
             "P(a > b) + P(b > a) = 1" + (" (answers are drawn)" if random else ""),
-            gap,
-            oracle.tolerance + _FLOAT,
+            error,
+            oracle.tolerance + ROUNDING,
             "the oracle prefers a place: ask it about both orders and average, or correct it",
         ),
         at_most(
             "preferences are probabilities",
-            outside,
+            int((valid & ~inside).sum()),
             0.0,
             "the oracle must answer in [0, 1], or mark the answer as invalid",
-            f" of {2 * one.valid.numel()} answers",
+            f" of {len(answers)} answers",
         ),
         Check(
             "the oracle answers",
@@ -74,20 +83,10 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
     ]
 
 
-def _stream(number: int, prompts: Prompts) -> torch.Generator:
-    return random_stream(3, number, 0, prompts.ids.device)
-
-
-def _asymmetry(one: Comparison, other: Comparison) -> float:
-    """Largest |P(a > b) + P(b > a) - 1| of the pairs with both answers."""
-    sums = one.preference.double() + other.preference.mT.double()
-    off = (sums - 1).abs()[one.valid & other.valid.mT]
-    return float(off.max()) if off.numel() else 0.0
-
-
-def _outside(comparison: Comparison) -> int:
-    inside = (comparison.preference >= 0) & (comparison.preference <= 1)
-    return int((comparison.valid & ~inside).sum())
+def _symmetry_error(one: Comparison, other: Comparison) -> float:
+    """Largest |P(a > b) + P(b > a) - 1| of the pairs with both answers; 0 where there are none."""
+    error = asymmetry(one.preference, other.preference.mT).abs()[one.valid & other.valid.mT]
+    return float(error.max()) if error.numel() else 0.0
 
 
 @dataclass(slots=True)
@@ -96,41 +95,41 @@ class Asked:
 
     Args:
         queries: distinct pairs, or products P o where responses are enumerated, of all prompts.
-        calls: questions, each of many pairs.
     """
 
     queries: int = 0
-    calls: int = 0
 
 
 @contextmanager
 def listening(oracle: PreferenceOracle) -> Iterator[Asked]:
     """Count what an oracle is asked, from outside of the game that counts it too."""
-    asked, within = Asked(), [False]
-    outer = vars(oracle).get("expected")  # another listener
+    asked, within = Asked(), False
     expected = oracle.expected
+    own = vars(oracle)  # what stands here is found before the class's method
+    outer = own.get("expected")  # another listener
 
-    def heard(_module: Any, arguments: tuple[Prompts, Responses, Responses]) -> None:
-        if not within[0]:
-            prompts, first, second = arguments
-            asked.calls += 1
-            asked.queries += len(prompts) * queries_per_prompt(first, second)
+    def count(prompts: Prompts, first: Responses, second: Responses) -> None:
+        asked.queries += len(prompts) * queries_per_prompt(first, second)
+
+    def on_call(_module: Any, arguments: tuple[Prompts, Responses, Responses]) -> None:
+        if not within:
+            count(*arguments)
 
     def product(prompts: Prompts, first: Responses, second: Responses) -> tuple[Tensor, Tensor]:
-        asked.calls += 1
-        asked.queries += len(prompts) * queries_per_prompt(first, second)
-        within[0] = True  # the product may ask for all the pairs
+        nonlocal within
+        count(prompts, first, second)
+        within = True  # the product may ask for all the pairs
         try:
             return expected(prompts, first, second)
         finally:
-            within[0] = False
+            within = False
 
-    handle = oracle.register_forward_pre_hook(heard)
-    oracle.expected = product  # type: ignore[method-assign]  # for as long as it is listened to
+    handle = oracle.register_forward_pre_hook(on_call)
+    own["expected"] = product
     try:
         yield asked
     finally:
         handle.remove()
-        del oracle.expected
+        del own["expected"]
         if outer is not None:
-            oracle.expected = outer  # type: ignore[method-assign]
+            own["expected"] = outer

@@ -1,73 +1,239 @@
-"""Asking an oracle about sample responses: its answers, and what it says of either order."""
+"""Asking an oracle about sample responses, or for its table; what it answers, as records."""
 
 from __future__ import annotations
 
-import sys
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 
 from nlhf_zoo.data.texts.conversations import message
 from nlhf_zoo.data.texts.listed_responses import ListedRows
-from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.ledger import spent
-from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle, weighted_mean
-from nlhf_zoo.records import Conversation, Prompts, Responses
+from nlhf_zoo.oracles.text_oracle import Question, TextOracle
+from nlhf_zoo.oracles.texts import conversations, response_texts
+from nlhf_zoo.oracles.wrappers.ensemble import Agreement, EnsembleOracle, same_side, weighted_mean
+from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.records import PLAIN, Conversation, Prompts, Responses
 
-_Slots = list[float | None]  # None: not asked; NaN: no answer
+MOST_ACTIONS = 2048  # of a table: of more, a random part is taken
+_SEED = 20_250_520  # of that part
+
+# ---- what is asked about -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSample:
+    """Different responses to a prompt.
+
+    Args:
+        conversation: the prompt; one of plain text is one message of the user's.
+        responses: K texts, no two of them equal, and whether each was truncated.
+    """
+
+    conversation: Conversation
+    responses: Sequence[tuple[str, bool]]
+
+    @property
+    def num_pairs(self) -> int:
+        """K (K - 1) / 2."""
+        return math.comb(len(self.responses), 2)
+
+    @property
+    def questions(self) -> list[Question]:
+        """A question for each pair of responses."""
+        return [
+            Question(self.conversation, one[0], other[0], one[1], other[1])
+            for one, other in combinations(self.responses, 2)
+        ]
+
+
+def listed_samples(rows: ListedRows) -> list[ResponseSample]:
+    """The responses of a file, none of them truncated."""
+    talks = rows.conversations or [[message("user", text)] for text in rows.prompts]
+    return [
+        ResponseSample(talk, [(text, False) for text in texts])
+        for talk, texts in zip(talks, rows.responses, strict=True)
+    ]
+
+
+@torch.no_grad()
+def draw_samples(game: OnlineGame, prompts: Prompts, num: int) -> list[ResponseSample]:
+    """Different responses of the reference and of the policy to each prompt.
+
+    Args:
+        game: whose policy draws, and for whose oracle.
+        prompts: B prompts.
+        num: responses to each, equal ones among them; half of them, rounded down, the reference's.
+    """
+    game.eval()
+    policy, name = game.policy, type(game.oracle).__name__
+    prompts = policy.encode(prompts)
+    drawn: list[dict[str, bool]] = [{} for _ in prompts.ids]
+    shares = {"reference": num // 2, "policy": num - num // 2}
+    for number, (player, share) in enumerate(shares.items()):
+        rng = random_stream(0, 0, number, prompts.ids.device, "report")
+        responses = policy.sample({player: 1.0}, prompts, share, PLAIN, rng)
+        truncated = responses.truncated
+        for row, texts in enumerate(response_texts(responses, name)):
+            ends = [False] * share if truncated is None else truncated[row].tolist()
+            drawn[row] |= zip(texts, ends, strict=True)
+    talks = conversations(prompts, name)
+    samples = [ResponseSample(talk, [*row.items()]) for talk, row in zip(talks, drawn, strict=True)]
+    return [sample for sample in samples if len(sample.responses) > 1]
+
+
+def limited(samples: Sequence[ResponseSample], max_pairs: int) -> list[ResponseSample]:
+    """The first samples, so many that they make no more pairs than this.
+
+    Of the last one there may be a part: cycles and a matrix need all pairs of some responses.
+    """
+    taken = []
+    for sample in samples:
+        num = (1 + math.isqrt(1 + 8 * max_pairs)) // 2  # the largest of num (num - 1) / 2 pairs
+        part = replace(sample, responses=sample.responses[:num])
+        max_pairs -= part.num_pairs
+        if part.num_pairs:
+            taken.append(part)
+    return taken
+
+
+# ---- what is answered ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What an oracle said of all pairs of some responses.
+    """What an oracle says of all Q pairs of some responses.
 
     Args:
-        questions: Q pairs.
-        places: of each pair, the number of its sample, of the first response and of the second.
-        probability: P(first > second) as a game is told it [Q]; NaN where there was no answer, or
-            the pair was not asked about.
+        samples: the responses to each prompt; pairs are in the order of their `questions`.
+        probability: P(first > second) as a game gets it [Q]; NaN where there was no answer, or the
+            pair was not asked about.
         forward: the same by one look at the first response first [Q].
         backward: P(second > first) by one look at the second response first [Q].
         asked: which pairs were asked about, bool [Q].
+        tolerance: the asymmetry that the oracle admits.
         seconds: that ``probability`` took.
         cost: what that cost, by the fields of a ledger.
         total: what everything cost, likewise.
         stopped: why the oracle stopped, None where it did not.
-        members: ``probability`` of each member of an ensemble, M tensors [Q].
+        agreement: of the members of an ensemble, on ``probability``; None of another oracle.
     """
 
-    questions: list[Question]
-    places: list[tuple[int, int, int]]
+    samples: Sequence[ResponseSample]
     probability: Tensor
     forward: Tensor
     backward: Tensor
     asked: Tensor
+    tolerance: float
     seconds: float
-    cost: dict[str, int] = field(default_factory=dict)
-    total: dict[str, int] = field(default_factory=dict)
+    cost: Counter[str]
+    total: Counter[str]
     stopped: OracleStoppedError | None = None
-    members: Sequence[Tensor] = ()
+    agreement: Agreement | None = None
+
+    @property
+    def questions(self) -> list[Question]:
+        """The Q questions about all samples, in order."""
+        return [question for sample in self.samples for question in sample.questions]
 
     def matrices(self) -> list[Tensor]:
         """P of the responses to each prompt, [K, K] each; NaN for what is not known."""
-        sizes = [0] * (1 + max(sample for sample, _, _ in self.places))
-        for sample, _, second in self.places:
-            sizes[sample] = max(sizes[sample], second + 1)
-        found = [torch.full((size, size), torch.nan, dtype=torch.float64) for size in sizes]
-        for (sample, first, second), p in zip(self.places, self.probability.tolist(), strict=True):
-            found[sample][first, second], found[sample][second, first] = p, 1 - p
-        for matrix in found:
-            matrix.fill_diagonal_(0.5)
-        return found
+        matrices = []
+        parts = self.probability.split([sample.num_pairs for sample in self.samples])
+        for sample, probability in zip(self.samples, parts, strict=True):
+            num = len(sample.responses)
+            P = torch.full((num, num), 0.5, dtype=torch.float64)
+            pair = torch.triu_indices(num, num, offset=1).unbind()
+            P[pair], P.mT[pair] = probability, 1 - probability
+            matrices.append(P)
+        return matrices
+
+
+@dataclass(frozen=True, slots=True)
+class TableAnswers:
+    """What an oracle over a table says.
+
+    Args:
+        table: P [C, N, N].
+        support: which actions each prompt has, bool [C, N].
+        agreement: of the members of an ensemble; None of another oracle.
+    """
+
+    table: Tensor
+    support: Tensor
+    agreement: Agreement | None = None
+
+    def matrices(
+        self, num_prompts: int | None = None, num_actions: int | None = None
+    ) -> list[Tensor]:
+        """P among the actions that each prompt has, float64 [N, N] each.
+
+        Args:
+            num_prompts: how many, the first ones; None for all.
+            num_actions: of a prompt that has more a random part is taken; None for all.
+        """
+        matrices = []
+        for P, exists in zip(self.table[:num_prompts], self.support[:num_prompts], strict=True):
+            actions = exists.nonzero().flatten().cpu()
+            actions = actions[_part_of(len(actions), num_actions)]
+            matrices.append(P.cpu()[actions[:, None], actions].double())
+        return matrices
+
+
+def both_orders(matrices: Sequence[Tensor]) -> Tensor:
+    """P(a > b) and P(b > a) of each of Q pairs [2, Q].
+
+    Args:
+        matrices: P, [N, N] each.
+    """
+    pairs = [torch.triu_indices(len(P), len(P), offset=1).unbind() for P in matrices]
+    both = zip(matrices, pairs, strict=True)
+    return torch.cat([torch.stack([P[pair], P.mT[pair]]) for P, pair in both], 1)
+
+
+# ---- asking --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def read_table(oracle: PreferenceOracle, num_actions: int = MOST_ACTIONS) -> TableAnswers:
+    """The table of an oracle; of one that holds none in memory, among some actions.
+
+    Args:
+        oracle: one with a support.
+        num_actions: how many are taken at most where there is no table; all prompts have them.
+    """
+    support, table = oracle.support, oracle.table
+    assert support is not None
+    if table is None:
+        prompts = oracle.prompts
+        assert prompts is not None
+        actions = _part_of(support.shape[1], num_actions).expand(len(support), -1)[..., None]
+        weight = torch.full(actions.shape[:2], 1 / actions.shape[1], dtype=torch.float64)
+        responses = Responses(actions, torch.ones_like(actions, dtype=torch.bool), weight)
+        table = oracle(prompts, responses, responses).preference
+        support = support[:, : actions.shape[1]]
+    agreement = oracle.agreement() if isinstance(oracle, EnsembleOracle) else None
+    return TableAnswers(table, support, agreement)
+
+
+def _part_of(num: int, most: int | None) -> Tensor:
+    """All of so many actions, or a random part of them, in order."""
+    if most is None or num <= most:
+        return torch.arange(num)
+    rng = torch.Generator().manual_seed(_SEED)
+    return torch.randperm(num, generator=rng)[:most].sort().values
 
 
 @torch.no_grad()
@@ -80,135 +246,110 @@ def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     Args:
         oracle: who is asked, one that reads texts.
         samples: responses to each prompt.
+
+    Raises:
+        UserError: there is no pair of responses, or the oracle refuses one.
     """
+    if not any(sample.num_pairs for sample in samples):
+        raise UserError("all responses to each prompt are equal: there is nothing to compare")
     oracle.eval()
-    questions, places = [], []
-    for number, sample in enumerate(samples):
-        for first, second in combinations(range(len(sample.responses)), 2):
-            one, other = sample.responses[first], sample.responses[second]
-            questions.append(Question(sample.conversation, one[0], other[0], one[1], other[1]))
-            places.append((number, first, second))
+    caches = [part for part in oracle.modules() if isinstance(part, CachedOracle)]
+    cached = {part for cache in caches for part in cache.modules()}
     with ExitStack() as stack:
-        for rule in _rules(oracle):
-            stack.enter_context(rule.unchecked())
-        return _ask(oracle, samples, questions, places)
+        for part in {*oracle.modules()} - cached:
+            if isinstance(part, RuleOracle):
+                stack.enter_context(part.unchecked())
+        return _ask(oracle, samples)
 
 
-def _rules(oracle: PreferenceOracle) -> list[RuleOracle]:
-    """All rules within an oracle but those behind a cache."""
-    parts = list(oracle.modules())
-    caches = [part for part in parts if isinstance(part, CachedOracle)]
-    cached = {id(part) for cache in caches for part in cache.modules()}
-    return [part for part in parts if isinstance(part, RuleOracle) and id(part) not in cached]
-
-
-def _ask(
-    oracle: PreferenceOracle,
-    samples: Sequence[ResponseSample],
-    questions: list[Question],
-    places: list[tuple[int, int, int]],
-) -> Answers:
+def _ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     if isinstance(oracle, EnsembleOracle):
-        said = [_ask(member, samples, questions, places) for member in oracle.members]
-        return _weighted(said, oracle.weights)
+        return _ask_members(oracle, samples)
     if isinstance(oracle, TextOracle):
-        return _ask_questions(oracle, questions, places)
-    return _ask_matrices(oracle, samples, questions, places)
+        return _ask_texts(oracle, samples)
+    return _ask_matrices(oracle, samples)
 
 
-def _weighted(said: Sequence[Answers], weights: Sequence[float]) -> Answers:
-    """What an ensemble says; it has no answer where one of its members has none."""
-    totals = [Counter(one.cost) for one in said], [Counter(one.total) for one in said]
-    cost, total = (dict(sum(counts, Counter())) for counts in totals)
+def _ask_members(oracle: EnsembleOracle, samples: Sequence[ResponseSample]) -> Answers:
+    """Ask each member; the ensemble has no answer where one of them has none."""
+    members = [_ask(member, samples) for member in oracle.members]
+    answers = [member.probability for member in members]
+    agreeing, compared = same_side(answers, ~torch.stack(answers).isnan())
     return Answers(
-        said[0].questions,
-        said[0].places,
-        weighted_mean([one.probability for one in said], weights),
-        weighted_mean([one.forward for one in said], weights),
-        weighted_mean([one.backward for one in said], weights),
-        torch.stack([one.asked for one in said]).all(0),
-        sum(one.seconds for one in said),
-        cost,
-        total,
-        next((one.stopped for one in said if one.stopped is not None), None),
-        [one.probability for one in said],
+        samples,
+        weighted_mean(answers, oracle.weights),
+        weighted_mean([member.forward for member in members], oracle.weights),
+        weighted_mean([member.backward for member in members], oracle.weights),
+        torch.stack([member.asked for member in members]).all(0),
+        oracle.tolerance,
+        sum(member.seconds for member in members),
+        sum((member.cost for member in members), Counter()),
+        sum((member.total for member in members), Counter()),
+        next((member.stopped for member in members if member.stopped is not None), None),
+        Agreement(agreeing.double() / compared, compared),
     )
 
 
-def _ask_questions(
-    oracle: TextOracle, questions: list[Question], places: list[tuple[int, int, int]]
-) -> Answers:
-    """Ask a text oracle: for its answers first, whose cost is that of a game."""
-    before = spent(oracle)
-    told, forward, backward = (_empty(questions) for _ in range(3))
-    cost, seconds, stopped = before, 0.0, None
-    looks_itself = type(oracle).as_shown is TextOracle.as_shown
-    looks = 2 if looks_itself else 3
-    with tqdm(
-        desc="oracle",
-        total=looks * len(questions),
-        unit=" answers",
-        delay=1,
-        leave=False,
-        file=sys.stderr,
-    ) as bar:
-        try:
+def _ask_texts(oracle: TextOracle, samples: Sequence[ResponseSample]) -> Answers:
+    """Ask for answers as a game does, whose cost is reported; then look at each order."""
+    questions = [question for sample in samples for question in sample.questions]
+    again = [replace(question, again=True) for question in questions]
+    swapped = [question.swapped() for question in questions]
+    looks = [
+        (oracle.answers, questions),
+        (oracle.in_given_order, again),
+        (oracle.in_given_order, swapped),
+    ]
+    if type(oracle).in_given_order is TextOracle.in_given_order:
+        del looks[1]  # its answers are looks at the first response first
+    found: list[list[float | None]] = [[None] * len(questions) for _ in looks]
+    before, seconds, costs, stopped = Counter(spent(oracle)), [], [], None
+    total = len(looks) * len(questions)
+    with tqdm(desc="oracle", total=total, unit=" answers", delay=1, leave=False) as bar:
+        for (answers, shown), row in zip(looks, found, strict=True):
             began = time.perf_counter()
             try:
-                _fill(told, oracle.answers(questions), bar)
+                for number, answer in answers(shown):
+                    row[number] = answer
+                    bar.update()
+            except OracleStoppedError as error:
+                stopped = error
+                break
             finally:
-                seconds, cost = time.perf_counter() - began, spent(oracle)
-            if looks_itself:
-                forward = told
-            else:
-                again = [replace(question, again=True) for question in questions]
-                _fill(forward, oracle.as_shown(again), bar)
-            _fill(backward, oracle.as_shown([one.swapped() for one in questions]), bar)
-        except OracleStoppedError as error:
-            stopped = error
-    after = spent(oracle)
+                seconds.append(time.perf_counter() - began)
+                costs.append(Counter(spent(oracle)) - before)
+    rows = [[math.nan if answer is None else answer for answer in row] for row in found]
+    probabilities = torch.tensor(rows, dtype=torch.float64)
     return Answers(
-        questions,
-        places,
-        _tensor(told),
-        _tensor(forward),
-        _tensor(backward),
-        torch.tensor([answer is not None for answer in told], dtype=torch.bool),
-        seconds,
-        {name: cost[name] - before[name] for name in before},
-        {name: after[name] - before[name] for name in before},
-        stopped,
+        samples,
+        probability=probabilities[0],
+        forward=probabilities[-2],
+        backward=probabilities[-1],
+        asked=torch.tensor([answer is not None for answer in found[0]]),
+        tolerance=oracle.tolerance,
+        seconds=seconds[0],
+        cost=costs[0],
+        total=costs[-1],
+        stopped=stopped,
     )
 
 
-def _ask_matrices(
-    oracle: PreferenceOracle,
-    samples: Sequence[ResponseSample],
-    questions: list[Question],
-    places: list[tuple[int, int, int]],
-) -> Answers:
+def _ask_matrices(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     """Ask another kind of oracle, prompt by prompt, for all responses against all."""
-    found: list[Tensor] = []
-    seconds, stopped = 0.0, None
-    for sample in tqdm(samples, desc="oracle", unit=" prompts", delay=1, leave=False):
-        began = time.perf_counter()
-        try:
-            found.append(_matrix(oracle, sample))
-        except OracleStoppedError as error:
-            stopped = error
-            break
-        finally:
-            seconds += time.perf_counter() - began
-    nothing = torch.tensor(torch.nan, dtype=torch.float64)
-    known = [
-        (found[sample][i, j], found[sample][j, i]) if sample < len(found) else (nothing, nothing)
-        for sample, i, j in places
-    ]
-    forward, backward = (torch.stack(side) for side in zip(*known, strict=True))
-    asked = torch.tensor([sample < len(found) for sample, _, _ in places])
-    cost = {"queries": int(asked.sum())}
+    sides, stopped = [torch.empty(2, 0, dtype=torch.float64)], None
+    began = time.perf_counter()
+    try:
+        for sample in tqdm(samples, desc="oracle", unit=" prompts", delay=1, leave=False):
+            sides.append(both_orders([_matrix(oracle, sample)]))
+    except OracleStoppedError as error:
+        stopped = error
+    seconds = time.perf_counter() - began
+    found = torch.cat(sides, 1)
+    num, total = found.shape[1], sum(sample.num_pairs for sample in samples)
+    forward, backward = pad(found, (0, total - num), value=torch.nan)
+    asked, cost = torch.arange(total) < num, Counter(queries=num)
     return Answers(
-        questions, places, forward, forward, backward, asked, seconds, cost, cost, stopped
+        samples, forward, forward, backward, asked, oracle.tolerance, seconds, cost, cost, stopped
     )
 
 
@@ -222,73 +363,8 @@ def _matrix(oracle: PreferenceOracle, sample: ResponseSample) -> Tensor:
         torch.ones(shape, dtype=torch.bool),
         torch.full(shape[:2], 1 / len(texts)),
         text=[texts],
-        truncated=torch.tensor([[cut for _, cut in sample.responses]]),
+        truncated=torch.tensor([[truncated for _, truncated in sample.responses]]),
     )
     comparison = oracle(prompts, responses, responses)
     preference: Tensor = comparison.preference[0].double().cpu()
     return preference.masked_fill(~comparison.valid[0].cpu(), torch.nan)
-
-
-def _empty(questions: Sequence[Question]) -> _Slots:
-    return [None] * len(questions)
-
-
-def _fill(slots: _Slots, answers: Iterator[Answer], bar: tqdm[None]) -> None:
-    for number, answer in answers:
-        slots[number] = answer
-        bar.update()
-
-
-def _tensor(slots: _Slots) -> Tensor:
-    values = [torch.nan if answer is None else answer for answer in slots]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseSample:
-    """Different responses to a prompt.
-
-    Args:
-        conversation: the prompt; one of plain text is one message of the user's.
-        responses: K texts and whether each was cut before it ended, no two of them equal.
-    """
-
-    conversation: Conversation
-    responses: Sequence[tuple[str, bool]]
-
-    @property
-    def num_pairs(self) -> int:
-        """K (K - 1) / 2."""
-        return len(self.responses) * (len(self.responses) - 1) // 2
-
-    def limited(self, num_pairs: int) -> ResponseSample:
-        """The first responses, so many that they make no more pairs than this."""
-        num = len(self.responses)
-        while num * (num - 1) // 2 > num_pairs:
-            num -= 1
-        return ResponseSample(self.conversation, self.responses[:num])
-
-
-def samples_of(rows: ListedRows) -> list[ResponseSample]:
-    """The responses of a file, none of them cut."""
-    talks: Sequence[Conversation] = rows.conversations or [
-        [message("user", text)] for text in rows.prompts
-    ]
-    return [
-        ResponseSample(talk, [(text, False) for text in texts])
-        for talk, texts in zip(talks, rows.responses, strict=True)
-    ]
-
-
-def limited(samples: Sequence[ResponseSample], max_pairs: int) -> list[ResponseSample]:
-    """The first samples, so many that they make no more pairs than this.
-
-    Of the last one there may be a part: cycles and a matrix need all pairs of some responses.
-    """
-    kept = []
-    for sample in samples:
-        part = sample.limited(max_pairs)
-        max_pairs -= part.num_pairs
-        if part.num_pairs:
-            kept.append(part)
-    return kept

@@ -82,7 +82,7 @@ class JudgeClient:
         """The running session of this process; started if there is none.
 
         Raises:
-            UserError: the key is not there.
+            UserError: the environment variable of the key is not set.
         """
         if (session := self._sessions.get(os.getpid())) is None:
             new = Session(self.endpoint, self.timeout)
@@ -109,7 +109,7 @@ class Session:
     """An event loop in a thread of this process, and the `openai` client within.
 
     Raises:
-        UserError: the key is not there.
+        UserError: the environment variable of the key is not set.
     """
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:

@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
         """The key, from the environment.
 
         Raises:
-            UserError: it is not there, or it cannot be a key.
+            UserError: the variable is not set, or its text cannot stand in a header.
         """
         name = self.api_key_env
         if name is None:
@@ -60,11 +60,7 @@ class Endpoint(NamedTuple):
 
 
 def refuse_endpoint(base_url: str, api_key_env: str | None) -> None:
-    """Refuse what is no address, or what holds a secret; a secret is not repeated.
-
-    Raises:
-        UserError: it cannot be used.
-    """
+    """Refuse what is no address, or what holds a secret; a secret is not repeated."""
     try:
         parts = urlsplit(base_url)
         has_host, _ = bool(parts.hostname), parts.port

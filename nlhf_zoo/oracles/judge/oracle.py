@@ -69,6 +69,10 @@ class JudgeOracle(TextOracle):
     """
 
     tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
+    may_change_on_resume = frozenset(
+        {"base_url", "api_key_env", "concurrency", "requests_per_minute"}
+        | {"timeout", "retries", "backoff", "patience"}
+    )
 
     def __init__(
         self,
@@ -125,7 +129,7 @@ class JudgeOracle(TextOracle):
         return f"judge {json.dumps(shown, sort_keys=True)}"
 
     @property
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """What the judge said last that was no verdict, shortened; empty where there is nothing."""
         return self.state.last_error
 
@@ -136,9 +140,9 @@ class JudgeOracle(TextOracle):
             OracleStoppedError: the judge is down, or a budget is spent.
             UserError: the server refuses all questions alike.
         """
-        return in_order(self.as_shown, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order)
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the judge once about each question, with its first response shown first, as A.
 
         Raises:

@@ -50,7 +50,7 @@ def read_completion(body: bytes) -> Completion:
         body: JSON, as the server sent it.
 
     Raises:
-        NotACompletionError: it is none.
+        NotACompletionError: it is no JSON, or lacks a choice with a message.
     """
     try:
         reply = json.loads(body)

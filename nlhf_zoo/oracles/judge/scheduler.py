@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
-from threading import TIMEOUT_MAX
 from typing import Any, final
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
@@ -21,6 +21,7 @@ from nlhf_zoo.oracles.judge.reply import Completion
 from nlhf_zoo.oracles.ledger import Ledger
 
 _LONGEST_BACKOFF = 60.0  # seconds
+_LONGEST_WAIT = 1.0  # seconds; a signal that comes just before a wait is seen only after it
 _JITTER = random.Random()  # its own: Python's global one belongs to the run and its seed
 
 
@@ -150,17 +151,25 @@ class RequestScheduler:
 
     def _next(self) -> _Item | None:
         """What comes next from the event loop; None where nothing does before patience ends."""
-        timeout = 0.0 if self._is_down else None
+        timeout = 0.0 if self._is_down else math.inf
         if self._open and self._stop is None:
-            timeout = min(max(0.0, self.limits.patience - self.state.silent), TIMEOUT_MAX)
-        try:
-            item = self._inbox.get(timeout=timeout)
-        except Empty:
-            item = None
+            timeout = max(0.0, self.limits.patience - self.state.silent)
+        item = self._received(timeout)
         now = time.monotonic()
         self.state.silent += now - self._measured if self._open else 0.0
         self._measured = now
         return item
+
+    def _received(self, timeout: float) -> _Item | None:
+        """The next item; None where there is none within that many seconds."""
+        ends = time.monotonic() + timeout
+        while True:
+            left = ends - time.monotonic()
+            try:
+                return self._inbox.get(timeout=min(max(0.0, left), _LONGEST_WAIT))
+            except Empty:
+                if left <= _LONGEST_WAIT:
+                    return None
 
     def _decide(self, number: int, attempts: int, allowed: Future[bool]) -> None:
         """Count a request that is to be sent, and allow it if a budget and patience do."""

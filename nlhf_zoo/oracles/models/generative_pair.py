@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Iterator, Sequence
 from string import Formatter
 from typing import Any, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError, shown
-from nlhf_zoo.oracles.models.pair import pair_answers
-from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order
+from nlhf_zoo.oracles.models.base import PairTextModelOracle
+from nlhf_zoo.oracles.text_oracle import Order
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel, refuse_numbers
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, load_config, load_network, load_tokenizer
+from nlhf_zoo.text_models.frozen import TextModel
+from nlhf_zoo.text_models.heads import PairHead
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
 from nlhf_zoo.text_models.settings import read_settings
 
 _NAME = "GenerativePairModelOracle"
@@ -31,7 +32,7 @@ _QUESTION = (
 
 
 @final
-class GenerativePairModelOracle(TextOracle):
+class GenerativePairModelOracle(PairTextModelOracle):
     r"""Preferences from the next token of a language model that is asked for A or B.
 
     .. math:: P(y > y') = \frac{p(A)^{1/T}}{p(A)^{1/T} + p(B)^{1/T}}
@@ -65,8 +66,6 @@ class GenerativePairModelOracle(TextOracle):
         revision: of the hub's repository.
     """
 
-    tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
-
     def __init__(
         self,
         model: str,
@@ -81,8 +80,8 @@ class GenerativePairModelOracle(TextOracle):
         dtype: Dtype = "auto",
         revision: str | None = None,
     ) -> None:
-        super().__init__()
-        refuse_numbers(_NAME, temperature, batch_size, max_tokens)
+        super().__init__(order)
+        self._refuse_options(None, temperature, batch_size, max_tokens)
         if not 0 <= min_label_mass <= 1:
             raise UserError(
                 f"{_NAME}.min_label_mass must lie between 0 and 1, but it is {min_label_mass}"
@@ -92,37 +91,37 @@ class GenerativePairModelOracle(TextOracle):
         refuse_template(question, "pair", f"{_NAME}.template")
         if not chat_template:
             _refuse_no_end(question)
-        self.order: Order = order
-        self.symmetric = order != "none"
         self.temperature = temperature
+        self.head = PairHead(temperature=temperature)
         self.min_label_mass = min_label_mass
         self._mass, self._num_masses, self._num_low = 0.0, 0, 0
-        where = f"the generative pair model {model}"
         read_settings(model, None, _NAME, revision)  # refuses what was trained here
-        config = load_config(model, revision, where)
-        _refuse_other_heads(config, where)
-        tokenizer = load_tokenizer(model, revision, where)
+        source = Source(model, f"the generative pair model {model}", revision)
+        config = source.config()
+        _refuse_other_heads(config, source.where)
+        tokenizer = source.tokenizer()
         if chat_template and not tokenizer.chat_template:
-            raise UserError(f"{where} has no chat template: set {_NAME}.chat_template to false")
+            raise UserError(
+                f"{source.where} has no chat template: set {_NAME}.chat_template to false"
+            )
         self.encoder = TextEncoder(
             tokenizer,
             None if chat_template else question,
             "pair",
             _NAME,
-            where,
+            source.where,
             message=question,
             begins_answer=True,
         )
-        self.label_tokens = _label_tokens(self.encoder, labels, where)
-        network = load_network(model, "causal language model", config, revision, dtype, where)
-        _refuse_without_last(network, where)
-        self.model = TextModel(
-            network, tokenizer, self._read, 3, batch_size, max_tokens, _NAME, where
-        )
+        self.label_tokens = _label_tokens(self.encoder, labels, source.where)
+        network = source.whole_network("causal language model", config, dtype)
+        _refuse_without_last(network, source.where)
+        self.model = _LabelModel(network, tokenizer, 3, batch_size, max_tokens, _NAME, source.where)
+        self.model.label_tokens = self.label_tokens
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """The model's weights, and all that a preference depends on."""
         template = [self.encoder.template, self.encoder.message, self.label_tokens]
         options = [self.model.max_tokens, self.order, self.temperature, self.min_label_mass]
         return f"{_NAME} {json.dumps([self.model.digest(), template, options])}"
@@ -133,30 +132,13 @@ class GenerativePairModelOracle(TextOracle):
         return self._mass / self._num_masses if self._num_masses else math.nan
 
     @property
-    def last_words(self) -> str:
-        """Why pairs were invalid so far."""
+    @override
+    def last_error(self) -> str:
         low = f"labels with less than {self.min_label_mass} together: {self._num_low}"
-        return ", ".join(filter(None, [self.model.last_words, low if self._num_low else ""]))
+        return ", ".join(filter(None, [super().last_error, low if self._num_low else ""]))
 
-    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Ask about each pair in one order or in both.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
-        return in_order(self.as_shown, questions, self.order)
-
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Ask about each pair as it is shown, first response first.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
-        return pair_answers(questions, self.count, self.encoder, self.model, self._preferences)
-
-    def _preferences(self, output: Tensor) -> list[float]:
+    @override
+    def _preferences(self, output: Tensor) -> Tensor:
         """P(first > second) of a batch, NaN where there is none.
 
         Args:
@@ -166,24 +148,24 @@ class GenerativePairModelOracle(TextOracle):
         mass = output[:, 2].double().exp()
         self._mass += float(mass[readable].sum())
         self._num_masses += int(readable.sum())
-        logit = (output[:, 0] - output[:, 1]).double() / self.temperature
         is_low = mass < self.min_label_mass
         self._num_low += int((readable & is_low).sum())
-        valid = readable & ~is_low
-        return logit.sigmoid().masked_fill(~valid, math.nan).tolist()
+        logit = output[:, :1] - output[:, 1:2]
+        return self.head.preference(logit, logit).masked_fill(~readable | is_low, math.nan)
 
-    def _read(self, network: Any, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of the labels as the next token of each text [b, 3].
 
-        Args:
-            network: a causal language model.
-            tokens: [b, T], padded on the right: what follows a token does not change its law.
-            mask: [b, T].
-        """
-        # Logits at the texts' last tokens alone: at all of them they would fill the memory.
+class _LabelModel(TextModel):
+    """Log p(A), log p(B) and log (p(A) + p(B)) of the next token of each text [b, 3]."""
+
+    label_tokens: tuple[int, int]
+
+    @override
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        # Logits at the texts' last tokens alone: at all of them they would fill the memory. What
+        # follows a token, here padding, does not change its law.
         last = mask.sum(-1) - 1
         places, row_of = last.unique(return_inverse=True)
-        output = network(input_ids=tokens, attention_mask=mask, logits_to_keep=places)
+        output = self.network(input_ids=tokens, attention_mask=mask, logits_to_keep=places)
         law = output.logits[torch.arange(len(tokens), device=tokens.device), row_of]
         log_prob = law.float().log_softmax(-1)[:, list(self.label_tokens)]
         return torch.cat([log_prob, log_prob.logsumexp(-1, keepdim=True)], dim=-1)
@@ -232,11 +214,7 @@ def _refuse_without_last(network: Any, where: str) -> None:
 
 
 def _label_tokens(encoder: TextEncoder, labels: tuple[str, str], where: str) -> tuple[int, int]:
-    """The token of each label where it stands, whether a space belongs to it or not.
-
-    Raises:
-        UserError: one is no single token, or both are the same.
-    """
+    """The token of each label where it stands, whether a space belongs to it or not."""
     conversation = [{"role": "user", "content": _MARK}]
     text = encoder.render_pair(conversation, "okapi", "tapir") or ""
     bad = None
@@ -265,18 +243,11 @@ def _joined(encoder: TextEncoder, text: str, label: str) -> list[str]:
 
 def _joined_in_chat(encoder: TextEncoder, text: str, label: str) -> list[str]:
     """What the chat template itself puts before an answer; nothing where it cannot be seen."""
-    user, assistant = (
-        {"role": "user", "content": _MARK},
-        {"role": "assistant", "content": label},
-    )
+    chat = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": label}]
+    written = encoder.tokenizer.apply_chat_template
     try:
-        asked, answered = (
-            encoder.tokenizer.apply_chat_template(messages, tokenize=False, **begins)
-            for messages, begins in (
-                ([user], {"add_generation_prompt": True}),
-                ([user, assistant], {}),
-            )
-        )
+        asked = written(chat[:1], tokenize=False, add_generation_prompt=True)
+        answered = written(chat, tokenize=False)
     except Exception:  # by the template: of any kind; a question is asked without this anyhow
         return []
     before, found, _ = answered.removeprefix(asked).partition(label)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, admitted, in_order
-from nlhf_zoo.text_models.encoding import TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel, logits, refuse_numbers
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, load_config, load_network, load_tokenizer
-from nlhf_zoo.text_models.settings import read_settings
+from nlhf_zoo.oracles.models.base import PairTextModelOracle
+from nlhf_zoo.oracles.text_oracle import Order
+from nlhf_zoo.text_models.heads import PairHead
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
+from nlhf_zoo.text_models.settings import ModelSettings, read_settings
 
 _NAME = "PairModelOracle"
 # Names of the labels of a pair model that needs no `first_label`, as those that are trained here.
@@ -22,7 +21,7 @@ _FIRST, _SECOND = "first", "second"
 
 
 @final
-class PairModelOracle(TextOracle):
+class PairModelOracle(PairTextModelOracle):
     r"""Preferences from a cross-encoder that reads a prompt and both responses.
 
     .. math:: P(y > y') = \sigma(z(x, y, y') / temperature)
@@ -55,8 +54,6 @@ class PairModelOracle(TextOracle):
         revision: of the hub's repository.
     """
 
-    tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
-
     def __init__(
         self,
         model: str,
@@ -69,69 +66,30 @@ class PairModelOracle(TextOracle):
         dtype: Dtype = "auto",
         revision: str | None = None,
     ) -> None:
-        super().__init__()
-        refuse_numbers(_NAME, temperature, batch_size, max_tokens)
-        if template is not None:
-            refuse_template(template, "pair", f"{_NAME}.template")
-        self.order: Order = order
-        self.symmetric = order != "none"
-        where = f"the pair model {model}"
-        settings = read_settings(model, "pair", _NAME, revision)
-        if settings is not None:
-            template = settings.template if template is None else template
-            max_tokens = settings.max_tokens if max_tokens is None else max_tokens
-            temperature = settings.temperature if temperature is None else temperature
-        self.temperature = 1.0 if temperature is None else temperature
-        config = load_config(model, revision, where)
-        self._first = _place_of_first(config, first_label, where)
-        tokenizer = load_tokenizer(model, revision, where)
-        self.encoder = TextEncoder(tokenizer, template, "pair", _NAME, where)
-        network = load_network(model, "sequence classifier", config, revision, dtype, where)
-        width = config.num_labels
-        self.model = TextModel(
-            network, tokenizer, logits, width, batch_size, max_tokens, _NAME, where
+        super().__init__(order)
+        self._refuse_options(template, temperature, batch_size, max_tokens)
+        found = read_settings(model, "pair", _NAME, revision) or ModelSettings("pair")
+        settings = found.replaced(template, max_tokens, temperature)
+        source = Source(model, f"the pair model {model}", revision)
+        config = source.config()
+        self._first = _place_of_first(config, first_label, source.where)
+        self.temperature = settings.temperature
+        self.head = PairHead(config.num_labels, self.temperature)
+        self.encoder, self.model = self._load_classifier(
+            source, config, settings, batch_size, dtype
         )
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """The model's weights, and all that a preference depends on."""
         template = [self.encoder.template, self.encoder.message, self._first]
         options = [self.model.max_tokens, self.order, self.temperature]
         return f"{_NAME} {json.dumps([self.model.digest(), template, options])}"
 
-    @property
-    def last_words(self) -> str:
-        """Why pairs were invalid so far."""
-        return self.model.last_words
-
-    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Read each pair in one order or in both.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
-        return in_order(self.as_shown, questions, self.order)
-
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Read each pair as it is shown, first response first.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
-        return pair_answers(questions, self.count, self.encoder, self.model, self._preferences)
-
-    def _preferences(self, output: Tensor) -> list[float]:
-        """P(first > second) from a batch's logits [b, 1 or 2]; NaN where these are not finite."""
-        logit = output.double()
-        if self._first is None:
-            logit = logit[:, 0]
-        else:
-            logit = logit[:, self._first] - logit[:, 1 - self._first]
-        readable = output.isfinite().all(-1)
-        preference = (logit / self.temperature).sigmoid()
-        return preference.masked_fill(~readable, math.nan).tolist()
+    @override
+    def _preferences(self, output: Tensor) -> Tensor:
+        first_last = output.flip(-1) if self._first == 1 else output
+        return self.head.preference(first_last, first_last)
 
 
 def _place_of_first(config: Any, first_label: str | None, where: str) -> int | None:
@@ -165,36 +123,3 @@ def _place_of_first(config: Any, first_label: str | None, where: str) -> int | N
             f"{names[1]!r}"
         )
     return names.index(first_label)
-
-
-def pair_answers(
-    questions: Sequence[Question],
-    count: Callable[[Sequence[Question]], None],
-    encoder: TextEncoder,
-    model: TextModel,
-    preferences: Callable[[Tensor], list[float]],
-) -> Iterator[Answer]:
-    """Read each pair as it is shown, first response first.
-
-    Args:
-        questions: different ones.
-        count: `TextOracle.count`.
-        encoder: writes a pair.
-        model: reads it.
-        preferences: P(first > second) from a batch of its outputs [b, D]; NaN where there is none.
-
-    Yields:
-        number of a question, and its answer, as soon as its batch is read.
-
-    Raises:
-        UserError: a prompt does not fit the template.
-        OracleStoppedError: a budget does not allow all questions.
-    """
-    asked, stopped = admitted(count, questions)
-    tokens = encoder.encode_pairs(
-        [(question.conversation, question.first, question.second) for question in asked]
-    )
-    for numbers, output in model.stream(tokens):
-        yield from zip(numbers, preferences(output), strict=True)
-    if stopped is not None:
-        raise stopped

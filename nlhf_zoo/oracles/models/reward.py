@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle, admitted
+from nlhf_zoo.oracles.models.base import ResponseTextModelOracle
 from nlhf_zoo.records import Conversation
-from nlhf_zoo.text_models.encoding import TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel, logits, refuse_numbers
-from nlhf_zoo.text_models.loading import Dtype, load_config, load_network, load_tokenizer
-from nlhf_zoo.text_models.settings import read_settings
+from nlhf_zoo.text_models.encoding import TextEncoder
+from nlhf_zoo.text_models.frozen import TextModel
+from nlhf_zoo.text_models.heads import BradleyTerryHead
+from nlhf_zoo.text_models.loading import Dtype, Source
+from nlhf_zoo.text_models.settings import ModelSettings, read_settings
 
 _NAME = "RewardModelOracle"
 
 
 @final
-class RewardModelOracle(TextOracle):
+class RewardModelOracle(ResponseTextModelOracle):
     r"""Bradley-Terry preferences from one reward model r(x, y), or a weighted sum of several.
 
     .. math:: P(y > y') = \sigma\Big(\sum_m w_m (r_m(x, y) - r_m(x, y')) / temperature\Big)
@@ -55,9 +57,6 @@ class RewardModelOracle(TextOracle):
         revision: of the hub's repository, of one model.
     """
 
-    # Rewards do not depend on the order of the responses: both orders are scored in equal batches.
-    tolerance = 1e-6
-
     def __init__(
         self,
         model: str | list[str],
@@ -72,111 +71,53 @@ class RewardModelOracle(TextOracle):
     ) -> None:
         super().__init__()
         names = [model] if isinstance(model, str) else model
-        refuse_numbers(_NAME, temperature, batch_size, max_tokens)
+        self._refuse_options(template, temperature, batch_size, max_tokens)
         _refuse_penalty(penalty_without_end)
         _refuse_weights(names, weights, revision)
-        if template is not None:
-            refuse_template(template, "response", f"{_NAME}.template")
         self.weights = [1 / len(names)] * len(names) if weights is None else weights
         self.penalty_without_end = penalty_without_end
         self.reads_truncated = penalty_without_end > 0
-        settings = [read_settings(name, "reward", _NAME, revision) for name in names]
-        self.temperature = (
-            _one_temperature([1.0 if one is None else one.temperature for one in settings])
-            if temperature is None
-            else temperature
-        )
+        found = [
+            read_settings(name, "reward", _NAME, revision) or ModelSettings("reward")
+            for name in names
+        ]
+        settings = [its.replaced(template, max_tokens, temperature) for its in found]
+        self.temperature = _one_temperature([its.temperature for its in settings])
+        self.head = BradleyTerryHead(self.temperature)
         self.models = nn.ModuleList()
         self.encoders: list[TextEncoder] = []
         for name, its in zip(names, settings, strict=True):
-            encoder, loaded = _load(
-                name,
-                its.template if its is not None and template is None else template,
-                batch_size,
-                its.max_tokens if its is not None and max_tokens is None else max_tokens,
-                dtype,
-                revision,
-            )
+            source = Source(name, f"the reward model {name}", revision)
+            config = source.config()
+            if config.num_labels != 1:
+                raise UserError(
+                    f"{source.where} has {config.num_labels} outputs: a reward model is a sequence "
+                    "classifier with one (num_labels 1)"
+                )
+            encoder, loaded = self._load_classifier(source, config, its, batch_size, dtype)
             self.encoders.append(encoder)
             self.models.append(loaded)
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """The models' weights, and all that a preference depends on."""
         given = [
             [model.digest(), encoder.template, model.max_tokens, weight]
             for model, encoder, weight in self._parts()
         ]
         return f"{_NAME} {json.dumps([given, self.temperature, self.penalty_without_end])}"
 
-    @property
-    def last_words(self) -> str:
-        """Why responses were invalid so far."""
-        return "; ".join(filter(None, (model.last_words for model, *_ in self._parts())))
-
-    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Score each different text, and compare the rewards.
-
-        Raises:
-            UserError: a prompt does not fit the template.
-            OracleStoppedError: a budget does not allow all questions.
-        """
-        asked, stopped = admitted(self.count, questions)
-        texts = {
-            (question.prompt_key, text): (question.conversation, text)
-            for question in asked
-            for text in (question.first, question.second)
-        }
-        rewards = dict(zip(texts, self._rewards(list(texts.values())).tolist(), strict=True))
-        sides = [
-            [
-                rewards[question.prompt_key, question.first]
-                - self.penalty_without_end * question.first_truncated,
-                rewards[question.prompt_key, question.second]
-                - self.penalty_without_end * question.second_truncated,
-            ]
-            for question in asked
-        ]
-        reward = torch.tensor(sides, dtype=torch.float64).view(-1, 2)
-        preference = torch.sigmoid((reward[:, 0] - reward[:, 1]) / self.temperature)
-        yield from enumerate(preference.tolist())
-        if stopped is not None:
-            raise stopped
-
-    def _rewards(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
-        """The weighted reward of each prompt with response [n]; NaN for what was not scored."""
-        total = torch.zeros(len(texts), dtype=torch.float64)
+    @override
+    def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        """The weighted reward of each prompt with response [n, 1]."""
+        total = torch.zeros(len(texts), 1, dtype=torch.float64)
         for model, encoder, weight in self._parts():
-            tokens = encoder.encode_responses(texts)
-            different = {text: number for number, text in enumerate(dict.fromkeys(tokens))}
-            reward = model(list(different))[:, 0].double()
-            total += weight * reward[[different[text] for text in tokens]]
-        return total.masked_fill(~total.isfinite(), math.nan)
+            total += weight * model(encoder.encode_responses(texts)).double()
+        return total
 
     def _parts(self) -> list[tuple[TextModel, TextEncoder, float]]:
         models = [cast("TextModel", model) for model in self.models]
         return list(zip(models, self.encoders, self.weights, strict=True))
-
-
-def _load(
-    name: str,
-    template: str | None,
-    batch_size: int,
-    max_tokens: int | None,
-    dtype: Dtype,
-    revision: str | None,
-) -> tuple[TextEncoder, TextModel]:
-    where = f"the reward model {name}"
-    config = load_config(name, revision, where)
-    if config.num_labels != 1:
-        raise UserError(
-            f"{where} has {config.num_labels} outputs: a reward model is a sequence classifier "
-            "with one (num_labels 1)"
-        )
-    tokenizer = load_tokenizer(name, revision, where)
-    encoder = TextEncoder(tokenizer, template, "response", _NAME, where)
-    network = load_network(name, "sequence classifier", config, revision, dtype, where)
-    return encoder, TextModel(network, tokenizer, logits, 1, batch_size, max_tokens, _NAME, where)
 
 
 def _refuse_penalty(penalty: float) -> None:

@@ -6,192 +6,143 @@ import functools
 import hashlib
 import inspect
 import json
+import operator
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    CodeType,
-    FunctionType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-    MethodDescriptorType,
-    MethodType,
-    ModuleType,
-)
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
-_SLOTS = (GetSetDescriptorType, MemberDescriptorType)  # their values are the instance's
-_NO_SOURCE = "its source cannot be read"
+_PLAIN = (types.NoneType, bool, int, float, complex, str, bytes)
+_PARTS: dict[type, Callable[[Any], Any]] = {
+    **dict.fromkeys((list, tuple, set, frozenset), iter),
+    dict: dict.items,
+    re.Pattern: lambda pattern: (pattern.pattern, pattern.flags),
+}
+# What they call, and with what, stands in no file.
+_REFUSED = (
+    functools.partial,
+    operator.attrgetter,
+    operator.itemgetter,
+    operator.methodcaller,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.ModuleType,
+)
 
 
-@final
 class UnseenError(Exception):
     """Something that answers may depend on cannot be seen; the message is a reason."""
 
 
-def rule_fingerprint(function: Callable[..., object]) -> str:
+@final
+class _HiddenError(UnseenError):
+    """No file tells it: it is not passed over among the attributes of a class either."""
+
+
+def rule_fingerprint(rule: Callable[..., object]) -> str:
     """A digest that differs where a rule, or what it was made with, differs.
 
     It covers the module file of each function and class that is met, as a whole, and where in it
-    they stand; free variables, defaults and attributes; of an instance, its attributes and all
-    classes that its class is made from; of functools.partial, the arguments. Values are plain data,
-    regular expressions, and again functions, classes and instances that can be called. What other
-    modules hold is not seen.
+    they stand; defaults and attributes; of an instance, its attributes and all classes that its
+    class is made from. What other modules hold is not seen. Answers are cached by this digest:
+    another one for the same rule would lose them.
 
     Args:
-        function: what is called, as it is now.
+        rule: a function that has captured no variables, or an instance that can be called. What
+            they hold is plain data, regular expressions, or again such functions and instances.
 
     Raises:
-        UnseenError: source or a value cannot be read.
+        UnseenError: the rule or a value is of another kind, or its source cannot be read.
     """
     try:
-        found = _Description().of_holder(function, "it")
+        description = _describe(rule, "it", ())
     except RecursionError:
         raise UnseenError("what it holds is nested too deeply") from None
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
-class _Description:
-    """Describes values by lists of texts; what is met within itself by its depth."""
+def _describe(value: Any, what: str, within: tuple[int, ...]) -> list[object]:
+    """A value by lists of texts; what is met ``within`` itself, by ids, by its depth."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return [kind.__name__, repr(value)]
+    if id(value) in within:
+        return ["again", within.index(id(value))]
+    within = (*within, id(value))
+    if kind in _PARTS:
+        parts = [_describe(part, what, within) for part in _PARTS[kind](value)]
+        in_order = sorted(parts, key=json.dumps) if kind in (set, frozenset) else parts
+        return [kind.__name__, *in_order]
+    if kind is types.CellType:
+        return ["cell", *_describe(value.cell_contents, what, within)]
+    if kind is types.FunctionType:
+        return ["function", *_of_function(value, within)]
+    if isinstance(value, type):
+        return ["class", *_of_class(value, within)]
+    if kind in _REFUSED:
+        raise _HiddenError(f"{what} is a {kind.__name__}")
+    if not callable(value):
+        raise UnseenError(f"{what} is no plain data but of the class {kind.__name__}")
+    return ["instance", *_of_instance(value, what, within)]
 
-    def __init__(self) -> None:
-        self._within: list[int] = []
-        self._kinds: Mapping[type, Callable[[Any, str], list[object]]] = {
-            list: self._of_items,
-            tuple: self._of_items,
-            dict: lambda value, where: self._of_items(value.items(), where),
-            set: self._of_set,
-            frozenset: self._of_set,
-            re.Pattern: lambda value, where: self._of_items([value.pattern, value.flags], where),
-            CellType: self._of_cell,
-            ModuleType: lambda value, where: [value.__name__],
-            FunctionType: self._of_function,
-            MethodType: self._of_method,
-            BuiltinFunctionType: self._of_builtin,
-            MethodDescriptorType: self._of_builtin,
-            functools.partial: self._of_partial,
-        }
 
-    def of(self, value: object, where: str) -> list[object]:
-        """Describe a value.
+def _named(values: Mapping[str, object], what: str, within: tuple[int, ...]) -> list[object]:
+    return [
+        [name, _describe(value, f"{what} {name}", within)] for name, value in sorted(values.items())
+    ]
 
-        Args:
-            value: any.
-            where: what it is of the rule, in a reason, as "its option NAME".
-        """
-        kind = type(value)
-        if kind in _PLAIN:
-            return [kind.__name__, repr(value)]
-        if id(value) in self._within:
-            return ["again", self._within.index(id(value))]
-        self._within.append(id(value))
+
+def _of_function(function: types.FunctionType, within: tuple[int, ...]) -> list[object]:
+    name, code = function.__name__, function.__code__
+    if captured := [one for one in code.co_freevars if one != "__class__"]:  # of `super`
+        raise _HiddenError(f"{name} has captured the variable {captured[0]}")
+    return [
+        *_place(function),
+        _span(code),
+        [["__class__", _describe(cell, name, within)] for cell in function.__closure__ or ()],
+        _describe(function.__defaults__, f"a default of {name}", within),
+        _describe(function.__kwdefaults__, f"a default of {name}", within),
+        _named(vars(function), "its attribute", within),
+    ]
+
+
+def _of_instance(value: object, what: str, within: tuple[int, ...]) -> list[object]:
+    for base in type(value).__mro__[:-1]:
+        if base.__module__ == "builtins":  # it holds more than its attributes
+            raise UnseenError(f"{what} is a {base.__name__} of its own kind")
+    state: Any = object.__getstate__(value)
+    if isinstance(state, tuple):
+        raise _HiddenError(f"{what} has slots")
+    return [_describe(type(value), what, within), _named(state or {}, "its option", within)]
+
+
+def _of_class(value: type, within: tuple[int, ...]) -> list[object]:
+    """All classes that it is made from; those of Python itself are known by name."""
+    return [
+        base.__qualname__
+        if base.__module__ in ("abc", "builtins", "typing")
+        else [*_place(base), _of_members(base, within)]
+        for base in value.__mro__[:-1]
+    ]
+
+
+def _of_members(value: type, within: tuple[int, ...]) -> list[object]:
+    """What its file does not tell: defaults of methods, attributes of a class in a function."""
+    found: list[object] = []
+    for name, member in sorted(vars(value).items()):
+        function = _function_of(member)
+        is_own = function is None and re.match(r"_abc_|__.*__$", name)
+        if is_own or (function is not None and _is_generated(function)):
+            continue
+        what = f"its class's attribute {name}"
         try:
-            if kind in self._kinds:
-                return [kind.__name__, *self._kinds[kind](value, where)]
-            if isinstance(value, type):
-                return ["class", *self._of_class(value)]
-            if not callable(value):
-                raise UnseenError(f"{where} is no plain data but of the class {kind.__name__}")
-            return ["instance", *self._of_instance(value, where)]
-        finally:
-            self._within.pop()
-
-    def of_holder(self, value: object, where: str) -> list[object]:
-        """Describe what is called, or whose method is: it may be an instance of any class."""
-        if type(value) in (*_PLAIN, *self._kinds) or isinstance(value, type) or callable(value):
-            return self.of(value, where)
-        return ["instance", *self._of_instance(value, where)]
-
-    def _of_items(self, values: Iterable[object], where: str) -> list[object]:
-        return [self.of(value, where) for value in values]
-
-    def _of_set(self, values: Iterable[object], where: str) -> list[object]:
-        return sorted(self._of_items(values, where), key=json.dumps)
-
-    def _of_named(self, values: Mapping[str, object], what: str) -> list[object]:
-        return [[name, self.of(value, f"{what} {name}")] for name, value in sorted(values.items())]
-
-    def _of_cell(self, cell: CellType, where: str) -> list[object]:
-        try:
-            return self.of(cell.cell_contents, where)
-        except ValueError:  # of a variable that has no value yet
-            return []
-
-    def _of_function(self, function: FunctionType, where: str) -> list[object]:
-        code = function.__code__
-        cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-        return [
-            *_place(function),
-            _span(code),
-            self._of_named(cells, "its free variable"),
-            self.of(function.__defaults__, f"a default of {function.__name__}"),
-            self.of(function.__kwdefaults__, f"a default of {function.__name__}"),
-            self._of_named(vars(function), "its attribute"),
-        ]
-
-    def _of_method(self, method: MethodType, where: str) -> list[object]:
-        return [self.of(method.__func__, where), self.of_holder(method.__self__, where)]
-
-    def _of_builtin(self, function: Any, where: str) -> list[object]:
-        """One of Python's own; one of another module written in C has a source of its own."""
-        holder = getattr(function, "__self__", None)
-        if holder is not None and not isinstance(holder, ModuleType):
-            return [function.__name__, self.of_holder(holder, where)]
-        module = getattr(function, "__objclass__", function).__module__ or ""
-        if module.partition(".")[0] not in sys.stdlib_module_names:
-            raise UnseenError(_NO_SOURCE)
-        return [module, function.__qualname__]
-
-    def _of_partial(self, value: functools.partial[object], where: str) -> list[object]:
-        return [
-            self.of_holder(value.func, where),
-            self.of(value.args, "an argument of partial"),
-            self._of_named(value.keywords, "its argument"),
-            self._of_named(vars(value), "its attribute"),
-        ]
-
-    def _of_instance(self, value: object, where: str) -> list[object]:
-        bases = [base for base in type(value).__mro__[:-1] if base.__module__ == "builtins"]
-        if bases:  # it holds more than its attributes
-            raise UnseenError(f"{where} is a {bases[0].__name__} of its own kind")
-        state: Any = object.__getstate__(value)  # attributes; and slots beside, if there are any
-        parts = state if isinstance(state, tuple) else (state,)
-        return [
-            self.of(type(value), where),
-            *(self._of_named(part or {}, "its option") for part in parts),
-        ]
-
-    def _of_class(self, value: type) -> list[object]:
-        """All classes that it is made from; those of Python itself are known by name."""
-        found: list[object] = []
-        for base in value.__mro__[:-1]:
-            if base.__module__ in ("abc", "builtins", "typing"):
-                found.append(base.__qualname__)
-            else:
-                found.append([*_place(base), self._of_members(base)])
-        return found
-
-    def _of_members(self, value: type) -> list[object]:
-        """What its file does not tell: closures of methods, attributes of a class in a function."""
-        is_local = "<locals>" in value.__qualname__
-        found: list[object] = []
-        for name, member in sorted(vars(value).items()):
-            function = _function_of(member)
-            if function is None and (name.startswith("_abc_") or _is_dunder(name)):
-                continue
-            if isinstance(member, _SLOTS) or _is_generated(function):
-                continue
-            try:
-                one = self.of(function or member, f"its class's attribute {name}")
-            except UnseenError:
-                if is_local or function is not None:
-                    raise
-                continue  # the module's file says how it is made
-            found.append([name, one])
-        return found
+            found.append([name, _describe(function or member, what, within)])
+        except UnseenError as error:
+            is_local = "<locals>" in value.__qualname__
+            if function or is_local or isinstance(error, _HiddenError):
+                raise  # and else the module's file says how it is made
+    return found
 
 
 def _place(named: Any) -> list[object]:
@@ -202,24 +153,25 @@ def _place(named: Any) -> list[object]:
     try:
         lines, number = inspect.findsource(named)
     except (OSError, TypeError, SyntaxError, ValueError) as error:
-        raise UnseenError(_NO_SOURCE) from error
+        raise UnseenError("its source cannot be read") from error
     text = hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
     return [named.__module__, named.__qualname__, text, number]
 
 
-def _span(code: CodeType) -> list[int]:
+def _span(code: types.CodeType) -> list[int]:
     """Where in its file the body starts and ends: one line may hold several lambdas."""
     found = [
-        (first, column, last, end)
-        for first, last, column, end in code.co_positions()
-        if first is not None and last is not None and column is not None and end
+        ((line, column), (last, end))
+        for line, last, column, end in code.co_positions()
+        if line is not None and last is not None and column is not None and end
     ]
     if not found:  # Python was told to keep no columns
         return [code.co_firstlineno]
-    return [*min(one[:2] for one in found), *max(one[2:] for one in found)]
+    starts, ends = zip(*found, strict=True)
+    return [*min(starts), *max(ends)]
 
 
-def _function_of(member: object) -> FunctionType | None:
+def _function_of(member: Any) -> types.FunctionType | None:
     """The function behind a member of a class; None where there is none."""
     if isinstance(member, staticmethod | classmethod):
         member = member.__func__
@@ -227,16 +179,11 @@ def _function_of(member: object) -> FunctionType | None:
         member = member.fget
     elif isinstance(member, functools.cached_property):
         member = member.func
-    return member if isinstance(member, FunctionType) else None
+    return member if isinstance(member, types.FunctionType) else None
 
 
-def _is_generated(function: FunctionType | None) -> bool:
+def _is_generated(function: types.FunctionType) -> bool:
     """Whether it was made from the class and stands in no file, as methods of a dataclass."""
-    if function is None:
-        return False
-    in_no_file = function.__code__.co_filename.startswith("<")
-    return in_no_file or function.__globals__.get("__name__") == "dataclasses"
-
-
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
+    code = getattr(inspect.unwrap(function), "__code__", function.__code__)
+    is_of_dataclasses = function.__globals__.get("__name__") == "dataclasses"
+    return is_of_dataclasses or code.co_filename.startswith("<")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import final
 
+from typing_extensions import override
+
 from nlhf_zoo.errors import UserError, shown
 from nlhf_zoo.oracles.rules.fingerprint import UnseenError, rule_fingerprint
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
@@ -55,30 +57,32 @@ class RuleOracle(TextOracle):
             self._unseen = str(error)
 
     @property
+    @override
     def fingerprint(self) -> str:
         """Its name, its source and its options as they were when the oracle was made.
 
         A rule that was rewritten is another rule; see `rule_fingerprint`.
 
         Raises:
-            UserError: they cannot be seen.
+            UserError: what the function holds cannot be described.
         """
         if self._unseen:
             raise UserError(
                 f"answers of the rule {self.name} cannot be remembered, for {self._unseen}: "
-                "leave out CachedOracle"
+                "give the rule a name in a module, or leave out CachedOracle"
             )
         return f"rule {self.name} {self._digest}"
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
         """Ask without the check of symmetry, as a report of the asymmetry does."""
-        kept, self._unchecked = self._unchecked, 0
+        batches, self._unchecked = self._unchecked, 0
         try:
             yield
         finally:
-            self._unchecked = kept
+            self._unchecked = batches
 
+    @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the function.
 
@@ -146,5 +150,5 @@ def _refuse_signature(function: Callable[..., object], name: str) -> None:
 
 
 def _case(prompt: str, first: str, second: str) -> str:
-    """Which question it was."""
+    """The question, as a message quotes it."""
     return f"prompt {shown(prompt)}, first {shown(first)}, second {shown(second)}"

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
@@ -63,29 +64,30 @@ class TableOracle(PreferenceOracle):
         return self.preference.shape[1]
 
     @property
+    @override
     def support(self) -> Tensor:
-        """Which actions each prompt has, bool [C, N]."""
         return self._support
 
     @property
+    @override
     def prompts(self) -> Prompts:
-        """All prompts."""
         return Prompts(self._all_ids, text=self._texts)
 
     @property
+    @override
     def action_names(self) -> list[list[str]] | None:
-        """Names of the actions of each prompt, C lists; None where they have none."""
         return self._names
 
     @property
+    @override
     def table(self) -> Tensor:
-        """The whole preference [C, N, N]."""
         return self.preference
 
     def actions(self, responses: Responses) -> Tensor:
         """Rows of the table that these responses are [B, K]."""
         return responses.actions
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Look the pairs up; all pairs of all prompts are the table itself, not a copy.
 
@@ -95,6 +97,7 @@ class TableOracle(PreferenceOracle):
         preference = self._look_up(prompts, first, second)
         return Comparison(preference, all_valid(preference))
 
+    @override
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:

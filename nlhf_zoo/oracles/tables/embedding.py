@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.files import read_embeddings, require_memory
 from nlhf_zoo.errors import UserError
@@ -56,13 +57,11 @@ class EmbeddingOracle(PreferenceOracle):
             raise UserError(f"scale must be a finite number, but it is {scale}")
         if block_size < 1:
             raise UserError(f"block_size must be at least 1, but it is {block_size}")
-        vectors = (
-            _draw(num_actions, dim, run_seed(seed))
-            if embeddings is None
-            else read_embeddings(embeddings)
-        )
+        if embeddings is None:
+            vectors, where = _draw(num_actions, dim, run_seed(seed)), "dim"
+        else:
+            vectors, where = read_embeddings(embeddings), f"dim of embeddings {embeddings}"
         if vectors.shape[1] % 2:
-            where = f"dim of embeddings {embeddings}" if embeddings else "dim"
             raise UserError(f"{where} must be even, but it is {vectors.shape[1]}")
         self.scale, self.block_size = scale, block_size
         support = torch.ones(1, len(vectors), dtype=torch.bool)
@@ -71,7 +70,7 @@ class EmbeddingOracle(PreferenceOracle):
 
     @property
     def num_prompts(self) -> int:
-        """One."""
+        """The number of prompts, C = 1."""
         return 1
 
     @property
@@ -80,10 +79,11 @@ class EmbeddingOracle(PreferenceOracle):
         return len(self.embeddings)
 
     @property
+    @override
     def support(self) -> Tensor:
-        """All actions, bool [1, N]."""
         return self._support
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Compare by the embeddings of these responses alone.
 
@@ -99,6 +99,7 @@ class EmbeddingOracle(PreferenceOracle):
         preference = torch.sigmoid(rows @ columns.mT)
         return Comparison(preference, all_valid(preference))
 
+    @override
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:

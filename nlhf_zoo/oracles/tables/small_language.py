@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
@@ -47,6 +48,7 @@ class SmallLanguage(TableOracle):
         super().__init__(preference, names=[words for _ in prompts], texts=prompts)
         self._index = {word: number for number, word in enumerate(words)}
 
+    @override
     def actions(self, responses: Responses) -> Tensor:
         """Rows of the table; of text, by the word.
 
@@ -54,7 +56,7 @@ class SmallLanguage(TableOracle):
             UserError: a response is no word of the language.
         """
         if responses.text is None:  # of a tabular policy
-            return responses.actions
+            return super().actions(responses)
         try:
             rows = [[self._index[word] for word in row] for row in responses.text]
         except KeyError as error:

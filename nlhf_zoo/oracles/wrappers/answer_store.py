@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 
@@ -23,7 +22,6 @@ CREATE TABLE answers (
     ascending INTEGER NOT NULL CHECK (ascending IN (0, 1))
 ) WITHOUT ROWID
 """
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class AnswerStore:
         path: the file. It is made at its first use, in a folder that exists.
 
     Raises:
-        UserError: there can be no such file, or what is there is another's.
+        UserError: there is no such folder, no permission, or the file is another program's.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,8 +65,8 @@ class AnswerStore:
         if not os.access(self.path if self.path.exists() else folder, os.W_OK):
             raise UserError(f"the answers in {self.path} cannot be written: no permission")
         if self.path.exists():
-            with closing(self._connected()) as connection:
-                _said(self.path, UserError, lambda: self._is_ready(connection))
+            with _refusing(UserError, self.path), closing(self._connected()) as connection:
+                self._is_ready(connection)
 
     @contextmanager
     def opened(self) -> Iterator[OpenStore]:
@@ -77,26 +75,21 @@ class AnswerStore:
         Raises:
             UserError: the file cannot be used.
         """
-        with closing(self._connected()) as connection:
-            _said(self.path, UserError, lambda: self._prepare(connection))
+        with _refusing(UserError, self.path):
+            connection = self._connected()
+        with closing(connection):
+            with _refusing(UserError, self.path):
+                self._prepare(connection)
             yield OpenStore(self.path, connection)
 
     def _connected(self) -> sqlite3.Connection:
         # Autocommit: each statement is a transaction. A generator may move between threads.
-        return _said(
-            self.path,
-            UserError,
-            lambda: sqlite3.connect(
-                self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False
-            ),
+        return sqlite3.connect(
+            self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False
         )
 
     def _is_ready(self, connection: sqlite3.Connection) -> bool:
-        """Whether the table is there; an empty file has none.
-
-        Raises:
-            UserError: the file is another's.
-        """
+        """Whether the table is there; an empty file has none."""
         try:
             # In one statement: another process may be creating the table.
             application, version, tables = connection.execute(
@@ -158,7 +151,14 @@ class OpenStore:
         Raises:
             OracleStoppedError: the file cannot be read any more.
         """
-        return _said(self.path, OracleStoppedError, lambda: self._find(names))
+        found = {}
+        for start in range(0, len(names), _KEYS):
+            some = names[start : start + _KEYS]
+            query = f"SELECT * FROM answers WHERE question IN ({', '.join('?' * len(some))})"
+            with _refusing(OracleStoppedError, self.path):
+                for name, probability, ascending in self._connection.execute(query, some):
+                    found[name] = Remembered(probability, bool(ascending))
+        return found
 
     def keep(self, name: bytes, answer: Remembered) -> Remembered:
         """Remember an answer; it is on the disk when this returns.
@@ -173,30 +173,18 @@ class OpenStore:
         Raises:
             OracleStoppedError: the file cannot be written any more.
         """
-        return _said(self.path, OracleStoppedError, lambda: self._keep(name, answer))
-
-    def _find(self, names: Sequence[bytes]) -> dict[bytes, Remembered]:
-        found = {}
-        for start in range(0, len(names), _KEYS):
-            some = names[start : start + _KEYS]
-            places = ", ".join("?" * len(some))
-            rows = self._connection.execute(
-                f"SELECT * FROM answers WHERE question IN ({places})", some
-            )
-            found.update({name: Remembered(p, bool(ascending)) for name, p, ascending in rows})
-        return found
-
-    def _keep(self, name: bytes, answer: Remembered) -> Remembered:
         row = (name, answer.probability, answer.ascending)
-        cursor = self._connection.execute(
-            "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
-        )
-        return answer if cursor.rowcount else self._find([name])[name]
+        with _refusing(OracleStoppedError, self.path):
+            cursor = self._connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
+            )
+        return answer if cursor.rowcount else self.find([name])[name]
 
 
-def _said(path: Path, kind: type[UserError], do: Callable[[], _T]) -> _T:
-    """Do it; what SQLite objects to is said in one sentence."""
+@contextmanager
+def _refusing(kind: type[UserError], path: Path) -> Iterator[None]:
+    """Raise what SQLite objects to as one sentence."""
     try:
-        return do()
+        yield
     except sqlite3.Error as error:
         raise kind(f"the answers in {path} cannot be read or written: {error}") from error

@@ -7,14 +7,16 @@ from typing import Self, final
 
 import torch
 from torch import Tensor, distributed
+from typing_extensions import override
 
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.wrappers.base import WrappedOracle
 from nlhf_zoo.random_streams import run_seed
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
 
 @final
-class BernoulliLabels(PreferenceOracle):
+class BernoulliLabels(WrappedOracle):
     """Another oracle's probabilities, each replaced by a sampled verdict: 1 a win, 0 a loss.
 
     Responses that are compared with themselves get one verdict a pair, P(y > y') = 1 - P(y' > y),
@@ -37,35 +39,17 @@ class BernoulliLabels(PreferenceOracle):
         self._evaluated = 0
 
     @property
-    def support(self) -> Tensor | None:
-        """The other oracle's."""
-        return self.oracle.support
-
-    @property
-    def prompts(self) -> Prompts | None:
-        """The other oracle's."""
-        return self.oracle.prompts
-
-    @property
-    def action_names(self) -> list[list[str]] | None:
-        """The other oracle's."""
-        return self.oracle.action_names
-
-    @property
-    def table(self) -> Tensor | None:
-        """The other oracle's: exact metrics judge the game itself, not its labels."""
-        return self.oracle.table
-
-    @property
+    @override
     def answers_table(self) -> bool:
-        """It answers labels, not probabilities."""
-        return False
+        return False  # but labels
 
+    @override
     def train(self, mode: bool = True) -> Self:
         """Choose the streams of training, or those of an evaluation, from their start."""
         self._evaluated = 0
         return super().train(mode)
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Draw a verdict for each pair.
 
@@ -83,11 +67,8 @@ class BernoulliLabels(PreferenceOracle):
 
     def _rng(self) -> torch.Generator:
         """The stream of this call; the counter moves on."""
-        rank = (
-            distributed.get_rank()
-            if distributed.is_available() and distributed.is_initialized()
-            else 0
-        )
+        is_parallel = distributed.is_available() and distributed.is_initialized()
+        rank = distributed.get_rank() if is_parallel else 0
         key = f"{self.seed}/{rank}/{int(self.calls)}"
         if self.training:
             self.calls += 1

@@ -9,18 +9,21 @@ from contextlib import contextmanager
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import Ledger, ledgers
+from nlhf_zoo.oracles.wrappers.base import WrappedOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
 # What is counted before something is asked; other counts tell what an answer has cost.
 _ASKING = ("queries", "swapped", "requests")
+_LIMITS = ("max_queries", "max_requests", "max_tokens", "max_seconds")
 
 
 @final
-class BudgetedOracle(PreferenceOracle):
+class BudgetedOracle(WrappedOracle):
     """Another oracle that stops before it costs more than it may.
 
     A question that would exceed the budget is refused before it is asked: the run ends with a
@@ -48,6 +51,8 @@ class BudgetedOracle(PreferenceOracle):
         UserError: there is no limit, or one that allows nothing.
     """
 
+    may_change_on_resume = frozenset(_LIMITS)
+
     def __init__(
         self,
         oracle: PreferenceOracle,
@@ -57,13 +62,9 @@ class BudgetedOracle(PreferenceOracle):
         max_seconds: float | None = None,
     ) -> None:
         super().__init__()
-        limits = {
-            "max_queries": max_queries,
-            "max_requests": max_requests,
-            "max_tokens": max_tokens,
-            "max_seconds": max_seconds,
-        }
-        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
+        given = (max_queries, max_requests, max_tokens, max_seconds)
+        limits = zip(_LIMITS, given, strict=True)
+        self.limits = {name: limit for name, limit in limits if limit is not None}
         _refuse_limits(self.limits)
         self.oracle = oracle
         self.tolerance = oracle.tolerance
@@ -77,33 +78,23 @@ class BudgetedOracle(PreferenceOracle):
             ledger.gates.append(self._refuse_excess)
 
     @property
-    def support(self) -> Tensor | None:
-        """The other oracle's."""
-        return self.oracle.support
-
-    @property
-    def prompts(self) -> Prompts | None:
-        """The other oracle's."""
-        return self.oracle.prompts
-
-    @property
-    def action_names(self) -> list[list[str]] | None:
-        """The other oracle's."""
-        return self.oracle.action_names
-
-    @property
+    @override
     def table(self) -> Tensor | None:
-        """The other oracle's: exact metrics look at the game, and ask nothing."""
         with self._timed():
             return self.oracle.table
 
     @property
+    @override
     def answers_table(self) -> bool:
         """Not where reading the table would pass the budget by."""
         return not self.counts_itself and self.oracle.answers_table
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """The other oracle's answers.
+        """Ask the other oracle.
+
+        Returns:
+            preference and validity [B, K, L].
 
         Raises:
             OracleStoppedError: the budget is spent.
@@ -116,14 +107,10 @@ class BudgetedOracle(PreferenceOracle):
             self.ledger.charge(invalid=invalid // 2 if first is second else invalid)
         return comparison
 
+    @override
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:
-        """The other oracle's product.
-
-        Raises:
-            OracleStoppedError: the budget is spent.
-        """
         self._count(prompts, first, second)
         with self._timed():
             return self.oracle.expected(prompts, first, second)
@@ -138,12 +125,9 @@ class BudgetedOracle(PreferenceOracle):
         if self._began is not None:  # what is being asked is in no ledger yet
             before, clock = self._began
             seconds = max(seconds, before + time.perf_counter() - clock)
-        return {
-            "max_queries": total("queries"),
-            "max_requests": total("requests"),
-            "max_tokens": total("prompt_tokens") + total("reply_tokens"),
-            "max_seconds": seconds,
-        }
+        tokens = total("prompt_tokens") + total("reply_tokens")
+        sums = (total("queries"), total("requests"), tokens, seconds)
+        return dict(zip(_LIMITS, sums, strict=True))
 
     def _count(self, prompts: Prompts, first: Responses, second: Responses) -> None:
         if self.counts_itself:
@@ -172,8 +156,7 @@ class BudgetedOracle(PreferenceOracle):
             more = counts.get(name.removeprefix("max_"), 0)
             # The swapped call, or the request, of a query that was allowed is allowed; every query
             # needs what else there is.
-            exceeds = spent[name] + more > limit or (name != "max_queries" and spent[name] >= limit)
-            if exceeds:
+            if spent[name] + more > limit or (name != "max_queries" and spent[name] >= limit):
                 raise OracleStoppedError(
                     f"the oracle's budget is spent: it was asked {spent['max_queries']:.0f} "
                     f"queries in {spent['max_requests']:.0f} requests, for "

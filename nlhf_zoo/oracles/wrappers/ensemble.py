@@ -11,9 +11,11 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.wrappers.base import WrappedOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
 _CALLS = 20  # of which the agreement is remembered
@@ -42,7 +44,7 @@ class Agreement:
 
 
 @final
-class EnsembleOracle(PreferenceOracle):
+class EnsembleOracle(WrappedOracle):
     r"""The weighted mean of oracles: a population of judges, of whom one is asked at random.
 
     .. math:: P(y > y') = \sum_i w_i P_i(y > y')
@@ -81,25 +83,17 @@ class EnsembleOracle(PreferenceOracle):
 
     @property
     def members(self) -> list[PreferenceOracle]:
-        """The oracles."""
+        """The oracles of the population."""
         return cast(list[PreferenceOracle], [*self.oracles])
 
     @property
-    def support(self) -> Tensor | None:
-        """Every member's."""
-        return self.members[0].support
+    @override
+    def inner(self) -> PreferenceOracle:
+        """The first member: prompts and responses of all members are the same."""
+        return self.members[0]
 
     @property
-    def prompts(self) -> Prompts | None:
-        """Every member's."""
-        return self.members[0].prompts
-
-    @property
-    def action_names(self) -> list[list[str]] | None:
-        """Every member's."""
-        return self.members[0].action_names
-
-    @property
+    @override
     def table(self) -> Tensor | None:
         """The weighted mean of the members' tables [C, N, N]; None where one has none."""
         if self._table is None:
@@ -108,24 +102,26 @@ class EnsembleOracle(PreferenceOracle):
         return self._table
 
     @property
+    @override
     def answers_table(self) -> bool:
-        """Whether every member does."""
         return all(member.answers_table for member in self.members)
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Ask every member about every pair.
 
         Returns:
             preference and validity [B, K, L].
         """
-        said: list[Comparison] = [member(prompts, first, second) for member in self.members]
-        preferences = [one.preference for one in said]
-        valid = torch.stack([one.valid for one in said])
+        comparisons: list[Comparison] = [member(prompts, first, second) for member in self.members]
+        preferences = [comparison.preference for comparison in comparisons]
+        valid = torch.stack([comparison.valid for comparison in comparisons])
         # In self-play the other half says the same again, and a response is not its own opponent.
         counted = valid.triu(1) if first is second else valid
         self._recent.append(same_side(preferences, counted))
         return Comparison(weighted_mean(preferences, self.weights), valid.all(0))
 
+    @override
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:
@@ -221,18 +217,17 @@ def _shares(num: int, weights: Sequence[float] | None) -> list[float]:
 
 def _refuse_other_game(one: PreferenceOracle, other: PreferenceOracle, number: int) -> None:
     """Refuse a member that does not judge the first one's responses."""
-    what = None
-    if not _equal(one.support, other.support):
-        what = "actions"
-    elif not _same_prompts(one.prompts, other.prompts):
-        what = "prompts"
-    elif one.action_names != other.action_names:
-        what = "names of actions"
-    if what is not None:
-        raise UserError(
-            f"the members of an ensemble judge the same responses, but number {number}, "
-            f"{type(other).__name__}, has other {what} than the first, {type(one).__name__}"
-        )
+    same = {
+        "actions": _equal(one.support, other.support),
+        "prompts": _same_prompts(one.prompts, other.prompts),
+        "names of actions": one.action_names == other.action_names,
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise UserError(
+                f"the members of an ensemble judge the same responses, but number {number}, "
+                f"{type(other).__name__}, has other {what} than the first, {type(one).__name__}"
+            )
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -244,11 +239,6 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 def _same_prompts(one: Prompts | None, other: Prompts | None) -> bool:
     if one is None or other is None:
         return one is other
-    told = [
-        (
-            None if p.text is None else [*p.text],
-            None if p.conversations is None else [*p.conversations],
-        )
-        for p in (one, other)
-    ]
-    return _equal(one.ids, other.ids) and told[0] == told[1]
+    pairs = ((one.text, other.text), (one.conversations, other.conversations))
+    same = [[*(first or ())] == [*(second or ())] for first, second in pairs]
+    return _equal(one.ids, other.ids) and all(same)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.data.texts.listed_responses import ListedRows, read_listed
@@ -58,22 +59,24 @@ class ListedResponses(PreferenceOracle):
         self._asked: TableOracle | None = None
 
     @property
+    @override
     def support(self) -> Tensor:
         """Which responses each prompt has, bool [C, N]."""
         return self._support
 
     @property
+    @override
     def prompts(self) -> Prompts:
-        """All prompts."""
         ids = torch.arange(len(self._support), device=self._support.device)
         return Prompts(ids, text=self.rows.prompts, conversations=self.rows.conversations)
 
     @property
+    @override
     def action_names(self) -> list[list[str]]:
-        """Names of the responses, C lists."""
         return self.rows.names
 
     @property
+    @override
     def table(self) -> Tensor:
         """The whole preference [C, N, N], 1/2 where there is no response; asked for at first use.
 
@@ -84,28 +87,20 @@ class ListedResponses(PreferenceOracle):
         return self._answered().table
 
     @property
+    @override
     def answers_table(self) -> bool:
-        """Yes; to say so, nothing is asked."""
-        return True
+        return True  # without asking for the table
 
+    @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Look the pairs up.
-
-        Returns:
-            preference and validity [B, K, L], all valid.
-        """
         self._refuse_other_texts(prompts, first, second)
         comparison: Comparison = self._answered()(prompts, first, second)
         return comparison
 
+    @override
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:
-        """The product (P o)(y_k) [B, K], from the table.
-
-        Returns:
-            the product [B, K] and its validity, all valid.
-        """
         self._refuse_other_texts(prompts, first, second)
         return self._answered().expected(prompts, first, second)
 
@@ -145,10 +140,10 @@ def _ask_about_all(oracle: TextOracle, rows: ListedRows, path: str) -> Tensor:
     ) as progress:
         for chosen in _parts(rows.responses):
             texts = [rows.responses[number] for number in chosen]
-            said = _ask(oracle, rows, chosen)
+            comparison = _ask(oracle, rows, chosen)
             for place, number in enumerate(chosen):
                 num = len(texts[place])
-                valid = said.valid[place, :num, :num]
+                valid = comparison.valid[place, :num, :num]
                 if not valid.all():
                     one, other = valid.logical_not().nonzero()[0].tolist()
                     raise UserError(
@@ -156,7 +151,7 @@ def _ask_about_all(oracle: TextOracle, rows: ListedRows, path: str) -> Tensor:
                         f"{path}, {shown(texts[place][one])} and {shown(texts[place][other])}: "
                         "a table needs all of them, so ask again, or leave one of the two out"
                     )
-                table[number, :num, :num] = said.preference[place, :num, :num]
+                table[number, :num, :num] = comparison.preference[place, :num, :num]
             progress.update(sum(map(_num_pairs, texts)))
     return table
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import final
 
+from typing_extensions import override
+
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+from nlhf_zoo.oracles.wrappers.base import WrappedTextOracle
 
 
 @final
-class OrderSwap(TextOracle):
+class OrderSwap(WrappedTextOracle):
     r"""An oracle that prefers a place, asked about both orders of each pair.
 
     .. math:: P(a > b) = \tfrac{1}{2} (p(a, b) + 1 - p(b, a)) \quad \text{for both orders}
@@ -28,10 +31,8 @@ class OrderSwap(TextOracle):
         UserError: the oracle has the same answer for both orders.
     """
 
-    tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
-
     def __init__(self, oracle: TextOracle, order: Order = "both") -> None:
-        super().__init__()
+        super().__init__(oracle)
         if order not in ORDERS:
             raise UserError(f"OrderSwap.order must be one of {', '.join(ORDERS)}, not {order!r}")
         if oracle.symmetric:
@@ -40,20 +41,16 @@ class OrderSwap(TextOracle):
                 "would only cost a second question: leave it out, or set a rule's check_symmetry "
                 "to false"
             )
-        self.oracle = oracle
         self.order: Order = order
         self.symmetric = order != "none"
-        self.reads_truncated = oracle.reads_truncated
+        # The rounding of P and 1 - P to the precision of the responses' weights.
+        self.tolerance = 1e-6
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """The other oracle's, and the order."""
         return f"order {self.order}\n{self.oracle.fingerprint}"
 
-    def as_shown(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """The other oracle's: nothing is swapped."""
-        return self.oracle.as_shown(questions)
-
+    @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """P(first > second), with the order averaged out."""
         return in_order(self.oracle.answers, questions, self.order)

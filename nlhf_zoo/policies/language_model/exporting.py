@@ -21,11 +21,7 @@ _BASE = "base"  # folder of a base model that has no place of its own
 
 
 def refuse_folder(folder: Path) -> None:
-    """Refuse to write over anything.
-
-    Raises:
-        UserError: there is something, or it cannot be written.
-    """
+    """Refuse to write over anything."""
     above = folder.absolute().parent
     if not above.is_dir():
         raise UserError(f"the folder {above} does not exist: create it first")
@@ -39,11 +35,7 @@ def refuse_folder(folder: Path) -> None:
 
 @contextmanager
 def written_beside(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of another when it is whole, or never does.
-
-    Raises:
-        UserError: there is something already.
-    """
+    """A folder that takes the place of another when it is whole, or never does."""
     refuse_folder(folder)
     place = folder.absolute()
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as beside:

@@ -120,7 +120,7 @@ class TransformersGenerator(Generator):
 
     @torch.no_grad()
     def draw(self, players: Players, request: Request) -> Drawn:
-        """Draw them."""
+        """Draw responses by transformers' `generate`, the rows of all players in one batch."""
         from transformers import GenerationConfig, LogitsProcessorList
 
         mixture = {player: weight for player, weight in request.who.items() if weight}
@@ -291,7 +291,7 @@ class DecodedText(Sequence[Sequence[str]]):
 
     @property
     def rows(self) -> list[list[str]]:
-        """The texts."""
+        """B rows of K texts, decoded at the first look."""
         if self._rows is None:
             num = self._tokens.shape[1]
             flat, mask = self._tokens.flatten(0, 1).cpu(), self._mask.flatten(0, 1).cpu()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.language_model.lora import LoRA
@@ -81,7 +82,7 @@ class Players(nn.Module, ABC):
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; those of no other player."""
 
-    def kept_names(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """Names of the parameters that no model folder holds: what a checkpoint must."""
         own = {id(p) for name in self.names for p in self._own(name).values()}
         return {name for name, p in self.named_parameters() if id(p) in own}
@@ -139,11 +140,7 @@ class AdapterPlayers(Players):
             self._copy("policy", "reference")
 
     def _refuse_what_cannot_be_switched(self) -> None:
-        """Adapters that cannot be chosen row by row would make all players one.
-
-        Raises:
-            UserError: there is one.
-        """
+        """Adapters that cannot be chosen row by row would make all players one."""
         from peft.tuners.lora import LoraLayer
 
         config = self._config
@@ -165,8 +162,8 @@ class AdapterPlayers(Players):
             )
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """Names of all players."""
         return self._names
 
     def _make(self, player: str) -> None:
@@ -271,16 +268,16 @@ class CopiedPlayers(Players):
         self.add("reference", "policy")
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """Names of all players."""
         return tuple(self._models)
 
     def add(self, player: str, source: str) -> None:
         """Copy a module and freeze it."""
         self._models[player] = copy.deepcopy(self._models[source]).requires_grad_(False)
 
+    @override
     def module(self, player: str) -> nn.Module:
-        """The player's own module."""
         return self._models[player]
 
     @contextmanager
@@ -299,8 +296,8 @@ class CopiedPlayers(Players):
         """A module serves one player."""
         return False
 
+    @override
     def language_model(self, player: str) -> Any:
-        """The player's own module."""
         return self._models[player]
 
     def parameters_of(self, player: str) -> dict[str, nn.Parameter]:
@@ -309,8 +306,8 @@ class CopiedPlayers(Players):
             raise ValueError(f"there is no player {player!r}")
         return dict(self._models[player].named_parameters())
 
+    @override
     def reference_weights(self) -> dict[str, Tensor]:
-        """The reference's module."""
         return dict(_lasting_tensors(self._models["reference"]))
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.text_models.loading import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ModelSource(ABC):
         """Make both.
 
         Raises:
-            UserError: they cannot be had.
+            UserError: a file of the model or of its tokenizer is missing or broken.
         """
 
 
@@ -67,41 +69,20 @@ class Pretrained(ModelSource):
 
     def load(self) -> Loaded:
         """Load both; no code of the repository is run, and weights are safetensors."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         for name in filter(None, (self.name, self.tokenizer)):
             if Path(name).is_absolute() and not Path(name).is_dir():
                 raise UserError(f"model.policy.model: there is no folder {name}")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.tokenizer or self.name, revision=self.revision
-            )
-        except (OSError, ValueError, KeyError) as error:
-            what = f"{_place(self.tokenizer or self.name)}: the tokenizer cannot be loaded"
-            raise UserError(f"{what}: {_cause(error)}") from error
-        # Where there are no files of a tokenizer, transformers makes one without words.
-        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
-            raise UserError(f"model.policy.model {self.name} has no tokenizer: save one beside it")
-        four_bit = self._four_bit()
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.name,
-                dtype=self.dtype,
-                attn_implementation=self.attention,
-                revision=self.revision,
-                use_safetensors=True,
-                output_loading_info=True,
-                **four_bit,
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            what = f"{_place(self.name)} cannot be loaded as a causal language model"
-            raise UserError(f"{what}: {_cause(error)}") from error
-        model, report = loaded
-        # transformers would fill these with random numbers, and say so in a log only
-        if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        where, beside = f"model.policy.model {self.name}", self.tokenizer or self.name
+        refusal = f"{_place(beside)}: the tokenizer cannot be loaded"
+        tokenizer = Source(beside, where, self.revision).tokenizer(refusal)
+        model, lacking = Source(self.name, where, self.revision).network(
+            "causal language model",
+            f"{_place(self.name)} cannot be loaded as a causal language model",
+            {"dtype": self.dtype, "attn_implementation": self.attention, **self._four_bit()},
+        )
+        if lacking:
             raise UserError(
-                f"model.policy.model {self.name} is no whole causal language model: its files lack "
-                f"{lacking[0]}"
+                f"{where} is no whole causal language model: its files lack {lacking[0]}"
             )
         return Loaded(model, tokenizer)
 
@@ -136,11 +117,6 @@ def _place(name: str) -> str:
     return f"model.policy.model {name}{missing}"
 
 
-def _cause(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
-
-
 class SmallLanguageModel(ModelSource):
     """A random Llama over the letters of the small language; its tokens are exactly the letters.
 
@@ -155,19 +131,15 @@ class SmallLanguageModel(ModelSource):
     """
 
     def __init__(
-        self,
-        hidden_size: int = 32,
-        layers: int = 2,
-        seed: int = 0,
-        num_letters: int = len(LETTERS),
+        self, hidden_size: int = 32, layers: int = 2, seed: int = 0, num_letters: int = len(LETTERS)
     ) -> None:
         self.hidden_size = hidden_size
         self.layers = layers
         self.seed = seed
         self.num_letters = num_letters
 
+    @override
     def load(self) -> Loaded:
-        """Build both."""
         from tokenizers import decoders
         from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 # Hidden states of each player [M, H] -> log-probabilities of the next token [M, V].
 Distribution = Callable[..., Tensor]
@@ -62,8 +63,8 @@ class _WithDerivative(torch.autograd.Function):
     """
 
     @staticmethod
+    @override
     def forward(ctx: Any, of_chunk: Distribution, tokens: Tensor, *hidden: Tensor) -> Tensor:
-        """Log-probabilities [M]."""
         wanted = ctx.needs_input_grad[2:]
         with torch.enable_grad():
             inputs = [h.detach().requires_grad_(w) for h, w in zip(hidden, wanted, strict=True)]
@@ -76,7 +77,7 @@ class _WithDerivative(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the derivatives."""
+        """g_m d log p_m / d h_m, with the derivatives that were kept."""
         saved = iter(ctx.saved_tensors)
         found = [
             (gradient[:, None] * (d := next(saved))).to(d.dtype) if wanted else None

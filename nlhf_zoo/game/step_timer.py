@@ -13,7 +13,7 @@ PHASES = ("generate", "judge", "score", "update")
 
 
 @dataclass(slots=True)
-class Phases:
+class StepTimer:
     """Seconds spent in each phase, since the last ``take`` and in all.
 
     A GPU is waited for at each border.
@@ -36,11 +36,11 @@ class Phases:
             self._add(name, began)
 
     def begin_update(self) -> None:
-        """The loss is there."""
+        """The loss is computed: what follows counts as `update`."""
         self._update_began = _now()
 
     def end_update(self) -> None:
-        """The optimiser has stepped."""
+        """The optimiser has stepped: `update` ends."""
         if self._update_began is not None:
             self._add("update", self._update_began)
             self._update_began = None

@@ -13,12 +13,13 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.oracles.answers import Asked, listening
-from nlhf_zoo.health.preservation import kept_tensors, scatter, untouched
+from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
 from nlhf_zoo.health.probe import gap
 from nlhf_zoo.records import Prompts
 
@@ -49,7 +50,7 @@ class _Played:
     size: int = 0
 
 
-def rehearse(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> list[Check]:
+def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> list[Check]:
     """Play a round, save after its first step, and resume from there.
 
     Args:
@@ -64,9 +65,9 @@ def rehearse(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> l
     last = rounds * game.gradient_steps_per_round
     counts_round = last <= rounds * _LONGEST_ROUND and game.between_rounds
     first = last - game.gradient_steps_per_round
-    with tempfile.TemporaryDirectory() as folder, untouched(game):
+    with tempfile.TemporaryDirectory() as folder, restored_after(game):
         path = Path(folder) / "rehearsal.ckpt"
-        with untouched(game):
+        with restored_after(game):
             scatter(game.policy)
             counted = (first, last) if counts_round else (0, 1)
             whole = _play(game, prompts, make_trainer, path, counted)
@@ -90,8 +91,8 @@ class _Rehearsal(L.Callback):
         self.first, self.last = counted
         self._before = (0, 0, 0)
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The first round begins."""
         self._before = self._counters(pl_module)
 
     def on_train_batch_start(
@@ -101,6 +102,7 @@ class _Rehearsal(L.Callback):
         assert isinstance(pl_module, OnlineGame)
         pl_module.set_budget(pl_module.progress.round + 1, None)
 
+    @override
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -109,7 +111,6 @@ class _Rehearsal(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save, or read off."""
         assert isinstance(pl_module, OnlineGame)
         if trainer.global_step == 1 and self.path is not None:
             trainer.save_checkpoint(self.path)
@@ -177,7 +178,7 @@ def _covered(played: _Played, trained: set[str]) -> Check:
         f"checkpoints hold all that trains, {played.size / 2**20:,.1f} MiB",
         len(missing),
         0.0,
-        f"Policy.kept_names leaves out {min(missing, default='')}",
+        f"Policy.checkpoint_keys leaves out {min(missing, default='')}",
         f" of {len(trained)} tensors missing",
     )
 

@@ -1,4 +1,4 @@
-"""The first prompts of a configuration's training data, without training."""
+"""Commands that build what ``nlhf fit`` would train, and look at it instead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.callbacks import ResumeState
+from nlhf_zoo.cli.refusals import refuse_misfits
+from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.probe import joined
@@ -46,7 +48,7 @@ class PromptCollector(L.Callback):
                 break
 
     def prompts(self) -> Prompts:
-        """What was read."""
+        """The prompts that were read, as one batch."""
         if not self._found:
             raise UserError("the data gives no prompts to train on")
         return joined(self._found)
@@ -83,3 +85,45 @@ def silent_trainer(
         callbacks=[ResumeState(), *callbacks],
         **(options or {}),
     )
+
+
+class LookingCLI(GameCLI):
+    """Builds what ``nlhf fit`` would train; a subclass looks at it in ``fit``."""
+
+    what = "looks at an OnlineGame, not at"  # the subclass's words for a refusal
+
+    def before_fit(self) -> None:
+        """Refuse what `fit` would refuse of the parts.
+
+        Raises:
+            UserError: this is no game, or its parts do not fit each other.
+        """
+        if not isinstance(self.model, OnlineGame):
+            raise UserError(f"nlhf {self.what} a {type(self.model).__name__}")
+        refuse_misfits(self.trainer, self.model, self.datamodule)
+
+    def after_fit(self) -> None:
+        """Nothing was trained or written."""
+
+    def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
+        """The user's trainer on one device, for a few steps, silent."""
+        return silent_trainer(self.config_init[self.subcommand]["trainer"], callbacks, steps)
+
+    def first_prompts(
+        self, game: OnlineGame, num: int, ckpt_path: str | None
+    ) -> tuple[L.Trainer, Prompts]:
+        """Different prompts of the training data, as the policy reads them.
+
+        Args:
+            game: the game; it is put where the trainer computes.
+            num: how many prompts.
+            ckpt_path: weights to take first.
+
+        Returns:
+            the trainer that read them, and the prompts.
+        """
+        collector = PromptCollector(num)
+        trainer = self.make_trainer(1, [collector])
+        trainer.fit(game, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        game.to(trainer.strategy.root_device)
+        return trainer, collector.prompts().to(game.device)

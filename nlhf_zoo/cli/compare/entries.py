@@ -1,0 +1,210 @@
+"""The entries of a comparison: each algorithm on each game, made once before anything runs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+from nlhf_zoo.cli.compare.configuration import AlgorithmBlocks, Block, load_yaml, require
+
+# Its module also imports what short class names in the files stand for.
+from nlhf_zoo.cli.parser import SentenceParser
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.policies import Policy
+
+# What a file says of its Trainer that changes what is learnt; the rest is the comparison's.
+_TRAINER_KEYS = (
+    "accelerator",
+    "precision",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "accumulate_grad_batches",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An algorithm with its arguments, on a game at one temperature."""
+
+    game: str  # its name in the comparison
+    beta: float
+    where: str  # the game's name, with beta where there are several: names a folder
+    algorithm: str  # its name in the comparison
+    label: str  # that name, with the value of the argument that is swept
+    make: Callable[[], OnlineGame]  # what is drawn takes the run's seed
+    trainer: dict[str, Any]  # arguments of the Trainer
+    size: int  # entries of the game's table, C N N
+    enumerated: bool  # whether a query is a product P o, rather than a pair of samples
+
+
+def read_entries(
+    games: Mapping[str, Block],
+    algorithms: Mapping[str, AlgorithmBlocks],
+    betas: list[float] | None,
+    seed: int,
+    report: Callable[[], Any],
+) -> list[Entry]:
+    """Every entry of a comparison, each made once, with a seed, to see that it can be.
+
+    Without betas they play at the one of all files; `report` is called after each of them.
+    """
+    files = {name: _read(name, own.config) for name, own in algorithms.items()}
+    betas = betas or [_common_beta({name: model for name, (model, _) in files.items()})]
+    entries: list[Entry] = []
+    for (game, parts), (name, own) in product(games.items(), algorithms.items()):
+        model, trainer = files[name]
+        for value in own.values:
+            swept = "" if own.swept is None else f" ({own.swept.split('.')[-1]}={value:g})"
+            label = name + swept
+            where = f"{label} on {game} ({own.config})"
+            section = yaml.safe_dump(_with_blocks(model, own, parts, value, where), sort_keys=False)
+            for beta in betas:
+                place = f"{game} beta={beta:g}" if len(betas) > 1 else game
+                twice = any((entry.where, entry.label) == (place, label) for entry in entries)
+                rule = "name algorithms, betas and values apart"
+                require(not twice, f"{label} on {place} stands twice: {rule}")
+                make = partial(_make, section, beta)
+                played = _try(make, seed, where)
+                entries.append(Entry(game, beta, place, name, label, make, trainer, *played))
+                report()
+    return sorted(entries, key=lambda e: ([*games].index(e.game), betas.index(e.beta)))
+
+
+def _read(name: str, path: Path) -> tuple[Block, dict[str, Any]]:
+    """The model and the Trainer's arguments of an algorithm's file."""
+    require(path.is_file(), f"algorithms.{name}.config: there is no file {path}")
+    file = load_yaml(path)
+    model: Any = file.get("model") if isinstance(file, dict) else None
+    complete = isinstance(model, dict) and isinstance(model.get("init_args"), dict)
+    rule = "give a complete file for `nlhf fit`"
+    require(complete, f"{path} has no section `model` with init_args: {rule}")
+    _refuse_other_prompts(path, file.get("data") or {})
+    trainer = file.get("trainer") or {}
+    arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
+    try:
+        L.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"{path}, trainer: {error}") from error
+    return model, arguments
+
+
+def _refuse_other_prompts(path: Path, data: object) -> None:
+    """The prompts are the game's, and a file that names others would be read but in part."""
+    block = _with_arguments(data) or {"class_path": data, "init_args": {}}
+    kind = block.get("class_path", "TablePrompts")
+    rule = "a comparison plays the prompts of its games: set it to TablePrompts"
+    own = str(kind).split(".")[-1] == "TablePrompts"
+    require(own, f"{path} sets data to {kind}, but {rule}")
+    rule = "a comparison plays all prompts at once: leave them out"
+    require(not block["init_args"], f"{path} sets data.init_args, but {rule}")
+
+
+def _common_beta(models: dict[str, Block]) -> float:
+    """The beta of all files; they must play one game."""
+    betas = {name: model["init_args"].get("beta") for name, model in models.items()}
+    first, beta = next(iter(betas.items()))
+    for name, other in betas.items():
+        both = f"{first} plays at beta = {beta} and {name} at beta = {other}"
+        require(other == beta, f"{both}, which are two games: set betas")
+    nowhere = "no beta is given, neither in the algorithms' files nor here: set betas"
+    require(isinstance(beta, (int, float)), nowhere)
+    return float(beta)
+
+
+def _with_blocks(
+    model: Block, own: AlgorithmBlocks, game: Block, value: float | None, where: str
+) -> Block:
+    """The section `model` of an algorithm's file, with the blocks of this game and comparison."""
+    model = copy.deepcopy(model)
+    arguments = model["init_args"]
+    policy = _with_arguments(arguments.get("policy"))
+    if policy is None:
+        raise UserError(f"{where}: the file has no model.init_args.policy")
+    arguments |= {"oracle": game["oracle"], "policy": policy, **own.blocks}
+    for key in ("reference", "start"):
+        policy["init_args"].pop(key, None)
+        if game.get(key) is not None:
+            _refuse_unused(key, str(policy.get("class_path")), where)
+            policy["init_args"][key] = game[key]
+    if own.swept is not None:
+        key, _, argument = own.swept.partition(".")
+        block = _with_arguments(arguments.get(key))
+        if block is None:
+            raise UserError(f"{where}: the sweep is over {own.swept}, but there is no {key}")
+        block["init_args"][argument] = value
+        arguments[key] = block
+    return model
+
+
+def _refuse_unused(key: str, policy: str, where: str) -> None:
+    """Refuse a game's reference or start that the policy takes none of."""
+    classes: list[type] = [Policy]
+    for cls in classes:
+        classes.extend(cls.__subclasses__())  # the loop goes on over these
+    name = policy.rpartition(".")[2]
+    options = [inspect.signature(cls).parameters for cls in classes if cls.__name__ == name]
+    taken = not options or any(key in option for option in options)  # the parser knows of others
+    rule = f"{name} takes none: leave it out of the game"
+    require(taken, f"{where}: the game gives a {key}, but {rule}")
+
+
+def _with_arguments(block: object) -> Block | None:
+    """A block that can be added to; it may be a class name alone."""
+    if isinstance(block, str):
+        return {"class_path": block, "init_args": {}}
+    if not isinstance(block, dict):
+        return None
+    return {**block, "init_args": {**(block.get("init_args") or {})}}
+
+
+def _make(model: str, beta: float) -> OnlineGame:
+    """Make a game at a temperature from the section `model` of a file, in any process."""
+    parser, parsed = _parse(model)
+    arguments = parsed.clone()
+    arguments.model.init_args.beta = beta
+    game: OnlineGame = parser.instantiate(arguments).model
+    return game
+
+
+@cache
+def _parse(model: str) -> tuple[SentenceParser, Namespace]:
+    """A model's section as the command line reads it."""
+    parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf compare")
+    parser.add_argument("--model", type=OnlineGame)
+    section = {"class_path": "OnlineGame", **yaml.safe_load(model)}
+    try:
+        return parser, parser.parse_object({"model": section})
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--")) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"an interpolation fails: {error}") from error
+
+
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bool]:
+    """Make a game to see that it can be; returns its table's size and whether it is enumerated."""
+    L.seed_everything(seed, verbose=False)
+    try:
+        game = make()
+        table = game.oracle.table
+        if table is None:
+            raise UserError(
+                f"{type(game.oracle).__name__} holds no table of preferences, which exact metrics "
+                "need: compare on games that do"
+            )
+        game.log_policy()
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
+        raise UserError(f"{where}: {error}") from error
+    return table.numel(), game.rollout.enumerated

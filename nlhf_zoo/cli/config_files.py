@@ -1,0 +1,44 @@
+"""Configuration files: there, in UTF-8, YAML, and options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlhf_zoo.errors import UserError
+
+
+def refuse_bad_files(args: Sequence[str]) -> None:
+    """Refuse configuration files that hold no YAML; jsonargparse would not say which."""
+    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    for path in filter(os.path.isfile, given):
+        read_config(path)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The options in a file of ``--config``.
+
+    Raises:
+        UserError: the file is not there, no text, no YAML, or holds no options.
+    """
+    path = Path(name)
+    if not path.is_file():
+        if path.exists() or name in ("", "-"):  # jsonargparse says what it thinks of a folder
+            return {}
+        raise UserError(f"--config: File does not exist: '{path.absolute()}'")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"--config {name} is not YAML: {error.problem}{line}") from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise UserError(f"--config {name} is not text in UTF-8: save it as UTF-8") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {name} holds no options: write them as `name: value`")
+    return content

@@ -1,0 +1,235 @@
+"""Mistakes that are seen before anything heavy is imported: names of files, options and classes.
+
+What is certain is refused here, in the words of the parser that would refuse it seconds later;
+whatever cannot be told from the source alone is left to that parser.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nlhf_zoo
+from nlhf_zoo.cli.signatures import (
+    callbacks,
+    choices,
+    classes,
+    names_in,
+    options_of,
+    parts_in,
+    trainer_options,
+)
+from nlhf_zoo.errors import UserError
+
+_OPTIONS = [
+    "config",
+    "print_config",
+    "help",
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+    "return_predictions",
+]
+_Place = tuple[str, ...]
+# Bases of what stands at the two places; a user's own LightningModule may stand there, too.
+_BASES: dict[_Place, str] = {
+    ("model",): "OnlineGame | PreferenceModel",
+    ("data",): "LightningDataModule",
+}
+
+
+def refuse_early(args: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Refuse what is certainly wrong with a command of the Trainer.
+
+    Args:
+        args: what stands behind the command.
+        own: options that this command has beside those of the Trainer's.
+
+    Raises:
+        UserError: a file is missing or no YAML, an option or a class of this package is misspelt.
+    """
+    look = _Look((*_OPTIONS, *own))
+    for flag, value in _flags(args):
+        if flag in ("config", "c"):
+            look.at_file(value or "")
+        elif flag is not None:
+            look.at_option(flag, value)
+
+
+def _flags(args: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
+    """Options with their values, in order; None for what is no option."""
+    number = 0
+    while number < len(args):
+        word = args[number]
+        number += 1
+        if not word.startswith("-") or word == "-" or word[1:2].isdigit():
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if equals:
+            yield name, value
+        elif number < len(args) and not args[number].startswith("--"):
+            yield name, args[number]
+            number += 1
+        else:
+            yield name, None
+
+
+class _Look:
+    """Walks through files and options in order, and knows which class stands where."""
+
+    def __init__(self, options: Sequence[str]) -> None:
+        self.options = options
+        self.classes: dict[_Place, str] = {("model",): "OnlineGame", ("data",): "TablePrompts"}
+        self.foreign = False  # whether a module was named that may define more classes
+
+    def at_file(self, name: str) -> None:
+        """Look at a configuration file."""
+        from nlhf_zoo.cli.config_files import read_config
+
+        content = read_config(name)
+        for key in ("model", "data"):
+            if isinstance(content.get(key), Mapping):
+                self._at_block((key,), content[key])
+        trainer = content.get("trainer")
+        for option in trainer if isinstance(trainer, Mapping) else ():
+            if trainer_options() and str(option).rstrip("+") not in trainer_options():
+                raise UserError(f"Subcommand 'fit' does not accept option 'trainer.{option}'")
+        entries = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, Mapping):
+                self._at_callback(entry.get("class_path"))
+
+    def at_option(self, flag: str, value: str | None) -> None:
+        """Look at an option of the command line."""
+        head, _, rest = flag.partition(".")
+        if not self._is_known(head, rest):
+            shown = f"--{flag}" + ("" if value is None else f" {value}")
+            raise UserError(f"unrecognized arguments: {shown}")
+        if flag.rstrip("+") == "trainer.callbacks":
+            self._at_callback(value)
+        place = tuple(part for part in flag.split(".") if part not in ("init_args", "class_path"))
+        if head not in ("model", "data") or place[-1] in ("help", "dict_kwargs"):
+            return
+        if len(place) == 1:
+            self._at_class(place, _BASES[place], value)
+        else:
+            self._at_part_of(place, value)
+
+    def _is_known(self, head: str, rest: str) -> bool:
+        """Whether an option exists, or may be short for one that does."""
+        if head == "trainer" and rest and trainer_options():
+            option = rest.partition(".")[0].rstrip("+")
+            return any(name.startswith(option) for name in {*trainer_options(), "help"})
+        return any(option.startswith(head) for option in self.options)
+
+    def _at_part_of(self, place: _Place, value: str | None) -> None:
+        """Look at an option of a part, and at each part on the way to it."""
+        for end in range(1, len(place)):
+            if place[end].isdigit() or place[end].endswith("+"):
+                return  # an entry of a list
+            annotation = self._annotation(place[:end], place[end])
+            if annotation is None:
+                return
+            inside = place[: end + 1]
+            if inside == place:
+                self._at_class(place, annotation, value)
+            elif len(parts_in(annotation)) == 1 and inside not in self.classes:
+                self.classes[inside] = parts_in(annotation)[0]
+
+    def _at_block(self, place: _Place, block: Mapping[str, Any]) -> None:
+        """Look at a part in a file: its class, and what is given to it."""
+        if "class_path" in block:
+            self._at_class(place, self._base(place), block["class_path"])
+        is_part = {"class_path", "init_args"} & block.keys()
+        given = block.get("init_args") if is_part else block
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            annotation = self._annotation(place, str(name))
+            if annotation is None or not parts_in(annotation):
+                continue
+            inside = (*place, str(name))
+            if isinstance(value, Mapping):
+                if "class_path" not in value and len(parts_in(annotation)) == 1:
+                    self.classes.setdefault(inside, parts_in(annotation)[0])
+                self._at_block(inside, value)
+            elif isinstance(value, str):
+                self._at_class(inside, annotation, value)
+
+    def _base(self, place: _Place) -> str:
+        if place in _BASES:
+            return _BASES[place]
+        owner = options_of(self.classes.get(place[:-1], "")) or {}
+        return owner.get(place[-1], "")
+
+    def _annotation(self, place: _Place, option: str) -> str | None:
+        """What an option is to be; None where the class at its place is not known.
+
+        Raises:
+            UserError: the class has no such option.
+        """
+        known = options_of(self.classes.get(place, ""))
+        if known is None:
+            return None
+        if option not in known:
+            where = ".".join(place)
+            raise UserError(f"--{where}: Option '{option}' is not accepted")
+        return known[option]
+
+    def _at_class(self, place: _Place, annotation: str, value: object) -> None:
+        """Look at the name of a class."""
+        bases = parts_in(annotation)
+        if not isinstance(value, str) or "${" in value or not (bases or place in _BASES):
+            return
+        self.classes.pop(place, None)
+        name = value.rpartition(".")[2]
+        if "." in value:
+            self._at_path(place, value)
+        elif name not in classes() and not self.foreign and value.isidentifier():
+            self._at_no_class(place, bases, annotation, value)
+        if value in (name, f"nlhf_zoo.{name}") or value.startswith("nlhf_zoo."):
+            self.classes[place] = name
+
+    def _at_callback(self, name: object) -> None:
+        """Look at the name of a callback."""
+        if not isinstance(name, str) or not name.isidentifier() or self.foreign:
+            return
+        if callbacks() and name not in callbacks() and name not in classes() and name != "null":
+            raise UserError(f"--trainer.callbacks: there is no class {name!r}")
+
+    def _at_no_class(self, place: _Place, bases: list[str], annotation: str, name: str) -> None:
+        if name in ("null", "None") or "str" in annotation or "Callable" in annotation:
+            return
+        known = [] if place in _BASES else choices(bases[0])
+        choose = f": choose one of {', '.join(known)}" if known else ""
+        raise UserError(f"--{'.'.join(place)}: there is no class {name!r}{choose}")
+
+    def _at_path(self, place: _Place, path: str) -> None:
+        """Look at a dotted path."""
+        module, _, name = path.rpartition(".")
+        top = module.partition(".")[0]
+        problem = ""
+        names = nlhf_zoo.public_names() if module == "nlhf_zoo" else names_in(module)
+        if top == "nlhf_zoo" and names is not None and name not in names:
+            problem = f"module {module!r} has no attribute {name!r}"
+        elif top != "nlhf_zoo":
+            self.foreign = True
+            if top.isidentifier() and top not in sys.modules and not _is_there(top):
+                problem = f"No module named {top!r}"
+        if problem:
+            where = f"--{'.'.join(place)}"
+            raise UserError(f"{where}: Problem with given class_path {path!r}: {problem}")
+
+
+def _is_there(module: str) -> bool:
+    here = Path.cwd()
+    return (
+        (here / f"{module}.py").is_file()
+        or (here / module).is_dir()
+        or find_spec(module) is not None
+    )

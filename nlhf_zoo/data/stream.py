@@ -1,0 +1,166 @@
+"""Rows of text as a DataModule gives them: a stream to train on, and others to validate on."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from nlhf_zoo.data.batches import loader
+from nlhf_zoo.data.texts.row_source import RowSource
+from nlhf_zoo.errors import UserError
+
+Rows = TypeVar("Rows", bound=Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[Rows]):
+    """Rows that were read.
+
+    Args:
+        training: rows to train on.
+        validation: rows held out, None for nothing.
+        notes: what was cut or left out of each source, and why, as sentences.
+        fingerprint: of what is trained on.
+    """
+
+    training: Rows
+    validation: Rows | None
+    notes: list[str]
+    fingerprint: str
+
+
+class TextData(L.LightningDataModule, ABC, Generic[Rows]):
+    """Rows of text from a file or a data set, some of which may be held out.
+
+    Reading is the subclass's, which says what the options mean. This class says once what was left
+    out, shares the rows among processes, and refuses to resume with others.
+
+    Raises:
+        UserError: a number is below one, or the validation rows are those of training.
+    """
+
+    what: ClassVar[str]  # the rows, in the plural
+    derived: ClassVar[str] = ""  # what else a fingerprint covers, for errors
+    loader_kind: ClassVar[type[DataLoader[Any]]] = DataLoader
+
+    def __init__(
+        self,
+        source: RowSource,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        validation_path: str | None,
+        validation_split: str | None,
+        num_validation: int | None,
+    ) -> None:
+        super().__init__()
+        refuse_below_one(batch_size=batch_size, limit=source.limit, num_validation=num_validation)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_validation = num_validation
+        self.source = source
+        self.validation_source: RowSource | None = None
+        if validation_path is not None or validation_split is not None:
+            path = source.path if validation_path is None else validation_path
+            split = validation_split or "train"
+            if (path, split) == (source.path, source.split):
+                raise UserError(
+                    f"the validation {self.what} are those of training, {path} ({split}): set "
+                    "data.num_validation alone to hold some prompts out"
+                )
+            # Other data have configurations of their own.
+            name = source.name if path == source.path else None
+            self.validation_source = replace(source, path=path, split=split, name=name, limit=None)
+        self._loaded: Loaded[Rows] | None = None
+        self._has_noted = False
+        self._limit_val_batches: int | float | None = None  # the trainer's own
+
+    @property
+    def loaded(self) -> Loaded[Rows]:
+        """The rows that were read and may be trained on."""
+        assert self._loaded is not None  # `setup` has made sure
+        return self._loaded
+
+    @abstractmethod
+    def batch(self, rows: Rows, places: Sequence[int]) -> Any:
+        """Some rows as a batch."""
+
+    def refuse_large_step(self, world_size: int) -> None:
+        """Refuse a training step that takes more rows than there are."""
+        number = len(self.loaded.training)
+        if self.batch_size * world_size > number:
+            raise UserError(
+                f"{world_size} x {self.batch_size} {self.what} (processes x data.batch_size) make "
+                f"a training step, but there are {number} {self.what} only to train on"
+            )
+
+    @override
+    def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        assert trainer is not None
+        if self.loaded.validation is None:
+            self._switch_validation_off(trainer, stage)
+        if trainer.is_global_zero and not self._has_noted:
+            for note in self.loaded.notes:
+                print(note, file=sys.stderr)
+        self._has_noted = True
+
+    def _switch_validation_off(self, trainer: L.Trainer, stage: str) -> None:
+        """Let the trainer validate on no batch, until `teardown`.
+
+        Lightning warns of a loader without batches, and takes no other for none.
+        """
+        if stage != TrainerFn.FITTING:
+            raise UserError(
+                f"there are no validation {self.what}: set data.validation_path, "
+                "data.validation_split or data.num_validation"
+            )
+        if self._limit_val_batches is None:
+            self._limit_val_batches = trainer.limit_val_batches
+        trainer.limit_val_batches = 0
+
+    @override
+    def teardown(self, stage: str) -> None:
+        if self._limit_val_batches is not None and self.trainer is not None:
+            self.trainer.limit_val_batches = self._limit_val_batches
+            self._limit_val_batches = None
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any]:
+        trainer, rows = self.trainer, self.loaded.validation
+        assert trainer is not None
+        assert rows is not None  # `setup` has made sure
+        places = range(trainer.global_rank, len(rows), trainer.world_size)
+        return loader(partial(self.batch, rows), places, self.batch_size, kind=self.loader_kind)
+
+    test_dataloader = val_dataloader
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._loaded is None else {self.what: self._loaded.fingerprint}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.trainer is not None
+        if self.trainer.state.fn == TrainerFn.FITTING and state_dict != self.state_dict():
+            raise UserError(
+                f"the {self.what} of {self.source.path}{self.derived} are not those that the "
+                "checkpoint was trained on: restore them, or start a new run"
+            )
+
+
+def refuse_below_one(**options: int | None) -> None:
+    """Refuse options of the data that are neither None nor at least 1."""
+    for name, number in options.items():
+        if number is not None and number < 1:
+            raise UserError(f"data.{name} must be at least 1, but it is {number}")

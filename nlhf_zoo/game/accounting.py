@@ -1,0 +1,172 @@
+"""What an oracle was asked, added up over all processes, and what ends the asking."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+import lightning as L
+import torch
+
+from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.game.progress import Progress
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.ledger import FIELDS, ledgers
+from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.records import Responses
+
+_T = TypeVar("_T")
+_STEPS = 20  # training steps that the share of invalid answers is taken over
+
+
+class Accounts:
+    """Counts queries, tokens and invalid answers of all processes.
+
+    Args:
+        oracle: who is asked.
+        reduce: sums of whole numbers that each process has; all of them call it alike.
+        max_invalid: largest share of invalid answers over the last training steps.
+    """
+
+    def __init__(
+        self,
+        oracle: PreferenceOracle,
+        reduce: Callable[[Sequence[int]], list[int]],
+        max_invalid: float,
+    ) -> None:
+        self.oracle = oracle
+        self.reduce = reduce
+        self.max_invalid = max_invalid
+        self.before_stop: Callable[[], None] | None = None
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_STEPS)  # answers, invalid ones
+
+    def unless_stopped(self, ask: Callable[[], _T]) -> _T:
+        """What asking gives.
+
+        Raises:
+            OracleStoppedError: the oracle has stopped in this process, or in another one.
+        """
+        stopped = None
+        try:
+            answers = ask()
+        except OracleStoppedError as error:
+            stopped = error
+        (number,) = self.reduce([int(stopped is not None)])
+        if number:
+            self.settle_ledgers()
+            self.stop(stopped or OracleStoppedError("the oracle of another process has stopped"))
+        return answers
+
+    def stop(self, error: OracleStoppedError) -> NoReturn:
+        """End the run, in all processes; a checkpoint is written first, where one is wanted."""
+        if self.before_stop is not None:
+            self.before_stop()
+        raise error
+
+    def enter(
+        self,
+        progress: Progress,
+        responses: Responses,
+        opponents: Sequence[Responses],
+        payoffs: Payoffs,
+        first_batch: bool,
+    ) -> None:
+        """Count what a training step has drawn and asked.
+
+        Args:
+            progress: what is counted in.
+            responses: scored responses to B prompts.
+            opponents: responses of each opponent.
+            payoffs: what the oracle's answers came to.
+            first_batch: whether it is the first of those that accumulate to an optimiser step.
+
+        Raises:
+            OracleStoppedError: too many of the last answers were invalid.
+        """
+        num = len(payoffs.valid)
+        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
+        tokens = sum(int(r.mask.sum()) for r in drawn.values())
+        unjudged = num - int(payoffs.valid.any(-1).sum())
+        answers, invalid = num * payoffs.answers, payoffs.invalid
+        if asked := self.settle_ledgers():
+            # An oracle of texts knows better: what it was asked, without what needs no question.
+            answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
+        self.count(progress, num, payoffs.queries, first_batch, payoffs.invalid, unjudged, tokens)
+        self._recent.append((answers, invalid))
+        if len(self._recent) == _STEPS and (sentence := self.too_many_invalid()):
+            self.stop(OracleStoppedError(sentence))
+
+    def count(
+        self,
+        progress: Progress,
+        prompts: int,
+        queries: int,
+        first_batch: bool = True,
+        invalid: int = 0,
+        unjudged: int = 0,
+        tokens: int = 0,
+    ) -> None:
+        """Add a process's numbers of a training step to those of the game.
+
+        Args:
+            progress: what is counted in.
+            prompts: B.
+            queries: preference queries for each prompt.
+            first_batch: whether it is the first of those that accumulate to an optimiser step.
+            invalid: answers that could not be had.
+            unjudged: prompts without a valid answer.
+            tokens: tokens that were drawn.
+        """
+        asked, invalid, unjudged, tokens = self.reduce(
+            [prompts * queries, invalid, unjudged, tokens]
+        )
+        progress.queries += asked
+        progress.invalid += invalid
+        progress.unjudged += unjudged
+        progress.tokens += tokens
+        if first_batch:  # the others have different prompts
+            progress.queries_per_prompt += queries
+
+    def settle_ledgers(self) -> dict[str, int]:
+        """Add up what the oracle was really asked in all processes; each of them calls this.
+
+        Returns:
+            what it was asked since the last time; empty where it keeps no ledger.
+        """
+        kept = ledgers(self.oracle).values()
+        if not kept:
+            return {}
+        counts = [ledger.here[field] for ledger in kept for field in FIELDS]
+        total = iter(self.reduce(counts))
+        asked = dict.fromkeys(FIELDS, 0)
+        for ledger in kept:
+            of_all = {field: next(total) for field in FIELDS}
+            ledger.settle(of_all)
+            asked = {field: asked[field] + of_all[field] for field in FIELDS}
+        return asked
+
+    def too_many_invalid(self) -> str:
+        """What is wrong where the oracle left too much of the last steps unanswered; else empty."""
+        answers = sum(wanted for wanted, _ in self._recent)
+        invalid = sum(missing for _, missing in self._recent)
+        if invalid <= self.max_invalid * answers:
+            return ""
+        parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
+        last_error = "".join(f"; its last words: {p.last_error}" for p in parts if p.last_error)
+        return (
+            f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
+            f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
+            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_error}"
+        )
+
+
+def sum_over_processes(module: L.LightningModule, numbers: Sequence[int]) -> list[int]:
+    """Sums of whole numbers that each process of a module's trainer has."""
+    trainer = trainer_of(module)
+    if trainer is None or trainer.world_size == 1:
+        return [*numbers]
+    each = torch.tensor(numbers, dtype=torch.long, device=module.device)
+    return [int(number) for number in trainer.strategy.reduce(each, reduce_op="sum")]

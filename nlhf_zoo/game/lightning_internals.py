@@ -1,0 +1,61 @@
+"""What Lightning 2.6.6 keeps private and this package needs: an upgrade breaks here, or nowhere.
+
+`tests/game/test_lightning_internals.py` holds Lightning to each of these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+
+def trainer_of(module: L.LightningModule) -> L.Trainer | None:
+    """The trainer of a module, None without one: `module.trainer` would raise."""
+    trainer: L.Trainer | None = module._trainer
+    return trainer
+
+
+def log_training_step(trainer: L.Trainer) -> None:
+    """Hand a training step's figures to the loggers now.
+
+    Lightning does it after `on_train_batch_end`, where checkpoints are written.
+    """
+    trainer._logger_connector.update_train_step_metrics()
+
+
+def write_last(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
+    """Write `last.ckpt`, whatever the interval says."""
+    checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+
+
+def is_written(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> bool:
+    """Whether `last.ckpt` is of the trainer's present step."""
+    return bool(
+        checkpoint._last_checkpoint_saved
+        and checkpoint._last_global_step_saved == trainer.global_step
+    )
+
+
+def stand_behind_batch(trainer: L.Trainer, batches: int) -> None:
+    """Let the loop stand where checkpoints are written: behind a batch, before it counts.
+
+    Args:
+        trainer: in a training step that failed.
+        batches: that were read since the batch in question, and are to be read again; the one that
+            failed is not among them.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    for progress in (loop.batch_progress.total, loop.batch_progress.current):
+        progress.completed -= batches
+        progress.ready = progress.started = progress.processed = progress.completed
+        progress.completed -= bool(progress.completed)
+    if loop.batch_progress.total.ready:
+        loop._batches_that_stepped -= 1  # the axis of what is logged
+
+
+def is_played_elsewhere(trainer: L.Trainer) -> bool:
+    """Whether the processes that play were started by this one, which has no counts of theirs."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

@@ -1,0 +1,140 @@
+"""Prompts and listed responses as the tokens that a language model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.records import Prompts
+
+
+class PromptEncoder:
+    """Makes tokens of texts, and sees that a response has room behind them.
+
+    Args:
+        tokenizer: of the model.
+        pad: the token that pads.
+        ends: tokens that end a response; the first one is written behind a listed response.
+        room: tokens of the longest response.
+        positions: that the model has; None where it does not say so.
+    """
+
+    def __init__(
+        self, tokenizer: Any, pad: int, ends: Sequence[int], room: int, positions: int | None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.pad = pad
+        self.ends = ends
+        self.room = room
+        self.positions = positions
+        self._listed: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        """Prompts with tokens, padded on the left; those that have tokens keep them.
+
+        Plain text gets the special tokens that the tokenizer adds by itself, a conversation its
+        chat template and the opening of an answer.
+
+        Raises:
+            UserError: there is no chat template, no text, or no room for a response.
+        """
+        if prompts.tokens is None:  # whether it has room is asked when it is given again
+            return self._tokenised(prompts)
+        prompts = _padded_left(prompts)
+        assert prompts.tokens is not None
+        length = prompts.tokens.shape[1]
+        if self.positions is not None and length + self.room > self.positions:
+            raise UserError(
+                f"a prompt of {length} tokens and a response of {self.room} exceed the model's "
+                f"{self.positions} positions: lower model.policy.max_new_tokens or "
+                "data.max_prompt_tokens"
+            )
+        return prompts
+
+    def _tokenised(self, prompts: Prompts) -> Prompts:
+        if prompts.conversations is not None:
+            rows = [self._templated(list(c)) for c in prompts.conversations]
+        elif prompts.text is not None:
+            rows = [list(self.tokenizer(text)["input_ids"]) for text in prompts.text]
+        else:
+            raise UserError(
+                "a language model needs prompts of text: use an oracle with texts such as "
+                "SmallLanguage, or set data to TextPrompts"
+            )
+        if not all(rows):
+            where = [not row for row in rows].index(True)
+            raise UserError(f"the prompt number {int(prompts.ids[where])} has no tokens")
+        width = max(map(len, rows))
+        tokens = torch.full((len(rows), width), self.pad)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            tokens[number, width - len(row) :] = torch.tensor(row)
+            mask[number, width - len(row) :] = True
+        return Prompts(prompts.ids, tokens, mask, prompts.text, prompts.conversations)
+
+    def _templated(self, conversation: list[Any]) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                "a prompt is a conversation, but the policy's tokenizer has no chat template: "
+                "take an instruction-tuned model, or prompts of plain text"
+            )
+        from jinja2 import TemplateError
+
+        try:
+            tokens = self.tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, return_dict=False
+            )
+        except TemplateError as error:  # Gemma's refuses a system message, for instance
+            raise UserError(f"the policy's chat template refuses a prompt: {error}") from error
+        return [int(token) for token in tokens]
+
+    def listed(self, responses: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask [B, N, T] of listed responses, each with its end if the model has one.
+
+        Args:
+            responses: N texts for each of B prompts.
+
+        Raises:
+            UserError: the tokenizer cannot write one of them.
+        """
+        rows = [self._tokens_of(tuple(texts)) for texts in responses]
+        width = max(tokens.shape[1] for tokens, _ in rows)
+        tokens = torch.stack([_widen(tokens, width, self.pad) for tokens, _ in rows])
+        return tokens, torch.stack([_widen(mask, width, False) for _, mask in rows])
+
+    def _tokens_of(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask [N, T] of the responses to one prompt."""
+        if texts not in self._listed:
+            rows = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+            for text, row in zip(texts, rows, strict=True):
+                if self.tokenizer.decode(row) != text:
+                    raise UserError(
+                        f"the policy's tokenizer cannot write the response {text!r}: "
+                        f"it reads it as {self.tokenizer.decode(row)!r}"
+                    )
+            rows = [[*row, *self.ends[:1]] for row in rows]
+            width = max(map(len, rows))
+            tokens = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
+            lengths = torch.tensor([len(row) for row in rows])
+            self._listed[texts] = (tokens, torch.arange(width) < lengths[:, None])
+        return self._listed[texts]
+
+
+def _widen(rows: Tensor, width: int, value: int) -> Tensor:
+    return nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)
+
+
+def _padded_left(prompts: Prompts) -> Prompts:
+    """Prompts whose padding stands on the left, wherever it stood."""
+    assert prompts.tokens is not None
+    assert prompts.mask is not None
+    mask = prompts.mask.bool()
+    if bool((mask[:, 1:] >= mask[:, :-1]).all()):
+        return prompts
+    order = mask.long().argsort(dim=1, stable=True)
+    return replace(prompts, tokens=prompts.tokens.gather(1, order), mask=mask.gather(1, order))

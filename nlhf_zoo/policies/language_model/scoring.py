@@ -1,0 +1,230 @@
+"""Log-probabilities of responses: one pass a player, the vocabulary's softmax in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.policies.language_model.generation import position_ids, warp
+from nlhf_zoo.policies.language_model.players import Players, mix
+from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
+from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
+
+_PROBE = 8  # tokens on which the output layer is compared with the model's own logits
+
+
+class Scorer:
+    """Scores responses as the tokens that were drawn, under a mixture formed token by token.
+
+    Args:
+        players: whose log-probabilities.
+        softmax_chunk: tokens whose logits over the vocabulary are held at a time; 0 holds all.
+        compiled: compile the model's body.
+        trained_mode: score the policy in training mode where gradient is wanted, which dropout and
+            gradient checkpointing need.
+    """
+
+    def __init__(
+        self, players: Players, softmax_chunk: int, compiled: bool, trained_mode: bool
+    ) -> None:
+        self.players = players
+        self.softmax_chunk = softmax_chunk
+        self.compiled = compiled
+        self.trained_mode = trained_mode
+        self._probed: set[str] = set()
+        self._bodies: dict[int, Callable[..., Any]] = {}
+
+    @property
+    def _chunk(self) -> int:
+        return self.softmax_chunk or 2**62
+
+    def __call__(
+        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+    ) -> Tensor:
+        """Log-probability of each response [B, K], float32.
+
+        Args:
+            who: a mixture of players.
+            prompts: B prompts with tokens that leave room for the responses.
+            responses: K responses a prompt.
+            decoding: how they were drawn.
+
+        Raises:
+            UserError: all responses are listed, but the model gives others a probability too.
+        """
+        shared = responses.enumerated and _are_the_same(responses)
+        score = self._by_prefixes if shared else self._by_responses
+        log_prob = score(who, prompts, responses, decoding)
+        if responses.enumerated:
+            _refuse_part_of_the_responses(log_prob)
+        return log_prob
+
+    @contextmanager
+    def _gradient(self, player: str) -> Iterator[None]:
+        """Gradient for the policy alone, in training mode where checkpointing or dropout needs it.
+
+        A checkpoint of another player would be computed again in the backward, when the policy's
+        adapter is back in its place.
+        """
+        if player != "policy" or not torch.is_grad_enabled():
+            with torch.no_grad():
+                yield
+            return
+        if not self.trained_mode:
+            yield
+            return
+        self.players.module("policy").train()
+        try:
+            yield
+        finally:
+            self.players.eval()
+
+    def _by_responses(
+        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+    ) -> Tensor:
+        """One row for each response."""
+        tokens, mask = responses.tokens.flatten(0, 1), responses.mask.flatten(0, 1)
+        law, hidden = self._laws(who, prompts, tokens[:, :-1], mask[:, :-1], decoding)
+        found = token_log_prob(law, [h[mask] for h in hidden], tokens[mask], self._chunk)
+        per_token: Tensor = found.new_zeros(mask.shape).masked_scatter(mask, found)
+        return per_token.sum(-1).view(responses.weight.shape)
+
+    def _by_prefixes(
+        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+    ) -> Tensor:
+        """One row for each beginning that responses share: all but their last token."""
+        tokens, mask = responses.tokens[0], responses.mask[0]
+        key = torch.where(mask, tokens, -1)[:, :-1]
+        key = torch.nn.functional.pad(key, (1, 0))  # `unique` wants a column
+        unique, which = torch.unique(key, dim=0, return_inverse=True)
+        prefix, prefix_mask = unique[:, 1:].clamp(min=0), unique[:, 1:] >= 0
+        num = len(prompts)
+        law, hidden = self._laws(
+            who, prompts, prefix.repeat(num, 1), prefix_mask.repeat(num, 1), decoding
+        )
+        inside = prefix_mask.repeat(num, 1)
+        found = token_log_prob(
+            law, [h[:, :-1][inside] for h in hidden], prefix.repeat(num, 1)[inside], self._chunk
+        )
+        path: Tensor = found.new_zeros(inside.shape).masked_scatter(inside, found).sum(-1)
+        last = law(*(h[:, -1] for h in hidden)).unflatten(0, (num, -1))  # [B, U, V]
+        ending: Tensor = last[:, which, tokens[:, -1]].masked_fill(~mask[:, -1], 0.0)
+        return path.view(num, -1)[:, which] + ending
+
+    def _laws(
+        self, who: Mixture, prompts: Prompts, tokens: Tensor, mask: Tensor, decoding: Decoding
+    ) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """The next-token law, and each player's hidden states [R, T + 1, H] that it takes.
+
+        Args:
+            who: the mixture.
+            prompts: B prompts with tokens.
+            tokens: what follows them [R, T]; R is a multiple of B, prompt by prompt.
+            mask: where these count [R, T].
+            decoding: of the law.
+        """
+        assert prompts.tokens is not None
+        assert prompts.mask is not None
+        each = len(tokens) // len(prompts)
+        whole = torch.cat([prompts.tokens.repeat_interleave(each, 0), tokens], 1)
+        whole_mask = torch.cat([prompts.mask.repeat_interleave(each, 0), mask], 1)
+        start = prompts.tokens.shape[1] - 1
+        players = [(player, weight) for player, weight in who.items() if weight]
+        hidden = []
+        for player, _ in players:
+            self._probe(player, whole[:_PROBE], whole_mask[:_PROBE])
+            with self._gradient(player):
+                hidden.append(self._hidden(player, whole, whole_mask, start))
+        heads = [self._head(player) for player, _ in players]
+        weights = [weight for _, weight in players]
+        warped = warp(decoding)
+
+        def law(*hidden: Tensor) -> Tensor:
+            logits = [head(h) for head, h in zip(heads, hidden, strict=True)]
+            log_prob = mix(logits, weights)
+            return log_prob if decoding.is_plain else warped(log_prob).log_softmax(-1)
+
+        return law, hidden
+
+    def _hidden(self, player: str, tokens: Tensor, mask: Tensor, start: int) -> Tensor:
+        """Hidden states that the output layer takes, from position ``start`` on; or logits."""
+        inputs = _inputs(tokens, mask)
+        with self.players.playing([player], len(tokens)):
+            if self.softmax_chunk:
+                hidden: Tensor = self._body(player)(**inputs).last_hidden_state[:, start:]
+            else:
+                model: Any = self.players.module(player)
+                hidden = model(**inputs, logits_to_keep=tokens.shape[1] - start).logits
+        return hidden
+
+    def _body(self, player: str) -> Callable[..., Any]:
+        """The model without its output layer; compiled for scoring alone."""
+        body: nn.Module = self.players.language_model(player).base_model
+        if not self.compiled:
+            return body
+        return self._bodies.setdefault(id(body), torch.compile(body, dynamic=True))
+
+    def _head(self, player: str) -> Callable[[Tensor], Tensor]:
+        """Logits in float32 from hidden states."""
+        if not self.softmax_chunk:
+            return Tensor.float
+        model = self.players.language_model(player)
+        layer: nn.Linear = model.get_output_embeddings()
+        softcap = getattr(model.config, "final_logit_softcapping", None)
+
+        def head(hidden: Tensor) -> Tensor:
+            logits: Tensor = layer(hidden.to(layer.weight.dtype)).float()
+            return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+        return head
+
+    @torch.no_grad()
+    def _probe(self, player: str, tokens: Tensor, mask: Tensor) -> None:
+        """Compare the output layer with the model's own logits, once for each player."""
+        if player in self._probed or not self.softmax_chunk:
+            return
+        model: Any = self.players.module(player)
+        with self.players.playing([player], len(tokens)):
+            theirs = model(**_inputs(tokens, mask), logits_to_keep=1).logits
+        ours = self._head(player)(self._hidden(player, tokens, mask, -1))
+        tolerance = 1e-4 if theirs.dtype == torch.float32 else 0.05
+        theirs = theirs.float()
+        if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
+            kind = type(self.players.language_model(player)).__name__
+            raise UserError(
+                f"{kind} does not make its logits by its output layer alone "
+                f"(they differ by {(ours - theirs).abs().max():.3g}): set "
+                "model.policy.softmax_chunk to 0"
+            )
+        self._probed.add(player)
+
+
+def _inputs(tokens: Tensor, mask: Tensor) -> dict[str, Any]:
+    """What a model is called with to score rows [R, S]."""
+    return {
+        "input_ids": tokens,
+        "attention_mask": mask.long(),
+        "position_ids": position_ids(mask),
+        "use_cache": False,
+    }
+
+
+def _are_the_same(responses: Responses) -> bool:
+    """Whether all prompts have the same responses."""
+    return all(bool((t == t[:1]).all()) for t in (responses.tokens, responses.mask))
+
+
+def _refuse_part_of_the_responses(log_prob: Tensor) -> None:
+    """Figures over listed responses are exact only if there are no others."""
+    total = log_prob.detach().exp().sum(-1)
+    if not torch.allclose(total, torch.ones_like(total), atol=1e-3):
+        raise UserError(
+            "the responses that the oracle lists have a probability of "
+            f"{float(total.min()):.3g} only under this language model, so nothing exact can be "
+            "said of them: choose the rollout Sample, and leave ExactMetrics out"
+        )

@@ -1,0 +1,165 @@
+"""A network that reads texts: what is too long, what pads, what stands together in a batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.text_models.encoding import Tokens
+
+# Numbers of some texts and their outputs [b, D] in main memory; NaN for what was not read.
+Outputs = Iterator[tuple[list[int], Tensor]]
+
+
+class TextNetwork(nn.Module, ABC):
+    """A network and how many texts pass through it, in training and in evaluation.
+
+    Batches hold like lengths, the longest first: that wastes no padding, and shows at once whether
+    memory suffices. Texts that are too long or without a token are in none: nothing is ever cut.
+
+    Args:
+        network: a model of transformers, or a module around one with its ``config``.
+        tokenizer: of the network.
+        width: D, of an output.
+        batch_size: texts of a forward pass in evaluation.
+        max_tokens: of the longest text; None takes the network's own limit.
+        where: which network, in messages, as "the reward model FOLDER".
+        option: what ``max_tokens`` is called in messages.
+
+    Raises:
+        UserError: network, tokenizer and limit do not fit together.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        width: int,
+        batch_size: int,
+        max_tokens: int | None,
+        where: str,
+        option: str = "max_tokens",
+    ) -> None:
+        super().__init__()
+        limit = _longest(network, tokenizer)
+        if max_tokens is not None and limit is not None and max_tokens > limit:
+            raise UserError(f"{where} reads {limit} tokens at most, but {option} is {max_tokens}")
+        self.network = network
+        self.tokenizer = tokenizer
+        self.width = width
+        self.where = where
+        self.max_tokens = limit if max_tokens is None else max_tokens
+        self._num_tokens = _num_embeddings(network, tokenizer, where)
+        self._text_config = network.config.get_text_config()
+        self._text_config.use_cache = False  # each text is read once
+        pad = self._text_config.pad_token_id
+        self._pad: int | None = pad if pad is not None and 0 <= pad < self._num_tokens else None
+        # Without a padding token one is free where a batch has fewer texts than there are tokens.
+        self.batch_size = min(batch_size, self._num_tokens - 1) if self._pad is None else batch_size
+
+    @abstractmethod
+    def precision(self, device: str) -> AbstractContextManager[Any]:
+        """The context of a forward pass: of which precision its products are."""
+
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What the network gives for a batch [b, D]: the outputs of a sequence classifier.
+
+        Args:
+            tokens: [b, T], padded on the right.
+            mask: [b, T].
+        """
+        found: Tensor = self.network(input_ids=tokens, attention_mask=mask).logits
+        return found
+
+    def is_readable(self, text: Tokens) -> bool:
+        """Whether a text is in a batch."""
+        return len(text) > 0 and (self.max_tokens is None or len(text) <= self.max_tokens)
+
+    def forward(self, texts: Sequence[Tokens]) -> Tensor:
+        """Outputs of texts [n, D] in main memory, without gradient; NaN where one was not read.
+
+        Each different text is read once.
+        """
+        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        outputs = torch.full((len(place), self.width), math.nan, dtype=torch.float32)
+        for numbers, output in self.stream([*place]):
+            outputs[numbers] = output
+        return outputs[[place[text] for text in texts]]
+
+    @torch.no_grad()
+    def stream(self, texts: Sequence[Tokens]) -> Outputs:
+        """Outputs of the readable ones of some texts, batch by batch, as soon as they are known."""
+        readable = [number for number, text in enumerate(texts) if self.is_readable(text)]
+        # One order of equal lengths too: the same texts make the same batches.
+        readable.sort(key=lambda number: (len(texts[number]), texts[number]), reverse=True)
+        before: tuple[list[int], Tensor] | None = None
+        for start in range(0, len(readable), self.batch_size):
+            batch = readable[start : start + self.batch_size]
+            output = self.outputs([texts[number] for number in batch])
+            if before is not None:  # handed out while the next is under way on the device
+                yield before[0], before[1].cpu()
+            before = batch, output
+        if before is not None:
+            yield before[0], before[1].cpu()
+
+    def outputs(self, batch: Sequence[Tokens]) -> Tensor:
+        """One forward pass [b, D], on the device.
+
+        Raises:
+            UserError: there is no padding token, and each token ends one of the texts.
+        """
+        pad = _free_token(batch) if self._pad is None else self._pad
+        if pad >= self._num_tokens:
+            raise UserError(
+                f"{self.where} has no padding token, and every other one ends a text of the batch: "
+                "give its configuration a pad_token_id"
+            )
+        self._text_config.pad_token_id = pad
+        width, device = max(map(len, batch)), next(self.network.parameters()).device
+        tokens = [[*text, *[pad] * (width - len(text))] for text in batch]
+        mask = [[1] * len(text) + [0] * (width - len(text)) for text in batch]
+        with self.precision(device.type):
+            read = self.read(torch.tensor(tokens).to(device), torch.tensor(mask).to(device))
+            return read.float()
+
+
+def _free_token(batch: Sequence[Tokens]) -> int:
+    """A token that ends no text of a batch, to pad with.
+
+    A causal classifier reads its output at the last token that is not padding, told by the token
+    and not by the mask. So a model without a padding token takes one that ends no text: its
+    end-of-sequence token would move the output one token to the left.
+    """
+    last = {text[-1] for text in batch}
+    return next(token for token in range(len(last) + 1) if token not in last)
+
+
+def _longest(network: Any, tokenizer: Any) -> int | None:
+    """Tokens that a network reads at most; None where it does not say."""
+    limits = [getattr(network.config.get_text_config(), "max_position_embeddings", None)]
+    limits.append(tokenizer.model_max_length)
+    for name, module in network.named_modules():
+        # RoBERTa's positions begin behind that of padding, so its last ones are never reached.
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            limits.append(module.num_embeddings - padding - 1)
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**9]
+    return min(known, default=None)
+
+
+def _num_embeddings(network: Any, tokenizer: Any, where: str) -> int:
+    """The number of tokens that a network has embeddings of; refuse a tokenizer with others."""
+    rows = len(network.get_input_embeddings().weight)
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
+        raise UserError(
+            f"{where} has embeddings of {rows} tokens, but its tokenizer gives tokens up to "
+            f"{largest}: they do not belong together"
+        )
+    return rows

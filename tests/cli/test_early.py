@@ -1,0 +1,121 @@
+"""What is misspelt is refused before torch is imported, in the parser's own words."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from forked import nlhf
+from paths import CONFIGS
+
+from nlhf_zoo.cli.early import refuse_early
+from nlhf_zoo.errors import UserError
+
+FIT = ["--config", str(CONFIGS / "tabular/nash_mp.yaml")]
+LM = ["--config", str(CONFIGS / "lm/own_model.yaml")]
+
+
+def file(tmp_path, change):
+    """The configuration with something changed, as an option."""
+    config = yaml.safe_load((CONFIGS / "tabular/nash_mp.yaml").read_text())
+    change(config)
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    return ["--config", str(tmp_path / "changed.yaml")]
+
+
+def renamed(*place):
+    """Spell the last key of a path in the configuration with a letter too many."""
+
+    def change(config):
+        for key in place[:-1]:
+            config = config[key]
+        config[f"{place[-1]}x"] = config.pop(place[-1])
+
+    return change
+
+
+def valued(value, *place):
+    """Put another value at a path in the configuration."""
+
+    def change(config):
+        for key in place[:-1]:
+            config = config[key]
+        config[place[-1]] = value
+
+    return change
+
+
+ARGS = ("model", "init_args")
+MISTAKES = {
+    "no file": ["--config", "nowhere.yaml"],
+    "option of the algorithm": [*FIT, "--model.algorithm.etta", "0.3"],
+    "option of the game": [*FIT, "--model.betta", "0.3"],
+    "option of a part of a part": [*FIT, "--model.policy.reference.scales", "2"],
+    "option of the data": [*FIT, "--data.batchsize=3"],
+    "no option": [*FIT, "--modle.beta", "3"],
+    "option of the trainer": [*FIT, "--trainer.maxsteps", "3"],
+    "algorithm": [*FIT, "--model.algorithm", "NashMDD"],
+    "oracle": [*FIT, "--model.oracle=UniformRandm"],
+    "reference": [*FIT, "--model.policy.reference", "UniformRefrence"],
+    "data": [*FIT, "--data", "TablePrompt"],
+    "model": [*FIT, "--model", "MyGame"],
+    "callback": [*FIT, "--trainer.callbacks+", "Budgett"],
+    "public path": [*FIT, "--model.algorithm", "nlhf_zoo.NashMDD"],
+    "path of a folder": [*FIT, "--model.algorithm", "nlhf_zoo.algorithms.NashMDD"],
+    "module": [*FIT, "--model.algorithm", "no_such_module.NashMDD"],
+    "class after another": [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.kappa", "1"],
+    "file: option of the game": renamed(*ARGS, "beta"),
+    "file: option of the oracle": renamed(*ARGS, "oracle", "init_args", "num_games"),
+    "file: option of the trainer": renamed("trainer", "accelerator"),
+    "file: algorithm": valued("nlhf_zoo.NashMPP", *ARGS, "algorithm", "class_path"),
+    "file: callback": valued([{"class_path": "Budgett"}], "trainer", "callbacks"),
+}
+VALID = [
+    [*FIT, "--model.algorithm", "nlhf_zoo.algorithms.NashMD", "--model.algorithm.eta", "0.3"],
+    [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.mixture", "0.1"],
+    [*FIT, "--model.algorithm.opponent.temperature", "0.9", "--model.optimizer", "torch.optim.SGD"],
+    [*FIT, "--model", "json.MyGame", "--model.mine", "3", "--model.algorithm", "MyAlgorithm"],
+    [*FIT, "--trainer.max_step", "3", "--seed_everythin", "4"],  # short for options that are
+    [*FIT, "--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "x"],
+    [*FIT, "--trainer.callbacks+=Budget", "--trainer.callbacks.rounds=3", "--print_config"],
+    [*FIT, "--model.oracle", "EnsembleOracle", "--model.oracle.oracles+", "Cyclic"],
+    [*FIT, "--model.algorithm.surrogate", "nlhf_zoo.algorithms.surrogates.policy_gradient"],
+    [*FIT, "--model.algorithm.help", "NashMP"],
+    [*FIT, "--model.policy.reference", "null", "--data.batch_size", "null"],
+    [*FIT, "--model", "nlhf_zoo.online_game.OnlineGame", "--model.beta", "0.2"],
+    [*LM, "--model.policy.model", "my_model", "--model.policy.lora.r", "4"],
+    [*LM, "--model.policy.model", "Pretrained", "--model.policy.model.name", "my_model"],
+    [*LM, "--model.policy.lora", "null", "--model.oracle.function", "my_rules.shorter_wins"],
+    [*LM, "--model.oracle", "CachedOracle", "--model.oracle.oracle", "JudgeOracle",
+     "--model.oracle.oracle.model", "m", "--model.oracle.path", "a.sqlite"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_it_says_what_the_parser_says(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = MISTAKES[case]
+    args = file(tmp_path, args) if callable(args) else args
+    with pytest.raises(UserError) as caught:
+        refuse_early(args)
+    # There lightning is loaded, so that the parser alone looks at what it is given.
+    run = nlhf("fit", *args, folder=tmp_path)
+    assert run.code == 2
+    assert run.sentence.removeprefix("nlhf: error: ").startswith(str(caught.value)[:200])
+
+
+def test_of_a_record_it_says_more_than_the_parser():
+    with pytest.raises(UserError, match=r"algorithm\.opponent: Option 'temprature' is not"):
+        refuse_early([*FIT, "--model.algorithm.opponent.temprature", "2"])
+
+
+@pytest.mark.parametrize("args", VALID, ids=lambda args: " ".join(args[2:])[:60])
+def test_what_may_be_right_is_left_to_the_parser(args):
+    refuse_early(args)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS).rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS))
+)
+def test_no_configuration_is_refused(path):
+    if path.parent.name != "compare":
+        refuse_early(["--config", str(path)])

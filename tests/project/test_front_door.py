@@ -1,0 +1,67 @@
+"""One import gives every public name, late; what moved is found under its old name."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+
+import pytest
+from paths import ROOT
+
+import nlhf_zoo
+
+
+@pytest.mark.parametrize("name", nlhf_zoo.__all__)
+def test_a_public_name_is_that_of_its_folder(name: str):
+    folder = importlib.import_module(f"nlhf_zoo.{nlhf_zoo.public_names()[name]}")
+    assert getattr(nlhf_zoo, name) is getattr(folder, name)
+    assert name in dir(nlhf_zoo)
+
+
+def test_type_checkers_see_the_same(tmp_path):
+    """The stub gives the folders' names by star, and the others one by one."""
+    stub = ast.parse((ROOT / "nlhf_zoo/__init__.pyi").read_text()).body
+    imports = [node for node in stub if isinstance(node, ast.ImportFrom)]
+    stars = {node.module for node in imports if node.names[0].name == "*"}
+    others = {a.asname: node.module for node in imports for a in node.names if a.name != "*"}
+    assert stars == {f"nlhf_zoo.{folder}" for folder in nlhf_zoo._FOLDERS}
+    assert others == {name: f"nlhf_zoo.{folder}" for name, folder in nlhf_zoo._OTHERS.items()}
+    assert (ROOT / "nlhf_zoo/py.typed").is_file()
+
+
+def test_a_star_gives_all_of_them():
+    scope: dict[str, object] = {}
+    exec("from nlhf_zoo import *", scope)
+    assert scope.keys() - {"__builtins__"} == set(nlhf_zoo.__all__)
+
+
+def test_other_names_are_no_attributes():
+    with pytest.raises(AttributeError, match="module 'nlhf_zoo' has no attribute 'NashPM'"):
+        nlhf_zoo.NashPM  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Budgets'"):
+        importlib.import_module("nlhf_zoo.callbacks").Budgets  # noqa: B018
+
+
+@pytest.mark.parametrize("old", nlhf_zoo.MOVED)
+def test_a_module_is_found_under_its_old_name(old: str):
+    assert importlib.import_module(old) is importlib.import_module(nlhf_zoo.MOVED[old])
+    assert not (ROOT / f"{old.replace('.', '/')}.py").exists()
+
+
+def test_callbacks_that_became_checks_of_health_are_found():
+    callbacks, health = (importlib.import_module(f"nlhf_zoo.{n}") for n in ("callbacks", "health"))
+    assert callbacks.HealthCheck is health.HealthCheck
+    assert callbacks.ReferenceFingerprint is health.ReferenceFingerprint
+
+
+def test_the_root_holds_three_modules_and_fourteen_folders():
+    here = ROOT / "nlhf_zoo"
+    modules = {path.stem for path in here.glob("*.py")} - {"__init__", "__main__"}
+    folders = [path for path in here.iterdir() if (path / "__init__.py").is_file()]
+    assert len(modules) <= 3
+    assert len(folders) <= 14
+    text = (ROOT / "pyproject.toml").read_text()
+    (layers,) = re.findall(r"layers = \[(.*?)\]", text, flags=re.DOTALL)
+    assert len(re.findall(r'"([^"]+)"', layers)) == 8
+    assert set(re.findall(r"\w+", layers)) == modules | {folder.name for folder in folders}
