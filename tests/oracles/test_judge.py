@@ -195,6 +195,33 @@ def test_an_endpoint_that_refuses_everything_ends_the_run(status):
         assert len(server.entries()) <= 2
 
 
+def test_what_is_had_when_an_endpoint_refuses_is_handed_out(server, monkeypatch):
+    judge, had, refused = oracle(server, order="none"), [], []
+
+    async def post(self, body, post=Session.post):
+        text = body["messages"][-1]["content"]
+        if "| gone, one 1\n" in text:
+            while not had:
+                await asyncio.sleep(0.01)
+            refused.append(1)
+            return Failure("status 404, gone", 404)
+        while not refused and "| gone, one 0\n" not in text:
+            await asyncio.sleep(0.01)
+        return await post(self, body)
+
+    def read() -> None:
+        for number, _ in judge.answers(named("gone", 4)):
+            had.append(number)
+            while len(asyncio.all_tasks(judge.client.session().loop)) > 1:
+                time.sleep(0.01)  # until all outcomes are there
+
+    monkeypatch.setattr(Session, "post", post)
+    with pytest.raises(UserError, match=r"refuses every question .status 404"):
+        read()
+    assert sorted(had) == [0, 2, 3]
+    assert judge.ledger["reply_tokens"] == 7 * 3
+
+
 def test_no_log_probabilities_end_the_run():
     with JudgeServer(always="letter") as server:
         judge = oracle(server, verdict="logprobs", order="none")
@@ -320,7 +347,7 @@ def test_what_is_had_when_patience_ends_is_handed_out(server, monkeypatch):
             turn.set()
             while self._inbox.empty():
                 time.sleep(0.01)
-            self.state.silent = 1e9
+            self._silent = 1e9
         decide(self, number, attempts, allowed)
 
     monkeypatch.setattr(Session, "post", post)
@@ -517,6 +544,28 @@ def test_two_threads_with_the_first_question_share_a_session(server, monkeypatch
     assert {*threading.enumerate()} - before == {one._thread}
     check(judge, "by two threads")
     judge.client.close()
+
+
+def test_threads_share_the_rate(server):
+    judge = oracle(server, requests_per_minute=1200, order="none")
+    began = time.monotonic()
+    in_threads(lambda name: list(judge.answers(named(f"rate {name}", 8))))
+    assert time.monotonic() - began >= 15 * 0.05 - 1e-6
+
+
+def test_threads_have_their_own_patience():
+    with JudgeServer(always="status_503") as server:
+        judge = oracle(server, order="none", retries=10**9, timeout=1.0, patience=1.0)
+        judge.client.session()
+
+        def silence(name: str) -> float:
+            began = time.monotonic()
+            with pytest.raises(OracleStoppedError, match="no answer for 1 s"):
+                list(judge.answers(named(name)))
+            return time.monotonic() - began
+
+        assert min(in_threads(silence)) >= 1.0
+        assert judge.state.silent == 0.0
 
 
 def test_a_client_may_be_collected_in_its_own_thread(server):

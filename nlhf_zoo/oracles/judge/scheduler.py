@@ -101,9 +101,10 @@ class RequestScheduler:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
         self._open: set[int] = set()  # questions that were sent and are not settled
         self._measured = 0.0  # the time up to which silence was measured
-        self._stop: OracleStoppedError | None = None  # nothing more is sent
+        self._silent = 0.0  # as the state's, of this call: others may go on in other threads
+        self._stop: UserError | None = None  # nothing more is sent
         self._stopped = asyncio.Event()  # the same for the event loop
-        self._is_down = False  # and what is on its way is given up
+        self._gives_up = False  # and what is on its way is not waited for
         self._turn = asyncio.Lock()  # to be the next that is sent, at a limited rate
 
     def run(self, num: int) -> Iterator[tuple[int, Completion | None]]:
@@ -118,27 +119,23 @@ class RequestScheduler:
         Raises:
             OracleStoppedError: the judge is down, or a budget is spent; after all completions that
                 were had.
-            UserError: the endpoint refuses all questions alike.
+            UserError: the endpoint refuses all questions alike; after these too.
         """
         if not num:
             return
         self._session = self.client.session()  # takes a second, which is no silence of the judge's
-        asking = asyncio.run_coroutine_threadsafe(self._ask_all(num), self._session.loop)
-        asking.add_done_callback(self._inbox.put)
-        self._measured = time.monotonic()
+        self._silent = self.state.silent
+        asking: Future[None] | None = None
         try:
-            while (item := self._next()) is not None and item is not asking:
-                if isinstance(item, tuple):
-                    yield item[0], self._settled(*item)
-                    self._measured = time.monotonic()  # the reader's time is no silence either
-                elif callable(item):
-                    item()
-            if item is None:
-                self._give_up()
+            asking = asyncio.run_coroutine_threadsafe(self._ask_all(num), self._session.loop)
+            asking.add_done_callback(self._inbox.put)
+            self._measured = time.monotonic()
+            yield from self._settled(asking)
         finally:
-            if not self._session.is_closed:  # as it is at the interpreter's end
+            if asking is not None and not self._session.is_closed:  # as at the interpreter's end
                 asking.cancel()
-        if self._is_down:
+            self.state.silent = self._silent
+        if self._gives_up:
             self.state.silent = 0.0  # who goes on later has all patience again
         if self._stop is not None:
             raise self._stop
@@ -149,14 +146,28 @@ class RequestScheduler:
 
     # ---- in the caller's thread ----
 
+    def _settled(self, asking: Future[None]) -> Iterator[tuple[int, Completion | None]]:
+        """Do what there is to do, and hand out what is settled, until all is or patience ends."""
+        while (item := self._next()) is not asking:
+            if item is None:
+                self._give_up(self._outage())
+                return
+            if isinstance(item, tuple):
+                number, outcome = item
+                if self._is_settled(number, outcome):
+                    yield number, outcome if isinstance(outcome, Completion) else None
+                    self._measured = time.monotonic()  # the reader's time is no silence either
+            elif callable(item):
+                item()
+
     def _next(self) -> _Item | None:
         """What comes next from the event loop; None where nothing does before patience ends."""
-        timeout = 0.0 if self._is_down else math.inf
+        timeout = 0.0 if self._gives_up else math.inf
         if self._open and self._stop is None:
-            timeout = max(0.0, self.limits.patience - self.state.silent)
+            timeout = max(0.0, self.limits.patience - self._silent)
         item = self._received(timeout)
         now = time.monotonic()
-        self.state.silent += now - self._measured if self._open else 0.0
+        self._silent += now - self._measured if self._open else 0.0
         self._measured = now
         return item
 
@@ -171,30 +182,40 @@ class RequestScheduler:
                 if left <= _LONGEST_WAIT:
                     return None
 
-    def _decide(self, number: int, attempts: int, allowed: Future[bool]) -> None:
-        """Count a request that is to be sent, and allow it if a budget and patience do."""
+    def _decide(self, number: int, attempts: int, allowed: Future[bool | None]) -> None:
+        """Count a request that is to be sent, and allow it if a budget and patience do.
+
+        The result is None where a call in another thread has just sent one, and the rate allows no
+        other yet.
+        """
         if not allowed.set_running_or_notify_cancel():
             return
-        if self._stop is None and self.state.silent > self.limits.patience:
-            self._give_up()
+        if self._stop is None and self._silent > self.limits.patience:
+            self._give_up(self._outage())
+        if self._stop is None and (rate := self.limits.requests_per_minute):
+            now = time.monotonic()
+            if now < self.state.next_send:
+                allowed.set_result(None)
+                return
+            self.state.next_send = now + 60 / rate
         if self._stop is None:
             self._charge(requests=1, **({"retries": 1} if attempts > 1 else self.counts(number)))
         if self._stop is None:
             self._open.add(number)
         allowed.set_result(self._stop is None)
 
-    def _settled(self, number: int, outcome: Completion | Failure) -> Completion | None:
-        """The completion, if there is one; what it has cost is counted."""
+    def _is_settled(self, number: int, outcome: Completion | Failure) -> bool:
+        """Count what an outcome has cost; False where it is the endpoint's refusal of all."""
         self._open.discard(number)
         if isinstance(outcome, Completion):
-            self.state.silent = 0.0
+            self._silent = 0.0
             self._charge(prompt_tokens=outcome.prompt_tokens, reply_tokens=outcome.reply_tokens)
-            return outcome
-        if outcome.status in REFUSED:
-            self.state.silent = 0.0
+        elif outcome.status in REFUSED:
+            self._silent = 0.0
         elif not outcome.may_pass:
-            raise self._refusal(outcome)
-        return None
+            self._give_up(self._refusal(outcome))
+            return False
+        return True
 
     def _charge(self, **counts: int) -> None:
         """Count; what a budget does not allow ends the asking."""
@@ -204,10 +225,13 @@ class RequestScheduler:
             self._stop = self._stop or error
             self._session.loop.call_soon_threadsafe(self._stopped.set)
 
-    def _give_up(self) -> None:
-        """Take the judge for down: what is there is handed out, and nothing is waited for."""
-        self._is_down = True
-        self._stop = self._stop or OracleStoppedError(
+    def _give_up(self, error: UserError) -> None:
+        """End the asking: what is there is handed out, and nothing is waited for."""
+        self._gives_up = True
+        self._stop = self._stop or error
+
+    def _outage(self) -> OracleStoppedError:
+        return OracleStoppedError(
             f"the judge at {self.client.endpoint.base_url} has given no answer for "
             f"{self.limits.patience:g} s (its last words: {self.state.last_error or 'none'}): "
             "see that it runs, and go on"
@@ -254,14 +278,13 @@ class RequestScheduler:
 
     async def _is_allowed(self, number: int, attempts: int) -> bool:
         """Wait for the rate and for the caller's thread."""
-        rate = self.limits.requests_per_minute
-        async with self._turn if rate else nullcontext():
-            await self._pause(self.state.next_send - time.monotonic())
-            allowed: Future[bool] = Future()
-            self._inbox.put(partial(self._decide, number, attempts, allowed))
-            is_allowed = await asyncio.wrap_future(allowed)
-            self.state.next_send = time.monotonic() + 60 / rate if rate else 0.0
-        return is_allowed
+        async with self._turn if self.limits.requests_per_minute else nullcontext():
+            while True:
+                await self._pause(self.state.next_send - time.monotonic())
+                allowed: Future[bool | None] = Future()
+                self._inbox.put(partial(self._decide, number, attempts, allowed))
+                if (is_allowed := await asyncio.wrap_future(allowed)) is not None:
+                    return is_allowed
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but no longer than something may still be sent."""
