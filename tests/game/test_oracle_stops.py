@@ -7,13 +7,12 @@ import functools
 import os
 import re
 import sqlite3
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from judge_server import JudgeServer
+from judge_server_oracles import patience_ends_in_an_outage
 from runs import (
     CASES,
     LAST,
@@ -59,7 +58,7 @@ def rarely(config: dict[str, Any]) -> None:
 
 def stops(folder: Path, call: int, *args: str, process: int = 0) -> None:
     """Run until the table stops at a call: its words, without a traceback."""
-    run = fit(folder, *args, before=functools.partial(stop_at, call, process), timeout=60)
+    run = fit(folder, *args, before=functools.partial(stop_at, call, process))
     assert run.code == 2
     assert run.sentence == f"nlhf: error: {WORDS}" or (
         process and "oracle of another process" in run.sentence
@@ -184,21 +183,13 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         judged_game(whole, server.url)
         assert fit(whole).code == 0
         asked = len(messages(server))
-        begun = len(server.entries())
+        server.stop()
+        server.start(away_after=asked // 3)
         judged_game(stopped, server.url)
-
-        def go_down() -> None:
-            while len(server.entries()) < begun + asked // 3:
-                time.sleep(0.01)
-            server.stop()
-
-        watcher = threading.Thread(target=go_down)
-        watcher.start()
-        run = fit(stopped, timeout=60)
-        watcher.join()
+        run = fit(stopped, before=patience_ends_in_an_outage)
         assert run.code == 2
         assert re.search(
-            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*Connect", run.err
+            r"the judge at \S+ has given no answer for 300 s \(its last words: .*Connect", run.err
         )
         assert run.sentence.startswith("nlhf: error: ")
         assert "Traceback" not in run.err
@@ -207,6 +198,7 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         with sqlite3.connect(stopped / "answers.sqlite") as answers:
             (kept,) = answers.execute("SELECT count(*) FROM answers").fetchone()
         assert kept > 0
+        server.stop()
         server.start(port=server.port)
         before = len(server.entries())
         assert fit(stopped, *LAST).code == 0
