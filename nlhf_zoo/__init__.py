@@ -70,7 +70,7 @@ _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",
     "data.texts": "data.conversations data.listed_responses data.pair_rows data.prompt_rows",
-    "game": "compatibility micro_batches online_game realisation rollout scoring",
+    "game": "compatibility micro_batches online_game realisation rollout",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
     "oracles.tables": (
@@ -97,6 +97,7 @@ _RENAMED = {
     "policies.causal_lm": "policies.language_model.policy",
     "policies.model_source": "policies.language_model.sources",
     "preference_models.heads": "text_models.heads",
+    "scoring": "game.log_probs",
 }
 MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {
     f"{__name__}.{old}": f"{__name__}.{folder}.{old.rpartition('.')[2]}"

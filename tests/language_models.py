@@ -141,7 +141,7 @@ def put_together(policy, player):
     if player == "reference":
         return model
     weights = dict(model.named_parameters())
-    adapters = dict(policy._players.peft_model.named_parameters())
+    adapters = dict(policy._players.module("policy").named_parameters())
     suffix = f".lora_A.{player}.weight"
     for name, a in adapters.items():
         if name.endswith(suffix):
@@ -154,25 +154,38 @@ def put_together(policy, player):
     return model
 
 
+def laws_along(model, prompt, response):
+    """Next-token log-probabilities [T, V] of a plain model along one row; nothing is padded."""
+    logits = model(torch.tensor([prompt + response])).logits[0].double()
+    return logits.log_softmax(-1)[len(prompt) - 1 : -1]
+
+
+def sum_along(laws, response):
+    """Log-probability of a response under the laws of its tokens."""
+    return laws.gather(-1, torch.tensor(response)[:, None]).sum()
+
+
 @torch.no_grad()
 def laws_by_hand(policy, who, prompt, response):
-    """Next-token log-probabilities [T, V] of a mixture along one row; nothing is padded."""
+    """Next-token log-probabilities [T, V] of a mixture along one row."""
     total = 0
     for player, weight in who.items():
-        logits = by_hand(policy, player)(torch.tensor([prompt + response])).logits[0].double()
-        total = total + weight * logits.log_softmax(-1)
-    law = total - total.exp().sum(-1, keepdim=True).log()
-    return law[len(prompt) - 1 : -1]
+        total = total + weight * laws_along(by_hand(policy, player), prompt, response)
+    return total - total.exp().sum(-1, keepdim=True).log()
+
+
+def row_of(prompts, responses, b, k):
+    """Tokens of a prompt and of a response to it, without padding."""
+    response = responses.tokens[b, k][responses.mask[b, k]].tolist()
+    return prompts.tokens[b][prompts.mask[b]].tolist(), response
 
 
 def log_prob_by_hand(policy, who, prompts, responses):
     """[B, K], row by row."""
     found = torch.zeros(responses.weight.shape, dtype=torch.float64)
     for b, k in np.ndindex(*found.shape):
-        prompt = prompts.tokens[b][prompts.mask[b]].tolist()
-        response = responses.tokens[b, k][responses.mask[b, k]].tolist()
-        law = laws_by_hand(policy, who, prompt, response)
-        found[b, k] = sum(law[t, token] for t, token in enumerate(response))
+        prompt, response = row_of(prompts, responses, b, k)
+        found[b, k] = sum_along(laws_by_hand(policy, who, prompt, response), response)
     return found
 
 
@@ -182,6 +195,12 @@ def drawn(policy, who=HALF, num=3, decoding=PLAIN, seed=0, texts=None):
 
 
 # ---- what tests do with a policy ----
+
+
+def assert_generator_agrees(policy, who, prompts, responses):
+    """What a generator says of its own draws is their log-probability, computed again."""
+    again = policy.log_prob(who, prompts, responses).detach()
+    torch.testing.assert_close(again, responses.log_prob, atol=TOLERANCE, rtol=1e-5)
 
 
 def trained_names(policy):

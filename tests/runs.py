@@ -12,6 +12,7 @@ from forked import nlhf
 from torch import Tensor
 
 RUN = Path("runs/game/version_0")
+LAST = ("--ckpt_path", "last")
 
 ROUNDS = 11  # the last training step in closed form is a short one
 
@@ -181,6 +182,15 @@ def assert_same_run(one: Path, other: Path) -> None:
     curves = scalars(one)
     assert len(curves) > ROUNDS
     assert curves == scalars(other)
+
+
+def assert_same_game(one: Path, other: Path) -> None:
+    """To the bit, apart from what Lightning counts of attempts."""
+    first, second = load(one), load(other)
+    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
+        assert differences(first[key], second[key], key) == []
+    assert (one / RUN / "history.bin").read_bytes() == (other / RUN / "history.bin").read_bytes()
+    assert scalars(one) == scalars(other)
 
 
 def whole_run(folder: Path, config: dict[str, Any]) -> int:

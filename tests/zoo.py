@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -25,8 +26,8 @@ from nlhf_zoo.data.tables import games
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout import Rollout
-from nlhf_zoo.oracles import PreferenceOracle
-from nlhf_zoo.policies import Reference
+from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
+from nlhf_zoo.policies import Reference, TabularPolicy
 from nlhf_zoo.records import Batch, Comparison, Decoding, Prompts, ProximalStep, Responses
 
 BETA = 0.1
@@ -112,6 +113,28 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+def decoded_by_hand(probability: Sequence[float], decoding: Decoding) -> list[float]:
+    """Temper and truncate probabilities, one rule after another."""
+    tempered = [float(p) ** (1 / decoding.temperature) if p > 0 else 0.0 for p in probability]
+    law = _normalised(tempered)
+    order = sorted(range(len(law)), key=lambda token: -law[token])
+    if decoding.top_k:
+        least = law[order[min(decoding.top_k, len(order)) - 1]]
+        law = _normalised([p if p >= least else 0.0 for p in law])  # ties stay together
+    kept, mass = set(), 0.0
+    for token in order:
+        if mass < decoding.top_p:
+            kept.add(token)
+        mass += law[token]
+    if decoding.top_p < 1:
+        law = _normalised([p if token in kept else 0.0 for token, p in enumerate(law)])
+    return _normalised([p if p >= decoding.min_p * max(law) else 0.0 for p in law])
+
+
+def _normalised(law: list[float]) -> list[float]:
+    return [p / sum(law) for p in law]
+
+
 def normal_logits(*shape: int, seed: int) -> Tensor:
     """Standard normal numbers of their own random stream."""
     generator = torch.Generator().manual_seed(seed)
@@ -169,6 +192,23 @@ class TensorReference(Reference):
 
     def logits(self, support: Tensor) -> Tensor:
         return self.given
+
+
+def small_game(
+    algorithm: PolicyOptimizer,
+    num_games: int = 5,
+    start: Tensor | None = None,
+    lr: float = 0.1,
+    game_class: type[OnlineGame] = OnlineGame,
+    **parts: Any,
+) -> OnlineGame:
+    """A tabular policy in `small_games`; in closed form, or by plain gradient steps."""
+    P, log_reference = small_games(num_games)
+    policy = TabularPolicy(
+        TensorReference(log_reference), None if start is None else TensorReference(start)
+    )
+    optimizer = partial(torch.optim.SGD, lr=lr)
+    return game_class(policy, MatrixOracle(P), algorithm, optimizer=optimizer, **parts)
 
 
 class Spy(PreferenceOracle):
@@ -248,18 +288,16 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     **trainer: Any,
 ) -> OnlineGame:
-    """Train through Lightning, without files."""
+    """Train through Lightning, without files unless the trainer is to write some."""
     L.Trainer(
         max_epochs=-1,
         accelerator="cpu",
         devices=1,
-        logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
         callbacks=[Budget(rounds=rounds), *callbacks],
-        **trainer,
+        **({"logger": False, "enable_checkpointing": False} | trainer),
     ).fit(game, data or TablePrompts())
     return game

@@ -14,6 +14,7 @@ from nlhf_zoo.data.pairs import PreferencePairs
 from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.compatibility import check_precision
 from nlhf_zoo.game.online_game import OnlineGame
 
 
@@ -55,11 +56,7 @@ def refuse_misfits(
         game.configure_optimizers()
     except (ValueError, TypeError) as error:
         raise UserError(f"--model.optimizer or --model.lr_scheduler: {error}") from error
-    if str(trainer.precision) in ("16-true", "bf16-true"):
-        raise UserError(
-            f"trainer.precision {trainer.precision} would round what is trained: leave it at "
-            "32-true, and set the dtype of the base model instead"
-        )
+    check_precision(trainer.precision)
     closed_form = game.realisation.closed_form
     if closed_form and trainer.world_size > 1:
         raise UserError(

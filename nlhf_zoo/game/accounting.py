@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 import lightning as L
@@ -22,26 +23,16 @@ _T = TypeVar("_T")
 _STEPS = 20  # training steps that the share of invalid answers is taken over
 
 
+@dataclass
 class Accounts:
-    """Counts queries, tokens and invalid answers of all processes.
+    """Counts queries, tokens and invalid answers of all processes."""
 
-    Args:
-        oracle: who is asked.
-        reduce: sums of whole numbers that each process has; all of them call it alike.
-        max_invalid: largest share of invalid answers over the last training steps.
-    """
-
-    def __init__(
-        self,
-        oracle: PreferenceOracle,
-        reduce: Callable[[Sequence[int]], list[int]],
-        max_invalid: float,
-    ) -> None:
-        self.oracle = oracle
-        self.reduce = reduce
-        self.max_invalid = max_invalid
-        self.before_stop: Callable[[], None] | None = None
-        self._recent: deque[tuple[int, int]] = deque(maxlen=_STEPS)  # answers, invalid ones
+    oracle: PreferenceOracle
+    reduce: Callable[[Sequence[int]], list[int]]  # sums over processes; all of them call it alike
+    max_invalid: float
+    before_stop: Callable[[], None] | None = None
+    # Answers, and invalid ones among them, of the last training steps.
+    _recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
 
     def unless_stopped(self, ask: Callable[[], _T]) -> _T:
         """What asking gives.
@@ -74,14 +65,7 @@ class Accounts:
         payoffs: Payoffs,
         first_batch: bool,
     ) -> None:
-        """Count what a training step has drawn and asked.
-
-        Args:
-            progress: what is counted in.
-            responses: scored responses to B prompts.
-            opponents: responses of each opponent.
-            payoffs: what the oracle's answers came to.
-            first_batch: whether it is the first of those that accumulate to an optimiser step.
+        """Count what was drawn and asked for a batch; several may make an optimiser step.
 
         Raises:
             OracleStoppedError: too many of the last answers were invalid.
@@ -109,17 +93,7 @@ class Accounts:
         unjudged: int = 0,
         tokens: int = 0,
     ) -> None:
-        """Add a process's numbers of a training step to those of the game.
-
-        Args:
-            progress: what is counted in.
-            prompts: B.
-            queries: preference queries for each prompt.
-            first_batch: whether it is the first of those that accumulate to an optimiser step.
-            invalid: answers that could not be had.
-            unjudged: prompts without a valid answer.
-            tokens: tokens that were drawn.
-        """
+        """Add a process's numbers of a batch to those of the game; queries are for each prompt."""
         asked, invalid, unjudged, tokens = self.reduce(
             [prompts * queries, invalid, unjudged, tokens]
         )
@@ -136,13 +110,13 @@ class Accounts:
         Returns:
             what it was asked since the last time; empty where it keeps no ledger.
         """
-        kept = ledgers(self.oracle).values()
-        if not kept:
+        oracle_ledgers = ledgers(self.oracle).values()
+        if not oracle_ledgers:
             return {}
-        counts = [ledger.here[field] for ledger in kept for field in FIELDS]
+        counts = [ledger.here[field] for ledger in oracle_ledgers for field in FIELDS]
         total = iter(self.reduce(counts))
         asked = dict.fromkeys(FIELDS, 0)
-        for ledger in kept:
+        for ledger in oracle_ledgers:
             of_all = {field: next(total) for field in FIELDS}
             ledger.settle(of_all)
             asked = {field: asked[field] + of_all[field] for field in FIELDS}

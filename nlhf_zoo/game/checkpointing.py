@@ -61,8 +61,8 @@ def position(game: OnlineGame) -> dict[str, Any]:
     """Where a game stands, weights apart: progress, and what the oracle keeps in its state."""
     frozen = _frozen(game)
     state = game.oracle.state_dict()
-    kept = {name: state[name].clone() for name in state if f"oracle.{name}" not in frozen}
-    return {"progress": asdict(game.progress), "oracle": kept}
+    of_oracle = {name: state[name].clone() for name in state if f"oracle.{name}" not in frozen}
+    return {"progress": asdict(game.progress), "oracle": of_oracle}
 
 
 @torch.no_grad()
@@ -78,10 +78,7 @@ def rewind(game: OnlineGame, place: dict[str, Any]) -> None:
 
 
 def checkpoint_keys(game: OnlineGame) -> set[str]:
-    """Names in the game's ``state_dict`` that a checkpoint holds.
-
-    Weights that are loaded from files again, a base model's or an oracle's, are left out.
-    """
+    """Names in the game's ``state_dict``, but of weights that are loaded from files again."""
     policy = {f"policy.{name}" for name in game.policy.checkpoint_keys()}
     rest = {name for name in game.state_dict() if not name.startswith("policy.")}
     return policy | (rest - _frozen(game))
@@ -116,7 +113,8 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
         )
     state = checkpoint["online_game"]
     game.progress = Progress(**state["progress"])
-    game.versions.load(state["versions"])
+    game.versions.clear()
+    game.versions.update(state["versions"])
     game.round_start = state["snapshot"]
     game.estimator.products = dict(state["products"])
     for name, ledger in ledgers(game.oracle).items():

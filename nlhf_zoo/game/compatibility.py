@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_parts(game: OnlineGame, micro_batches: int) -> None:
-    """Check that the algorithm's steps can be realised with the parts of a game.
-
-    Args:
-        game: the game, whose players are not made yet.
-        micro_batches: parts of a batch of prompts.
-    """
+    """Check that the algorithm's steps can be realised with a game's parts, before it is bound."""
     oracle, algorithm, beta = game.oracle, game.algorithm, game.beta
     rollout, name = game.rollout, type(algorithm).__name__
     try:
@@ -52,6 +47,15 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
         )
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
+
+
+def check_precision(precision: str | int) -> None:
+    """Refuse a Trainer's precision that would be that of the weights themselves."""
+    if precision in ("16-true", "bf16-true"):
+        raise UserError(
+            f"trainer.precision {precision} would round what is trained: leave it at 32-true, and "
+            "set the dtype of the base model instead"
+        )
 
 
 def _check_closed_form(game: OnlineGame) -> None:

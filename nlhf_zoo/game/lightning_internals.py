@@ -42,10 +42,8 @@ def is_written(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> bool:
 def stand_behind_batch(trainer: L.Trainer, batches: int) -> None:
     """Let the loop stand where checkpoints are written: behind a batch, before it counts.
 
-    Args:
-        trainer: in a training step that failed.
-        batches: that were read since the batch in question, and are to be read again; the one that
-            failed is not among them.
+    ``batches`` were read since that one, and are to be read again; the one that failed is not
+    among them.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     for progress in (loop.batch_progress.total, loop.batch_progress.current):

@@ -51,16 +51,9 @@ class MicroBatches:
     def __call__(
         self, prompts: Prompts, play: Play, judge: Judging, timer: StepTimer
     ) -> tuple[Responses, Sequence[Responses], Payoffs]:
-        """Play and judge all parts.
+        """Scored responses to all prompts, those of each opponent, and the payoffs.
 
-        Args:
-            prompts: B prompts.
-            play: draws responses to some of them.
-            judge: asks the oracle about these.
-            timer: where the time is counted; of judging that overlaps, what is waited for.
-
-        Returns:
-            scored responses, those of each opponent, and the payoffs, of all B prompts.
+        Of judging that overlaps, the timer counts what is waited for.
         """
         parts = prompts.split(self.parts)
         played: list[Played] = []
@@ -72,52 +65,34 @@ class MicroBatches:
                 with timer.phase("judge"):
                     payoffs.append(judge(part, *played[-1]))
             return *_joined(played), _joined_payoffs(payoffs)
-        worker = _Worker()
-        pending: list[Future[Payoffs]] = []
+        tasks: SimpleQueue[Callable[[], Payoffs] | None] = SimpleQueue()
+        judged: Future[list[Payoffs]] = Future()
+        # An interrupted program does not wait for it, as for a thread of concurrent.futures.
+        worker = Thread(target=_judge_in_order, args=(tasks, judged), name="judge", daemon=True)
+        worker.start()
         try:
             for part in parts:
                 with timer.phase("generate"):
                     played.append(play(part))
-                pending.append(worker.submit(partial(judge, part, *played[-1])))
+                tasks.put(partial(judge, part, *played[-1]))
+            tasks.put(None)
             with timer.phase("judge"):
-                payoffs = [future.result() for future in pending]
+                payoffs = judged.result()
         finally:
-            worker.end(wait=not isinstance(sys.exception(), KeyboardInterrupt))
+            tasks.put(None)  # also where playing has failed
+            if not isinstance(sys.exception(), KeyboardInterrupt):
+                worker.join()
         return *_joined(played), _joined_payoffs(payoffs)
 
 
-class _Worker:
-    """One thread that does one thing after the other, until one fails.
-
-    An interrupted program does not wait for it, as it would for those of concurrent.futures.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Future[Payoffs], Callable[[], Payoffs]] | None]
-        self._tasks = SimpleQueue()
-        self._thread = Thread(target=self._run, name="judge", daemon=True)
-        self._thread.start()
-
-    def submit(self, do: Callable[[], Payoffs]) -> Future[Payoffs]:
-        """Do something when it is its turn."""
-        future: Future[Payoffs] = Future()
-        self._tasks.put((future, do))
-        return future
-
-    def end(self, wait: bool) -> None:
-        """End when all is done, or something has failed."""
-        self._tasks.put(None)
-        if wait:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            future, do = task
-            try:
-                future.set_result(do())
-            except BaseException as error:  # the one who waits gets it
-                future.set_exception(error)
-                return  # a judge that has failed is not asked again
+def _judge_in_order(
+    tasks: SimpleQueue[Callable[[], Payoffs] | None], judged: Future[list[Payoffs]]
+) -> None:
+    """Do one task after the other until there is None; after one that fails, none is begun."""
+    try:
+        judged.set_result([task() for task in iter(tasks.get, None)])
+    except BaseException as error:  # the one who waits gets it
+        judged.set_exception(error)
 
 
 def _joined(played: Sequence[Played]) -> Played:
@@ -134,8 +109,6 @@ def _joined(played: Sequence[Played]) -> Played:
 
 
 def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
-    if len(parts) == 1:
-        return parts[0]
     return Payoffs(
         torch.cat([part.payoff for part in parts]),
         torch.cat([part.valid for part in parts]),

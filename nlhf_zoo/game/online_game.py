@@ -19,16 +19,15 @@ from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game import checkpointing
 from nlhf_zoo.game.accounting import Accounts, sum_over_processes
-from nlhf_zoo.game.compatibility import check_parts
+from nlhf_zoo.game.compatibility import check_parts, check_precision
 from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.game.log_probs import log_prob_of_all, refuse_stale, score, training_figures
 from nlhf_zoo.game.micro_batches import MicroBatches
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
-from nlhf_zoo.game.progress import Progress
+from nlhf_zoo.game.progress import Progress, Versions
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
-from nlhf_zoo.game.scoring import log_prob_of_all, refuse_stale, score, training_figures
 from nlhf_zoo.game.step_timer import StepTimer
-from nlhf_zoo.game.versions import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.random_streams import random_stream, training_seed
@@ -262,8 +261,11 @@ class OnlineGame(L.LightningModule):
 
     def rounds_left(self) -> int | None:
         """Whole rounds that the budget still allows; None where there is none."""
-        cost = self.queries_per_round()
-        return self.progress.rounds_left(self.max_rounds, self.max_queries, cost)
+        left = [] if self.max_rounds is None else [self.max_rounds - self.progress.round]
+        if self.max_queries is not None:
+            queries = self.max_queries - self.progress.queries_per_prompt
+            left.append(queries // self.queries_per_round())
+        return max(0, min(left)) if left else None
 
     @property
     def gradient_steps_per_round(self) -> int:
@@ -309,6 +311,10 @@ class OnlineGame(L.LightningModule):
         return random_stream(training_seed(), self.global_rank, number, self.device)
 
     # Lightning ----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision that would round what is trained, before it has."""
+        check_precision(self.trainer.precision)
 
     def configure_optimizers(self) -> Any:
         """The optimiser of the policy's trained parameters, and its schedule."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nlhf_zoo.game.versions import Versions
+from nlhf_zoo.game.progress import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
@@ -17,44 +17,29 @@ from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
 
 @dataclass(frozen=True, slots=True)
 class Payoffs:
-    """What the oracle's answers say about the scored responses.
+    """What the oracle's answers say about the scored responses."""
 
-    Args:
-        payoff: q [B, K], estimates of sum_j a_j (P o_j)(y_k).
-        valid: bool [B, K].
-        queries: preference queries that were asked, for each prompt.
-        answers: answers that were wanted, for each prompt.
-        invalid: of these, of all prompts, those that could not be had.
-        preference: P(y_k > y_k') [B, K, K] where responses were compared with each other.
-        pair_valid: bool [B, K, K], likewise.
-    """
-
-    payoff: Tensor
-    valid: Tensor
-    queries: int
-    answers: int
-    invalid: int
-    preference: Tensor | None = None
-    pair_valid: Tensor | None = None
+    payoff: Tensor  # q [B, K], estimates of sum_j a_j (P o_j)(y_k)
+    valid: Tensor  # bool [B, K]
+    queries: int  # preference queries that were asked, for each prompt
+    answers: int  # that were wanted, for each prompt
+    invalid: int  # answers of all prompts that could not be had
+    preference: Tensor | None = None  # P(y_k > y_k') [B, K, K], of responses among themselves
+    pair_valid: Tensor | None = None  # bool [B, K, K], likewise
 
 
+@dataclass
 class PayoffEstimator:
     """Asks the oracle for the payoffs of a step.
 
     Where responses are enumerated, a product P o is one query, and it is remembered as long as
     its players do not move: an anchor's is asked for once in a round, however many gradient steps.
-
-    Args:
-        oracle: who is asked.
-        policy: whose players there are.
-        versions: numbers of the players' weights.
     """
 
-    def __init__(self, oracle: PreferenceOracle, policy: Policy, versions: Versions) -> None:
-        self.oracle = oracle
-        self.policy = policy
-        self.versions = versions
-        self.products: dict[str, Tensor] = {}
+    oracle: PreferenceOracle
+    policy: Policy
+    versions: Versions
+    products: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def __call__(
@@ -64,14 +49,7 @@ class PayoffEstimator:
         responses: Responses,
         opponents: Sequence[Responses],
     ) -> Payoffs:
-        """Judge the responses of a step.
-
-        Args:
-            step: the step.
-            prompts: B prompts.
-            responses: K scored responses a prompt.
-            opponents: responses of each opponent of the step; in self-play, the scored ones.
-        """
+        """Judge the scored responses of a step; in self-play they are the opponents too."""
         if step.pairs or (step.self_play and not responses.enumerated):
             return self._among_themselves(prompts, responses)
         return self._against(step, prompts, responses, opponents)
@@ -93,10 +71,10 @@ class PayoffEstimator:
             # its own valid opponents and itself would shrink q - 1/2, and solve another game.
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
-        pairs = 1 if responses.enumerated else responses.num * (responses.num - 1) // 2
         compared = responses.num * (responses.num - 1) // 2
+        queries = 1 if responses.enumerated else compared
         invalid = int((~valid).sum()) // 2
-        return Payoffs(payoff, answered, pairs, compared, invalid, preference, valid)
+        return Payoffs(payoff, answered, queries, compared, invalid, preference, valid)
 
     def _against(
         self,

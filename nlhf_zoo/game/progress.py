@@ -1,4 +1,4 @@
-"""Where the game stands, and how far it may go."""
+"""Where the game stands, and which weights its players have."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Progress:
-    """Where the game stands; all of it survives a resume.
+    """Where the game stands; all of it survives a resume."""
 
-    Args:
-        round: rounds that are finished.
-        step: proximal steps that are finished in this round.
-        gradient_step: gradient steps that are finished in this proximal step.
-        batches: training steps that this process has played.
-        queries: preference queries of all processes.
-        queries_per_prompt: preference queries for each prompt of a batch, as algorithms are
-            compared by.
-        invalid: answers of the oracle that could not be had.
-        unjudged: prompts that left the loss because none of their answers was valid.
-        tokens: tokens that all processes have drawn, of scored responses and of opponents.
+    round: int = 0  # rounds that are finished
+    step: int = 0  # proximal steps that are finished in this round
+    gradient_step: int = 0  # gradient steps that are finished in this proximal step
+    batches: int = 0  # training steps that this process has played
+    queries: int = 0  # preference queries of all processes
+    queries_per_prompt: int = 0  # of each prompt of a batch, as algorithms are compared by
+    invalid: int = 0  # answers of the oracle that could not be had
+    unjudged: int = 0  # prompts that left the loss because none of their answers was valid
+    tokens: int = 0  # that all processes have drawn, of scored responses and of opponents
+
+
+class Versions(dict[str, int]):
+    """A number for each player's weights: equal numbers mean equal weights.
+
+    It changes when the weights move, and is copied when they are. By it samples say which weights
+    drew them, and a product is remembered for as long as its players do not move.
     """
 
-    round: int = 0
-    step: int = 0
-    gradient_step: int = 0
-    batches: int = 0
-    queries: int = 0
-    queries_per_prompt: int = 0
-    invalid: int = 0
-    unjudged: int = 0
-    tokens: int = 0
+    def of(self, player: str) -> int:
+        """A player's number: -1 for the reference, which never moves, 0 for one that has not."""
+        return -1 if player == "reference" else self.get(player, 0)
 
-    def rounds_left(
-        self, max_rounds: int | None, max_queries: int | None, queries_per_round: int
-    ) -> int | None:
-        """Whole rounds that a budget still allows; None where there is no limit.
+    def moved(self, player: str) -> None:
+        """A player has got weights that none had before."""
+        self[player] = max([0, *self.values()]) + 1
 
-        Args:
-            max_rounds: rounds of the game, at most.
-            max_queries: preference queries for each prompt, at most.
-            queries_per_round: of these, what a round costs.
-        """
-        left = [] if max_rounds is None else [max_rounds - self.round]
-        if max_queries is not None:
-            left.append((max_queries - self.queries_per_prompt) // queries_per_round)
-        return max(0, min(left)) if left else None
+    def copied(self, source: str, target: str) -> None:
+        """A player has got another's weights."""
+        self[target] = self.of(source)
+
+    def returned(self, player: str, number: int) -> None:
+        """A player has got back the weights that had this number."""
+        self[player] = number

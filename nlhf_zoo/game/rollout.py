@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from typing_extensions import override
@@ -69,9 +70,7 @@ class Enumerate(Rollout):
             )
         with torch.no_grad():
             weight = policy.log_prob(who, prompts, responses, decoding).exp()
-        return Responses(
-            responses.tokens, responses.mask, weight, True, responses.text, responses.version
-        )
+        return replace(responses, weight=weight, enumerated=True)
 
 
 class Sample(Rollout):

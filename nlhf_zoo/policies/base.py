@@ -87,18 +87,53 @@ class Policy(nn.Module, ABC):
     def enumerate(self, prompts: Prompts) -> Responses | None:
         """All responses, of equal weight, where they are few; None otherwise."""
 
-    @abstractmethod
     def copy_(self, source: str, target: str) -> None:
         """Make player ``target`` equal to ``source``, bit for bit."""
+        self.lerp_(source, target, 1.0)
 
     @abstractmethod
     def lerp_(self, source: str, target: str, weight: float) -> None:
-        """Move the parameters of ``target`` by ``weight`` towards those of ``source``."""
+        """Move the parameters of ``target`` towards those of ``source``; weight 1 copies them.
 
-    @abstractmethod
+        Raises:
+            ValueError: the reference, which never moves, is the target.
+        """
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Those of ``policy``, by the names that they have in a snapshot."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def snapshot(self) -> dict[str, Any]:
         """A copy of the trained parameters of ``policy``."""
+        return {name: p.detach().clone() for name, p in self.trained_parameters().items()}
 
-    @abstractmethod
+    @torch.no_grad()
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Put back what ``snapshot`` returned, bit for bit."""
+        for name, parameter in self.trained_parameters().items():
+            parameter.copy_(snapshot[name])
+
+
+@torch.no_grad()
+def lerp_tensors_(
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor], weight: float
+) -> None:
+    """Move tensors in place by ``weight`` towards those of the same names; 1 copies bit for bit."""
+    for name, tensor in target.items():
+        if weight == 1:
+            tensor.copy_(source[name])
+        else:
+            tensor.lerp_(source[name], weight)
+
+
+def mix(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    r"""Log-probabilities [..., V] of the geometric mixture prod_i pi_i^{w_i} / Z, sum_i w_i = 1.
+
+    Of one player alone they are exactly that player's.
+    """
+    if len(logits) == 1:
+        return logits[0].log_softmax(-1)
+    total = weights[0] * logits[0].log_softmax(-1)
+    for weight, other in zip(weights[1:], logits[1:], strict=True):
+        total = total + weight * other.log_softmax(-1)
+    return total.log_softmax(-1)

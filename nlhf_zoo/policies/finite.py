@@ -7,14 +7,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import DivergenceError
-from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.base import Policy, lerp_tensors_, mix
 from nlhf_zoo.policies.reference import Reference, UniformReference
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
@@ -40,11 +39,7 @@ class FinitePolicy(Policy, ABC):
 
     @abstractmethod
     def make_network(self, log_start: Tensor) -> nn.Module:
-        """The network of player ``policy``: ids [B] -> logits [B, N].
-
-        Args:
-            log_start: the log-probabilities that it starts from, finite [C, N].
-        """
+        """A network: ids [B] -> logits [B, N]; it starts from ``log_start`` [C, N], all finite."""
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -90,15 +85,9 @@ class FinitePolicy(Policy, ABC):
 
     def distribution(self, who: Mixture, prompts: Prompts, decoding: Decoding = PLAIN) -> Tensor:
         """Log-probabilities of all actions [B, N] under a mixture, normalised."""
-        parts = [(w, self._logits(p, prompts.ids)) for p, w in who.items() if w]
-        if len(parts) == 1:
-            log_prob = parts[0][1].log_softmax(-1)
-        else:
-            log_prob = sum(
-                (w * logits.log_softmax(-1) for w, logits in parts[1:]),
-                parts[0][0] * parts[0][1].log_softmax(-1),
-            )
-            log_prob = log_prob.log_softmax(-1)
+        mixture = {player: weight for player, weight in who.items() if weight}
+        logits = [self._logits(player, prompts.ids) for player in mixture]
+        log_prob = mix(logits, [*mixture.values()])
         return log_prob if decoding.is_plain else _decode(log_prob, decoding)
 
     def log_prob(
@@ -133,35 +122,16 @@ class FinitePolicy(Policy, ABC):
         actions = torch.arange(support.shape[1], device=support.device).expand(support.shape)
         return _responses(actions, support / support.sum(-1, keepdim=True).to(self.dtype), True)
 
-    def copy_(self, source: str, target: str) -> None:
-        """Copy parameters, or nothing where source and target are one."""
-        self.lerp_(source, target, 1.0)
-
-    @torch.no_grad()
+    @override
     def lerp_(self, source: str, target: str, weight: float) -> None:
-        """Move the parameters of ``target``; weight 1 copies bit for bit.
-
-        Raises:
-            ValueError: the reference, which never moves, is the target.
-        """
         if target == "reference" or source == "reference":
             raise ValueError("the reference never moves, and is no copy of the network")
-        moved, kept = self.networks[source].state_dict(), self.networks[target].state_dict()
-        for new, old in zip(moved.values(), kept.values(), strict=True):
-            if weight == 1:
-                old.copy_(new)
-            else:
-                old.lerp_(new, weight)
+        networks = self.networks
+        lerp_tensors_(networks[source].state_dict(), networks[target].state_dict(), weight)
 
     @override
-    def snapshot(self) -> dict[str, Any]:
-        return {name: p.detach().clone() for name, p in self.networks["policy"].named_parameters()}
-
-    @torch.no_grad()
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Put the policy's parameters back."""
-        for name, parameter in self.networks["policy"].named_parameters():
-            parameter.copy_(snapshot[name])
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.networks["policy"].named_parameters())
 
 
 def _responses(actions: Tensor, weight: Tensor, enumerated: bool) -> Responses:

@@ -60,14 +60,9 @@ class _BatchedMLP(nn.Module):
         self.biases = nn.ParameterList()
         for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
             scale = 0.0 if layer == layers - 1 else bound
-            weight = torch.empty(num_prompts, inputs, outputs, dtype=log_start.dtype).uniform_(
-                -scale, scale
-            )
-            bias = torch.empty(num_prompts, 1, outputs, dtype=log_start.dtype).uniform_(
-                -scale, scale
-            )
-            self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(bias))
+            for parameters, rows in ((self.weights, inputs), (self.biases, 1)):
+                start = torch.empty(num_prompts, rows, outputs, dtype=log_start.dtype)
+                parameters.append(nn.Parameter(start.uniform_(-scale, scale)))
         self.register_buffer("offset", log_start.clone())
 
     def forward(self, ids: Tensor) -> Tensor:

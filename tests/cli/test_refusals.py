@@ -111,6 +111,10 @@ FITS = {
     "no such accelerator": ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
     "max_steps": ([*FIT, "--trainer.max_steps=-5"], "max_steps"),
     "precision": ([*FIT, "--trainer.precision", "17"], r"--trainer\.precision: expected .*'17'"),
+    "half precision": (
+        [*FIT, "--trainer.precision", "bf16-true"],
+        "bf16-true would round what is trained: leave it at 32-true, and set the dtype",
+    ),
     "seed text": ([*FIT, "--seed_everything", "x"], "--seed_everything: expected .* 'x'"),
     "seed negative": ([*FIT, "--seed_everything=-3"], "--seed_everything: -3 is not in bounds"),
     "dtype of the policy": ([*FIT, "--model.policy.dtype", "float16"], "float16"),

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
-from zoo import TensorReference, fit, normal_logits, small_games
+from zoo import fit, normal_logits, small_game
 
 from nlhf_zoo.algorithms import EGPO, MovingMagnet, NashMP, OnlineIPO
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
-from nlhf_zoo.oracles import BradleyTerry, MatrixOracle
-from nlhf_zoo.policies import NormalReference, TabularPolicy
+from nlhf_zoo.oracles import BradleyTerry
+from nlhf_zoo.policies import NormalReference
 from nlhf_zoo.records import Decoding
 
 
-def game_of(algorithm, num_games=2, lr=1.0, realisation=None, rollout=None, start=None):
-    P, log_reference = small_games(num_games)
-    reference = TensorReference(log_reference)
-    return OnlineGame(
-        TabularPolicy(reference, start and TensorReference(start(num_games))),
-        MatrixOracle(P),
-        algorithm,
-        optimizer=partial(torch.optim.SGD, lr=lr),
-        realisation=realisation,
-        rollout=rollout,
-    )
+def game_of(algorithm, num_games=2, lr=1.0, **parts):
+    return small_game(algorithm, num_games, lr=lr, **parts)
 
 
 def test_all_steps_of_a_round_see_the_same_prompts():
@@ -61,10 +49,7 @@ def test_products_are_remembered_by_prompt(accumulate):
 
 def test_the_magnet_starts_at_the_reference():
     """It started where the policy starts, and so regularised to another policy."""
-
-    def start(num_games):
-        return normal_logits(num_games, 6, seed=8)
-
+    start = normal_logits(2, 6, seed=8)
     inner = fit(game_of(EGPO(), start=start), rounds=40)
     outer = fit(game_of(MovingMagnet(EGPO(), every=1000), start=start), rounds=40)
     torch.testing.assert_close(outer.log_policy(), inner.log_policy(), atol=1e-12, rtol=0)
@@ -95,6 +80,15 @@ def test_a_reference_is_not_the_score_of_its_game():
     scores = oracle.table[0].logit(eps=1e-12).mean(-1)
     correlation = torch.corrcoef(torch.stack([scores, log_mu[0]]))[0, 1]
     assert correlation.abs() < 0.55  # 4 standard errors of 50 independent pairs
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_a_precision_that_rounds_the_policy_is_refused(precision):
+    """A Trainer made in Python trained a rounded policy; `nlhf fit` alone refused it."""
+    game = game_of(EGPO(), realisation=GradientSteps())
+    with pytest.raises(UserError, match=f"{precision} would round what is trained"):
+        fit(game, rounds=1, precision=precision)
+    assert {tensor.dtype for tensor in game.policy.parameters()} == {torch.float64}
 
 
 def test_undeclared_players_are_named(monkeypatch):

@@ -33,7 +33,7 @@ from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
-from nlhf_zoo.game.rollout import Enumerate, Sample
+from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
 from nlhf_zoo.random_streams import random_stream
@@ -59,27 +59,35 @@ def linear_decay(optimizer):
     return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=20)
 
 
-def make_game(
-    algorithm, rollout=None, kind=TabularPolicy, num_games=C, num_actions=N, wrap=None, **kwargs
-):
-    P, log_reference = small_games(num_games, num_actions)
+ALL_KINDS = [
+    NashMP(),
+    EGPO(),
+    OnlineIPO(),
+    SPPO(),
+    OnlineDPO(),
+    NashMD(),
+    OnlineIPO(surrogate=proximal_regression),
+]
+
+
+def each(*algorithms):
+    def name(algorithm):
+        return f"{type(algorithm).__name__}-{algorithm.surrogate.__name__}"
+
+    return pytest.mark.parametrize("algorithm", algorithms, ids=name)
+
+
+all_kinds = each(*ALL_KINDS)
+
+
+def make_game(algorithm, rollout=None, kind=TabularPolicy, num_games=C, wrap=None, **kwargs):
+    P, log_reference = small_games(num_games, N)
     oracle = MatrixOracle(P) if wrap is None else wrap(MatrixOracle(P))
+    start = TensorReference(normal_logits(num_games, N, seed=6))
     torch.manual_seed(0)  # of an MLP's weights
-    return OnlineGame(
-        kind(
-            TensorReference(log_reference),
-            TensorReference(normal_logits(num_games, num_actions, seed=6)),
-        ),
-        oracle,
-        algorithm,
-        BETA,
-        **{
-            "optimizer": sgd,
-            "rollout": rollout or Enumerate(),
-            "realisation": GradientSteps(),
-            **kwargs,
-        },
-    )
+    policy = kind(TensorReference(log_reference), start)
+    parts = {"optimizer": sgd, "rollout": rollout, "realisation": GradientSteps()} | kwargs
+    return OnlineGame(policy, oracle, algorithm, BETA, **parts)
 
 
 def parameters(game, player="policy"):
@@ -107,10 +115,9 @@ def double_backward(
         stream = random_stream(0, 0, drawn, torch.device("cpu"))
         drawn += 1
         responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
+        payoffs = judge(game, step, prompts, responses, opponents)
         optimizer.zero_grad()
-        game.improve(
-            step, prompts, responses, judge(game, step, prompts, responses, opponents)
-        ).backward()
+        game.improve(step, prompts, responses, payoffs).backward()
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -122,9 +129,8 @@ def double_backward(
             gradient_step(first)
         game.policy.copy_("policy", "lookahead")
         with torch.no_grad():
-            for parameter, old in zip(
-                game.policy.networks["policy"].parameters(), weights, strict=True
-            ):
+            network = game.policy.networks["policy"]
+            for parameter, old in zip(network.parameters(), weights, strict=True):
                 parameter.copy_(old)
         now = optimizer.state_dict()
         if restore_groups:
@@ -146,13 +152,8 @@ EXTRAGRADIENT = [EGPO(), NashMP(), NashMP(kappa=0.5, inner_steps=2, surrogate=pr
 @pytest.mark.parametrize("optimizer", [sgd, adam])
 @pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "decayed"])
 def test_extragradient_is_a_double_backward_bit_for_bit(algorithm, kind, optimizer, scheduled):
-    game = make_game(
-        algorithm,
-        Sample(4, 3),
-        kind,
-        optimizer=optimizer,
-        lr_scheduler=linear_decay if scheduled else None,
-    )
+    schedule = linear_decay if scheduled else None
+    game = make_game(algorithm, Sample(4, 3), kind, optimizer=optimizer, lr_scheduler=schedule)
     start = parameters(game)
     fit(game, rounds=5)
     assert equal(parameters(game), double_backward(algorithm, kind, optimizer, 5, scheduled))
@@ -224,9 +225,8 @@ class Watch(L.Callback):
 
     def on_train_batch_start(self, trainer, game, batch, batch_idx):
         players = {p: parameters(game, p) for p in game.policy.networks}
-        self.seen.append(
-            (game.progress.round, game.progress.step, game.progress.gradient_step, players)
-        )
+        at = game.progress
+        self.seen.append((at.round, at.step, at.gradient_step, players))
 
 
 def watch(algorithm, rounds=3):
@@ -283,9 +283,7 @@ def test_the_magnet_moves_every_so_many_rounds():
     assert not equal(starts[4]["magnet"], starts[2]["magnet"])
 
 
-@pytest.mark.parametrize(
-    "algorithm", [NashMP(), EGPO(), SPPO(), NashMD(), OnlineDPO()], ids=lambda a: type(a).__name__
-)
+@all_kinds
 def test_the_reference_never_moves(algorithm):
     game = make_game(algorithm, Sample(4, 2), optimizer=adam)
     before = game.log_policy("reference").clone()
@@ -298,19 +296,7 @@ def test_the_reference_never_moves(algorithm):
 # ---- batches ----
 
 
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        EGPO(),
-        NashMP(),
-        NashMP(inner_steps=2, kappa=0.5),
-        SPPO(),
-        OnlineIPO(),
-        NashMD(),
-        OnlineDPO(),
-    ],
-    ids=lambda a: type(a).__name__,
-)
+@each(*ALL_KINDS, NashMP(inner_steps=2, kappa=0.5))
 @pytest.mark.parametrize("optimizer", [sgd, adam])
 def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optimizer):
     whole = make_game(algorithm, num_games=8, optimizer=optimizer)
@@ -322,9 +308,8 @@ def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optim
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
     assert parts.progress.round == whole.progress.round == 4
     assert parts.progress.batches == 8 * whole.progress.batches
-    if (
-        getattr(algorithm, "inner_steps", 1) == 1
-    ):  # products are remembered for one batch of prompts only
+    # Products are remembered for one batch of prompts only.
+    if getattr(algorithm, "inner_steps", 1) == 1:
         assert parts.progress.queries_per_prompt == whole.progress.queries_per_prompt
         assert parts.progress.queries == whole.progress.queries
 
@@ -418,9 +403,8 @@ class Silent(PreferenceOracle):
         for prompt in self.silent:
             valid[prompts.ids == prompt] = False
         if self.action is not None:
-            valid &= (first.actions != self.action)[:, :, None] & (second.actions != self.action)[
-                :, None, :
-            ]
+            valid &= (first.actions != self.action)[:, :, None]
+            valid &= (second.actions != self.action)[:, None, :]
         return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
 
 
@@ -433,11 +417,8 @@ def drawn(*actions):
 
 def gradient_on(algorithm, scored, opponents, **silence):
     """Gradient of the loss [C, N] with these responses, and the game."""
-    game = make_game(
-        algorithm,
-        Sample(scored.num, opponents[0].num),
-        wrap=lambda oracle: Silent(oracle, **silence),
-    )
+    rollout = Sample(scored.num, opponents[0].num)
+    game = make_game(algorithm, rollout, wrap=lambda oracle: Silent(oracle, **silence))
     scatter_players(game)
     scored = replace(scored, version=game.policy.stamp(game.step.sampler))
     payoffs = judge(game, game.step, all_prompts(game), scored, opponents)
@@ -473,20 +454,6 @@ def test_an_oracle_that_does_not_answer_ends_the_run():
     assert play((0,), 30).progress.round == 30  # a third is less than half
 
 
-ALL_KINDS = [
-    NashMP(),
-    EGPO(),
-    OnlineIPO(),
-    SPPO(),
-    OnlineDPO(),
-    NashMD(),
-    OnlineIPO(surrogate=proximal_regression),
-]
-all_kinds = pytest.mark.parametrize(
-    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
-)
-
-
 def opponents_of(algorithm, scored, *actions):
     return [scored] if algorithm.steps(BETA, 0)[0].self_play else [drawn(*actions)]
 
@@ -520,15 +487,9 @@ def test_a_prompt_without_answers_leaves_the_loss_and_is_counted(algorithm, lie)
 def test_an_invalid_answer_is_never_a_label(algorithm):
     """Whatever stands in its place changes nothing, bit for bit."""
     scored = drawn(0, 1, 2, 3)
+    opponents = opponents_of(algorithm, scored, 3, 2)
     found = [
-        gradient_on(
-            algorithm,
-            scored,
-            opponents_of(algorithm, scored, 3, 2),
-            prompts=(0,),
-            action=1,
-            lie=lie,
-        )[0]
+        gradient_on(algorithm, scored, opponents, prompts=(0,), action=1, lie=lie)[0]
         for lie in (0.0, 1.0, 0.5, math.nan)
     ]
     assert all(torch.equal(found[0], other) for other in found[1:])
@@ -537,12 +498,7 @@ def test_an_invalid_answer_is_never_a_label(algorithm):
 
 @all_kinds
 def test_a_batch_without_any_answer_moves_nothing(algorithm):
-    game = make_game(
-        algorithm,
-        Sample(3, 2),
-        wrap=lambda oracle: Silent(oracle, prompts=(0, 1, 2)),
-        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
-    )
+    game = make_game(algorithm, Sample(3, 2), wrap=lambda oracle: Silent(oracle, (0, 1, 2)))
     before = parameters(game)
     fit(game, rounds=2)
     assert equal(parameters(game), before)
@@ -551,9 +507,7 @@ def test_a_batch_without_any_answer_moves_nothing(algorithm):
     assert game.progress.invalid == game.progress.queries  # everything that was asked
 
 
-@pytest.mark.parametrize(
-    "algorithm", ALL_KINDS, ids=lambda a: f"{type(a).__name__}-{a.surrogate.__name__}"
-)
+@all_kinds
 def test_enumerated_responses_may_be_invalid_too(algorithm):
     """Weights are those of the valid responses, scaled to 1; no NaN, no trace of the rest."""
     gradients = []

@@ -5,19 +5,16 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from zoo import TensorReference, fit, small_games
+from zoo import fit, small_game
 
 from nlhf_zoo.algorithms import NashMP
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
-from nlhf_zoo.game.rollout import Enumerate, Sample
-from nlhf_zoo.oracles import MatrixOracle
-from nlhf_zoo.policies import TabularPolicy
+from nlhf_zoo.game.realisation import ClosedForm, GradientSteps, Realisation
+from nlhf_zoo.game.rollout import Sample
 
 ROUNDS = 5
 STEPS = 2 * 3 * ROUNDS  # Nash-MP has two proximal steps a round, here of three gradient steps each
@@ -36,6 +33,7 @@ CALLS = {
     "copy_": ROUNDS,  # to the lookahead
     "lerp_": ROUNDS,  # of the anchor
     "configure_optimizers": 1,
+    "setup": 1,
     "on_train_start": 1,
     "on_save_checkpoint": 1,
     "set_budget": 1,
@@ -74,19 +72,9 @@ def counting() -> tuple[type[OnlineGame], Counter[str]]:
     return Counting, calls
 
 
-def play(
-    game_class: type[OnlineGame], realisation: Any, rollout: Any, **options: Any
-) -> OnlineGame:
-    P, log_reference = small_games()
-    game = game_class(
-        TabularPolicy(TensorReference(log_reference)),
-        MatrixOracle(P),
-        NashMP(kappa=0.5, inner_steps=3),
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-        realisation=realisation,
-        rollout=rollout,
-        **options,
-    )
+def play(game_class: type[OnlineGame], realisation: Realisation, **parts: Any) -> OnlineGame:
+    algorithm = NashMP(kappa=0.5, inner_steps=3)
+    game = small_game(algorithm, game_class=game_class, realisation=realisation, **parts)
     return fit(game, ROUNDS)
 
 
@@ -97,7 +85,8 @@ def test_every_public_method_is_named_here():
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_loop_takes_each_hook(overlap: bool, tmp_path):
     game_class, calls = counting()
-    game = play(game_class, GradientSteps(), Sample(4, 2), micro_batches=2, overlap_judging=overlap)
+    parts = {"rollout": Sample(4, 2), "micro_batches": 2, "overlap_judging": overlap}
+    game = play(game_class, GradientSteps(), **parts)
     game.trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert {name: calls[name] for name in CALLS} == CALLS
     assert game.progress.round == ROUNDS
@@ -105,7 +94,7 @@ def test_the_loop_takes_each_hook(overlap: bool, tmp_path):
 
 def test_the_closed_form_takes_the_hooks_that_it_has():
     game_class, calls = counting()
-    game = play(game_class, ClosedForm(rounds_per_step=2), Enumerate())
+    game = play(game_class, ClosedForm(rounds_per_step=2))
     assert game.progress.round == ROUNDS
     assert calls["training_step"] == 3
     assert calls["configure_optimizers"] == calls["on_train_start"] == calls["set_budget"] == 1
@@ -122,7 +111,7 @@ def test_what_a_subclass_judges_is_what_is_trained_on():
 
     moved = {}
     for game_class in (OnlineGame, Indifferent):
-        game = play(game_class, GradientSteps(), Enumerate())
+        game = play(game_class, GradientSteps())
         moved[game_class] = (game.log_policy() - game.log_policy("reference")).abs().max()
     assert moved[Indifferent] < 1e-9
     assert moved[OnlineGame] > 1e-3

@@ -36,11 +36,8 @@ POLICY = {"policy": 1.0}
 
 def make_game(algorithm, num_letters, rollout=None, optimizer=None, beta=BETA, width=16):
     """A game whose policy is not its reference: words of two letters, one or two prompts."""
-    policy = CausalLMPolicy(
-        SmallLanguageModel(width, layers=1, num_letters=num_letters),
-        LoRA(r=4, alpha=8),
-        max_new_tokens=2,
-    )
+    model = SmallLanguageModel(width, layers=1, num_letters=num_letters)
+    policy = CausalLMPolicy(model, LoRA(r=4, alpha=8), max_new_tokens=2)
     game = OnlineGame(
         policy,
         SmallLanguage(num_letters=num_letters, length=2),
@@ -170,26 +167,26 @@ def nash_mp(P, mu, x, eta):
         yield (x := x.log_softmax(-1))
 
 
+def proximal(mu, x, eta, payoff):
+    """Mirror descent from x on the payoff, regularised to mu."""
+    return ((1 - eta * BETA) * x + eta * BETA * mu + eta * payoff).log_softmax(-1)
+
+
 def egpo(P, mu, x, eta):
     while True:
-        half = (1 - eta * BETA) * x + eta * BETA * (mu + product(P, x) / BETA)
-        half = half.log_softmax(-1)
-        x = (1 - eta * BETA) * x + eta * BETA * (mu + product(P, half) / BETA)
-        yield (x := x.log_softmax(-1))
+        half = proximal(mu, x, eta, product(P, x))
+        yield (x := proximal(mu, x, eta, product(P, half)))
 
 
 def online_ipo(P, mu, x, eta):
     while True:
-        x = (1 - eta * BETA) * x + eta * BETA * mu + eta * product(P, x)
-        yield (x := x.log_softmax(-1))
+        yield (x := proximal(mu, x, eta, product(P, x)))
 
 
 def nash_md(P, mu, x, eta, mixture=None):
     weight = eta * BETA if mixture is None else mixture
     while True:
-        opponent = token_mixture(x, mu, weight)
-        x = (1 - eta * BETA) * x + eta * BETA * mu + eta * product(P, opponent)
-        yield (x := x.log_softmax(-1))
+        yield (x := proximal(mu, x, eta, product(P, token_mixture(x, mu, weight))))
 
 
 def sppo(P, mu, x, eta):
@@ -209,9 +206,8 @@ def optimistic(P, mu, x, eta):
     last = product(P, x)
     while True:
         now = product(P, x)
-        x = (1 - eta * BETA) * x + eta * BETA * mu + eta * (2 * now - last)
+        yield (x := proximal(mu, x, eta, 2 * now - last))
         last = now
-        yield (x := x.log_softmax(-1))
 
 
 def moving_magnet(P, mu, x, eta, every):
@@ -225,14 +221,11 @@ def moving_magnet(P, mu, x, eta, every):
 # The algorithm, the learning rate that makes its gradient step the closed form's, and that form.
 ETA = 2 * BETA  # Nash-MP's default
 S = ETA / (BETA * (1 + ETA))  # its proximal steps' own size, which is also EGPO's default
+REGRESSION = algorithms.NashMP(surrogate=surrogates.proximal_regression, inner_steps=2)
+MAGNET = algorithms.MovingMagnet(algorithms.OnlineIPO(), every=1)
 ROUNDS_OF = {
     "NashMP": (algorithms.NashMP(), S, nash_mp, [ETA]),
-    "NashMP by regression": (
-        algorithms.NashMP(surrogate=surrogates.proximal_regression, inner_steps=2),
-        1 / 4,
-        nash_mp,
-        [ETA],
-    ),
+    "NashMP by regression": (REGRESSION, 1 / 4, nash_mp, [ETA]),
     "EGPO": (algorithms.EGPO(), S * BETA / 4, egpo, [S]),
     "OnlineIPO": (algorithms.OnlineIPO(), 1.0 * BETA / 4, online_ipo, [1.0]),
     "NashMD": (algorithms.NashMD(1.0), 1.0, nash_md, [1.0]),
@@ -240,12 +233,7 @@ ROUNDS_OF = {
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
     "OnlineDPO": (algorithms.OnlineDPO(), 1.0, online_dpo, [1.0]),
     "OptimisticMirrorDescent": (algorithms.OptimisticMirrorDescent(1.0), 1 / 4, optimistic, [1.0]),
-    "MovingMagnet": (
-        algorithms.MovingMagnet(algorithms.OnlineIPO(), every=1),
-        1.0 * BETA / 4,
-        moving_magnet,
-        [1.0, 1],
-    ),
+    "MovingMagnet": (MAGNET, 1.0 * BETA / 4, moving_magnet, [1.0, 1]),
 }
 
 
@@ -515,15 +503,11 @@ def test_a_file_is_complete_and_its_learning_rate_ends_with_its_budget(path):
         if c["class_path"] == "nlhf_zoo.Budget"
     )
     steps = sum(step.gradient_steps for step in algorithm.steps(arguments["beta"], 0))
-    schedule = arguments["lr_scheduler"]["init_args"]
-    assert schedule == {
-        "start_factor": 1.0,
-        "end_factor": 0.0,
-        "total_iters": budget // queries * steps,
-    }
-    same = dict.fromkeys(("policy", "oracle", "rollout", "beta"))
+    total = budget // queries * steps
+    schedule = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": total}
+    assert arguments["lr_scheduler"]["init_args"] == schedule
     first = read(FILES[0])["model"]["init_args"]
-    assert {key: arguments[key] for key in same} == {key: first[key] for key in same}
+    assert all(arguments[key] == first[key] for key in ("policy", "oracle", "rollout", "beta"))
 
 
 @pytest.mark.parametrize("name", ["language", "language_quickstart"])

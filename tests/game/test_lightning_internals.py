@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import lightning as L
 import pytest
 import torch
-from zoo import TensorReference, small_games
+from zoo import fit, small_game
 
-from nlhf_zoo import (
-    Budget,
-    GameCheckpoint,
-    GradientSteps,
-    MatrixOracle,
-    NashMD,
-    OnlineGame,
-    Sample,
-    TablePrompts,
-    TabularPolicy,
-)  # fmt: skip
+from nlhf_zoo import GameCheckpoint, GradientSteps, NashMD, OnlineGame, Sample
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game import lightning_internals as internals
 
 
 def new_game() -> OnlineGame:
-    P, log_reference = small_games()
-    return OnlineGame(
-        TabularPolicy(TensorReference(log_reference)), MatrixOracle(P), NashMD(),
-        optimizer=partial(torch.optim.SGD, lr=0.1), rollout=Sample(4, 2),
-        realisation=GradientSteps(),
-    )  # fmt: skip
+    return small_game(NashMD(), rollout=Sample(4, 2), realisation=GradientSteps())
 
 
 class Logger(L.pytorch.loggers.logger.DummyLogger):
@@ -45,20 +28,15 @@ class Logger(L.pytorch.loggers.logger.DummyLogger):
             self.told.append(step)
 
 
-def played(folder, *callbacks, rounds=4, logger=False, **options) -> L.Trainer:
-    trainer = L.Trainer(
-        max_epochs=-1, accelerator="cpu", devices=1, logger=logger, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[Budget(rounds=rounds), *callbacks], default_root_dir=folder, **options,
-    )  # fmt: skip
+def played(folder, *callbacks, **options) -> L.Trainer:
+    options = {"log_every_n_steps": 1, "default_root_dir": folder} | options
     with quiet():
-        trainer.fit(new_game(), TablePrompts())
-    return trainer
+        return fit(new_game(), 4, callbacks=callbacks, **options).trainer
 
 
 def test_a_module_has_a_trainer_or_none(tmp_path):
     assert internals.trainer_of(new_game()) is None
-    trainer = played(tmp_path, enable_checkpointing=False)
+    trainer = played(tmp_path)
     assert internals.trainer_of(trainer.lightning_module) is trainer
 
 
@@ -72,7 +50,7 @@ def test_a_step_is_logged_before_the_checkpoint_that_counts_it(tmp_path):
             internals.log_training_step(trainer)
             seen.append([len(before), len(logger.told)])
 
-    played(tmp_path, Look(), logger=logger, enable_checkpointing=False)
+    played(tmp_path, Look(), logger=logger)
     assert seen == [[n, n + 1] for n in (0, 2, 4, 6)]  # Lightning says it again afterwards
 
 
@@ -89,7 +67,7 @@ def test_the_last_checkpoint_is_written_when_it_is_asked_for(tmp_path):
                 content = torch.load(tmp_path / "last.ckpt", weights_only=True)
                 assert content["global_step"] == 2
 
-    trainer = played(tmp_path, checkpoint, Look())
+    trainer = played(tmp_path, checkpoint, Look(), enable_checkpointing=True)
     assert looks == [False, False, True, False, False]
     assert internals.is_written(checkpoint, trainer)  # at the end of a run
 
@@ -107,7 +85,7 @@ def test_a_loop_goes_back_behind_a_batch(batches, tmp_path):
                 internals.stand_behind_batch(trainer, batches)
                 counts["after"] = (progress.completed, progress.ready)
 
-    played(tmp_path, Stop(), enable_checkpointing=False)
+    played(tmp_path, Stop())
     assert counts[3] == (3, 4)
     # Ready for the batch that is to be read again; the one before it is not completed yet.
     assert counts["after"] == (2 - batches, 3 - batches)

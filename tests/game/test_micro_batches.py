@@ -67,29 +67,25 @@ def test_parts_are_put_together_in_order(overlap: bool):
 
 def test_the_judge_works_while_the_next_part_is_drawn():
     """The first judgement ends only when the second part is being drawn: never in turn."""
-    second = threading.Event()
 
-    def play(part: Prompts) -> Any:
-        if part.ids[0] == 1:
-            second.set()
-        return drawn(len(part), 1, 0), []
+    def run(overlap: bool, patience: float) -> None:
+        second = threading.Event()
 
-    def judge(part: Prompts, *_: Any) -> Payoffs:
-        if not second.wait(20):
-            raise TimeoutError
-        return payoffs(part)
+        def play(part: Prompts) -> Any:
+            if part.ids[0] == 1:
+                second.set()
+            return drawn(len(part), 1, 0), []
 
-    prompts = Prompts(torch.arange(2))
-    MicroBatches(2, overlap=True)(prompts, play, judge, StepTimer())
-    second.clear()
+        def judge(part: Prompts, *_: Any) -> Payoffs:
+            if not second.wait(patience):
+                raise TimeoutError
+            return payoffs(part)
+
+        MicroBatches(2, overlap)(Prompts(torch.arange(2)), play, judge, StepTimer())
+
+    run(overlap=True, patience=20)
     with pytest.raises(TimeoutError):
-        MicroBatches(2, overlap=False)(
-            prompts, play, lambda part, *_: judge(part) if second.is_set() else _late(), StepTimer()
-        )
-
-
-def _late() -> Payoffs:
-    raise TimeoutError
+        run(overlap=False, patience=0)
 
 
 def test_a_judge_that_has_stopped_is_not_asked_about_later_parts():

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from judge_server import JudgeServer
 from judge_server_oracles import patience_ends_in_an_outage
-from runs import CASES, RUN, differences, fit, judged_game, load, part, scalars, whole_run, write
+from runs import (
+    CASES,
+    LAST,
+    RUN,
+    assert_same_game,
+    differences,
+    fit,
+    judged_game,
+    load,
+    part,
+    scalars,
+    whole_run,
+    write,
+)
 
 from nlhf_zoo.errors import OracleStoppedError
 
 WORDS = "the judge is out to lunch"
 
 
-def stop_at(call: int) -> None:
-    """Let the table stop at a call; what is asked after that would be answered again."""
+def stop_at(call: int, process: int = 0) -> None:
+    """Let a process's table stop at a call; what is asked after that would be answered again."""
     from nlhf_zoo.oracles.tables.base import TableOracle
 
     original, calls = TableOracle.forward, [0]
@@ -29,7 +42,7 @@ def stop_at(call: int) -> None:
     @functools.wraps(original)
     def forward(self: Any, *args: Any) -> Any:
         calls[0] += 1
-        if calls[0] == call:
+        if calls[0] == call and process == int(os.environ.get("LOCAL_RANK", "0")):
             raise OracleStoppedError(WORDS)
         return original(self, *args)
 
@@ -43,13 +56,20 @@ def rarely(config: dict[str, Any]) -> None:
             callback["init_args"]["every_n_train_steps"] = 1000
 
 
-def assert_same_game(one: Path, other: Path) -> None:
-    """To the bit, apart from what Lightning counts of attempts."""
-    first, second = load(one), load(other)
-    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
-        assert differences(first[key], second[key], key) == []
-    assert (one / RUN / "history.bin").read_bytes() == (other / RUN / "history.bin").read_bytes()
-    assert scalars(one) == scalars(other)
+def stops(folder: Path, call: int, *args: str, process: int = 0) -> None:
+    """Run until the table stops at a call: its words, without a traceback."""
+    run = fit(folder, *args, before=functools.partial(stop_at, call, process))
+    assert run.code == 2
+    assert run.sentence == f"nlhf: error: {WORDS}" or (
+        process and "oracle of another process" in run.sentence
+    )
+    assert "Traceback" not in run.err
+
+
+def goes_on(folder: Path, whole: Path) -> None:
+    """Resume, and end where the uninterrupted run has."""
+    assert fit(folder, *LAST).code == 0
+    assert_same_game(whole, folder)
 
 
 # Two calls a training step for the optimistic one: it stops between the two, when one label is
@@ -70,12 +90,8 @@ def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...
     for number, call in enumerate(calls):
         stopped = tmp_path / f"stopped{number}"
         write(stopped, config)
-        run = fit(stopped, before=functools.partial(stop_at, call))
-        assert run.code == 2
-        assert run.sentence == f"nlhf: error: {WORDS}"
-        assert "Traceback" not in run.err
-        assert fit(stopped, "--ckpt_path", "last").code == 0
-        assert_same_game(tmp_path / "whole", stopped)
+        stops(stopped, call)
+        goes_on(stopped, tmp_path / "whole")
 
 
 def test_a_run_that_stops_again_and_again(tmp_path: Path):
@@ -84,11 +100,8 @@ def test_a_run_that_stops_again_and_again(tmp_path: Path):
     stopped = tmp_path / "stopped"
     write(stopped, config)
     for number in range(3):
-        resume = ("--ckpt_path", "last") if number else ()
-        run = fit(stopped, *resume, before=functools.partial(stop_at, 6 + number))
-        assert run.code == 2
-    assert fit(stopped, "--ckpt_path", "last").code == 0
-    assert_same_game(tmp_path / "whole", stopped)
+        stops(stopped, 6 + number, *(LAST if number else ()))
+    goes_on(stopped, tmp_path / "whole")
 
 
 def test_a_stop_behind_a_validation(tmp_path: Path):
@@ -101,25 +114,8 @@ def test_a_stop_behind_a_validation(tmp_path: Path):
     for call in (4, 7):
         stopped = tmp_path / f"stopped{call}"
         write(stopped, config)
-        assert fit(stopped, before=functools.partial(stop_at, call)).code == 2
-        assert fit(stopped, "--ckpt_path", "last").code == 0
-        assert_same_game(tmp_path / "whole", stopped)
-
-
-def stop_in_one_process(call: int) -> None:
-    """As ``stop_at``, in the second of two processes."""
-    from nlhf_zoo.oracles.tables.base import TableOracle
-
-    original, calls = TableOracle.forward, [0]
-
-    @functools.wraps(original)
-    def forward(self: Any, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == call and torch.distributed.get_rank() == 1:
-            raise OracleStoppedError(WORDS)
-        return original(self, *args)
-
-    TableOracle.forward = forward  # type: ignore[method-assign]
+        stops(stopped, call)
+        goes_on(stopped, tmp_path / "whole")
 
 
 def test_where_one_process_stops_all_do(tmp_path: Path):
@@ -131,13 +127,9 @@ def test_where_one_process_stops_all_do(tmp_path: Path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole_run(whole, config)
     write(stopped, config)
-    run = fit(stopped, before=functools.partial(stop_in_one_process, 7))
-    assert run.code == 2
-    assert run.sentence == f"nlhf: error: {WORDS}" or "oracle of another process" in run.sentence
-    assert "Traceback" not in run.err
+    stops(stopped, 7, process=1)
     assert load(stopped)["global_step"] == 6
-    assert fit(stopped, "--ckpt_path", "last").code == 0
-    assert_same_game(whole, stopped)
+    goes_on(stopped, whole)
 
 
 RULE = """
@@ -160,8 +152,7 @@ def game_of_texts(folder: Path, rounds: int, processes: int) -> list[str]:
     write(folder, config)
     (folder / "rule_that_counts.py").write_text(RULE)
     (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{c}"}}\n' for c in "abcd"))
-    resume = ("--ckpt_path", "last") if (folder / RUN).exists() else ()
-    run = fit(folder, *resume)
+    run = fit(folder, *(LAST if (folder / RUN).exists() else ()))
     assert run.code == 0, run.err
     return (folder / "asked").read_text().splitlines()
 
@@ -210,7 +201,7 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         server.stop()
         server.start(port=server.port)
         before = len(server.entries())
-        assert fit(stopped, "--ckpt_path", "last").code == 0
+        assert fit(stopped, *LAST).code == 0
         assert len(messages(server, before)) == asked - 2 * kept  # both orders of what was not kept
     one, other = load(whole), load(stopped)
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):

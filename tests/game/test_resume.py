@@ -24,14 +24,26 @@ import torch
 import yaml
 from forked import KILLED
 from paths import ROOT
-from runs import CASES, ROUNDS, RUN, assert_same_run, differences, fit, load, part, whole_run, write
+from runs import (
+    CASES,
+    LAST,
+    ROUNDS,
+    RUN,
+    assert_same_game,
+    assert_same_run,
+    fit,
+    load,
+    part,
+    whole_run,
+    write,
+)
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
 CLOSED_POINTS = ("forward", "metrics", "half", "written", "saved")
 
 
-def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of places
+def kill_at(point: str, batches: int) -> None:
     """Kill this process at a point of the training step that ``Progress.batches`` counts so."""
     import fsspec.implementations.local
     import lightning as L
@@ -40,9 +52,7 @@ def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of place
     from nlhf_zoo.game.online_game import OnlineGame
 
     game: list[OnlineGame] = []
-
-    def kill() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
 
     def due() -> bool:
         return game[0].progress.batches >= batches
@@ -71,43 +81,37 @@ def kill_at(point: str, batches: int) -> None:  # noqa: C901  # a table of place
             kill()
         shutil.copy(source, target)
 
-    patch(OnlineGame, "training_step", "before" if point == "forward" else "never")
-    if point == "backward":
-        patch(OnlineGame, "on_before_optimizer_step", "before")
-    elif point == "optimizer":
-        patch(L.LightningModule, "optimizer_step", "after")
-    elif point == "plan":
-        patch(OnlineGame, "optimizer_step", "after")
-    elif point == "metrics":
-        patch(ExactMetrics, "on_train_batch_end", "after")
-    elif point == "half":
+    places: dict[str, tuple[type, str, str]] = {
+        "forward": (OnlineGame, "training_step", "before"),
+        "backward": (OnlineGame, "on_before_optimizer_step", "before"),
+        "optimizer": (L.LightningModule, "optimizer_step", "after"),
+        "plan": (OnlineGame, "optimizer_step", "after"),
+        "metrics": (ExactMetrics, "on_train_batch_end", "after"),
+        "written": (L.Trainer, "save_checkpoint", "after"),
+        "saved": (GameCheckpoint, "on_train_batch_end", "after"),
+    }
+    patch(OnlineGame, "training_step", "never")  # which finds the game
+    if point == "half":
         fsspec.implementations.local.shutil = type("Shutil", (), {"move": staticmethod(half)})
-    elif point == "written":
-        patch(L.Trainer, "save_checkpoint", "after")
-    elif point == "saved":
-        patch(GameCheckpoint, "on_train_batch_end", "after")
+    else:
+        patch(*places[point])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
-    config = CASES[name]
-    steps = whole_run(tmp_path / "whole", config)
+    steps = whole_run(tmp_path / "whole", CASES[name])
     # Each case has two of the points, at steps in different phases; all cases together have all.
-    closed = name.startswith("closed")
-    points = CLOSED_POINTS if closed else POINTS
+    points = CLOSED_POINTS if name.startswith("closed") else POINTS
     number = list(CASES).index(name)
     chosen = [points[(2 * number + i) % len(points)] for i in (0, 1)]
     steps_at = sorted(random.Random(name).sample(range(3, steps), 2))
     killed = tmp_path / "killed"
-    write(killed, config)
+    write(killed, CASES[name])
     for i, (point, at) in enumerate(zip(chosen, steps_at, strict=True)):
-        run = fit(
-            killed,
-            *(("--ckpt_path", "last") if i else ()),
-            before=functools.partial(kill_at, point, at),
-        )
+        resume = LAST if i else ()
+        run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
         assert run.code == KILLED, (point, run.err)
-    run = fit(killed, "--ckpt_path", "last")
+    run = fit(killed, *LAST)
     assert run.code == 0, run.err
     assert_same_run(tmp_path / "whole", killed)
 
@@ -122,10 +126,10 @@ def test_killed_at_every_point(name: str, tmp_path: Path):
         write(killed, CASES[name])
         for at in range(3, steps, 1 + steps // 8):
             begun = (killed / RUN / "checkpoints/last.ckpt").is_file()
-            resume = ("--ckpt_path", "last") if begun else ()
+            resume = LAST if begun else ()
             run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
             assert run.code == KILLED, (point, at, run.err)
-        assert fit(killed, "--ckpt_path", "last").code == 0
+        assert fit(killed, *LAST).code == 0
         assert_same_run(tmp_path / "whole", killed)
 
 
@@ -154,7 +158,7 @@ def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
     config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
     for folder in (killed, tmp_path / "whole"):
         write(folder, config)
-    assert fit(killed, "--ckpt_path", "last").code == 0
+    assert fit(killed, *LAST).code == 0
     assert fit(tmp_path / "whole").code == 0
     assert load(killed)["online_game"]["progress"]["round"] == rounds
     assert_same_run(tmp_path / "whole", killed)
@@ -189,16 +193,12 @@ def test_a_raised_budget_goes_on(interval: int, finished: Path, tmp_path: Path):
     assert fit(tmp_path).code == 0
     callbacks[1] = part("Budget", rounds=ROUNDS)
     write(tmp_path, config)
-    assert fit(tmp_path, "--ckpt_path", "last").code == 0
-    one, other = load(tmp_path), load(finished)
-    for key in ("state_dict", "online_game", "optimizer_states", "lr_schedulers", "global_step"):
-        assert differences(one[key], other[key]) == []
-    history = RUN / "history.bin"
-    assert (tmp_path / history).read_bytes() == (finished / history).read_bytes()
+    assert fit(tmp_path, *LAST).code == 0
+    assert_same_game(tmp_path, finished)
 
 
 def test_a_finished_run_plays_no_more(finished: Path, run: Path):
-    assert fit(run, "--ckpt_path", "last").code == 0
+    assert fit(run, *LAST).code == 0
     assert_same_run(finished, run)
     assert [path.name for path in (run / "runs/game").iterdir()] == ["version_0"]
     config = yaml.safe_load((run / RUN / "config.yaml").read_text())
@@ -217,36 +217,33 @@ def test_last_is_that_of_the_last_run(run: Path):
     shutil.copytree(run / RUN, run / "runs/game/version_9")
     (run / "runs/game/version_11").mkdir()  # a run without a checkpoint
     before = {p: p.stat().st_mtime_ns for p in run.glob("runs/game/*/config.yaml")}
-    assert fit(run, "--ckpt_path", "last").code == 0
+    assert fit(run, *LAST).code == 0
     changed = [p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t]
     assert changed == ["version_10"]
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("option", "value", "sentence"),
     [
-        (
-            ["--model.algorithm.eta", "0.3"],
-            r"run had model\S*\.eta = None, the .* has 0\.3: resume",
-        ),
-        (["--model.algorithm", "EGPO"], r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
-        (["--model.beta", "0.2"], r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
-        (["--data.shuffle", "true"], r"run had data\S*\.shuffle = False, .* has True"),
-        (["--seed_everything", "4"], r"run had seed_everything = 3, the configuration has 4"),
+        ("model.algorithm.eta", "0.3", r"run had model\S*\.eta = None, the .* has 0\.3: resume"),
+        ("model.algorithm", "EGPO", r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
+        ("model.beta", "0.2", r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
+        ("data.shuffle", "true", r"run had data\S*\.shuffle = False, .* has True"),
+        ("seed_everything", "4", r"run had seed_everything = 3, the configuration has 4"),
     ],
 )
 @pytest.mark.parametrize("checkpoint", ["last", str(RUN / "checkpoints/last.ckpt")])
 def test_another_configuration_is_refused(
-    checkpoint: str, options: list[str], sentence: str, run: Path
+    checkpoint: str, option: str, value: str, sentence: str, run: Path
 ):
-    done = fit(run, *options, "--ckpt_path", checkpoint)
+    done = fit(run, f"--{option}", value, "--ckpt_path", checkpoint)
     assert done.code == 2
     assert re.search(sentence, done.err)
 
 
 def test_last_without_a_checkpoint_is_refused(tmp_path: Path):
     write(tmp_path, CASES["closed-egpo"])
-    done = fit(tmp_path, "--ckpt_path", "last")
+    done = fit(tmp_path, *LAST)
     assert done.code == 2
     assert "no run in runs/game has a checkpoint: leave it out to start afresh" in done.err
     assert not (tmp_path / "runs").exists()
@@ -257,7 +254,7 @@ def test_half_a_checkpoint_is_refused(kept: float, run: Path):
     path = run / RUN / "checkpoints/last.ckpt"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    done = fit(run, "--ckpt_path", "last")
+    done = fit(run, *LAST)
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "last.ckpt is no checkpoint, or not a whole one" in done.err

@@ -243,7 +243,7 @@ def the_anchor_is_the_policy(game, monkeypatch):
 
 
 def adapters_are_merged(game, monkeypatch):
-    game.policy._players.peft_model.merge_adapter(["policy"])
+    game.policy._players.module("policy").merge_adapter(["policy"])
 
 
 def the_base_has_moved(game, monkeypatch):

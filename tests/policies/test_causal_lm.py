@@ -18,17 +18,21 @@ from language_models import (
     POLICY,
     REFERENCE,
     TOLERANCE,
+    assert_generator_agrees,
     counted,
     drawn,
     each_architecture,
     each_way,
+    laws_along,
     log_prob_by_hand,
     log_probs_of,
     names_of,
     padded_right,
     put_together,
+    row_of,
     shared_policy,
     stream,
+    sum_along,
     tiny_folder,
     train,
     trained_names,
@@ -37,7 +41,7 @@ from language_models import (
 from tiny_models import EOS_ID, make_policy, save_tiny, scatter_adapters, tiny_model, tiny_prompts
 
 from nlhf_zoo.policies import LoRA, Pretrained
-from nlhf_zoo.policies.language_model.players import mix
+from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
 from nlhf_zoo.records import PLAIN, Prompts, Responses
 
@@ -157,9 +161,7 @@ def test_gradients_reach_the_policy_alone(lora, who):
     policy = make_policy(tiny_folder("llama"), lora=lora)
     prompts, responses = drawn(policy, who)
     log_prob = policy.log_prob(POLICY, prompts, responses)
-    others = policy.log_prob(REFERENCE, prompts, responses) + policy.log_prob(
-        ANCHOR, prompts, responses
-    )
+    others = sum(policy.log_prob(who, prompts, responses) for who in (REFERENCE, ANCHOR))
     assert not others.requires_grad
     policy.sample(who, prompts, 2, PLAIN, stream())
     (log_prob + others).sum().backward()
@@ -186,11 +188,9 @@ def test_the_gradient_is_that_of_the_weights_put_together_by_hand(kind):
     policy.log_prob(POLICY, prompts, responses).sum().backward()
     plain = put_together(policy, "policy")
     for b in range(len(prompts)):
-        prompt = prompts.tokens[b][prompts.mask[b]].tolist()
-        response = responses.tokens[b, 0][responses.mask[b, 0]]
-        law = plain(torch.tensor([prompt + response.tolist()])).logits[0].log_softmax(-1)
-        law[len(prompt) - 1 : -1].gather(-1, response[:, None]).sum().backward()
-    adapters = dict(policy._players.peft_model.named_parameters())
+        prompt, response = row_of(prompts, responses, b, 0)
+        sum_along(laws_along(plain, prompt, response), response).backward()
+    adapters = dict(policy._players.module("policy").named_parameters())
     checked = 0
     for name, a in adapters.items():
         if ".lora_A.policy." not in name:
@@ -346,8 +346,7 @@ def test_padding_and_batches_change_nothing(kind, lora):
 
 def part_of(responses, b, k):
     """One response, without padding."""
-    mask = responses.mask[b, k]
-    tokens = responses.tokens[b, k][mask][None, None]
+    tokens = responses.tokens[b, k][responses.mask[b, k]][None, None]
     return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(1, 1))
 
 
@@ -525,9 +524,8 @@ def test_a_compiled_body_scores_the_same(monkeypatch, kind):
         prompts, responses = drawn(policy, who)
         assert torch.equal(responses.tokens, drawn(other, who)[1].tokens)
         expected = other.log_prob(who, prompts, responses)
-        torch.testing.assert_close(
-            policy.log_prob(who, prompts, responses), expected, atol=TOLERANCE, rtol=1e-5
-        )
+        found = policy.log_prob(who, prompts, responses)
+        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=1e-5)
     torch._dynamo.reset()
 
 
@@ -546,8 +544,7 @@ def test_the_repository_s_generation_settings_are_not_the_policy_s(tmp_path):
     for who in (POLICY, HALF):
         prompts, responses = drawn(policy, who, num=20)
         assert torch.equal(responses.tokens, drawn(other, who, num=20)[1].tokens)
-        again = policy.log_prob(who, prompts, responses)
-        torch.testing.assert_close(again.detach(), responses.log_prob, atol=TOLERANCE, rtol=1e-5)
+        assert_generator_agrees(policy, who, prompts, responses)
     # What an export writes again beside the model.
     assert policy.loaded_generation_config.temperature == 0.1
 
@@ -561,17 +558,12 @@ def test_an_adapter_is_the_start_and_the_reference():
     prompts, responses = drawn(policy)
     found = log_probs_of(policy, prompts, responses)
     assert all(torch.equal(x, found["policy"]) for x in found.values())
-    merged = (
-        PeftModel.from_pretrained(tiny_model("llama"), tuned_adapter()).merge_and_unload().eval()
-    )
+    tuned = PeftModel.from_pretrained(tiny_model("llama"), tuned_adapter())
+    merged = tuned.merge_and_unload().eval()
     base = log_probs_of(make_policy(tiny_folder("llama")), prompts, responses)["reference"]
     for b, k in np.ndindex(*responses.weight.shape):
-        prompt = prompts.tokens[b][prompts.mask[b]]
-        response = responses.tokens[b, k][responses.mask[b, k]]
-        with torch.no_grad():
-            logits = merged(torch.cat([prompt, response])[None]).logits[0]
-        law = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        expected = float(law.gather(-1, response[:, None]).sum())
+        prompt, response = row_of(prompts, responses, b, k)
+        expected = sum_along(laws_along(merged, prompt, response), response).item()
         assert float(found["policy"][b, k]) == pytest.approx(expected, abs=1e-5)
     assert (found["policy"] - base).abs().min() > 1e-3
     assert trained_names(policy) == names_of(policy, "policy")
@@ -585,15 +577,8 @@ def test_an_adapter_is_the_start_and_the_reference():
     assert policy.checkpoint_keys() == kept
     scatter_adapters(policy)
     prompts, responses = drawn(policy)
-    torch.testing.assert_close(
-        policy.log_prob(HALF, prompts, responses).detach(),
-        responses.log_prob,
-        atol=TOLERANCE,
-        rtol=1e-5,
-    )
-    assert torch.equal(
-        log_probs_of(policy, prompts, responses)["reference"].isfinite().all(), torch.tensor(True)
-    )
+    assert_generator_agrees(policy, HALF, prompts, responses)
+    assert log_probs_of(policy, prompts, responses)["reference"].isfinite().all()
 
 
 def test_an_adapter_that_changes_its_base_when_it_is_made_changes_it_once(tmp_path):
@@ -601,23 +586,15 @@ def test_an_adapter_that_changes_its_base_when_it_is_made_changes_it_once(tmp_pa
     from peft import LoraConfig, PeftModel, get_peft_model
 
     path = tmp_path / "pissa"
-    config = LoraConfig(
-        r=4,
-        lora_alpha=4,
-        target_modules=["q_proj"],
-        init_lora_weights="pissa",
-        task_type="CAUSAL_LM",
-    )
+    start = {"init_lora_weights": "pissa", "task_type": "CAUSAL_LM"}
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj"], **start)
     get_peft_model(tiny_model("llama"), config).save_pretrained(path)
     policy = make_policy(tiny_folder("llama"), adapter=str(path), scatter=False)
     prompts, responses = drawn(policy)
     found = log_probs_of(policy, prompts, responses)
     loaded = PeftModel.from_pretrained(tiny_model("llama"), path).eval()
-    row = prompts.tokens[1][prompts.mask[1]]
-    response = responses.tokens[1, 0][responses.mask[1, 0]]
-    with torch.no_grad():
-        law = loaded(torch.cat([row, response])[None]).logits[0].log_softmax(-1)[len(row) - 1 : -1]
-    expected = float(law.gather(-1, response[:, None]).sum())
+    prompt, response = row_of(prompts, responses, 1, 0)
+    expected = sum_along(laws_along(loaded, prompt, response), response).item()
     for player in policy.players:
         assert float(found[player][1, 0]) == pytest.approx(expected, abs=1e-5), player
 

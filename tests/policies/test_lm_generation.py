@@ -14,21 +14,25 @@ from language_models import (
     POLICY,
     REFERENCE,
     TOLERANCE,
+    assert_generator_agrees,
     counted,
     drawn,
     each_architecture,
     each_way,
     laws_by_hand,
     padded_right,
+    row_of,
     shared_policy,
     small,
     small_prompts,
     stream,
+    sum_along,
     tiny_folder,
     words_law,
 )
 from scipy import stats
 from tiny_models import EOS_ID, PAD_ID, VOCABULARY, make_policy, tiny_prompts
+from zoo import decoded_by_hand
 
 from nlhf_zoo.policies import TransformersGenerator
 from nlhf_zoo.policies.language_model import generation
@@ -47,9 +51,7 @@ def test_the_generator_agrees_with_the_log_probability(kind, lora):
     """With a cache and without one."""
     policy = shared_policy(kind, lora)
     for who in (POLICY, REFERENCE, HALF):
-        prompts, responses = drawn(policy, who, num=4)
-        again = policy.log_prob(who, prompts, responses)
-        torch.testing.assert_close(again.detach(), responses.log_prob, atol=TOLERANCE, rtol=1e-5)
+        assert_generator_agrees(policy, who, *drawn(policy, who, num=4))
 
 
 @each_architecture
@@ -89,8 +91,7 @@ def test_each_token_of_a_mixture_is_drawn_from_the_uncached_mixture(laws, kind, 
         if num > 1:  # rows that end early stand beside others
             assert {True, False} == set(responses.truncated.flatten().tolist())
         for b, k in np.ndindex(*responses.weight.shape):
-            prompt = prompts.tokens[b][prompts.mask[b]].tolist()
-            response = responses.tokens[b, k][responses.mask[b, k]].tolist()
+            prompt, response = row_of(prompts, responses, b, k)
             expected = laws_by_hand(policy, who, prompt, response).exp()
             found = torch.stack([laws[t][b * num + k] for t in range(len(response))]).double()
             assert float((found - expected).abs().max()) < 1e-5
@@ -147,8 +148,7 @@ def test_prompts_of_one_token_leave_nothing_to_share(lora):
     assert prompts.tokens.shape == (2, 1)
     for num in (1, 4):
         responses = policy.sample(HALF, prompts, num, PLAIN, stream())
-        again = policy.log_prob(HALF, prompts, responses).detach()
-        torch.testing.assert_close(again, responses.log_prob, atol=TOLERANCE, rtol=1e-5)
+        assert_generator_agrees(policy, HALF, prompts, responses)
 
 
 # ---- what is drawn follows the law ----
@@ -197,9 +197,8 @@ def words_drawn(policy, who, decoding=PLAIN, num=1024, seed=0):
     return counts, responses
 
 
-MIXTURES = {
-    weight: {"policy": 1 - weight, "reference": weight} for weight in (0.0, 0.5, 1.0)
-}  # by the reference's weight
+# By the reference's weight.
+MIXTURES = {weight: {"policy": 1 - weight, "reference": weight} for weight in (0.0, 0.5, 1.0)}
 
 
 def test_mixtures_draw_from_three_laws():
@@ -242,24 +241,7 @@ def test_what_is_drawn_with_a_decoding_follows_its_law(decoding):
     else:
         torch.testing.assert_close(law, torch.full_like(law, 1 / 512))
     # The generator's own figure is that of the whole law, whatever the decoding.
-    again = small().log_prob(HALF, small_prompts(small()), responses)
-    torch.testing.assert_close(again.detach(), responses.log_prob, atol=TOLERANCE, rtol=1e-5)
-
-
-def decoded_by_hand(log_prob, decoding):
-    """One next-token law, warped in the order temperature, top-k, top-p, min-p."""
-    p = np.exp(np.asarray(log_prob) / decoding.temperature)
-    p /= p.sum()
-    if decoding.top_k:
-        p[p < np.sort(p)[-decoding.top_k]] = 0
-        p /= p.sum()
-    if decoding.top_p < 1:
-        order = np.argsort(-p)
-        before = np.cumsum(p[order]) - p[order]
-        p[order[before >= decoding.top_p]] = 0
-        p /= p.sum()
-    p[p < decoding.min_p * p.max()] = 0
-    return p / p.sum()
+    assert_generator_agrees(small(), HALF, small_prompts(small()), responses)
 
 
 @pytest.mark.parametrize("decoding", DECODINGS[:5], ids=str)
@@ -268,25 +250,24 @@ def test_the_log_probability_under_a_decoding_by_hand(decoding):
     prompts, responses = drawn(policy, HALF, decoding=decoding)
     found = policy.log_prob(HALF, prompts, responses, decoding).detach()
     for b, k in np.ndindex(*found.shape):
-        prompt = prompts.tokens[b][prompts.mask[b]].tolist()
-        response = responses.tokens[b, k][responses.mask[b, k]].tolist()
-        rows = laws_by_hand(policy, HALF, prompt, response)
-        expected = sum(
-            math.log(decoded_by_hand(row, decoding)[token])
-            for row, token in zip(rows, response, strict=True)
-        )
+        prompt, response = row_of(prompts, responses, b, k)
+        rows = zip(laws_by_hand(policy, HALF, prompt, response), response, strict=True)
+        expected = sum(math.log(decoded_by_hand(law.exp(), decoding)[token]) for law, token in rows)
         assert float(found[b, k]) == pytest.approx(expected, abs=1e-4)
 
 
-def all_responses(max_new_tokens, ends, pad):
-    """Every response of at most two tokens: ended ones, and those that were cut."""
-    others = [t for t in range(len(VOCABULARY)) if t not in ends]
-    assert max_new_tokens == 2
-    rows = [[e] for e in ends]
-    rows += [[t, u] for t in others for u in range(len(VOCABULARY))]
-    tokens = torch.tensor([row + [pad] * (2 - len(row)) for row in rows])[None]
-    mask = torch.tensor([[True] * len(row) + [False] * (2 - len(row)) for row in rows])[None]
+def responses_of(rows, pad, width):
+    """Responses to one prompt."""
+    tokens = torch.tensor([[row + [pad] * (width - len(row)) for row in rows]])
+    mask = torch.tensor([[[i < len(row) for i in range(width)] for row in rows]])
     return Responses(tokens, mask, torch.full(tokens.shape[:2], 1 / len(rows)))
+
+
+def all_responses(ends, pad):
+    """Every response of at most two tokens: ended ones, and those that were cut."""
+    tokens = range(len(VOCABULARY))
+    rows = [[t] for t in ends] + [[t, u] for t in tokens if t not in ends for u in tokens]
+    return responses_of(rows, pad, 2)
 
 
 @each_architecture
@@ -297,24 +278,19 @@ def test_all_responses_have_probability_one_and_are_drawn_so(kind):
     """
     policy = make_policy(tiny_folder(kind), max_new_tokens=2)
     prompts = tiny_prompts(policy, ("go on.",))
-    listed = all_responses(2, policy.ends, policy.pad)
+    listed = all_responses(policy.ends, policy.pad)
     with torch.no_grad():
         law = policy.log_prob(HALF, prompts, listed).exp()
     assert float(law.sum()) == pytest.approx(1, abs=1e-5)
     responses = policy.sample(HALF, prompts, 4096, PLAIN, stream())
-    keys = {key(row, keep): i for i, (row, keep) in enumerate(each_row(listed))}
-    counts = torch.zeros(1, len(keys))
-    for row, keep in each_row(responses):
-        counts[0, keys[key(row, keep)]] += 1
+    times = Counter(tuple(row[keep].tolist()) for row, keep in each_row(responses))
+    counts = [[times.pop(tuple(row[keep].tolist()), 0) for row, keep in each_row(listed)]]
+    assert not times  # all that was drawn is listed
     assert chi_square(counts, law) > ERROR_RATE
 
 
 def each_row(responses):
     return zip(responses.tokens.flatten(0, 1), responses.mask.flatten(0, 1), strict=True)
-
-
-def key(row, keep):
-    return tuple(row[keep].tolist())
 
 
 # ---- the end of a response ----
@@ -344,17 +320,11 @@ def test_the_end_is_scored_once_where_it_stands_and_never_elsewhere():
     prompts = tiny_prompts(policy, ("go on.",))
     a, b = VOCABULARY.index("a"), VOCABULARY.index("b")
     rows = [[a, b, EOS_ID], [a, b], [EOS_ID], [a, b, a, b]]
-    tokens = torch.tensor([[row + [policy.pad] * (5 - len(row)) for row in rows]])
-    mask = torch.tensor([[[i < len(row) for i in range(5)] for row in rows]])
-    found = policy.log_prob(POLICY, prompts, Responses(tokens, mask, torch.full((1, 4), 0.25)))[
-        0
-    ].detach()
+    found = policy.log_prob(POLICY, prompts, responses_of(rows, policy.pad, 5))[0].detach()
     prompt = prompts.tokens[0].tolist()
     for row, ours in zip(rows, found, strict=True):
-        law = laws_by_hand(policy, POLICY, prompt, row)
-        assert float(ours) == pytest.approx(
-            float(sum(law[t, x] for t, x in enumerate(row))), abs=1e-5
-        )
+        expected = sum_along(laws_by_hand(policy, POLICY, prompt, row), row)
+        assert float(ours) == pytest.approx(float(expected), abs=1e-5)
     law = laws_by_hand(policy, POLICY, prompt, rows[0])
     assert float(found[0] - found[1]) == pytest.approx(float(law[2, EOS_ID]), abs=1e-5)
 
@@ -400,7 +370,7 @@ def test_text_is_decoded_when_it_is_read(monkeypatch):
     special = {0, EOS_ID, PAD_ID, VOCABULARY.index("<turn>")}
     for b, row in enumerate(responses.text):
         for k, text in enumerate(row):
-            kept = responses.tokens[b, k][responses.mask[b, k]].tolist()
+            _, kept = row_of(prompts, responses, b, k)
             words = [VOCABULARY[t].replace("Ġ", " ") for t in kept if t not in special]
             assert text == "".join(words)
     assert responses.text[0][0] == responses.text[:2][0][0]
@@ -416,14 +386,12 @@ def test_what_is_scored_is_what_was_drawn_token_for_token():
     strange = (responses.tokens == pair).any(-1)
     assert strange.any()
     b, k = strange.nonzero()[0].tolist()
-    kept = responses.tokens[b, k][responses.mask[b, k]].tolist()
+    prompt, response = row_of(prompts, responses, b, k)
     again = policy.tokenizer(responses.text[b][k], add_special_tokens=False)["input_ids"]
-    assert again != [t for t in kept if t != EOS_ID]
+    assert again != [t for t in response if t != EOS_ID]
     found = policy.log_prob(HALF, prompts, responses)[b, k].detach()
-    prompt = prompts.tokens[b][prompts.mask[b]].tolist()
-    law = laws_by_hand(policy, HALF, prompt, kept)
-    expected = float(sum(law[t, x] for t, x in enumerate(kept)))
-    assert float(found) == pytest.approx(expected, abs=1e-5)
+    expected = sum_along(laws_by_hand(policy, HALF, prompt, response), response)
+    assert float(found) == pytest.approx(float(expected), abs=1e-5)
 
 
 # ---- another engine ----
@@ -447,6 +415,6 @@ def test_an_engine_may_leave_anything_behind_the_end():
     assert policy.generator.request.max_new_tokens == policy.max_new_tokens
     assert torch.equal(responses.log_prob, torch.zeros(3, 2))
     law = laws_by_hand(policy, POLICY, prompts.tokens[2].tolist(), [4, 5, EOS_ID])
-    expected = float(law[0, 4] + law[1, 5] + law[2, EOS_ID])
+    expected = float(sum_along(law, [4, 5, EOS_ID]))
     found = policy.log_prob(POLICY, prompts, responses).detach()
     assert float(found[2, 1]) == pytest.approx(expected, abs=1e-5)

@@ -10,7 +10,7 @@ import torch
 from language_models import (
     HALF,
     POLICY,
-    TOLERANCE,
+    assert_generator_agrees,
     drawn,
     each_architecture,
     refused,
@@ -92,11 +92,8 @@ def test_models_that_cannot_be_had_are_refused(tmp_path):
     (tmp_path / "half" / "model.safetensors").unlink()
     refused("half cannot be loaded as a causal", make_policy, tmp_path / "half")
     refused("model.policy.model none/such", make_policy, Pretrained("none/such"))
-    refused(
-        "there is no folder /nowhere",
-        make_policy,
-        Pretrained(str(tiny_folder("llama")), tokenizer="/nowhere"),
-    )
+    source = Pretrained(str(tiny_folder("llama")), tokenizer="/nowhere")
+    refused("there is no folder /nowhere", make_policy, source)
 
 
 def test_weights_that_could_run_code_are_refused(tmp_path):
@@ -146,15 +143,10 @@ def test_adapters_that_players_would_share_are_refused(tmp_path, changes):
 
 def test_adapters_of_another_model_are_refused(tmp_path):
     refused("model.policy.adapter /nowhere", make_policy, tiny_folder("llama"), adapter="/nowhere")
-    refused(
-        "model.policy.adapter .*tuned",
-        make_policy,
-        tiny_folder("gpt2"),
-        adapter=str(tuned_adapter()),
-    )
-    wide = save_tiny(tmp_path / "wide", "llama", hidden_size=64)
-    refused("model.policy.adapter .*tuned", make_policy, wide, adapter=str(tuned_adapter()))
-    refused("do not set lora to null", CausalLMPolicy, "x", lora=None, adapter=str(tuned_adapter()))
+    tuned = str(tuned_adapter())
+    for other in (tiny_folder("gpt2"), save_tiny(tmp_path / "wide", "llama", hidden_size=64)):
+        refused("model.policy.adapter .*tuned", make_policy, other, adapter=tuned)
+    refused("do not set lora to null", CausalLMPolicy, "x", lora=None, adapter=tuned)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -185,9 +177,8 @@ def test_prompts_that_cannot_be_read_are_refused():
     refused("the policy's tokenizer has no chat template", shared_policy("llama").encode, talk)
     system = [{"role": "system", "content": "be good."}, *conversation("hi.")]
     talk = Prompts(torch.arange(1), conversations=[system])
-    message = refused(
-        "chat template refuses a prompt: System role", shared_policy("gemma2").encode, talk
-    )
+    match = "chat template refuses a prompt: System role"
+    message = refused(match, shared_policy("gemma2").encode, talk)
     assert "\n" not in message
     refused("needs prompts of text", shared_policy("llama").encode, Prompts(torch.arange(2)))
     empty = Prompts(torch.tensor([4, 9]), text=["a", ""])
@@ -215,8 +206,7 @@ def test_logits_that_are_not_the_output_layer_s_are_noticed():
     match = "CohereForCausalLM does not make its logits by its output layer alone"
     refused(match, policy.log_prob, POLICY, prompts, responses)
     policy._score.softmax_chunk = 0
-    found = policy.log_prob(HALF, prompts, responses)
-    torch.testing.assert_close(found.detach(), responses.log_prob, atol=TOLERANCE, rtol=1e-5)
+    assert_generator_agrees(policy, HALF, prompts, responses)
 
 
 @each_architecture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from zoo import TensorReference, normal_logits
+from zoo import TensorReference, decoded_by_hand, normal_logits
 
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.policies import (
@@ -52,6 +53,14 @@ def log_probs(policy, who, decoding=PLAIN):
     return policy.log_prob(who, prompts, policy.enumerate(prompts), decoding)
 
 
+def parameters_of(policy, player):
+    return [p.detach().clone() for p in policy.networks[player].parameters()]
+
+
+def probabilities(policy, who, decoding=PLAIN):
+    return log_probs(policy, who, decoding).exp().detach().numpy()
+
+
 each_kind = pytest.mark.parametrize("kind", [TabularPolicy, MLPPolicy])
 each_support = pytest.mark.parametrize("support", [None, RAGGED], ids=["whole", "ragged"])
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -92,14 +101,10 @@ def test_a_mixture_of_weight_one_is_that_player_exactly(kind, support):
 def test_a_mixture_is_the_normalised_geometric_mean(kind, support):
     policy = make_policy(kind, support)
     weights = {"policy": 0.2, "reference": 0.5, "anchor": 0.3}
-    product = np.prod(
-        [log_probs(policy, {p: 1.0}).exp().detach().numpy() ** w for p, w in weights.items()],
-        axis=0,
-    )
+    players = [probabilities(policy, {player: 1.0}) ** w for player, w in weights.items()]
+    product = np.prod(players, axis=0)
     expected = product / product.sum(-1, keepdims=True)
-    np.testing.assert_allclose(
-        log_probs(policy, weights).exp().detach().numpy(), expected, atol=1e-14
-    )
+    np.testing.assert_allclose(probabilities(policy, weights), expected, atol=1e-14)
 
 
 @each_kind
@@ -126,18 +131,14 @@ def test_gradient_reaches_the_policy_and_no_other_player(kind, support):
 def test_copies_and_averages(kind):
     policy = make_policy(kind)
     before = {p: log_probs(policy, {p: 1.0}).detach() for p in policy.players}
-    parameters = {p: [x.detach().clone() for x in policy.networks[p].parameters()] for p in PLAYERS}
+    parameters = {p: parameters_of(policy, p) for p in PLAYERS}
     storage = [x.data_ptr() for x in policy.networks["policy"].parameters()]
     policy.copy_("policy", "lookahead")
     assert torch.equal(log_probs(policy, {"lookahead": 1.0}), before["policy"])
     policy.lerp_("policy", "anchor", 0.25)
-    for new, anchor, source in zip(
-        policy.networks["anchor"].parameters(),
-        parameters["anchor"],
-        parameters["policy"],
-        strict=True,
-    ):
-        torch.testing.assert_close(new.detach(), 0.75 * anchor + 0.25 * source)
+    pairs = zip(parameters["anchor"], parameters["policy"], strict=True)
+    expected = [0.75 * anchor + 0.25 * source for anchor, source in pairs]
+    torch.testing.assert_close(parameters_of(policy, "anchor"), expected)
     policy.lerp_("policy", "anchor", 1.0)
     assert torch.equal(log_probs(policy, {"anchor": 1.0}), before["policy"])
     # The policy trains on where it was; its copies do not follow it.
@@ -155,7 +156,7 @@ def test_copies_and_averages(kind):
 @each_kind
 def test_a_snapshot_is_restored_bit_for_bit(kind):
     policy = make_policy(kind)
-    before = [x.detach().clone() for x in policy.networks["policy"].parameters()]
+    before = parameters_of(policy, "policy")
     others = log_probs(policy, {"anchor": 1.0})
     snapshot = policy.snapshot()
     with torch.no_grad():
@@ -163,14 +164,11 @@ def test_a_snapshot_is_restored_bit_for_bit(kind):
             parameter.mul_(1.1)
     moved = log_probs(policy, {"anchor": 1.0})
     policy.restore(snapshot)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(before, policy.networks["policy"].parameters(), strict=True)
-    )
+    pairs = zip(before, parameters_of(policy, "policy"), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
     assert not torch.equal(moved, others)
-    assert torch.equal(
-        log_probs(policy, {"anchor": 1.0}), moved
-    )  # a snapshot is of the policy alone
+    # A snapshot is of the policy alone.
+    assert torch.equal(log_probs(policy, {"anchor": 1.0}), moved)
 
 
 # ---- starts ----
@@ -185,9 +183,8 @@ def test_a_policy_starts_at_the_reference_exactly(kind, support, dtype):
     reference = log_probs(policy, {"reference": 1.0})
     rounding = torch.finfo(reference.dtype).eps * 10
     for player in ("policy", "anchor"):
-        torch.testing.assert_close(
-            log_probs(policy, {player: 1.0}).detach(), reference, atol=rounding, rtol=0
-        )
+        found = log_probs(policy, {player: 1.0}).detach()
+        torch.testing.assert_close(found, reference, atol=rounding, rtol=0)
 
 
 @each_kind
@@ -196,9 +193,8 @@ def test_a_policy_starts_where_it_is_told(kind):
     policy.bind((), torch.ones(C, N, dtype=torch.bool))
     expected = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]] * C, dtype=torch.float64)
     torch.testing.assert_close(log_probs(policy, {"policy": 1.0}).exp(), expected)
-    torch.testing.assert_close(
-        log_probs(policy, {"reference": 1.0}).exp(), torch.full((C, N), 0.2).double()
-    )
+    uniform = torch.full((C, N), 0.2).double()
+    torch.testing.assert_close(log_probs(policy, {"reference": 1.0}).exp(), uniform)
 
 
 def test_games_of_an_mlp_policy_have_networks_of_their_own():
@@ -234,27 +230,6 @@ def test_other_precisions_are_refused(kind, dtype):
 # ---- decoding ----
 
 
-def brute_force(probability, decoding):
-    """Temper and truncate a list of probabilities, one rule after another."""
-    probability = [p ** (1 / decoding.temperature) if p > 0 else 0.0 for p in probability]
-    probability = [p / sum(probability) for p in probability]
-    order = sorted(range(len(probability)), key=lambda a: -probability[a])
-    if decoding.top_k:
-        least = probability[order[min(decoding.top_k, len(order)) - 1]]
-        probability = [p if p >= least else 0.0 for p in probability]  # ties stay together
-        probability = [p / sum(probability) for p in probability]
-    kept, mass = set(), 0.0
-    for action in order:
-        if mass < decoding.top_p:
-            kept.add(action)
-        mass += probability[action]
-    if decoding.top_p < 1:
-        probability = [p if a in kept else 0.0 for a, p in enumerate(probability)]
-        probability = [p / sum(probability) for p in probability]
-    probability = [p if p >= decoding.min_p * max(probability) else 0.0 for p in probability]
-    return [p / sum(probability) for p in probability]
-
-
 DECODINGS = [
     PLAIN,
     Decoding(temperature=2.0),
@@ -274,13 +249,10 @@ DECODINGS = [
 @each_support
 @pytest.mark.parametrize("decoding", DECODINGS, ids=str)
 def test_decoding_is_what_brute_force_finds(kind, support, decoding):
-    policy = make_policy(kind, support)
-    found = log_probs(policy, {"policy": 0.5, "reference": 0.5}, decoding).exp().detach().numpy()
-    plain = log_probs(policy, {"policy": 0.5, "reference": 0.5}).exp().detach().numpy()
-    for game in range(C):
-        np.testing.assert_allclose(
-            found[game], brute_force(plain[game].tolist(), decoding), atol=1e-14
-        )
+    policy, who = make_policy(kind, support), {"policy": 0.5, "reference": 0.5}
+    found = probabilities(policy, who, decoding)
+    expected = [decoded_by_hand(plain, decoding) for plain in probabilities(policy, who)]
+    np.testing.assert_allclose(found, expected, atol=1e-14)
     assert (found[~policy.support.numpy()] == 0).all()
 
 
@@ -293,7 +265,7 @@ def test_samples_come_from_the_log_probabilities(kind, support, decoding):
     drawn = policy.sample(who, everything(policy), num, decoding, random_stream(0, 0, 0, CPU))
     assert torch.equal(drawn.weight, torch.full((C, num), 1 / num, dtype=torch.float64))
     assert not drawn.enumerated
-    probability = log_probs(policy, who, decoding).exp().detach().numpy()
+    probability = probabilities(policy, who, decoding)
     for game in range(C):
         counts = np.bincount(drawn.actions[game].numpy(), minlength=N)
         there = probability[game] > 0
@@ -318,9 +290,7 @@ def test_random_streams_are_repeatable_and_apart():
     def draw(*key):
         return tuple(torch.rand(4, generator=random_stream(*key, CPU)).tolist())
 
-    keys = [
-        (seed, rank, step) for seed in (0, 1, 2) for rank in (0, 1, 2) for step in (-1, 0, 1, 2)
-    ]
+    keys = [*itertools.product((0, 1, 2), (0, 1, 2), (-1, 0, 1, 2))]  # seeds, ranks, steps
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(*key) for key in keys}) == len(keys)
 
@@ -331,24 +301,19 @@ def test_random_streams_are_repeatable_and_apart():
 @each_support
 def test_enumerated_responses_weigh_what_is_probable(support):
     policy = make_policy(support=support)
-    responses = Enumerate().responses(
-        policy, {"anchor": 1.0}, everything(policy), 0, Decoding(top_k=2)
-    )
+    who, decoding = {"anchor": 1.0}, Decoding(top_k=2)
+    responses = Enumerate().responses(policy, who, everything(policy), 0, decoding)
     assert responses.enumerated
     assert torch.equal(responses.actions, torch.arange(N).expand(C, N))
-    torch.testing.assert_close(
-        responses.weight, log_probs(policy, {"anchor": 1.0}, Decoding(top_k=2)).exp()
-    )
+    torch.testing.assert_close(responses.weight, log_probs(policy, who, decoding).exp())
     assert not responses.weight.requires_grad
     pairs = responses.pair_weight()
     torch.testing.assert_close(pairs, responses.weight[:, :, None] * responses.weight[:, None, :])
 
 
 def test_sampled_pairs_weigh_the_same_off_the_diagonal():
-    policy = make_policy()
-    drawn = Sample(3, 1).responses(
-        policy, {"policy": 1.0}, everything(policy), 3, PLAIN, random_stream(0, 0, 0, CPU)
-    )
+    policy, rng = make_policy(), random_stream(0, 0, 0, CPU)
+    drawn = Sample(3, 1).responses(policy, {"policy": 1.0}, everything(policy), 3, PLAIN, rng)
     pairs = drawn.pair_weight()
     torch.testing.assert_close(pairs.sum((1, 2)), torch.ones(C).double())
     torch.testing.assert_close(pairs[0], (1 - torch.eye(3).double()) / 6)
@@ -369,19 +334,16 @@ def test_constants_added_to_logits_change_nothing():
 
 def test_relabelled_actions_are_relabelled_probabilities():
     order = torch.tensor([4, 2, 0, 1, 3])
-    policy, other = (
-        make_policy(support=RAGGED),
-        TabularPolicy(TensorReference(normal_logits(C, N, seed=0)[:, order])),
-    )
+    policy = make_policy(support=RAGGED)
+    other = TabularPolicy(TensorReference(normal_logits(C, N, seed=0)[:, order]))
     other.bind(PLAYERS[1:], RAGGED[:, order])
     with torch.no_grad():
         for player in PLAYERS:
             other.networks[player].logits.copy_(policy.networks[player].logits[:, order])
     for who in ({"policy": 1.0}, {"policy": 0.3, "reference": 0.7}):
         for decoding in (PLAIN, DECODINGS[-1]):
-            torch.testing.assert_close(
-                log_probs(other, who, decoding), log_probs(policy, who, decoding)[:, order]
-            )
+            expected = log_probs(policy, who, decoding)[:, order]
+            torch.testing.assert_close(log_probs(other, who, decoding), expected)
 
 
 @each_kind

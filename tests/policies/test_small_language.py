@@ -14,11 +14,13 @@ from language_models import (
     REFERENCE,
     TOLERANCE,
     counted,
+    laws_along,
     shared_policy,
     small,
     small_policy,
     small_prompts,
     stream,
+    sum_along,
     tiny_folder,
     words_law,
 )
@@ -145,13 +147,10 @@ def test_listed_responses_may_differ_in_length_and_between_prompts(names):
         torch.testing.assert_close(found.exp().sum(-1), torch.ones(3))
         torch.testing.assert_close(found, by_row, atol=TOLERANCE, rtol=1e-5)
     # By hand: the plain model on "x:a" and its end.
-    model = ShortWords().load().model
-    row = [VOCABULARY.index(c) for c in "x:a"]
-    with torch.no_grad():
-        law = model(torch.tensor([row])).logits[0].log_softmax(-1)
-        found = policy.log_prob(REFERENCE, prompts, listed)[0, 0]
-    expected = law[1, row[2]] + law[2, EOS_ID]
-    assert float(found) == pytest.approx(float(expected), abs=1e-5)
+    x, colon, a = (VOCABULARY.index(letter) for letter in "x:a")
+    laws = laws_along(ShortWords().load().model, [x, colon], [a, EOS_ID])
+    found = policy.log_prob(REFERENCE, prompts, listed)[0, 0]
+    assert float(found) == pytest.approx(sum_along(laws, [a, EOS_ID]).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("missing", ["b", "cc"])
@@ -184,21 +183,12 @@ def test_an_oracle_without_words_lists_nothing():
 def test_the_small_language_by_hand():
     """Weights drawn again here, the formula term by term."""
     words = small_language.words()
-    assert (len(words), words[0], words[1], words[8], words[511]) == (
-        512,
-        "aaa",
-        "aab",
-        "aba",
-        "hhh",
-    )
+    assert len(words) == 512
+    assert [words[n] for n in (0, 1, 8, 511)] == ["aaa", "aab", "aba", "hhh"]
     weights = 1.5 * torch.randn(4, 3, 8, generator=stream(3), dtype=torch.float64)
     P = small_language.preference(1.5, 2.0, 3)
-    for x, one, other in [
-        (0, "abc", "hgf"),
-        (3, "ddd", "ade"),
-        (1, "aaa", "aab"),
-        (2, "fed", "def"),
-    ]:
+    pairs = [(0, "abc", "hgf"), (3, "ddd", "ade"), (1, "aaa", "aab"), (2, "fed", "def")]
+    for x, one, other in pairs:
         letters = ["abcdefgh".index(c) for c in one], ["abcdefgh".index(c) for c in other]
         quality = [sum(float(weights[x, i, n]) for i, n in enumerate(word)) for word in letters]
         phase = [2 * math.pi / 3 * (sum(word) % 3) for word in letters]
@@ -240,10 +230,8 @@ def test_what_is_no_word_is_refused():
     policy = small_policy(max_new_tokens=4)
     prompts = small_prompts(policy)
     longer_words = policy.sample(POLICY, prompts, 2, PLAIN, stream())
-    with pytest.raises(
-        UserError,
-        match=r"is no word of the small language, as 'aaa' is: set model.policy.max_new_tokens",
-    ):
+    match = r"is no word of the small language, as 'aaa' is: set model.policy.max_new_tokens"
+    with pytest.raises(UserError, match=match):
         oracle(prompts, longer_words, longer_words)
     for quality, cycle in ((-1, 3), (math.nan, 3), (1, math.inf)):
         with pytest.raises(UserError, match="must be a finite number of at least 0"):

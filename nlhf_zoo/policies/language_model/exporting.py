@@ -49,31 +49,16 @@ def written_beside(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What stands beside a player's weights in a folder.
+    """What stands beside a player's weights in a folder."""
 
-    Args:
-        source: of the base model.
-        tokenizer: with its chat template.
-        generation_config: that came with the model; sampling here does without.
-    """
-
-    source: ModelSource
+    source: ModelSource  # of the base model
     tokenizer: Any
-    generation_config: Any
+    generation_config: Any  # that came with the model; sampling here does without
 
     def write(self, players: Players, player: str, folder: Path, merged: bool) -> None:
         """Write an adapter, or a whole model where that is asked for or all weights are trained.
 
         A base model that has no hub name or folder of its own is written into the adapter's.
-
-        Args:
-            players: of the model; they stay as they are.
-            player: whose weights.
-            folder: to be made.
-            merged: a whole model.
-
-        Raises:
-            UserError: there is no such player, no such form of it, or the folder is taken.
         """
         if player not in players.names:
             raise UserError(
@@ -84,9 +69,8 @@ class Exported:
             if not isinstance(players, AdapterPlayers):
                 self._save_model(players.language_model(player), work)
             elif merged:
-                with plain_model(
-                    players, player if has_adapter(players, player) else None
-                ) as model:
+                adapter = None if players.is_base(player) else player
+                with plain_model(players, adapter) as model:
                     self._save_model(model, work)
             elif isinstance(self.source, Pretrained):
                 save_adapter(players, player, work, self.source.name, self.source.revision)
@@ -111,44 +95,27 @@ class Exported:
             model.generation_config = ours
 
 
-def has_adapter(players: AdapterPlayers, player: str) -> bool:
-    """Whether a player is more than the base model."""
-    try:
-        return bool(players.parameters_of(player))
-    except ValueError:
-        return False
-
-
 def save_adapter(
     players: AdapterPlayers, player: str, folder: Path, base: str, revision: str | None
 ) -> None:
     """Write one adapter at the folder's top, where peft looks for it whatever its name.
 
-    Args:
-        players: of the model.
-        player: whose.
-        folder: where.
-        base: hub name or folder of the base model.
-        revision: of the hub's repository.
-
-    Raises:
-        UserError: that player is the base model.
+    ``base`` is the hub name or the folder of the base model.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    if not has_adapter(players, player):
+    if players.is_base(player):
         raise UserError(
             f"player {player!r} is the base model itself, without an adapter: export it merged"
         )
-    config: Any = copy.copy(players.peft_model.peft_config[player])
+    model = players.module(player)
+    config = copy.copy(model.peft_config[player])
     config.inference_mode = True
     config.base_model_name_or_path = base
     config.revision = revision
     # Embeddings are the base model's; peft would ask the hub whether they were resized.
-    state = get_peft_model_state_dict(
-        players.peft_model, adapter_name=player, save_embedding_layers=False
-    )
+    state = get_peft_model_state_dict(model, adapter_name=player, save_embedding_layers=False)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
@@ -156,38 +123,27 @@ def save_adapter(
 
 @contextmanager
 def plain_model(players: AdapterPlayers, adapter: str | None) -> Iterator[Any]:
-    """The base model without the adapters' layers, one adapter merged into its weights.
+    """The base model in plain transformers, with one adapter merged into its weights, or none.
 
     Afterwards all is as it was, bit for bit: weights are put back, and never unmerged.
-
-    Args:
-        players: of the model.
-        adapter: the one to merge; None for the base model as it is.
-
-    Yields:
-        a model of plain transformers.
     """
     from peft.tuners.lora import LoraLayer
 
     model = players.language_model("policy")
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
-    places = []
-    for name, layer in layers:
-        above, _, last = name.rpartition(".")
-        places.append((model.get_submodule(above), last, layer))
-    kept = []
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    weights = []
     try:
-        for parent, last, layer in places:
+        for name, layer in layers.items():
             base = layer.get_base_layer()
             if adapter is not None:
-                kept += [(p, p.detach().clone()) for p in base.parameters(recurse=False)]
+                weights += [(p, p.detach().clone()) for p in base.parameters(recurse=False)]
                 layer.merge(adapter_names=[adapter])
-            setattr(parent, last, base)
+            model.set_submodule(name, base)
         yield model
     finally:
         with torch.no_grad():
-            for parameter, before in kept:
+            for parameter, before in weights:
                 parameter.copy_(before)
-        for parent, last, layer in places:
+        for name, layer in layers.items():
             layer.merged_adapters.clear()
-            setattr(parent, last, layer)
+            model.set_submodule(name, layer)

@@ -5,56 +5,39 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nlhf_zoo.policies.language_model.players import Players, mix
+from nlhf_zoo.policies.base import mix
+from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.records import Decoding, Mixture
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a generator drew: R = B K rows, K for each prompt in turn.
+    """What a generator drew: R = B K rows, K for each prompt in turn."""
 
-    Args:
-        tokens: [R, T]; what stands behind the end of a response is arbitrary.
-        mask: bool [R, T], True up to and with the end-of-sequence token.
-        truncated: bool [R], True where the limit of tokens came before an end.
-        log_prob: of the tokens, untempered and whole, as the generator computed it [R].
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    truncated: Tensor
-    log_prob: Tensor
+    tokens: Tensor  # [R, T]; what stands behind the end of a response is arbitrary
+    mask: Tensor  # bool [R, T], True up to and with the end-of-sequence token
+    truncated: Tensor  # bool [R], True where the limit of tokens came before an end
+    log_prob: Tensor  # of the tokens, untempered and whole, as the generator computed it [R]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be drawn.
+    """What is to be drawn."""
 
-    Args:
-        who: the mixture of players, formed token by token.
-        tokens: prompts, padded on the left [B, S].
-        mask: True where these are no padding [B, S].
-        num: responses a prompt, K.
-        decoding: how a token is drawn from the mixture's law.
-        max_new_tokens: longest response.
-        ends: tokens that end a response.
-        pad: token behind the end of a response.
-        rng: random numbers.
-    """
-
-    who: Mixture
-    tokens: Tensor
-    mask: Tensor
-    num: int
-    decoding: Decoding
+    who: Mixture  # formed token by token
+    tokens: Tensor  # prompts, padded on the left [B, S]
+    mask: Tensor  # True where these are no padding [B, S]
+    num: int  # responses a prompt, K
+    decoding: Decoding  # how a token is drawn from the mixture's law
     max_new_tokens: int
-    ends: Sequence[int]
-    pad: int
+    ends: Sequence[int]  # tokens that end a response
+    pad: int  # token behind the end of a response
     rng: torch.Generator
 
 
@@ -138,12 +121,11 @@ class TransformersGenerator(Generator):
             cache_implementation="static" if self.cache == "static" else None,
             return_dict_in_generate=False,
         )
-        module: Any = players.module(names[0])
         shared = {}
         if self.share_prompt and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
             shared["past_key_values"] = _prefill(players, names, request)
         with players.playing(names, len(tokens) // copies) as arguments:
-            out: Tensor = module.generate(
+            out: Tensor = players.module(names[0]).generate(
                 input_ids=tokens,
                 attention_mask=mask,
                 generation_config=config,
@@ -159,11 +141,10 @@ def _prefill(players: Players, names: Sequence[str], request: Request) -> Any:
     """The cache of all prompts but their last token, for each player, K times each."""
     from transformers import DynamicCache
 
-    module: Any = players.module(names[0])
     cache = DynamicCache(config=players.language_model(names[0]).config)
     mask = request.mask.repeat(len(names), 1).long()
     with players.playing(names, len(request.tokens)) as arguments:
-        module(
+        players.module(names[0])(
             input_ids=request.tokens.repeat(len(names), 1)[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=position_ids(mask)[:, :-1],
@@ -182,15 +163,12 @@ def position_ids(mask: Tensor) -> Tensor:
 
 
 def draw_one(probability: Tensor, rng: torch.Generator) -> Tensor:
-    """One index a row, by inversion of the distribution function [R, 1].
+    """One index a row [R, 1], by inversion of the distribution function of ``probability`` [R, V].
 
     One random number a row, where `torch.multinomial` takes one for each token of the vocabulary,
     which is a tenth of the time of decoding with a small model on a CPU. A GPU takes the latter:
-    its cumulative sums are not the same in each run, and a resumed run must be.
-
-    Args:
-        probability: [R, V]; its sum need not be exactly 1.
-        rng: random numbers.
+    its cumulative sums are not the same in each run, and a resumed run must be. No row need sum to
+    exactly 1.
     """
     if probability.device.type != "cpu":
         # Of NaN it would raise on the device: a uniform draw lets the game say that it diverged.
@@ -275,40 +253,27 @@ def _draw_processor(players: Players, request: Request, mixture: Mixture) -> Any
 
 
 class DecodedText(Sequence[Sequence[str]]):
-    """B rows of K texts, without special tokens; all are decoded at the first look.
+    """B rows of K texts without special tokens, of ``tokens`` [B, K, T] where ``mask`` is True.
 
-    Args:
-        tokenizer: of the policy.
-        tokens: LongTensor[B, K, T].
-        mask: bool [B, K, T].
+    All are decoded at the first look.
     """
 
     def __init__(self, tokenizer: Any, tokens: Tensor, mask: Tensor) -> None:
         self._tokenizer = tokenizer
         self._tokens = tokens
         self._mask = mask
-        self._rows: list[list[str]] | None = None
 
-    @property
-    def rows(self) -> list[list[str]]:
-        """B rows of K texts, decoded at the first look."""
-        if self._rows is None:
-            num = self._tokens.shape[1]
-            flat, mask = self._tokens.flatten(0, 1).cpu(), self._mask.flatten(0, 1).cpu()
-            kept = [row[keep].tolist() for row, keep in zip(flat, mask, strict=True)]
-            texts = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
-            self._rows = [texts[i : i + num] for i in range(0, len(texts), num)]
-        return self._rows
+    @cached_property
+    def _rows(self) -> list[list[str]]:
+        num = self._tokens.shape[1]
+        flat, mask = self._tokens.flatten(0, 1).cpu(), self._mask.flatten(0, 1).cpu()
+        kept = [row[keep].tolist() for row, keep in zip(flat, mask, strict=True)]
+        texts = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
+        return [texts[i : i + num] for i in range(0, len(texts), num)]
 
-    @overload
-    def __getitem__(self, index: int) -> Sequence[str]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sequence[str]]: ...
-
-    def __getitem__(self, index: int | slice) -> Sequence[str] | Sequence[Sequence[str]]:
+    def __getitem__(self, index: Any) -> Any:
         """The texts of one prompt, or of several."""
-        return self.rows[index]
+        return self._rows[index]
 
     def __len__(self) -> int:
         """The number of prompts, B."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +20,21 @@ class Players(nn.Module, ABC):
     """The players of a language model, each a causal language model when it is called.
 
     ``policy`` alone carries gradient.
+
+    Attributes:
+        names: of all players, ``reference`` among them.
+        one_call: whether one call can hold rows of several players.
     """
 
-    @property
-    @abstractmethod
-    def names(self) -> tuple[str, ...]:
-        """Names of all players, ``reference`` among them."""
+    names: tuple[str, ...]
+    one_call: ClassVar[bool]
 
     @abstractmethod
     def add(self, player: str, source: str) -> None:
         """Make a frozen player, equal to another."""
 
     @abstractmethod
-    def module(self, player: str) -> nn.Module:
+    def module(self, player: str) -> Any:
         """What to call for a player, inside ``playing``."""
 
     @abstractmethod
@@ -44,11 +46,6 @@ class Players(nn.Module, ABC):
         Yields:
             further arguments of the call.
         """
-
-    @property
-    @abstractmethod
-    def one_call(self) -> bool:
-        """Whether one call can hold rows of several players."""
 
     @abstractmethod
     def language_model(self, player: str) -> Any:
@@ -62,34 +59,19 @@ class Players(nn.Module, ABC):
             ValueError: there is no such player, or it is the base model itself.
         """
 
-    @torch.no_grad()
-    def lerp_(self, source: str, target: str, weight: float) -> None:
-        """Move ``target`` by ``weight`` towards ``source``, in place; 1 copies bit for bit.
-
-        Raises:
-            ValueError: the reference, which never moves, is the target.
-        """
-        if target == "reference":
-            raise ValueError("the reference never moves")
-        moved, kept = self.parameters_of(source), self.parameters_of(target)
-        for name, old in kept.items():
-            if weight == 1:
-                old.copy_(moved[name])
-            else:
-                old.lerp_(moved[name], weight)
-
     @abstractmethod
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; those of no other player."""
 
     def checkpoint_keys(self) -> set[str]:
         """Names of the parameters that no model folder holds: what a checkpoint must."""
-        own = {id(p) for name in self.names for p in self._own(name).values()}
-        return {name for name, p in self.named_parameters() if id(p) in own}
+        made_here = self._made_here()
+        return {name for name, p in self.named_parameters() if id(p) in made_here}
 
-    def _own(self, player: str) -> Mapping[str, nn.Parameter]:
-        """Parameters of a player that were made here; none for what was loaded and never moves."""
-        return {} if player == "reference" else self.parameters_of(player)
+    def _made_here(self) -> set[int]:
+        """Numbers of the parameters of all players but the reference, which never moves."""
+        moving = (player for player in self.names if player != "reference")
+        return {id(p) for player in moving for p in self.parameters_of(player).values()}
 
 
 class AdapterPlayers(Players):
@@ -104,6 +86,8 @@ class AdapterPlayers(Players):
         start: folder of a PEFT adapter that policy *and* reference start from (after supervised
             fine-tuning, for instance); None starts from the base model.
     """
+
+    one_call = True
 
     def __init__(self, model: Any, lora: LoRA, start: str | None = None) -> None:
         super().__init__()
@@ -131,13 +115,14 @@ class AdapterPlayers(Players):
             where = "model.policy.lora" if start is None else f"model.policy.adapter {start}"
             raise UserError(f"{where}: {error}") from error
         self._config = self._model.peft_config["policy"]
-        self._names: tuple[str, ...] = ("policy", "reference")
+        self.names = ("policy",)
         self._base_is_reference = start is None
         self._refuse_what_cannot_be_switched()
         self._layers = [m for m in self._model.modules() if isinstance(m, LoraLayer)]
-        if start is not None:
-            self._make("reference")
-            self._copy("policy", "reference")
+        if start is None:
+            self.names = ("policy", "reference")
+        else:
+            self.add("reference", "policy")
 
     def _refuse_what_cannot_be_switched(self) -> None:
         """Adapters that cannot be chosen row by row would make all players one."""
@@ -161,46 +146,30 @@ class AdapterPlayers(Players):
                 'share: leave it out, as "all-linear" does'
             )
 
-    @property
-    @override
-    def names(self) -> tuple[str, ...]:
-        return self._names
-
-    def _make(self, player: str) -> None:
+    @torch.no_grad()
+    def add(self, player: str, source: str) -> None:
+        """Make a frozen adapter; that of a base model as source is the zero adapter."""
+        self.names = (*self.names, player)
         config = copy.deepcopy(self._config)
         config.init_lora_weights = True  # others, such as PiSSA, would change the base model again
         self._model.add_adapter(player, config)
         self._model.set_adapter("policy")  # adding one activates nothing, and stays so
-        for parameter in self.parameters_of(player).values():
+        of_source = None if self.is_base(source) else self.parameters_of(source)
+        for name, parameter in self.parameters_of(player).items():
             parameter.requires_grad_(False)
+            if of_source is not None:
+                parameter.copy_(of_source[name])
+            elif "lora_B" in name or "lora_embedding_B" in name:
+                parameter.zero_()
 
-    def _copy(self, source: str, target: str) -> None:
-        with torch.no_grad():
-            for name, new in self.parameters_of(target).items():
-                new.copy_(self.parameters_of(source)[name])
-
-    def add(self, player: str, source: str) -> None:
-        """Make a frozen adapter; that of a base model as source is the zero adapter."""
-        self._names = (*self._names, player)
-        self._make(player)
-        if source == "reference" and self._base_is_reference:
-            with torch.no_grad():
-                for name, parameter in self.parameters_of(player).items():
-                    if "lora_B" in name or "lora_embedding_B" in name:
-                        parameter.zero_()
-        else:
-            self._copy(source, player)
-
-    def module(self, player: str) -> nn.Module:
+    def module(self, player: str) -> Any:
         """The PEFT model, for every player."""
-        model: nn.Module = self._model
-        return model
+        return self._model
 
     @contextmanager
     def playing(self, players: Sequence[str], num: int) -> Iterator[dict[str, list[str]]]:
         """One player by its adapter in all layers, several by adapters row by row."""
-        base = self._base_is_reference
-        names = ["__base__" if p == "reference" and base else p for p in players]
+        names = ["__base__" if self.is_base(player) else player for player in players]
         if len(names) > 1:
             yield {"adapter_names": [name for name in names for _ in range(num)]}
             return
@@ -222,18 +191,17 @@ class AdapterPlayers(Players):
             layer._disable_adapters = adapter == "__base__"
             layer._active_adapter = ["policy" if adapter == "__base__" else adapter]
 
-    @property
-    def one_call(self) -> bool:
-        """Rows of one call may have different adapters."""
-        return True
-
     def language_model(self, player: str) -> Any:
         """The base model with the adapters' layers in it."""
         return self._model.base_model.model
 
+    def is_base(self, player: str) -> bool:
+        """Whether a player is the base model itself, without an adapter."""
+        return player == "reference" and self._base_is_reference
+
     def parameters_of(self, player: str) -> dict[str, nn.Parameter]:
         """The adapter's parameters, under names without its own."""
-        if player not in self._names or (player == "reference" and self._base_is_reference):
+        if player not in self.names or self.is_base(player):
             raise ValueError(f"there is no adapter of player {player!r}")
         found = {}
         for name, parameter in self._model.named_parameters():
@@ -245,39 +213,28 @@ class AdapterPlayers(Players):
 
     def reference_weights(self) -> dict[str, Tensor]:
         """The base model, and the reference's own adapter where it has one."""
-        others = [p for p in self._names if p != "reference"]
-        own = {id(p) for player in others for p in self.parameters_of(player).values()}
-        return {name: t for name, t in _lasting_tensors(self._model) if id(t) not in own}
-
-    @property
-    def peft_model(self) -> Any:
-        """The PEFT model, for export."""
-        return self._model
+        others = self._made_here()
+        return {name: t for name, t in _lasting_tensors(self._model) if id(t) not in others}
 
 
 class CopiedPlayers(Players):
-    """Full fine-tuning: every player is a copy of the module, and only the policy's is trained.
+    """Full fine-tuning: every player is a copy of the module, and only the policy's is trained."""
 
-    Args:
-        model: a transformers causal language model.
-    """
+    one_call = False
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        self.names = ("policy",)
         self._models = nn.ModuleDict({"policy": model.requires_grad_(True)})
         self.add("reference", "policy")
 
-    @property
     @override
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._models)
-
     def add(self, player: str, source: str) -> None:
-        """Copy a module and freeze it."""
+        self.names = (*self.names, player)
         self._models[player] = copy.deepcopy(self._models[source]).requires_grad_(False)
 
     @override
-    def module(self, player: str) -> nn.Module:
+    def module(self, player: str) -> Any:
         return self._models[player]
 
     @contextmanager
@@ -290,11 +247,6 @@ class CopiedPlayers(Players):
         if len(players) != 1:
             raise ValueError("copies of a module cannot share a call")
         yield {}
-
-    @property
-    def one_call(self) -> bool:
-        """A module serves one player."""
-        return False
 
     @override
     def language_model(self, player: str) -> Any:
@@ -321,21 +273,3 @@ def _lasting_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _is_transposed(model: nn.Module) -> bool:
     """Whether its linear layers are GPT-2's, whose weights are [in, out]."""
     return any(type(module).__name__ == "Conv1D" for module in model.modules())
-
-
-def mix(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    r"""Log-probabilities of the geometric mixture prod_i pi_i^{w_i} / Z of next-token laws.
-
-    Args:
-        logits: of each player [..., V].
-        weights: w_i, summing to 1.
-
-    Returns:
-        normalised log-probabilities [..., V]; of one player alone, exactly that player's.
-    """
-    if len(logits) == 1:
-        return logits[0].log_softmax(-1)
-    total = weights[0] * logits[0].log_softmax(-1)
-    for weight, other in zip(weights[1:], logits[1:], strict=True):
-        total = total + weight * other.log_softmax(-1)
-    return total.log_softmax(-1)

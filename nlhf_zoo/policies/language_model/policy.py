@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.base import Policy, lerp_tensors_
 from nlhf_zoo.policies.language_model.exporting import Exported
 from nlhf_zoo.policies.language_model.generation import (
     DecodedText,
@@ -131,12 +132,8 @@ class CausalLMPolicy(Policy):
         self._encoder = PromptEncoder(
             self.tokenizer, self.pad, self.ends, self.max_new_tokens, _context(model.config)
         )
-        self._score = Scorer(
-            self._players,
-            self.softmax_chunk,
-            self.compile_body,
-            self.dropout or self.gradient_checkpointing,
-        )
+        trained_mode = self.dropout or self.gradient_checkpointing
+        self._score = Scorer(self._players, self.softmax_chunk, self.compile_body, trained_mode)
         self.train(self.training)
 
     def _refuse_misfit(self, model: Any) -> None:
@@ -164,24 +161,16 @@ class CausalLMPolicy(Policy):
             self._players.eval()
         return self
 
-    def copy_(self, source: str, target: str) -> None:
-        """Copy parameters in place, bit for bit."""
-        self._players.lerp_(source, target, 1.0)
-
+    @override
     def lerp_(self, source: str, target: str, weight: float) -> None:
-        """Move the parameters of ``target`` in place."""
-        self._players.lerp_(source, target, weight)
+        if target == "reference":
+            raise ValueError("the reference never moves")
+        parameters_of = self._players.parameters_of
+        lerp_tensors_(parameters_of(source), parameters_of(target), weight)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The policy's trained parameters, cloned."""
-        trained = self._players.parameters_of("policy")
-        return {name: p.detach().clone() for name, p in trained.items()}
-
-    @torch.no_grad()
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Put the policy's parameters back."""
-        for name, parameter in self._players.parameters_of("policy").items():
-            parameter.copy_(snapshot[name])
+    @override
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return self._players.parameters_of("policy")
 
     def checkpoint_keys(self) -> set[str]:
         """The players' own parameters; the base model is loaded again from where it came."""

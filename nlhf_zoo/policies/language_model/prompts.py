@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 
 
+@dataclass(slots=True)
 class PromptEncoder:
-    """Makes tokens of texts, and sees that a response has room behind them.
+    """Makes tokens of texts, and sees that a response has room behind them."""
 
-    Args:
-        tokenizer: of the model.
-        pad: the token that pads.
-        ends: tokens that end a response; the first one is written behind a listed response.
-        room: tokens of the longest response.
-        positions: that the model has; None where it does not say so.
-    """
-
-    def __init__(
-        self, tokenizer: Any, pad: int, ends: Sequence[int], room: int, positions: int | None
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.pad = pad
-        self.ends = ends
-        self.room = room
-        self.positions = positions
-        self._listed: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+    tokenizer: Any
+    pad: int
+    ends: Sequence[int]  # tokens that end a response; the first stands behind a listed response
+    room: int  # tokens of the longest response
+    positions: int | None  # that the model has; None where it does not say so
+    _listed: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, prompts: Prompts) -> Prompts:
-        """Prompts with tokens, padded on the left; those that have tokens keep them.
-
-        Plain text gets the special tokens that the tokenizer adds by itself, a conversation its
-        chat template and the opening of an answer.
-
-        Raises:
-            UserError: there is no chat template, no text, or no room for a response.
-        """
+        """As ``CausalLMPolicy.encode``."""
         if prompts.tokens is None:  # whether it has room is asked when it is given again
             return self._tokenised(prompts)
         prompts = _padded_left(prompts)
@@ -69,12 +53,7 @@ class PromptEncoder:
         if not all(rows):
             where = [not row for row in rows].index(True)
             raise UserError(f"the prompt number {int(prompts.ids[where])} has no tokens")
-        width = max(map(len, rows))
-        tokens = torch.full((len(rows), width), self.pad)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            tokens[number, width - len(row) :] = torch.tensor(row)
-            mask[number, width - len(row) :] = True
+        tokens, mask = _padded(rows, self.pad, "left")
         return Prompts(prompts.ids, tokens, mask, prompts.text, prompts.conversations)
 
     def _templated(self, conversation: list[Any]) -> list[int]:
@@ -96,9 +75,6 @@ class PromptEncoder:
     def listed(self, responses: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Tokens and mask [B, N, T] of listed responses, each with its end if the model has one.
 
-        Args:
-            responses: N texts for each of B prompts.
-
         Raises:
             UserError: the tokenizer cannot write one of them.
         """
@@ -118,11 +94,15 @@ class PromptEncoder:
                         f"it reads it as {self.tokenizer.decode(row)!r}"
                     )
             rows = [[*row, *self.ends[:1]] for row in rows]
-            width = max(map(len, rows))
-            tokens = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
-            lengths = torch.tensor([len(row) for row in rows])
-            self._listed[texts] = (tokens, torch.arange(width) < lengths[:, None])
+            self._listed[texts] = _padded(rows, self.pad, "right")
         return self._listed[texts]
+
+
+def _padded(rows: list[list[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:
+    """Tokens and mask [R, T] of rows, padded on one side."""
+    tokens = [torch.tensor(row, dtype=torch.long) for row in rows]
+    inside = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    return pad_sequence(tokens, True, pad, side), pad_sequence(inside, True, False, side)
 
 
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:

@@ -4,55 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.generation import position_ids, warp
-from nlhf_zoo.policies.language_model.players import Players, mix
+from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
 from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
 
 _PROBE = 8  # tokens on which the output layer is compared with the model's own logits
 
 
+@dataclass
 class Scorer:
-    """Scores responses as the tokens that were drawn, under a mixture formed token by token.
+    """Scores responses as the tokens that were drawn, under a mixture formed token by token."""
 
-    Args:
-        players: whose log-probabilities.
-        softmax_chunk: tokens whose logits over the vocabulary are held at a time; 0 holds all.
-        compiled: compile the model's body.
-        trained_mode: score the policy in training mode where gradient is wanted, which dropout and
-            gradient checkpointing need.
-    """
-
-    def __init__(
-        self, players: Players, softmax_chunk: int, compiled: bool, trained_mode: bool
-    ) -> None:
-        self.players = players
-        self.softmax_chunk = softmax_chunk
-        self.compiled = compiled
-        self.trained_mode = trained_mode
-        self._probed: set[str] = set()
-        self._bodies: dict[int, Callable[..., Any]] = {}
-
-    @property
-    def _chunk(self) -> int:
-        return self.softmax_chunk or 2**62
+    players: Players
+    softmax_chunk: int  # tokens whose logits over the vocabulary are held at a time; 0 holds all
+    compiled: bool  # the model's body
+    trained_mode: bool  # where gradient is wanted: dropout and gradient checkpointing need it
+    _probed: set[str] = field(default_factory=set)
+    _bodies: dict[int, Callable[..., Any]] = field(default_factory=dict)
 
     def __call__(
         self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
     ) -> Tensor:
         """Log-probability of each response [B, K], float32.
-
-        Args:
-            who: a mixture of players.
-            prompts: B prompts with tokens that leave room for the responses.
-            responses: K responses a prompt.
-            decoding: how they were drawn.
 
         Raises:
             UserError: all responses are listed, but the model gives others a probability too.
@@ -90,7 +72,7 @@ class Scorer:
         """One row for each response."""
         tokens, mask = responses.tokens.flatten(0, 1), responses.mask.flatten(0, 1)
         law, hidden = self._laws(who, prompts, tokens[:, :-1], mask[:, :-1], decoding)
-        found = token_log_prob(law, [h[mask] for h in hidden], tokens[mask], self._chunk)
+        found = token_log_prob(law, [h[mask] for h in hidden], tokens[mask], self.softmax_chunk)
         per_token: Tensor = found.new_zeros(mask.shape).masked_scatter(mask, found)
         return per_token.sum(-1).view(responses.weight.shape)
 
@@ -104,13 +86,10 @@ class Scorer:
         unique, which = torch.unique(key, dim=0, return_inverse=True)
         prefix, prefix_mask = unique[:, 1:].clamp(min=0), unique[:, 1:] >= 0
         num = len(prompts)
-        law, hidden = self._laws(
-            who, prompts, prefix.repeat(num, 1), prefix_mask.repeat(num, 1), decoding
-        )
-        inside = prefix_mask.repeat(num, 1)
-        found = token_log_prob(
-            law, [h[:, :-1][inside] for h in hidden], prefix.repeat(num, 1)[inside], self._chunk
-        )
+        prefixes, inside = prefix.repeat(num, 1), prefix_mask.repeat(num, 1)
+        law, hidden = self._laws(who, prompts, prefixes, inside, decoding)
+        before = [h[:, :-1][inside] for h in hidden]
+        found = token_log_prob(law, before, prefixes[inside], self.softmax_chunk)
         path: Tensor = found.new_zeros(inside.shape).masked_scatter(inside, found).sum(-1)
         last = law(*(h[:, -1] for h in hidden)).unflatten(0, (num, -1))  # [B, U, V]
         ending: Tensor = last[:, which, tokens[:, -1]].masked_fill(~mask[:, -1], 0.0)
@@ -121,12 +100,7 @@ class Scorer:
     ) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """The next-token law, and each player's hidden states [R, T + 1, H] that it takes.
 
-        Args:
-            who: the mixture.
-            prompts: B prompts with tokens.
-            tokens: what follows them [R, T]; R is a multiple of B, prompt by prompt.
-            mask: where these count [R, T].
-            decoding: of the law.
+        ``tokens`` and ``mask`` [R, T] follow the prompts; R is a multiple of B, prompt by prompt.
         """
         assert prompts.tokens is not None
         assert prompts.mask is not None
@@ -158,7 +132,7 @@ class Scorer:
             if self.softmax_chunk:
                 hidden: Tensor = self._body(player)(**inputs).last_hidden_state[:, start:]
             else:
-                model: Any = self.players.module(player)
+                model = self.players.module(player)
                 hidden = model(**inputs, logits_to_keep=tokens.shape[1] - start).logits
         return hidden
 
@@ -188,7 +162,7 @@ class Scorer:
         """Compare the output layer with the model's own logits, once for each player."""
         if player in self._probed or not self.softmax_chunk:
             return
-        model: Any = self.players.module(player)
+        model = self.players.module(player)
         with self.players.playing([player], len(tokens)):
             theirs = model(**_inputs(tokens, mask), logits_to_keep=1).logits
         ours = self._head(player)(self._hidden(player, tokens, mask, -1))

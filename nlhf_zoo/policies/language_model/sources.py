@@ -154,11 +154,7 @@ class SmallLanguageModel(ModelSource):
 
 
 def letters_tokenizer(vocabulary: Sequence[str]) -> Any:
-    """A `tokenizers.Tokenizer` that makes a token of each letter.
-
-    Args:
-        vocabulary: letters, and names of special tokens, by their numbers.
-    """
+    """A `tokenizers.Tokenizer` of letters, and of names of special tokens, by their numbers."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}))
@@ -167,14 +163,7 @@ def letters_tokenizer(vocabulary: Sequence[str]) -> Any:
 
 
 def letters_config(num_tokens: int, hidden_size: int, layers: int, pad: int | None = None) -> Any:
-    """A `LlamaConfig`, of a small Llama whose texts no special token begins or ends.
-
-    Args:
-        num_tokens: that its tokenizer has.
-        hidden_size: width.
-        layers: transformer blocks.
-        pad: the padding token, None for none.
-    """
+    """A `LlamaConfig`, of a small Llama whose texts no special token begins or ends."""
     from transformers import LlamaConfig
 
     return LlamaConfig(

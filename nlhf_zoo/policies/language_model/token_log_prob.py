@@ -18,20 +18,12 @@ Distribution = Callable[..., Tensor]
 def token_log_prob(
     distribution: Distribution, hidden: Sequence[Tensor], tokens: Tensor, chunk: int
 ) -> Tensor:
-    """Log-probability of each token, without ever holding [M, V].
+    """Log-probability of each token [M], float32, without ever holding [M, V].
 
-    With gradient, the memory is that of one chunk, whatever the vocabulary and the length. Where
-    nothing of the distribution is trained, the derivative by the hidden states is computed together
-    with the value and nothing twice; else the logits of a chunk are computed again in the backward.
-
-    Args:
-        distribution: next-token law from hidden states.
-        hidden: of each player [M, H].
-        tokens: LongTensor[M].
-        chunk: tokens at a time.
-
-    Returns:
-        [M], float32.
+    With gradient, the memory is that of one chunk, whatever the vocabulary and the length; a chunk
+    of 0 is all tokens. Where nothing of the distribution is trained, the derivative by the hidden
+    states is computed together with the value and nothing twice; else the logits of a chunk are
+    computed again in the backward.
     """
 
     def of_chunk(tokens: Tensor, *hidden: Tensor) -> Tensor:
@@ -39,6 +31,7 @@ def token_log_prob(
 
     if not len(tokens):
         return hidden[0].new_zeros(0, dtype=torch.float32)
+    chunk = chunk or len(tokens)
     in_parts = torch.is_grad_enabled() and len(tokens) > chunk
     trained = in_parts and distribution(*(h[:1].detach() for h in hidden)).requires_grad
     parts = []

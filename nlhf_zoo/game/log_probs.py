@@ -1,4 +1,4 @@
-"""Scoring responses: from log-probabilities and payoffs to what a loss is computed from."""
+"""Log-probabilities of responses, and the batch of them that a loss is computed from."""
 
 from __future__ import annotations
 
@@ -22,18 +22,7 @@ def score(
     """Log-probabilities of the responses under the step's players, and weights of the valid.
 
     Invalid answers get weight 0, and the others' weights are scaled to sum to 1 again; a prompt
-    whose answers are all invalid has no weight at all.
-
-    Args:
-        policy: the players.
-        step: the proximal step.
-        prompts: B prompts.
-        responses: K scored responses a prompt.
-        payoffs: what the oracle said of them.
-        beta: temperature of the game.
-
-    Returns:
-        the batch; gradient flows through its ``log_prob`` alone.
+    whose answers are all invalid has no weight at all. Gradient flows through ``log_prob`` alone.
     """
     log_prob = policy.log_prob({"policy": 1.0}, prompts, responses)
     log_probs = {"policy": log_prob.detach()}
@@ -95,16 +84,10 @@ def _renormalise(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def training_figures(step: ProximalStep, responses: Responses, batch: Batch) -> dict[str, Tensor]:
-    """What is logged of a training step beside its loss.
+    """What is logged of a training step beside its loss, by tags.
 
-    Args:
-        step: the proximal step.
-        responses: K scored responses to each of B prompts.
-        batch: what the loss was computed from.
-
-    Returns:
-        scalars by their tags: the KL to the reference where the policy's own law drew, and of
-        responses of several tokens their length and how the drawing went.
+    The KL to the reference where the policy's own law drew, and of responses of several tokens
+    their length and how the drawing went.
     """
     figures = {}
     own = dict(step.sampler) == {"policy": 1.0}
