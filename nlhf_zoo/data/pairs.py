@@ -173,7 +173,6 @@ class PreferencePairs(TextData[list[PairRow]]):
 
     @override
     def setup(self, stage: str) -> None:
-        assert self.trainer is not None
         self.load(self.trainer.world_size)
         super().setup(stage)
 
@@ -202,7 +201,6 @@ class PreferencePairs(TextData[list[PairRow]]):
     @override
     def train_dataloader(self) -> DataLoader[Pairs]:
         trainer, pairs = self.trainer, self.training_pairs
-        assert trainer is not None
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         batches = EpochBatches(
             len(pairs),

@@ -117,10 +117,8 @@ class TextPrompts(TextData[EncodedPrompts]):
 
     @override
     def setup(self, stage: str) -> None:
-        trainer = self.trainer
-        assert trainer is not None
-        game: Any = trainer.lightning_module  # OnlineGame
-        self.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
+        game: Any = self.trainer.lightning_module  # OnlineGame
+        self.load(game.policy, self.trainer.world_size, shown=self.trainer.is_global_zero)
         super().setup(stage)
 
     @override
@@ -130,7 +128,6 @@ class TextPrompts(TextData[EncodedPrompts]):
     @override
     def train_dataloader(self) -> DataLoader[Prompts]:
         trainer, training = self.trainer, self.loaded.training
-        assert trainer is not None
         truncated = self._num_too_long if self.too_long == "truncate" else 0
         dropped = self._num_too_long - truncated
         figures: dict[str, float] = {"data/truncated": truncated, "data/dropped": dropped}

@@ -113,9 +113,7 @@ def require_memory(num_bytes: int, where: str) -> None:
 def read_rows(path: Path, what: str) -> Iterator[tuple[list[str], str]]:
     """The rows of a CSV file in UTF-8 that are not blank, each with its place for errors.
 
-    Args:
-        path: the file, with or without the mark that spreadsheets put at its start.
-        what: what to call it in errors.
+    The file may begin with the mark that spreadsheets put there.
 
     Raises:
         UserError: there is no such file, it is empty, or it is not CSV in UTF-8.

@@ -37,9 +37,7 @@ class Row:
 def read_lines(path: str | Path, example: str) -> Iterator[Row]:
     """The objects of a file, one a line; blank lines may stand at its end.
 
-    Args:
-        path: the file.
-        example: an object such as the file should hold, for an error.
+    An error shows ``example``, an object such as the file should hold.
 
     Raises:
         UserError: the file cannot be read, or a line holds no object.
