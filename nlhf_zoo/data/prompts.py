@@ -34,11 +34,7 @@ class TablePrompts(L.LightningDataModule):
         self.seed = seed
 
     def size(self, total: int, world_size: int) -> int:
-        """Prompts of a training step in one process.
-
-        Args:
-            total: prompts there are.
-            world_size: number of processes.
+        """Prompts of a training step in one of ``world_size`` processes, of ``total`` prompts.
 
         Raises:
             UserError: the processes do not divide their number, or a step takes too many.

@@ -23,19 +23,12 @@ Rows = TypeVar("Rows", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[Rows]):
-    """Rows that were read.
-
-    Args:
-        training: rows to train on.
-        validation: rows held out, None for nothing.
-        notes: what was cut or left out of each source, and why, as sentences.
-        fingerprint: of what is trained on.
-    """
+    """Rows that were read."""
 
     training: Rows
-    validation: Rows | None
-    notes: list[str]
-    fingerprint: str
+    validation: Rows | None  # held out, None for nothing
+    notes: list[str]  # what was cut or left out of each source, and why, as sentences
+    fingerprint: str  # of what is trained on
 
 
 class TextData(L.LightningDataModule, ABC, Generic[Rows]):

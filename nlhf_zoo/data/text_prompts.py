@@ -94,12 +94,9 @@ class TextPrompts(TextData[EncodedPrompts]):
         self._num_too_long = 0  # of the training rows
 
     def load(self, policy: Encoder, world_size: int = 1, shown: bool = False) -> None:
-        """Read and encode all prompts, unless this is done.
+        """Read all prompts and let ``policy`` encode them, unless this is done.
 
-        Args:
-            policy: who encodes them.
-            world_size: number of processes that share them.
-            shown: show a progress bar where it takes long.
+        ``world_size`` processes share them; ``shown`` shows a progress bar where it takes long.
 
         Raises:
             UserError: a prompt cannot be used, or a training step takes more than there are.

@@ -95,19 +95,12 @@ def _report(bar: tqdm[None], done: int, part: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A policy in one game at one beta, in columns.
+    """A policy in one game at one beta, in columns [N, 1]."""
 
-    Args:
-        xi: log pi - log mu up to a constant [N, 1].
-        policy: pi [N, 1].
-        payoff: A pi [N, 1].
-        gain: exploitability / beta.
-    """
-
-    xi: Tensor
-    policy: Tensor
-    payoff: Tensor
-    gain: float
+    xi: Tensor  # log pi - log mu up to a constant
+    policy: Tensor  # pi
+    payoff: Tensor  # A pi
+    gain: float  # exploitability / beta
 
 
 def _solve_one(

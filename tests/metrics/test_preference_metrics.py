@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
 
 import pytest
 import torch
 
 from nlhf_zoo.metrics.preference import (
     CalibrationError,
-    CyclicTriples,
     FlipRate,
     PreferenceAccuracy,
     PreferenceLogLoss,
@@ -213,81 +211,6 @@ def test_agreement_is_of_winners():
 
 
 # ---- the classes ---------------------------------------------------------------------------------
-
-
-def of_target(metric, function):
-    return metric, pairs(), function
-
-
-def two_orders():
-    stream = torch.Generator().manual_seed(2)
-    return torch.rand(2, 11, generator=stream).double().unbind()
-
-
-MATRICES = tuple(
-    torch.stack(part)
-    for part in zip(*(random_preference(6, seed, 0.1) for seed in range(11)), strict=True)
-)
-# The class, what it is given, and what it should say of it.
-CLASSES = {
-    "accuracy": (PreferenceAccuracy, pairs(), lambda p, t: functions.mean(functions.correct(p, t))),
-    "log loss": (
-        PreferenceLogLoss,
-        (pairs()[0].clamp(0.01, 0.99), pairs()[1]),
-        lambda p, t: functions.log_loss(p, t).mean(),
-    ),
-    "calibration": (
-        CalibrationError,
-        pairs(),
-        lambda p, t: functions.calibration_error(functions.calibration_bins(p, t, 10)),
-    ),
-    "flips": (FlipRate, two_orders(), lambda f, b: functions.flipped(f, b).mean()),
-    "symmetry": (
-        SymmetryError,
-        two_orders(),
-        lambda f, b: {"mean": (f + b - 1).abs().mean(), "max": (f + b - 1).abs().max()},
-    ),
-    "cycles": (
-        CyclicTriples,
-        MATRICES,
-        lambda p, v: (
-            torch.tensor(
-                [counted(*game) for game in zip(p, v, strict=True)], dtype=torch.float64
-            ).sum(0)[0]
-            / sum(counted(*game)[1] for game in zip(p, v, strict=True))
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_class_says_of_all_pairs_what_its_function_says(name):
-    cls, given, expected = CLASSES[name]
-    metric = pickle.loads(pickle.dumps(cls()))
-    for start, end in ((0, 4), (4, 5), (5, 11)):
-        metric.update(*(part[start:end] for part in given))
-    torch.testing.assert_close(metric.compute(), expected(*given))
-    metric.reset()
-    metric.update(*(part[:3] for part in given))
-    torch.testing.assert_close(metric.compute(), expected(*(part[:3] for part in given)))
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_states_of_two_processes_with_unequal_shares_add_up(name):
-    cls, given, expected = CLASSES[name]
-    shares = [slice(0, 8), slice(8, 11)]
-    parts = []
-    for share in shares:
-        part = cls()
-        part.update(*(one[share] for one in given))
-        parts.append(part)
-    # As torchmetrics does between processes: the declared reduction over the gathered states.
-    merged = cls()
-    for state, reduce in merged._reductions.items():
-        gathered = torch.stack([getattr(part, state) for part in parts])
-        setattr(merged, state, reduce(gathered))
-    merged._update_count = 1
-    torch.testing.assert_close(merged.compute(), expected(*given))
 
 
 def test_what_is_declared_to_be_better_is_better():

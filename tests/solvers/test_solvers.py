@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from nlhf_zoo.data.tables import games as generated
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import (
     best_response,
@@ -34,16 +35,9 @@ from nlhf_zoo.solvers import (
 BETAS = (0.001, 0.01, 0.1, 1.0)
 
 
-def from_upper(upper):
-    """A preference whose entries above the diagonal are given [..., N, N]."""
-    upper = torch.as_tensor(upper, dtype=torch.float64).triu(1)
-    num = upper.shape[-1]
-    return upper + (1 - upper.mT).tril(-1) + torch.eye(num, dtype=torch.float64) / 2
-
-
 def random_game(num, seed, games=()):
     generator = torch.Generator().manual_seed(seed)
-    P = from_upper(torch.rand(*games, num, num, dtype=torch.float64, generator=generator))
+    P = generated.complete(torch.rand(*games, num, num, dtype=torch.float64, generator=generator))
     log_mu = torch.randn(*games, num, dtype=torch.float64, generator=generator).log_softmax(-1)
     return P, log_mu
 
@@ -53,29 +47,13 @@ def log_policies(shape, seed, scale=1.0):
     return scale * torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def bradley_terry(num, seed):
-    rating = log_policies((num,), seed)
-    return torch.sigmoid(rating[:, None] - rating)
-
-
-def cyclic(num, seed=0):
-    """An odd cycle: each action beats the next half of the others with probability .9."""
-    ahead = (torch.arange(num) - torch.arange(num)[:, None]) % num
-    P = torch.where(ahead <= (num - 1) // 2, 0.9, 0.1).double()
-    return P.masked_fill(ahead == 0, 0.5)
-
-
-def cloned(num, seed=0):
-    kind = torch.arange(num) % 3
-    return cyclic(3)[kind][:, kind]
-
-
-def smooth(num, seed):
-    """A game of rank 4, on which Newton's path is hardest to follow."""
-    generator = torch.Generator().manual_seed(seed)
-    angle, quality = torch.rand(2, num, dtype=torch.float64, generator=generator)
-    angle, quality = 2 * math.pi * angle, quality
-    return 0.5 + 0.3 * torch.sin(angle[:, None] - angle) + 0.2 * (quality[:, None] - quality)
+# Games by their number of actions; on the last, of rank 4, Newton's path is hardest to follow.
+STRUCTURED = {
+    "cyclic": lambda num: generated.cyclic(num)[0],
+    "cloned": lambda num: generated.cyclic_blocks(num, num_blocks=1, block_size=3)[0],
+    "bradley_terry": lambda num: generated.bradley_terry(1, num, seed=num)[0],
+    "smooth": lambda num: generated.sine_game(num, seed=num)[0],
+}
 
 
 @st.composite
@@ -84,10 +62,10 @@ def games(draw, min_actions=2, max_actions=6):
     num = draw(st.integers(min_actions, max_actions))
     unit = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
     logit = st.floats(-8, 8)
-    upper = draw(st.lists(unit, min_size=num * num, max_size=num * num))
+    lower = draw(st.lists(unit, min_size=num * num, max_size=num * num))
     mu, pi = (draw(st.lists(logit, min_size=num, max_size=num)) for _ in range(2))
     return (
-        from_upper(np.array(upper).reshape(num, num)),
+        generated.complete(torch.tensor(lower, dtype=torch.float64).reshape(num, num)),
         torch.tensor(mu, dtype=torch.float64).log_softmax(-1),
         torch.tensor(pi, dtype=torch.float64).log_softmax(-1),
     )
@@ -341,11 +319,11 @@ def test_large_random_games(beta):
         assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
 
 
-@pytest.mark.parametrize("make", [cyclic, cloned, bradley_terry, smooth])
+@pytest.mark.parametrize("make", STRUCTURED.values(), ids=STRUCTURED)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
 @pytest.mark.parametrize("num", [3, 31, 101])
 def test_games_with_structure(make, scale, num):
-    P, log_mu = make(num, seed=num), log_policies((num,), num, scale).log_softmax(-1)
+    P, log_mu = make(num), log_policies((num,), num, scale).log_softmax(-1)
     for beta in (*BETAS, 10.0):
         assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
 
@@ -421,7 +399,7 @@ def test_rock_paper_scissors(weights):
 
 
 def test_a_condorcet_winner_is_played_alone():
-    solution = unregularised_nash(bradley_terry(9, 3))
+    solution = unregularised_nash(STRUCTURED["bradley_terry"](9))
     assert float(solution.log_policy.max()) == 0
     assert int(torch.isneginf(solution.log_policy).sum()) == 8
 
@@ -439,7 +417,7 @@ def test_linear_programme_certificate(game):
 
 def test_linear_programme_keeps_to_the_support():
     """Without its best action a game has another solution, certified by existing actions only."""
-    P = bradley_terry(5, 4)
+    P = STRUCTURED["bradley_terry"](5)
     best = int(P.mean(1).argmax())
     exists = torch.arange(5) != best
     solution = unregularised_nash(torch.stack([P, P]), torch.stack([exists, exists | True]))
@@ -449,11 +427,12 @@ def test_linear_programme_keeps_to_the_support():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: random_game(12, 21)[0], lambda: cyclic(5), lambda: bradley_terry(8, 2)]
+    "P",
+    [random_game(12, 21)[0], STRUCTURED["cyclic"](5), STRUCTURED["bradley_terry"](8)],
+    ids=["random", "cyclic", "bradley_terry"],
 )
-def test_regularised_answers_approach_the_linear_programme(make):
+def test_regularised_answers_approach_the_linear_programme(P):
     """Without regularisation a deviation gains at most beta KL(deviation || mu) <= beta log N."""
-    P = make()
     log_mu = torch.zeros(len(P))
     assert float(unregularised_nash(P).exploitability) <= 1e-9
     for beta in (0.1, 0.01, 0.001, 0.0001):

@@ -97,12 +97,7 @@ def read_distribution(path: str | Path, what: str) -> Tensor:
 
 
 def require_memory(num_bytes: int, where: str) -> None:
-    """Refuse what will not fit, before any of it is allocated.
-
-    Args:
-        num_bytes: how much is held at once.
-        where: what to call it in the error.
-    """
+    """Refuse ``num_bytes``, held at once, that will not fit, before any of it is allocated."""
     if num_bytes > (available := _available_memory()):
         raise UserError(
             f"{where} will not fit in memory: it needs {num_bytes / 2**30:.3g} GiB "

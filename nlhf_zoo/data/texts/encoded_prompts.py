@@ -30,18 +30,12 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompts:
-    """Prompts with the tokens that a policy reads.
+    """N prompts with the tokens that a policy reads."""
 
-    Args:
-        prompts: N prompts as they were read.
-        tokens: N lists of token ids, without padding.
-    """
-
-    prompts: Prompts
-    tokens: list[NDArray[np.int32]]
+    prompts: Prompts  # as they were read
+    tokens: list[NDArray[np.int32]]  # N lists of token ids, without padding
 
     def __len__(self) -> int:
-        """The number of prompts."""
         return len(self.tokens)
 
     def take(self, places: Sequence[int]) -> EncodedPrompts:

@@ -45,7 +45,6 @@ class Columns:
     probability: str = "probability"
 
     def __post_init__(self) -> None:
-        """Refuse one name for two columns."""
         names = list(vars(self).values())
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
