@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from judge_server import JudgeServer
+from judges import responses
 
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
@@ -24,10 +24,6 @@ def questions(num: int) -> list[Question]:
 
 
 def texts(prefix: str, prompts: int, num: int) -> Responses:
-    text = [
-        [f"{prefix} {prompt} {one}\n</response>" for one in range(num)] for prompt in range(prompts)
-    ]
-    shape = prompts, num, 1
-    weight = torch.full(shape[:2], 1 / num, dtype=torch.float64)
-    mask = torch.ones(shape, dtype=torch.bool)
-    return Responses(torch.zeros(shape, dtype=torch.long), mask, weight, text=text)
+    return responses(
+        *([f"{prefix} {row} {one}\n</response>" for one in range(num)] for row in range(prompts))
+    )

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from metrics.test_preference_metrics import counted, pairs, random_preference
 from nlhf_zoo import metrics, solvers
 from nlhf_zoo.data.tables.games import uniform_random
 from nlhf_zoo.metrics import DualityGap, Exploitability, KLToNash, Span, WinRate
 from nlhf_zoo.solvers import preference
-from tests.metrics.test_preference_metrics import counted, pairs, random_preference
 
 BETA = 0.2
 
