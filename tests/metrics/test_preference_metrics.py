@@ -26,6 +26,13 @@ def pairs():
     return torch.tensor(P, dtype=torch.float64), torch.tensor(T, dtype=torch.float64)
 
 
+def computed(cls, *given):
+    """What a metric says of these pairs."""
+    metric = cls()
+    metric.update(*given)
+    return metric.compute()
+
+
 def random_preference(num, seed, ties=0.0):
     """P + P^T = 1 with some ties, and a symmetric mask of valid answers."""
     stream = torch.Generator().manual_seed(seed)
@@ -56,15 +63,8 @@ def test_what_is_not_known_is_left_out():
     (p, t), nothing = pairs(), torch.tensor([math.nan]).double()
     longer = torch.cat([p, nothing, p[:1], nothing]), torch.cat([t, t[:1], nothing, nothing])
     for cls in (PreferenceAccuracy, PreferenceLogLoss, CalibrationError):
-        found = []
-        for given in ((p, t), longer):
-            metric = cls()
-            metric.update(*given)
-            found.append(metric.compute())
-        assert found[0] == found[1], cls
-    metric = PreferenceAccuracy()
-    metric.update(torch.tensor([math.nan, math.nan, math.nan, 0.9]), torch.ones(4))
-    assert metric.compute() == 1
+        assert computed(cls, p, t) == computed(cls, *longer), cls
+    assert computed(PreferenceAccuracy, torch.tensor([math.nan] * 3 + [0.9]), torch.ones(4)) == 1
     for function in (functions.correct, functions.log_loss, functions.asymmetry, functions.flipped):
         assert function(*longer)[-3:].isnan().all(), function
     found = functions.length_correlation(*longer)
@@ -213,32 +213,32 @@ def test_agreement_is_of_winners():
 # ---- the classes ---------------------------------------------------------------------------------
 
 
-def test_what_is_declared_to_be_better_is_better():
-    _, target = pairs()
-    good, bad = target * 0.8 + 0.1, target * -0.8 + 0.9
-    for cls in (PreferenceAccuracy, PreferenceLogLoss, CalibrationError):
-        found = []
-        for told in (good, bad):
-            metric = cls()
-            metric.update(told, target)
-            found.append(metric.compute())
-        assert (found[0] > found[1]) == cls.higher_is_better
-    for cls in (FlipRate, SymmetryError):
-        found = []
-        for told in (1 - target, target):
-            metric = cls()
-            metric.update(target, told)
-            value = metric.compute()
-            found.append(value["mean"] if isinstance(value, dict) else value)
-        assert found[0] < found[1]
-        assert cls.higher_is_better is False
+TARGET = pairs()[1]
+AGAINST_LABELS = (TARGET * 0.8 + 0.1, TARGET), (TARGET * -0.8 + 0.9, TARGET)
+BOTH_ORDERS = (TARGET, 1 - TARGET), (TARGET, TARGET)
+
+
+@pytest.mark.parametrize(
+    ("cls", "given"),
+    [
+        (PreferenceAccuracy, AGAINST_LABELS),
+        (PreferenceLogLoss, AGAINST_LABELS),
+        (CalibrationError, AGAINST_LABELS),
+        (FlipRate, BOTH_ORDERS),
+        (SymmetryError, BOTH_ORDERS),
+    ],
+)
+def test_what_is_declared_to_be_better_is_better(cls, given):
+    good, bad = (computed(cls, *one) for one in given)
+    if cls is SymmetryError:
+        good, bad = good["mean"], bad["mean"]
+    assert good != bad
+    assert bool(good > bad) is cls.higher_is_better
 
 
 def test_no_pairs_have_no_figure():
     for cls in (PreferenceAccuracy, CalibrationError, FlipRate):
-        metric = cls()
-        metric.update(torch.zeros(0), torch.zeros(0))
-        assert metric.compute().isnan()
+        assert computed(cls, torch.zeros(0), torch.zeros(0)).isnan()
     metric = SymmetryError()
     metric.update(torch.zeros(0), torch.zeros(0))
     metric.update(torch.tensor([math.nan]), torch.tensor([0.5]))

@@ -272,9 +272,8 @@ def test_trajectory_metrics_equal_the_functions(beta, ragged, monkeypatch):
         log_mu[1, 5:] = trajectory[:, 1, 5:] = -torch.inf
         P[1, 5:] = P[1, :, 5:] = 0.5
     nash = regularised_nash(P, log_mu, max(beta, 0.01)).log_policy
-    monkeypatch.setattr(
-        "nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7
-    )  # chunks of two rounds, one of one
+    # Chunks of two rounds, and one of one.
+    monkeypatch.setattr("nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7)
     metrics = trajectory_metrics(P, trajectory, log_mu, beta, nash)
     expected = {
         "exploitability": exploitability(P, trajectory, log_mu, beta),
@@ -303,19 +302,14 @@ def assert_solved(P, log_mu, beta, solution):
     assert solution.log_policy.dtype == torch.float64
 
 
-@pytest.mark.parametrize("beta", BETAS)
-def test_random_games(beta):
-    sizes = np.geomspace(3, 200, 25).round().astype(int)
-    for seed, num in enumerate(sizes):
-        P, log_mu = random_game(int(num), 1000 + seed)
-        assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
+SMALL, LARGE = np.geomspace(3, 200, 25).round().astype(int).tolist(), (300, 500, 700, 1000)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("beta", BETAS)
-def test_large_random_games(beta):
-    for seed, num in enumerate((300, 500, 700, 1000)):
-        P, log_mu = random_game(num, 2000 + seed)
+@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)])
+def test_random_games(beta, sizes):
+    for seed, num in enumerate(sizes, start=1000):
+        P, log_mu = random_game(num, seed)
         assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
 
 
@@ -382,17 +376,15 @@ def test_a_beta_of_zero_is_refused():
 # ---------------------------------------------------------------- the linear programme
 
 
-def rock_paper_scissors(a, b, c):
-    """Rock beats scissors by a, scissors beat paper by b, paper beats rock by c (over 1/2)."""
-    margins = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
-    return 0.5 + margins
-
-
 @pytest.mark.parametrize("weights", [(0.3, 0.3, 0.3), (0.1, 0.2, 0.4), (0.5, 0.01, 0.25)])
 def test_rock_paper_scissors(weights):
-    """Each is played in proportion to the margin between the other two."""
+    """Rock beats scissors by a, scissors beat paper by b, paper beats rock by c (over 1/2).
+
+    Each is played in proportion to the margin between the other two.
+    """
     a, b, c = weights
-    solution = unregularised_nash(rock_paper_scissors(a, b, c))
+    margins = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
+    solution = unregularised_nash(0.5 + margins)
     expected = torch.tensor([b, a, c], dtype=torch.float64) / (a + b + c)
     torch.testing.assert_close(solution.log_policy.exp(), expected, rtol=0, atol=1e-12)
     assert float(solution.exploitability) <= 1e-12
