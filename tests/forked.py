@@ -38,14 +38,9 @@ class Run:
 def nlhf(
     *args: str, folder: Path, before: Callable[[], None] | None = None, timeout: float = 240
 ) -> Run:
-    """Run ``nlhf args`` in a folder, in a process of its own.
+    """Run ``nlhf args`` in a folder, in a process of its own, for ``timeout`` seconds at most.
 
-    Args:
-        args: the command and its options.
-        folder: the working directory.
-        before: called in that process first, to plant a fault; a function of a module, or a
-            partial of one.
-        timeout: seconds after which a run is taken for hung.
+    That process calls ``before`` first, to plant a fault: a function of a module, or a partial.
     """
     folder.mkdir(parents=True, exist_ok=True)
     process = _CONTEXT.Process(target=_main, args=(args, folder, before))
@@ -73,9 +68,8 @@ def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None
 
     from nlhf_zoo.cli.main import main
 
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its own is a semaphore, which a killed process would leave behind
+    # Its own lock is a semaphore, which a killed process would leave behind.
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)  # many small runs: threads would only wait for each other
     code: object = 0
     try:

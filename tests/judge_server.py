@@ -347,11 +347,7 @@ class Server:
 
 
 class JudgeServer:
-    """The server in a process of its own, for a ``with`` block.
-
-    Args:
-        options: of the command line, by name.
-    """
+    """The server in a process of its own, for a ``with`` block; options of its command line."""
 
     def __init__(self, **options: object) -> None:
         self.options = options

@@ -23,11 +23,8 @@ def opinion(prompt: str, first: str, second: str) -> float:
 class Judge(TextOracle):
     """Answers by ``opinion``, the last question first: another answer in the other order.
 
-    Args:
-        name: its fingerprint.
-        silent: a text to which it has no answer.
-        stops_after: answers that it has; none are kept back.
-        tokens: tokens that an answer costs.
+    It has no answer to the text ``silent``, and stops after so many answers, which cost ``tokens``
+    each; its name is its fingerprint.
     """
 
     symmetric = False

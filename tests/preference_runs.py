@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from paths import ROOT
+from runs import part as part
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nlhf_zoo.cli.main import main
@@ -22,16 +22,6 @@ HEADS = {
     "pair": ("PairHead", "PairModelOracle"),
     "general": ("GeneralPreferenceHead", "GeneralPreferenceModelOracle"),
 }
-
-
-def part(name: str, /, **arguments: Any) -> dict[str, Any]:
-    """A class and its arguments, as YAML has them."""
-    return {"class_path": name, "init_args": arguments}
-
-
-def rows(path: Path, *values: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
-    return str(path)
 
 
 def configuration(folder: Path, kind: str = "general", **model: Any) -> dict[str, Any]:

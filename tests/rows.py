@@ -9,10 +9,7 @@ from typing import Any
 
 import lightning as L
 
-
-def message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
+from nlhf_zoo.data.texts import message
 
 system, user, assistant = (partial(message, role) for role in ("system", "user", "assistant"))
 

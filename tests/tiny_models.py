@@ -1,8 +1,8 @@
 """Tiny language models for tests: four architectures with random weights, saved and loaded again.
 
 They are built from a configuration, never downloaded, and written to a folder, so that a test goes
-the way that a user's model goes. Their weights are large, for
-next-token laws far from the uniform one.
+the way that a user's model goes. Their weights are large, for next-token laws far from the uniform
+one.
 """
 
 from __future__ import annotations
@@ -39,12 +39,9 @@ CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer(bos: bool = False, pad: str | None = None, chat: bool = False) -> Any:
-    """A tokenizer of letters with an end-of-sequence token.
+    """A tokenizer of letters with an end-of-sequence token, which may be its padding token too.
 
-    Args:
-        bos: puts a first token before each text.
-        pad: its padding token, which may be the end-of-sequence token.
-        chat: has a chat template.
+    With ``bos`` it puts a first token before each text; ``chat`` gives it a chat template.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -68,13 +65,7 @@ def tiny_tokenizer(bos: bool = False, pad: str | None = None, chat: bool = False
 
 
 def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of one of the architectures.
-
-    Args:
-        kind: architecture.
-        seed: of its weights.
-        changes: of its configuration.
-    """
+    """A random model of one of the architectures, with ``changes`` of its configuration."""
     import transformers
 
     shape = {
@@ -110,14 +101,8 @@ def save_tiny(folder: Path, kind: str, seed: int = 0, chat: bool = False, **chan
     """Write a model and its tokenizer: each architecture pads in another way.
 
     Llama's has a first token and no padding token, Qwen2's pads with the end-of-sequence token,
-    Gemma-2's has a first and a padding token and a chat template, GPT-2's has neither.
-
-    Args:
-        folder: to be made.
-        kind: architecture.
-        seed: of the weights.
-        chat: a chat template for others than Gemma-2 too.
-        changes: of the configuration.
+    Gemma-2's has a first and a padding token and a chat template, GPT-2's has neither. ``chat``
+    gives the others a chat template too.
     """
     pad = {"qwen2": EOS, "gemma2": PAD}.get(kind)
     tokenizer = tiny_tokenizer(kind in ("llama", "gemma2"), pad, chat or kind == "gemma2")
@@ -135,12 +120,8 @@ def make_policy(
 ) -> CausalLMPolicy:
     """A bound policy, whose players all differ unless ``scatter`` is False.
 
-    Args:
-        folder: of the model; or a source of models.
-        players: beside policy and reference.
-        names: of responses that can be listed.
-        scatter: give every player weights of its own.
-        kwargs: of the policy.
+    Its model is that of a folder or a source; ``players`` are those beside policy and reference,
+    ``names`` those of responses that can be listed.
     """
     source = str(folder) if isinstance(folder, Path) else folder
     kwargs = {"lora": LoRA(r=4, alpha=8), "max_new_tokens": 6} | kwargs
@@ -155,10 +136,7 @@ def make_policy(
 def scatter_adapters(policy: CausalLMPolicy, scale: float = 0.2, seed: int = 1) -> None:
     """Give every player but the reference random weights of its own: no adapter is zero.
 
-    Args:
-        policy: bound; copies of the whole model get noise on their weights.
-        scale: standard deviation of the adapters' weights.
-        seed: of these.
+    Those of adapters have a standard deviation of ``scale``; copies of the whole model get noise.
     """
     stream = torch.Generator().manual_seed(seed)
     for player in policy.players:

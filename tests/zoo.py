@@ -37,13 +37,10 @@ BETA = 0.1
 class Row:
     """One algorithm with one choice of arguments.
 
-    Args:
-        algorithm: the class.
-        kwargs: its arguments.
-        rounds: rounds of the closed form on `small_games`, after which ...
-        reaches: ... the exploitability at BETA is below this, if `last_iterate` is declared.
-        contraction: factor by which log(pi/pi*) shrinks in a round near the equilibrium at BETA,
-            for an algorithm that converges linearly: KL(pi* || pi) then falls by its square.
+    After ``rounds`` of the closed form on `small_games` the exploitability at BETA is below
+    ``reaches``, if `last_iterate` is declared. ``contraction`` is the factor by which log(pi/pi*)
+    shrinks in a round near the equilibrium at BETA, for an algorithm that converges linearly:
+    KL(pi* || pi) then falls by its square.
     """
 
     algorithm: type[PolicyOptimizer]
@@ -150,10 +147,8 @@ def small_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tenso
 class TwoSteps(PolicyOptimizer):
     """A plan unlike those of the package: the second step starts where the first one ended.
 
-    Both take two gradient steps against the policy of the moment.
-
-    Args:
-        weight: of the reference in the centre.
+    Both take two gradient steps against the policy of the moment; ``weight`` is that of the
+    reference in their centre.
     """
 
     paper = "none"

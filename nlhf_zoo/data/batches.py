@@ -22,31 +22,20 @@ class EndlessBatches(Sampler[list[int]]):
 
     It holds no state: pass number and place within it follow from how many batches were consumed,
     so a resumed run sees the batches that the other would have seen, and prefetching does no harm.
-
-    Args:
-        num_prompts: prompts there are.
-        batch_size: prompts of a batch of one process.
-        consumed: says how many batches this process has trained on; asked when iteration begins.
-        shuffle: a new order for each pass, the same in all processes.
-        seed: of these orders.
-        rank: number of this process.
-        world_size: number of processes; together they see each prompt once a pass.
-        repeats: gradient steps that see the same prompts: those of one round, for what a step
-            writes is meant for the prompts of the next.
-        accumulate: batches of one gradient step.
-        first_pass: order of the first pass, in place of a drawn one.
+    All gradient steps of a round see the same prompts, for what a step writes is meant for the
+    prompts of the next.
     """
 
     num_prompts: int
-    batch_size: int
-    consumed: Callable[[], int]
-    shuffle: bool = False
-    seed: int = 0
+    batch_size: int  # prompts of a batch of one process
+    consumed: Callable[[], int]  # batches this process has trained on; asked as iteration begins
+    shuffle: bool = False  # a new order for each pass, the same in all processes
+    seed: int = 0  # of these orders
     rank: int = 0
-    world_size: int = 1
-    repeats: int = 1
-    accumulate: int = 1
-    first_pass: Sequence[int] | None = None
+    world_size: int = 1  # processes; together they see each prompt once a pass
+    repeats: int = 1  # gradient steps of a round
+    accumulate: int = 1  # batches of one gradient step
+    first_pass: Sequence[int] | None = None  # its order, in place of a drawn one
 
     @override
     def __iter__(self) -> Iterator[list[int]]:

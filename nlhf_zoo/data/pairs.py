@@ -48,7 +48,6 @@ class Pairs:
     probability: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.probability.dim() != 1 or not self.probability.is_floating_point():
             raise ValueError(
                 "Pairs.probability must be floating-point [B], not "
@@ -62,7 +61,6 @@ class Pairs:
                 )
 
     def __len__(self) -> int:
-        """The number of pairs, B."""
         return len(self.probability)
 
     def swapped(self) -> Pairs:
@@ -153,10 +151,7 @@ class PreferencePairs(TextData[list[PairRow]]):
         self.unusable = unusable
 
     def load(self, world_size: int = 1) -> None:
-        """Read and check all pairs, unless this is done.
-
-        Args:
-            world_size: number of processes that share them.
+        """Read and check all pairs, which ``world_size`` processes share, unless this is done.
 
         Raises:
             UserError: a pair cannot be used, or a training step takes more than there are.
@@ -173,7 +168,6 @@ class PreferencePairs(TextData[list[PairRow]]):
 
     @override
     def setup(self, stage: str) -> None:
-        assert self.trainer is not None
         self.load(self.trainer.world_size)
         super().setup(stage)
 
@@ -202,7 +196,6 @@ class PreferencePairs(TextData[list[PairRow]]):
     @override
     def train_dataloader(self) -> DataLoader[Pairs]:
         trainer, pairs = self.trainer, self.training_pairs
-        assert trainer is not None
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         batches = EpochBatches(
             len(pairs),

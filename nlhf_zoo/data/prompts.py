@@ -24,6 +24,8 @@ class TablePrompts(L.LightningDataModule):
         seed: of these orders.
     """
 
+    trainer: L.Trainer  # Lightning sets it before it asks for a loader
+
     def __init__(self, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
         super().__init__()
         refuse_below_one(batch_size=batch_size)
@@ -32,11 +34,7 @@ class TablePrompts(L.LightningDataModule):
         self.seed = seed
 
     def size(self, total: int, world_size: int) -> int:
-        """Prompts of a training step in one process.
-
-        Args:
-            total: prompts there are.
-            world_size: number of processes.
+        """Prompts of a training step in one of ``world_size`` processes, of ``total`` prompts.
 
         Raises:
             UserError: the processes do not divide their number, or a step takes too many.
@@ -54,25 +52,23 @@ class TablePrompts(L.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Prompts]:
-        trainer, prompts = self._trainer_and_prompts()
-        size = self.size(len(prompts), trainer.world_size)
-        batches = game_batches(trainer, len(prompts), size, self.shuffle, self.seed)
+        prompts = self._prompts()
+        size = self.size(len(prompts), self.trainer.world_size)
+        batches = game_batches(self.trainer, len(prompts), size, self.shuffle, self.seed)
         return loader(prompts.take, range(len(prompts)), batch_sampler=batches)
 
     @override
     def val_dataloader(self) -> DataLoader[Prompts]:
-        _, prompts = self._trainer_and_prompts()
+        prompts = self._prompts()
         total = len(prompts)
         return loader(prompts.take, range(total), batch_size=self.batch_size or total)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
 
-    def _trainer_and_prompts(self) -> tuple[L.Trainer, Prompts]:
-        trainer = self.trainer
-        assert trainer is not None
-        game: Any = trainer.lightning_module  # OnlineGame
-        return trainer, table_prompts(game.oracle)
+    def _prompts(self) -> Prompts:
+        game: Any = self.trainer.lightning_module  # OnlineGame
+        return table_prompts(game.oracle)
 
 
 def table_prompts(oracle: Any) -> Prompts:

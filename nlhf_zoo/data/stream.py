@@ -23,19 +23,12 @@ Rows = TypeVar("Rows", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[Rows]):
-    """Rows that were read.
-
-    Args:
-        training: rows to train on.
-        validation: rows held out, None for nothing.
-        notes: what was cut or left out of each source, and why, as sentences.
-        fingerprint: of what is trained on.
-    """
+    """Rows that were read."""
 
     training: Rows
-    validation: Rows | None
-    notes: list[str]
-    fingerprint: str
+    validation: Rows | None  # held out, None for nothing
+    notes: list[str]  # what was cut or left out of each source, and why, as sentences
+    fingerprint: str  # of what is trained on
 
 
 class TextData(L.LightningDataModule, ABC, Generic[Rows]):
@@ -48,6 +41,7 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
         UserError: a number is below one, or the validation rows are those of training.
     """
 
+    trainer: L.Trainer  # Lightning sets it before it calls a hook
     what: ClassVar[str]  # the rows, in the plural
     derived: ClassVar[str] = ""  # what else a fingerprint covers, for errors
     loader_kind: ClassVar[type[DataLoader[Any]]] = DataLoader
@@ -106,16 +100,14 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
 
     @override
     def setup(self, stage: str) -> None:
-        trainer = self.trainer
-        assert trainer is not None
         if self.loaded.validation is None:
-            self._switch_validation_off(trainer, stage)
-        if trainer.is_global_zero and not self._has_noted:
+            self._switch_validation_off(stage)
+        if self.trainer.is_global_zero and not self._has_noted:
             for note in self.loaded.notes:
                 print(note, file=sys.stderr)
         self._has_noted = True
 
-    def _switch_validation_off(self, trainer: L.Trainer, stage: str) -> None:
+    def _switch_validation_off(self, stage: str) -> None:
         """Let the trainer validate on no batch, until `teardown`.
 
         Lightning warns of a loader without batches, and takes no other for none.
@@ -126,21 +118,20 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
                 "data.validation_split or data.num_validation"
             )
         if self._limit_val_batches is None:
-            self._limit_val_batches = trainer.limit_val_batches
-        trainer.limit_val_batches = 0
+            self._limit_val_batches = self.trainer.limit_val_batches
+        self.trainer.limit_val_batches = 0
 
     @override
     def teardown(self, stage: str) -> None:
-        if self._limit_val_batches is not None and self.trainer is not None:
+        if self._limit_val_batches is not None:
             self.trainer.limit_val_batches = self._limit_val_batches
             self._limit_val_batches = None
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        trainer, rows = self.trainer, self.loaded.validation
-        assert trainer is not None
+        rows = self.loaded.validation
         assert rows is not None  # `setup` has made sure
-        places = range(trainer.global_rank, len(rows), trainer.world_size)
+        places = range(self.trainer.global_rank, len(rows), self.trainer.world_size)
         return loader(partial(self.batch, rows), places, self.batch_size, kind=self.loader_kind)
 
     test_dataloader = val_dataloader
@@ -151,7 +142,6 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        assert self.trainer is not None
         if self.trainer.state.fn == TrainerFn.FITTING and state_dict != self.state_dict():
             raise UserError(
                 f"the {self.what} of {self.source.path}{self.derived} are not those that the "

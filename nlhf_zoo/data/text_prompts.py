@@ -94,12 +94,9 @@ class TextPrompts(TextData[EncodedPrompts]):
         self._num_too_long = 0  # of the training rows
 
     def load(self, policy: Encoder, world_size: int = 1, shown: bool = False) -> None:
-        """Read and encode all prompts, unless this is done.
+        """Read all prompts and let ``policy`` encode them, unless this is done.
 
-        Args:
-            policy: who encodes them.
-            world_size: number of processes that share them.
-            shown: show a progress bar where it takes long.
+        ``world_size`` processes share them; ``shown`` shows a progress bar where it takes long.
 
         Raises:
             UserError: a prompt cannot be used, or a training step takes more than there are.
@@ -117,10 +114,8 @@ class TextPrompts(TextData[EncodedPrompts]):
 
     @override
     def setup(self, stage: str) -> None:
-        trainer = self.trainer
-        assert trainer is not None
-        game: Any = trainer.lightning_module  # OnlineGame
-        self.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
+        game: Any = self.trainer.lightning_module  # OnlineGame
+        self.load(game.policy, self.trainer.world_size, shown=self.trainer.is_global_zero)
         super().setup(stage)
 
     @override
@@ -130,7 +125,6 @@ class TextPrompts(TextData[EncodedPrompts]):
     @override
     def train_dataloader(self) -> DataLoader[Prompts]:
         trainer, training = self.trainer, self.loaded.training
-        assert trainer is not None
         truncated = self._num_too_long if self.too_long == "truncate" else 0
         dropped = self._num_too_long - truncated
         figures: dict[str, float] = {"data/truncated": truncated, "data/dropped": dropped}

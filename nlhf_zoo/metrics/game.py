@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,19 +48,10 @@ class _ToNash(GameMetric):
     """A distance of a policy to the equilibrium."""
 
     higher_is_better = False
-
-    @staticmethod
-    @abstractmethod
-    def quantity(log_nash: Tensor, log_policy: Tensor, /) -> Tensor:
-        """Of each game [B]."""
+    quantity: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]  # of log pi* and log pi, [B]
 
     def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
-        """Take in B games.
-
-        Args:
-            log_policy: log pi [B, N].
-            log_nash: log pi* [B, N].
-        """
+        """Take in B games: log pi and log pi* [B, N]."""
         self.add(self.quantity(log_nash, log_policy))
 
 
@@ -83,23 +75,17 @@ class _Regularised(GameMetric):
     """
 
     higher_is_better = False
+    # Of P, log pi, log mu and beta, [B].
+    quantity: ClassVar[staticmethod[[Tensor, Tensor, Tensor, float], Tensor]]
 
     def __init__(self, beta: float) -> None:
         super().__init__()
         self.beta = beta
 
-    @staticmethod
-    @abstractmethod
-    def quantity(P: Tensor, log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:
-        """Of each game [B]."""
-
     def update(self, log_policy: Tensor, preference: Tensor, log_reference: Tensor) -> None:
-        """Take in B games.
+        """Take in B games: log pi [B, N], P [B, N, N] and log mu [B, N].
 
-        Args:
-            log_policy: log pi [B, N].
-            preference: P [B, N, N], or one for all [N, N].
-            log_reference: log mu [B, N], or one for all [N].
+        One P [N, N] or log mu [N] is that of all games.
         """
         self.add(self.quantity(preference, log_policy, log_reference, self.beta))
 
@@ -130,11 +116,5 @@ class WinRate(GameMetric):
     higher_is_better = True
 
     def update(self, log_policy: Tensor, log_opponent: Tensor, preference: Tensor) -> None:
-        """Take in B games.
-
-        Args:
-            log_policy: log pi [B, N].
-            log_opponent: log pi' [B, N].
-            preference: P [B, N, N], or one for all [N, N].
-        """
+        """Take in B games: log pi and log pi' [B, N], and P [B, N, N], or one for all [N, N]."""
         self.add(win_rate(preference, log_policy, log_opponent))

@@ -57,12 +57,7 @@ class PreferenceAccuracy(PairMean):
     higher_is_better = True
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Take in B pairs.
-
-        Args:
-            probability: predicted P(a > b) [B].
-            target: label or probability [B].
-        """
+        """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
         self.add(correct(probability, target))
 
 
@@ -72,12 +67,7 @@ class PreferenceLogLoss(PairMean):
     higher_is_better = False
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Take in B pairs.
-
-        Args:
-            probability: predicted P(a > b) [B].
-            target: label or probability [B].
-        """
+        """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
         self.add(log_loss(probability, target))
 
 
@@ -87,12 +77,7 @@ class FlipRate(PairMean):
     higher_is_better = False
 
     def update(self, forward: Tensor, backward: Tensor) -> None:
-        """Take in B pairs.
-
-        Args:
-            forward: P(a > b) as told with a first [B].
-            backward: P(b > a) as told with b first [B].
-        """
+        """Take in B pairs: P(a > b) as told with a first, and P(b > a) as told with b first [B]."""
         self.add(flipped(forward, backward))
 
 
@@ -108,12 +93,7 @@ class SymmetryError(PairMean):
         self.add_state("max", torch.full((), -torch.inf, dtype=torch.float64), dist_reduce_fx="max")
 
     def update(self, forward: Tensor, backward: Tensor) -> None:
-        """Take in B pairs.
-
-        Args:
-            forward: P(a > b) as told with a first [B].
-            backward: P(b > a) as told with b first [B].
-        """
+        """Take in B pairs: P(a > b) as told with a first, and P(b > a) as told with b first [B]."""
         error = asymmetry(forward, backward).abs()
         self.add(error)
         self.max = torch.cat([error[~error.isnan()].flatten(), self.max[None]]).amax()
@@ -146,12 +126,7 @@ class CalibrationError(Metric):
         self.add_state("bins", zeros, dist_reduce_fx="sum")
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Take in B pairs.
-
-        Args:
-            probability: predicted P(a > b) [B].
-            target: label or probability [B].
-        """
+        """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
         self.bins += calibration_bins(probability, target, self.num_bins)
 
     def compute(self) -> Tensor:
@@ -178,11 +153,9 @@ class CyclicTriples(Metric):
         self.add_state("triples", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, preference: Tensor, valid: Tensor | None = None) -> None:
-        """Take in the responses to B prompts.
+        """Take in the responses to B prompts: P [B, N, N], and where it is valid.
 
-        Args:
-            preference: P [B, N, N].
-            valid: bool [B, N, N], None for all.
+        ``valid`` is bool [B, N, N], None for all.
         """
         cyclic, triples = cyclic_triples(preference, valid)
         self.cyclic += cyclic.sum()

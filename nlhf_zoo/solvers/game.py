@@ -28,9 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FLOOR = (
-    -1e300
-)  # stands for log 0: then 0 * log 0 = 0, its exp is 0, and two absent actions differ by 0
+# FLOOR stands for log 0: then 0 * log 0 = 0, its exp is 0, and two absent actions differ by 0.
+FLOOR = -1e300
 _ABSENT = 1e200  # logs that differ by more: exactly one of the two is of an absent action
 _CHUNK = 1 << 17  # elements of log-policies measured at once: what stays in a core's cache
 _FAR = 600.0  # beyond it exp(-u) could overflow, and is formed together with its probability
@@ -60,9 +59,8 @@ def win_rate(P: Tensor, log_policy: Tensor, log_opponent: Tensor) -> Tensor:
     Returns:
         win rate [...].
     """
-    return 0.5 + (
-        normalise(log_policy).exp() * product(antisymmetric(P), normalise(log_opponent).exp())
-    ).sum(-1)
+    payoff = product(antisymmetric(P), normalise(log_opponent).exp())
+    return 0.5 + (normalise(log_policy).exp() * payoff).sum(-1)
 
 
 def exploitability(P: Tensor, log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:
@@ -179,26 +177,20 @@ class PreparedGame:
             the equilibrium is known, ``kl_to_nash`` = KL(pi* || pi) and ``span``.
         """
         size = max(1, _CHUNK // max(1, self.table.shape[-2:-1].numel() * self.table.shape[0]))
-        scratch = self.table.new_empty(
-            2, *self.log_reference.shape[:2], min(size, len(log_policies))
-        )
-        parts = [
-            self._measure(part, scratch[..., : len(part)]) for part in log_policies.split(size)
-        ]
+        shape = (2, *self.log_reference.shape[:2], min(size, len(log_policies)))
+        scratch = self.table.new_empty(shape)
+        chunks = log_policies.split(size)
+        parts = [self._measure(chunk, scratch[..., : len(chunk)]) for chunk in chunks]
         return {name: torch.cat([part[name] for part in parts], -1).mT for name in parts[0]}
 
     def _measure(self, log_policies: Tensor, scratch: Tensor) -> dict[str, Tensor]:
         columns = log_policies.double().movedim(0, -1).contiguous()  # [C, N, R]
         log_policy = columns.log_softmax(-2).clamp_min_(FLOOR)
         policy = log_policy.exp()
-        payoff = self.table @ policy
+        game = (self.table @ policy, policy, log_policy, self.log_reference)
         metrics = {
-            "exploitability": _exploitability(
-                payoff, policy, log_policy, self.log_reference, self.beta, scratch
-            ),
-            "exploitability_unregularised": _exploitability(
-                payoff, policy, log_policy, self.log_reference, 0.0
-            ),
+            "exploitability": _exploitability(*game, self.beta, scratch),
+            "exploitability_unregularised": _exploitability(*game, 0.0),
             "kl_to_reference": _kl(policy, log_policy, self.log_reference, scratch),
             "win_rate_vs_reference": 0.5 + (self.reference_payoff @ policy)[..., 0, :],
         }
@@ -233,15 +225,7 @@ def trajectory_metrics(
 ) -> dict[str, Tensor]:
     """All exact metrics of R rounds of C games: `prepare_game`, then `PreparedGame.measure`.
 
-    Args:
-        P: preference [C, N, N].
-        log_policies: log pi [R, C, N]; they need not be normalised.
-        log_reference: log mu [C, N], -inf where an action does not exist.
-        beta: temperature, >= 0.
-        log_nash: log pi* [C, N], where it is known.
-
-    Returns:
-        metrics by name, each [R, C].
+    Arguments and result are as there: log-policies [R, C, N], metrics by name [R, C].
     """
     return prepare_game(P, log_reference, beta, log_nash).measure(log_policies)
 
@@ -264,16 +248,15 @@ def product(table: Tensor, policy: Tensor) -> Tensor:
         return (table @ policy[..., None])[..., 0]
     rounds, rest = policy.shape[:extra], policy.shape[extra:]
     rows = policy.reshape(-1, *rest).movedim(0, -2)  # [..., R, N]
-    return (
-        (rows @ table.mT)
-        .movedim(-2, 0)
-        .reshape(*rounds, *torch.broadcast_shapes(rest, table.shape[:-1]))
-    )
+    shape = (*rounds, *torch.broadcast_shapes(rest, table.shape[:-1]))
+    return (rows @ table.mT).movedim(-2, 0).reshape(shape)
 
 
 # Below, policies are columns: [..., N, R], actions along dim -2, which is far quicker than dim -1
 # where N is small. Logs are at least FLOOR. `scratch` [2, ..., N, R] takes intermediate results;
 # fresh memory costs more than the arithmetic done in it.
+
+_Scratch = Tensor | tuple[None, None]
 
 
 def column(log_policy: Tensor) -> Tensor:
@@ -287,7 +270,7 @@ def _exploitability(
     log_policy: Tensor,
     log_reference: Tensor,
     beta: float,
-    scratch: Tensor | tuple[None, None] = (None, None),
+    scratch: _Scratch = (None, None),
 ) -> Tensor:
     """Exploitability [..., R] from A pi, pi, log pi and log mu."""
     if beta == 0:
@@ -300,7 +283,7 @@ def gain(
     log_policy: Tensor,
     log_reference: Tensor,
     payoff: Tensor,
-    scratch: Tensor | tuple[None, None] = (None, None),
+    scratch: _Scratch = (None, None),
 ) -> Tensor:
     """Exploitability / beta [..., R] from pi, log pi, log mu and A pi / beta."""
     u = torch.sub(log_policy, log_reference, out=scratch[0])
@@ -317,9 +300,7 @@ def gain(
     return total.masked_fill_(escapes, torch.inf)
 
 
-def _kl(
-    p: Tensor, log_p: Tensor, log_q: Tensor, scratch: Tensor | tuple[None, None] = (None, None)
-) -> Tensor:
+def _kl(p: Tensor, log_p: Tensor, log_q: Tensor, scratch: _Scratch = (None, None)) -> Tensor:
     """KL [..., R] from p, log p and log q."""
     u = torch.sub(log_p, log_q, out=scratch[0])
     escapes = u.amax(-2) > _ABSENT
@@ -334,9 +315,7 @@ def _terms(p: Tensor, u: Tensor, out: Tensor | None) -> Tensor:
     return torch.neg(u, out=out).expm1_().add_(u).mul_(p)
 
 
-def _span(
-    log_policy: Tensor, log_nash: Tensor, scratch: Tensor | tuple[None, None] = (None, None)
-) -> Tensor:
+def _span(log_policy: Tensor, log_nash: Tensor, scratch: _Scratch = (None, None)) -> Tensor:
     """Span [..., R]; d = 0, where both are absent, always lies between min d and max d."""
     difference = torch.sub(log_policy, log_nash, out=scratch[0])
     width = difference.amax(-2) - difference.amin(-2)

@@ -35,12 +35,8 @@ def unregularised_nash(P: Tensor, support: Tensor | None = None) -> Solution:
         support = torch.ones(tables.shape[:-1], dtype=torch.bool)
     support = support.cpu().expand(tables.shape[:-1])
     num = tables.shape[-1]
-    answers = [
-        _solve_one(table[exists][:, exists].numpy())
-        for table, exists in zip(
-            tables.reshape(-1, num, num), support.reshape(-1, num), strict=True
-        )
-    ]
+    games = zip(tables.reshape(-1, num, num), support.reshape(-1, num), strict=True)
+    answers = [_solve_one(table[exists][:, exists].numpy()) for table, exists in games]
     policy = torch.zeros(support.shape, dtype=torch.float64)
     policy[support] = torch.from_numpy(np.concatenate([answer for answer, _ in answers]))
     log_policy = policy.log().to(P.device)

@@ -33,11 +33,9 @@ def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> 
     table = check_preference(P, "P")
     beta = check_beta(beta, "beta")
     num = table.shape[-1]
-    reference = (
-        torch.full((num,), 1 / num, dtype=torch.float64)
-        if mu is None
-        else check_reference(mu, num, "mu")
-    )
+    reference = torch.full((num,), 1 / num, dtype=torch.float64)
+    if mu is not None:
+        reference = check_reference(mu, num, "mu")
     if reference.dim() == 2 and reference.shape[:-1] != table.shape[:-2]:
         raise UserError(
             f"mu has shape {[*reference.shape]} and P {[*table.shape]}: "

@@ -1,7 +1,12 @@
 r"""How good a preference is: against labels, against itself in the other order, and its cycles.
 
-Letters: B pairs, N responses; "..." any batch shape. All functions compute in float64. A figure of
-each pair is NaN where the pair has no part in it; `mean` leaves these out.
+Letters: M bins, N responses; "..." any batch shape. All functions compute in float64. A function of
+pairs takes one number a pair in each tensor [...] and gives one figure a pair [...], or one of all
+pairs []. A figure of a pair is NaN where the pair has no part in it, or one of its numbers is NaN;
+`mean` leaves these out.
+
+``probability`` is the predicted P(a > b), ``target`` a label, 1 or 0, or a probability. ``forward``
+is P(a > b) as told with a first, ``backward`` P(b > a) as told with b first.
 
 A pair has two orders, and nothing here depends on which of them is given: a preference
 :math:`p = P(a > b)` with target t is the preference 1 - p with target 1 - t.
@@ -14,28 +19,15 @@ from torch import Tensor
 
 
 def mean(values: Tensor) -> Tensor:
-    """Mean of those that are not NaN; NaN where all are, or there are none.
-
-    Args:
-        values: one figure a pair, of any shape.
-
-    Returns:
-        mean [].
-    """
+    """Mean [] of those that are not NaN; NaN where all are, or there are none."""
     return values.double().nanmean()
 
 
 def correct(probability: Tensor, target: Tensor) -> Tensor:
-    """Whether the predicted winner is the winner; the mean is the accuracy.
+    """Whether the predicted winner is the winner, 1 or 0; the mean is the accuracy.
 
-    Args:
-        probability: predicted P(a > b) [...].
-        target: label 1 or 0, or a probability; the winner is on the side of 1/2 where it lies
-            [...].
-
-    Returns:
-        1 where it is, 0 where it is not, 1/2 where the prediction is a tie; NaN where the target is
-        one, or either is NaN [...].
+    The winner is on the side of 1/2 where the target lies. 1/2 where the prediction is a tie; NaN
+    where the target is one.
     """
     predicted, won = probability.double() - 0.5, target.double() - 0.5
     right = 0.5 + 0.5 * predicted.sign() * won.sign()  # the sign of NaN is 0
@@ -48,13 +40,6 @@ def log_loss(probability: Tensor, target: Tensor) -> Tensor:
 
     Nothing is clipped: a certain prediction that is wrong costs infinitely much. For targets that
     are probabilities its least value is their entropy, not 0.
-
-    Args:
-        probability: predicted P(a > b) [...].
-        target: label or probability [...].
-
-    Returns:
-        loss, NaN where either is [...].
     """
     p, t = probability.double(), target.double()
     return -torch.xlogy(t, p) - torch.xlogy(1 - t, 1 - p)
@@ -63,13 +48,8 @@ def log_loss(probability: Tensor, target: Tensor) -> Tensor:
 def calibration_bins(probability: Tensor, target: Tensor, num_bins: int) -> Tensor:
     """Sums that the calibration error is made of: over pairs, by the confidence of a prediction.
 
-    The confidence is max(p, 1 - p), in ``num_bins`` bins of equal width over [1/2, 1], each with
-    its upper end. This counts each pair in both orders in twice as many bins over [0, 1].
-
-    Args:
-        probability: predicted P(a > b) [...].
-        target: label or probability [...].
-        num_bins: M.
+    The confidence is max(p, 1 - p), in M bins of equal width over [1/2, 1], each with its upper
+    end. This counts each pair in both orders in twice as many bins over [0, 1].
 
     Returns:
         number of pairs, sum of confidences, and sum of targets of the predicted winner [3, M];
@@ -92,11 +72,7 @@ def calibration_error(bins: Tensor) -> Tensor:
 
     .. math:: \sum_m \frac{|B_m|}{n} | acc(B_m) - conf(B_m) |
 
-    Args:
-        bins: sums of `calibration_bins` [3, M].
-
-    Returns:
-        error []; NaN without pairs.
+    The sums are those of `calibration_bins` [3, M]. NaN without pairs.
     """
     number, confidence, outcome = bins.unbind()
     return (outcome - confidence).abs().sum() / number.sum()
@@ -105,25 +81,15 @@ def calibration_error(bins: Tensor) -> Tensor:
 def asymmetry(forward: Tensor, backward: Tensor) -> Tensor:
     """P(a > b) + P(b > a) - 1: above 0 where a place at the front is preferred.
 
-    Args:
-        forward: P(a > b) as told with a first [...].
-        backward: P(b > a) as told with b first [...].
-
-    Returns:
-        asymmetry [...]; the symmetry error is its absolute value.
+    The symmetry error is its absolute value.
     """
     return forward.double() + backward.double() - 1
 
 
 def flipped(forward: Tensor, backward: Tensor) -> Tensor:
-    """Whether the two orders of a pair have different winners; the mean is the flip rate.
+    """Whether the two orders of a pair have different winners, 1 or 0; the mean is the flip rate.
 
-    Args:
-        forward: P(a > b) as told with a first [...].
-        backward: P(b > a) as told with b first [...].
-
-    Returns:
-        1 where they have; 0 where not, ties among them; NaN where an answer is [...].
+    A tie has no winner, and is no flip.
     """
     agreement = (forward.double() - 0.5) * (0.5 - backward.double())
     return (agreement < 0).double().masked_fill(agreement.isnan(), torch.nan)
@@ -139,9 +105,6 @@ def cyclic_triples(preference: Tensor, valid: Tensor | None = None) -> tuple[Ten
     Args:
         preference: P [..., N, N].
         valid: bool [..., N, N], None for all; a pair is valid where both of its entries are.
-
-    Returns:
-        cyclic triples, and triples that count [...].
     """
     beats = preference > preference.mT
     if valid is not None:
@@ -156,18 +119,13 @@ def cyclic_triples(preference: Tensor, valid: Tensor | None = None) -> tuple[Ten
 
 
 def length_correlation(probability: Tensor, difference: Tensor) -> Tensor:
-    r"""Pearson's correlation of P(a > b) with the length of a minus that of b.
+    r"""Pearson's correlation of P(a > b) with d, the ``difference``: length of a minus that of b.
 
     Each pair is counted in both orders, so both means are known:
 
     .. math:: \frac{\sum (p - 1/2) d}{\sqrt{\sum (p - 1/2)^2 \sum d^2}}
 
-    Args:
-        probability: P(a > b) [...], NaN for pairs that are left out.
-        difference: length of a minus length of b [...], likewise.
-
-    Returns:
-        correlation []; NaN where either does not vary.
+    Pairs with a NaN are left out. NaN where either does not vary.
     """
     known = ~(probability.isnan() | difference.isnan())
     p, d = probability[known].double() - 0.5, difference[known].double()
@@ -175,14 +133,9 @@ def length_correlation(probability: Tensor, difference: Tensor) -> Tensor:
 
 
 def agreement(probability: Tensor, other: Tensor) -> Tensor:
-    """Whether two name the same winner; the mean is their agreement.
+    """Whether two name the same winner, 1 or 0; the mean is their agreement.
 
-    Args:
-        probability: P(a > b) of one [...].
-        other: of the other [...].
-
-    Returns:
-        1 where they do, 0 where they name different ones, NaN where one names none [...].
+    NaN where one names none.
     """
     product = (probability.double() - 0.5).sign() * (other.double() - 0.5).sign()
     return (product > 0).double().masked_fill(product.isnan() | (product == 0), torch.nan)

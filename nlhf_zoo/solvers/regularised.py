@@ -68,8 +68,8 @@ def regularised_nash(
         )
     batch, num = P.shape[:-2], P.shape[-1]
     reference = normalise(log_reference).expand(*batch, num)
-    answers, iterations = [], 0
     games = zip(P.reshape(-1, num, num), reference.reshape(-1, num), strict=True)
+    goal = tolerance / 100
     shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with tqdm(
         total=batch.numel(),
@@ -79,15 +79,13 @@ def regularised_nash(
         disable=not progress,
         bar_format=shown,
     ) as bar:
-        for done, (table, prior) in enumerate(games):
-            report = partial(_report, bar, done)
-            log_policy, steps = _solve_one(
-                antisymmetric(table), prior, beta, tolerance / 100, report
-            )
-            answers.append(log_policy)
-            iterations = max(iterations, steps)
-    log_policy = torch.stack(answers).reshape(*batch, num)
-    return Solution(log_policy, exploitability(P, log_policy, reference, beta), iterations)
+        answers = [
+            _solve_one(antisymmetric(table), prior, beta, goal, partial(_report, bar, done))
+            for done, (table, prior) in enumerate(games)
+        ]
+    log_policy = torch.stack([answer for answer, _ in answers]).reshape(*batch, num)
+    certificate = exploitability(P, log_policy, reference, beta)
+    return Solution(log_policy, certificate, max(steps for _, steps in answers))
 
 
 def _report(bar: tqdm[None], done: int, part: float) -> None:
@@ -97,19 +95,12 @@ def _report(bar: tqdm[None], done: int, part: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """A policy in one game at one beta, in columns.
+    """A policy in one game at one beta, in columns [N, 1]."""
 
-    Args:
-        xi: log pi - log mu up to a constant [N, 1].
-        policy: pi [N, 1].
-        payoff: A pi [N, 1].
-        gain: exploitability / beta.
-    """
-
-    xi: Tensor
-    policy: Tensor
-    payoff: Tensor
-    gain: float
+    xi: Tensor  # log pi - log mu up to a constant
+    policy: Tensor  # pi
+    payoff: Tensor  # A pi
+    gain: float  # exploitability / beta
 
 
 def _solve_one(
@@ -180,9 +171,8 @@ def _direction(table: Tensor, beta: float, point: _Point) -> Tensor:
     system += payoff * policy.mT
     system.diagonal().add_(beta)
     step = torch.linalg.solve(system, residual[played])
-    change = torch.zeros_like(residual).index_copy_(
-        0, played, policy * (step - (policy * step).sum())
-    )
+    moved = policy * (step - (policy * step).sum())
+    change = torch.zeros_like(residual).index_copy_(0, played, moved)
     return (residual.addmm_(table, change) / beta).index_copy_(0, played, step)
 
 

@@ -91,12 +91,8 @@ def check_beta(beta: float, where: str = "beta") -> float:
         beta: temperature of the game.
         where: what to call it in a message.
     """
-    if (
-        not isinstance(beta, int | float)
-        or isinstance(beta, bool)
-        or not math.isfinite(beta)
-        or beta < 0
-    ):
+    is_number = isinstance(beta, int | float) and not isinstance(beta, bool)
+    if not (is_number and math.isfinite(beta) and beta >= 0):
         raise UserError(f"{where} must be a finite number, 0 or above, but it is {beta!r}")
     return float(beta)
 

@@ -97,9 +97,6 @@ def label(**changed):
 # The second row of a file of labels, and what is said of it.
 BAD = {
     "not JSON": ("{prompt: 1}", "is not JSON"),
-    "no object": (["p", "a"], "holds a list of messages, not an object such as"),
-    "cut off": ('{"prompt": "p", "chosen"', "is not JSON"),
-    "key twice": ('{"prompt": "p", "prompt": "q"}', "has the key 'prompt' twice"),
     "no rejected": (
         {"prompt": "p", "chosen": "a"},
         "has no column 'rejected'.*it has prompt, chosen",
@@ -110,7 +107,6 @@ BAD = {
     "mixed row": (label(**PROBABILITY), "has both 'chosen' and 'first'"),
     "mixed file": (PROBABILITY, "has a probability, and the rows before it a label"),
     "empty chosen": (label(chosen=" "), "has an empty 'chosen'.*data.unusable"),
-    "empty prompt": (label(prompt=""), "has an empty prompt"),
     "equal": (label(chosen="b"), "has the same text as 'chosen' and 'rejected'.*data.unusable"),
     "null": (label(rejected=None), "neither text nor a list of messages as 'rejected', but null"),
     "number": (label(prompt=3), "neither text nor a list of messages as 'prompt', but a number"),
@@ -137,7 +133,6 @@ BAD = {
         "has a 'prompt' that is not what its responses answer",
     ),
     "answered prompt": (label(prompt=TALK), "ends with a message of the assistant's"),
-    "role": (label(prompt=[{"role": "human", "content": "p"}]), "message of role 'human'"),
 }
 BAD_PROBABILITIES = {
     1.5: "has 1.5 as 'probability', which is no probability",
@@ -163,18 +158,10 @@ def test_a_bad_row_is_named_by_its_line(tmp_path, good, bad, message):
 
 
 OPTIONS = {
-    "no file": ({"path": "none.jsonl"}, "there is no file none.jsonl of pairs"),
-    "no name": ({"path": "a b"}, "'a b' is no file and no folder"),
-    "batch 0": ({"batch_size": 0}, "data.batch_size must be at least 1, but it is 0"),
     "large batch": ({"batch_size": 5}, "1 x 5 pairs .* but there are 4 pairs only"),
     "all held out": (
         {"num_validation": 4},
         "num_validation is 4, which leaves none of 4 different",
-    ),
-    "split of a file": ({"split": "test"}, "is a file, with neither configurations nor splits"),
-    "validated on itself": (
-        {"validation_split": "train"},
-        "validation pairs are those of training",
     ),
     "unusable": ({"unusable": "keep"}, "data.unusable is one of .*'refuse', 'drop'"),
 }

@@ -506,6 +506,7 @@ ARGUMENTS = {
     ),
     "no folder": ({"path": "/none/such"}, "is no file and no folder, and cannot be the name"),
     "three parts": ({"path": "a/b/c"}, "is no file and no folder, and cannot be the name"),
+    "a space": ({"path": "a b"}, "'a b' is no file and no folder"),
     "empty path": ({"path": ""}, "is no file and no folder"),
     "split of a file": ({"split": "test"}, "neither configurations nor splits.* 'test'"),
     "configuration of a file": ({"name": "main"}, "configuration 'main'"),

@@ -8,42 +8,77 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from nlhf_zoo.metrics import DualityGap, Exploitability, GameMetric, KLToNash, Span, WinRate
-from nlhf_zoo.solvers import (
-    duality_gap,
-    exploitability,
-    kl_to_nash,
-    regularised_nash,
-    span,
-    win_rate,
-)
+from metrics.test_preference_metrics import counted, pairs, random_preference
+from nlhf_zoo import metrics, solvers
+from nlhf_zoo.data.tables.games import uniform_random
+from nlhf_zoo.metrics import DualityGap, Exploitability, KLToNash, Span, WinRate
+from nlhf_zoo.solvers import preference
 
 BETA = 0.2
 
 
-def data(batch=7, num=5):
-    """Games, references, policies and equilibria for `batch` games."""
-    generator = torch.Generator().manual_seed(1)
-    upper = torch.rand(batch, num, num, dtype=torch.float64, generator=generator).triu(1)
-    P = upper + (1 - upper.mT).tril(-1) + torch.eye(num, dtype=torch.float64) / 2
-    log_mu, log_pi = torch.randn(2, batch, num, dtype=torch.float64, generator=generator)
-    log_mu, log_pi = log_mu.log_softmax(-1), log_pi.log_softmax(-1)
-    return P, log_mu, log_pi, regularised_nash(P, log_mu, BETA).log_policy
+def normal(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-P, LOG_MU, LOG_PI, LOG_NASH = data()
+P = uniform_random(7, 5, seed=1)
+LOG_MU, LOG_PI = normal(2, 7, 5).log_softmax(-1)
+LOG_NASH = solvers.regularised_nash(P, LOG_MU, BETA).log_policy
+PAIRS = pairs()
+ORDERS = torch.rand(2, 11, generator=torch.Generator().manual_seed(2)).double().unbind()
+RANDOM = zip(*(random_preference(6, seed, ties=0.1) for seed in range(11)), strict=True)
+MATRICES = [torch.stack(part) for part in RANDOM]
 
-# metric, arguments of update, reference function of the same arguments
-TABLE = [
-    (Exploitability(BETA), (LOG_PI, P, LOG_MU), lambda pi, P, mu: exploitability(P, pi, mu, BETA)),
-    (Exploitability(0.0), (LOG_PI, P, LOG_MU), lambda pi, P, mu: exploitability(P, pi, mu, 0.0)),
-    (DualityGap(BETA), (LOG_PI, P, LOG_MU), lambda pi, P, mu: duality_gap(P, pi, mu, BETA)),
-    (KLToNash(), (LOG_PI, LOG_NASH), lambda pi, nash: kl_to_nash(nash, pi)),
-    (Span(), (LOG_PI, LOG_NASH), span),
-    (WinRate(), (LOG_PI, LOG_MU, P), lambda pi, mu, P: win_rate(P, pi, mu)),
+
+def figures(function):
+    """Mean and maximum over games of a function of each."""
+
+    def both(*arguments):
+        values = function(*arguments)
+        return {"mean": values.mean(), "max": values.max()}
+
+    return both
+
+
+def exploitability(beta):
+    return lambda pi, P, mu: solvers.exploitability(P, pi, mu, beta)
+
+
+def share_of_cycles(matrices, valid):
+    cyclic, triples = zip(*map(counted, matrices, valid), strict=True)
+    return torch.tensor(sum(cyclic) / sum(triples), dtype=torch.float64)
+
+
+def calibration_error(p, t):
+    return preference.calibration_error(preference.calibration_bins(p, t, 10))
+
+
+# metric, arguments of update, what it says of all of them
+GAMES = [
+    (Exploitability(BETA), (LOG_PI, P, LOG_MU), exploitability(BETA)),
+    (Exploitability(0.0), (LOG_PI, P, LOG_MU), exploitability(0.0)),
+    (DualityGap(BETA), (LOG_PI, P, LOG_MU), lambda *given: 2 * exploitability(BETA)(*given)),
+    (KLToNash(), (LOG_PI, LOG_NASH), lambda pi, nash: solvers.kl_to_nash(nash, pi)),
+    (Span(), (LOG_PI, LOG_NASH), solvers.span),
+    (WinRate(), (LOG_PI, LOG_MU, P), lambda pi, mu, P: solvers.win_rate(P, pi, mu)),
 ]
-IDS = [f"{type(metric).__name__}-{index}" for index, (metric, _, _) in enumerate(TABLE)]
-over_table = pytest.mark.parametrize(("metric", "arguments", "function"), TABLE, ids=IDS)
+TABLE = [(metric, arguments, figures(function)) for metric, arguments, function in GAMES] + [
+    (metrics.PreferenceAccuracy(), PAIRS, lambda p, t: preference.correct(p, t).nanmean()),
+    (
+        metrics.PreferenceLogLoss(),
+        (PAIRS[0].clamp(0.01, 0.99), PAIRS[1]),
+        lambda p, t: preference.log_loss(p, t).mean(),
+    ),
+    (metrics.CalibrationError(), PAIRS, calibration_error),
+    (metrics.FlipRate(), ORDERS, lambda f, b: preference.flipped(f, b).mean()),
+    (metrics.SymmetryError(), ORDERS, figures(lambda f, b: (f + b - 1).abs())),
+    (metrics.CyclicTriples(), MATRICES, share_of_cycles),
+]
+
+
+def over(table):
+    ids = [f"{type(metric).__name__}-{index}" for index, (metric, _, _) in enumerate(table)]
+    return pytest.mark.parametrize(("metric", "arguments", "expected"), table, ids=ids)
 
 
 @pytest.fixture(autouse=True)
@@ -52,59 +87,55 @@ def _fresh():
         metric.reset()
 
 
-def check(result, values):
-    assert result.keys() == {"mean", "max"}
-    torch.testing.assert_close(result["mean"], values.mean(), rtol=1e-13, atol=0)
-    torch.testing.assert_close(result["max"], values.max(), rtol=1e-13, atol=0)
+def check(result, expected):
+    torch.testing.assert_close(result, expected, rtol=1e-13, atol=0)
 
 
 def test_every_metric_is_in_the_table():
-    bases = GameMetric.__subclasses__()
-    concrete = {c for base in bases for c in (base.__subclasses__() or [base])}
-    assert {type(metric) for metric, _, _ in TABLE} == concrete
+    assert {type(metric).__name__ for metric, _, _ in TABLE} == {*metrics.__all__} - {"GameMetric"}
 
 
-@over_table
-def test_batches_of_any_size_add_up(metric, arguments, function):
-    values = function(*arguments)
-    for part in (slice(0, 1), slice(1, 5), slice(5, 7)):
+@over(TABLE)
+def test_batches_of_any_size_add_up(metric, arguments, expected):
+    for part in (slice(0, 1), slice(1, 5), slice(5, None)):
         metric.update(*(argument[part] for argument in arguments))
-    check(metric.compute(), values)
+    check(metric.compute(), expected(*arguments))
 
 
-@over_table
-def test_reset_forgets(metric, arguments, function):
+@over(TABLE)
+def test_reset_forgets(metric, arguments, expected):
     metric.update(*arguments)
     metric.reset()
-    metric.update(*(argument[:2] for argument in arguments))
-    check(metric.compute(), function(*arguments)[:2])
+    first = [argument[:2] for argument in arguments]
+    metric.update(*first)
+    check(metric.compute(), expected(*first))
 
 
-@over_table
-def test_pickle_keeps_the_state(metric, arguments, function):
+@over(TABLE)
+def test_pickle_keeps_the_state(metric, arguments, expected):
     metric.update(*(argument[:4] for argument in arguments))
     copy = pickle.loads(pickle.dumps(metric))
     copy.update(*(argument[4:] for argument in arguments))
-    check(copy.compute(), function(*arguments))
+    check(copy.compute(), expected(*arguments))
 
 
-@over_table
-def test_forward_gives_the_batch_and_keeps_the_total(metric, arguments, function):
-    values = function(*arguments)
+@over(TABLE)
+def test_forward_gives_the_batch_and_keeps_the_total(metric, arguments, expected):
     metric(*(argument[:3] for argument in arguments))
-    check(metric(*(argument[3:] for argument in arguments)), values[3:])
-    check(metric.compute(), values)
+    rest = [argument[3:] for argument in arguments]
+    check(metric(*rest), expected(*rest))
+    check(metric.compute(), expected(*arguments))
 
 
-@over_table
-def test_the_declared_direction_is_true(metric, arguments, function):
+@over(GAMES)
+def test_the_declared_direction_is_true(metric, arguments, expected):
     """The equilibrium is better than a policy at random; in win rate, what wins most is."""
-    worse = function(*arguments).mean()
+    worse = expected(*arguments).mean()
     if isinstance(metric, WinRate):
         wins_most = (P @ LOG_MU.exp()[..., None])[..., 0] * 1000
-        better = function(wins_most, *arguments[1:]).mean()
+        better = expected(wins_most, *arguments[1:]).mean()
     else:
-        better = function(LOG_NASH, *arguments[1:]).mean()
+        better = expected(LOG_NASH, *arguments[1:]).mean()
     assert bool(better > worse) is metric.higher_is_better
     assert better != worse
 
@@ -113,7 +144,7 @@ def _two_processes(rank, path):
     distributed.init_process_group(
         "gloo", init_method=f"file://{path}/store", rank=rank, world_size=2
     )
-    part = slice(0, 2) if rank == 0 else slice(2, 7)  # unequal shares
+    part = slice(0, 2) if rank == 0 else slice(2, None)  # unequal shares
     results = []
     for metric, arguments, _ in TABLE:
         metric.update(*(argument[part] for argument in arguments))
@@ -128,5 +159,5 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     )
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
-        for (_, arguments, function), result in zip(TABLE, results, strict=True):
-            check(result, function(*arguments))
+        for (_, arguments, expected), result in zip(TABLE, results, strict=True):
+            check(result, expected(*arguments))

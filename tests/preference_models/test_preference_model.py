@@ -19,18 +19,8 @@ import torch
 import transformers
 from forked import KILLED, nlhf
 from paths import ROOT
-from preference_runs import (
-    HEADS,
-    TEMPLATES,
-    configuration,
-    fit,
-    logged,
-    part,
-    refused,
-    rows,
-    run,
-    write,
-)
+from preference_runs import HEADS, TEMPLATES, configuration, fit, logged, part, refused, run, write
+from rows import write as rows
 from scipy.special import expit
 from text_models import CONFIGS as MODELS
 from text_models import folder as saved

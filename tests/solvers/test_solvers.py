@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from nlhf_zoo.data.tables import games as generated
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import (
     best_response,
@@ -34,16 +35,9 @@ from nlhf_zoo.solvers import (
 BETAS = (0.001, 0.01, 0.1, 1.0)
 
 
-def from_upper(upper):
-    """A preference whose entries above the diagonal are given [..., N, N]."""
-    upper = torch.as_tensor(upper, dtype=torch.float64).triu(1)
-    num = upper.shape[-1]
-    return upper + (1 - upper.mT).tril(-1) + torch.eye(num, dtype=torch.float64) / 2
-
-
 def random_game(num, seed, games=()):
     generator = torch.Generator().manual_seed(seed)
-    P = from_upper(torch.rand(*games, num, num, dtype=torch.float64, generator=generator))
+    P = generated.complete(torch.rand(*games, num, num, dtype=torch.float64, generator=generator))
     log_mu = torch.randn(*games, num, dtype=torch.float64, generator=generator).log_softmax(-1)
     return P, log_mu
 
@@ -53,29 +47,13 @@ def log_policies(shape, seed, scale=1.0):
     return scale * torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def bradley_terry(num, seed):
-    rating = log_policies((num,), seed)
-    return torch.sigmoid(rating[:, None] - rating)
-
-
-def cyclic(num, seed=0):
-    """An odd cycle: each action beats the next half of the others with probability .9."""
-    ahead = (torch.arange(num) - torch.arange(num)[:, None]) % num
-    P = torch.where(ahead <= (num - 1) // 2, 0.9, 0.1).double()
-    return P.masked_fill(ahead == 0, 0.5)
-
-
-def cloned(num, seed=0):
-    kind = torch.arange(num) % 3
-    return cyclic(3)[kind][:, kind]
-
-
-def smooth(num, seed):
-    """A game of rank 4, on which Newton's path is hardest to follow."""
-    generator = torch.Generator().manual_seed(seed)
-    angle, quality = torch.rand(2, num, dtype=torch.float64, generator=generator)
-    angle, quality = 2 * math.pi * angle, quality
-    return 0.5 + 0.3 * torch.sin(angle[:, None] - angle) + 0.2 * (quality[:, None] - quality)
+# Games by their number of actions; on the last, of rank 4, Newton's path is hardest to follow.
+STRUCTURED = {
+    "cyclic": lambda num: generated.cyclic(num)[0],
+    "cloned": lambda num: generated.cyclic_blocks(num, num_blocks=1, block_size=3)[0],
+    "bradley_terry": lambda num: generated.bradley_terry(1, num, seed=num)[0],
+    "smooth": lambda num: generated.sine_game(num, seed=num)[0],
+}
 
 
 @st.composite
@@ -84,10 +62,10 @@ def games(draw, min_actions=2, max_actions=6):
     num = draw(st.integers(min_actions, max_actions))
     unit = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
     logit = st.floats(-8, 8)
-    upper = draw(st.lists(unit, min_size=num * num, max_size=num * num))
+    lower = draw(st.lists(unit, min_size=num * num, max_size=num * num))
     mu, pi = (draw(st.lists(logit, min_size=num, max_size=num)) for _ in range(2))
     return (
-        from_upper(np.array(upper).reshape(num, num)),
+        generated.complete(torch.tensor(lower, dtype=torch.float64).reshape(num, num)),
         torch.tensor(mu, dtype=torch.float64).log_softmax(-1),
         torch.tensor(pi, dtype=torch.float64).log_softmax(-1),
     )
@@ -294,9 +272,8 @@ def test_trajectory_metrics_equal_the_functions(beta, ragged, monkeypatch):
         log_mu[1, 5:] = trajectory[:, 1, 5:] = -torch.inf
         P[1, 5:] = P[1, :, 5:] = 0.5
     nash = regularised_nash(P, log_mu, max(beta, 0.01)).log_policy
-    monkeypatch.setattr(
-        "nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7
-    )  # chunks of two rounds, one of one
+    # Chunks of two rounds, and one of one.
+    monkeypatch.setattr("nlhf_zoo.solvers.game._CHUNK", 2 * 3 * 7)
     metrics = trajectory_metrics(P, trajectory, log_mu, beta, nash)
     expected = {
         "exploitability": exploitability(P, trajectory, log_mu, beta),
@@ -325,27 +302,22 @@ def assert_solved(P, log_mu, beta, solution):
     assert solution.log_policy.dtype == torch.float64
 
 
+SMALL, LARGE = np.geomspace(3, 200, 25).round().astype(int).tolist(), (300, 500, 700, 1000)
+
+
 @pytest.mark.parametrize("beta", BETAS)
-def test_random_games(beta):
-    sizes = np.geomspace(3, 200, 25).round().astype(int)
-    for seed, num in enumerate(sizes):
-        P, log_mu = random_game(int(num), 1000 + seed)
+@pytest.mark.parametrize("sizes", [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)])
+def test_random_games(beta, sizes):
+    for seed, num in enumerate(sizes, start=1000):
+        P, log_mu = random_game(num, seed)
         assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("beta", BETAS)
-def test_large_random_games(beta):
-    for seed, num in enumerate((300, 500, 700, 1000)):
-        P, log_mu = random_game(num, 2000 + seed)
-        assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
-
-
-@pytest.mark.parametrize("make", [cyclic, cloned, bradley_terry, smooth])
+@pytest.mark.parametrize("make", STRUCTURED.values(), ids=STRUCTURED)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
 @pytest.mark.parametrize("num", [3, 31, 101])
 def test_games_with_structure(make, scale, num):
-    P, log_mu = make(num, seed=num), log_policies((num,), num, scale).log_softmax(-1)
+    P, log_mu = make(num), log_policies((num,), num, scale).log_softmax(-1)
     for beta in (*BETAS, 10.0):
         assert_solved(P, log_mu, beta, regularised_nash(P, log_mu, beta))
 
@@ -404,24 +376,22 @@ def test_a_beta_of_zero_is_refused():
 # ---------------------------------------------------------------- the linear programme
 
 
-def rock_paper_scissors(a, b, c):
-    """Rock beats scissors by a, scissors beat paper by b, paper beats rock by c (over 1/2)."""
-    margins = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
-    return 0.5 + margins
-
-
 @pytest.mark.parametrize("weights", [(0.3, 0.3, 0.3), (0.1, 0.2, 0.4), (0.5, 0.01, 0.25)])
 def test_rock_paper_scissors(weights):
-    """Each is played in proportion to the margin between the other two."""
+    """Rock beats scissors by a, scissors beat paper by b, paper beats rock by c (over 1/2).
+
+    Each is played in proportion to the margin between the other two.
+    """
     a, b, c = weights
-    solution = unregularised_nash(rock_paper_scissors(a, b, c))
+    margins = torch.tensor([[0, -c, a], [c, 0, -b], [-a, b, 0]], dtype=torch.float64)
+    solution = unregularised_nash(0.5 + margins)
     expected = torch.tensor([b, a, c], dtype=torch.float64) / (a + b + c)
     torch.testing.assert_close(solution.log_policy.exp(), expected, rtol=0, atol=1e-12)
     assert float(solution.exploitability) <= 1e-12
 
 
 def test_a_condorcet_winner_is_played_alone():
-    solution = unregularised_nash(bradley_terry(9, 3))
+    solution = unregularised_nash(STRUCTURED["bradley_terry"](9))
     assert float(solution.log_policy.max()) == 0
     assert int(torch.isneginf(solution.log_policy).sum()) == 8
 
@@ -439,7 +409,7 @@ def test_linear_programme_certificate(game):
 
 def test_linear_programme_keeps_to_the_support():
     """Without its best action a game has another solution, certified by existing actions only."""
-    P = bradley_terry(5, 4)
+    P = STRUCTURED["bradley_terry"](5)
     best = int(P.mean(1).argmax())
     exists = torch.arange(5) != best
     solution = unregularised_nash(torch.stack([P, P]), torch.stack([exists, exists | True]))
@@ -449,11 +419,12 @@ def test_linear_programme_keeps_to_the_support():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: random_game(12, 21)[0], lambda: cyclic(5), lambda: bradley_terry(8, 2)]
+    "P",
+    [random_game(12, 21)[0], STRUCTURED["cyclic"](5), STRUCTURED["bradley_terry"](8)],
+    ids=["random", "cyclic", "bradley_terry"],
 )
-def test_regularised_answers_approach_the_linear_programme(make):
+def test_regularised_answers_approach_the_linear_programme(P):
     """Without regularisation a deviation gains at most beta KL(deviation || mu) <= beta log N."""
-    P = make()
     log_mu = torch.zeros(len(P))
     assert float(unregularised_nash(P).exploitability) <= 1e-9
     for beta in (0.1, 0.01, 0.001, 0.0001):

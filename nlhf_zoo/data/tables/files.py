@@ -97,12 +97,7 @@ def read_distribution(path: str | Path, what: str) -> Tensor:
 
 
 def require_memory(num_bytes: int, where: str) -> None:
-    """Refuse what will not fit, before any of it is allocated.
-
-    Args:
-        num_bytes: how much is held at once.
-        where: what to call it in the error.
-    """
+    """Refuse ``num_bytes``, held at once, that will not fit, before any of it is allocated."""
     if num_bytes > (available := _available_memory()):
         raise UserError(
             f"{where} will not fit in memory: it needs {num_bytes / 2**30:.3g} GiB "
@@ -113,9 +108,7 @@ def require_memory(num_bytes: int, where: str) -> None:
 def read_rows(path: Path, what: str) -> Iterator[tuple[list[str], str]]:
     """The rows of a CSV file in UTF-8 that are not blank, each with its place for errors.
 
-    Args:
-        path: the file, with or without the mark that spreadsheets put at its start.
-        what: what to call it in errors.
+    The file may begin with the mark that spreadsheets put there.
 
     Raises:
         UserError: there is no such file, it is empty, or it is not CSV in UTF-8.

@@ -68,18 +68,10 @@ def cyclic_blocks(
 
     There are D = num_blocks * block_size distinct actions. An action beats those of every later
     block with probability ``order``, and the next (block_size - 1) / 2 of its own block, a cycle,
-    with probability ``strength``. Action a is a clone of the distinct action floor(a D / N): clones
-    are neighbours and tie with each other, and each distinct action has as many as any other, give
-    or take one. When D divides N, updates from a uniform reference move the D classes of clones
-    alike whatever N.
-
-    Args:
-        num_actions: N, at least D.
-        num_blocks: blocks under the order, at least 1.
-        block_size: distinct actions of a block, odd; 1 is a plain order.
-        strength: probability that an action beats those that follow it in its cycle.
-        order: probability that an action of an earlier block beats one of a later block.
-        dtype: precision of the result.
+    with probability ``strength``; ``block_size`` is odd, and 1 makes a plain order. Action a is a
+    clone of the distinct action floor(a D / N), N >= D: clones are neighbours and tie with each
+    other, and each distinct action has as many as any other, give or take one. When D divides N,
+    updates from a uniform reference move the D classes of clones alike whatever N.
     """
     _at_least("num_blocks", num_blocks, 1)
     _odd("block_size", block_size, 1)
@@ -128,19 +120,11 @@ def annotators(
 ) -> Tensor:
     """Annotators, each with a ranking of its own: P is the share that prefers, [1, N, N].
 
-    Each annotator is transitive; with ``cycle`` the majority is not (Condorcet). Annotators then
-    hold the ranking 0, 1, 2, ... of the first ``cycle`` actions or one of its rotations, in equal
-    numbers, so that each of these beats the next (cycle - 1) / 2; the other actions follow, in an
-    order that each annotator draws. A share ``noise`` of annotators, and whoever is left over, draw
-    a ranking of all actions.
-
-    Args:
-        num_actions: N.
-        num_annotators: annotators, at least 1.
-        cycle: length of the majority's cycle, odd; with None every annotator draws a ranking.
-        seed: of the draws.
-        noise: share of annotators who draw a ranking of all actions although there is a cycle.
-        dtype: precision of the result.
+    Each annotator is transitive; with ``cycle``, an odd number, the majority is not (Condorcet).
+    Annotators then hold the ranking 0, 1, 2, ... of the first ``cycle`` actions or one of its
+    rotations, in equal numbers, so that each of these beats the next (cycle - 1) / 2; the other
+    actions follow, in an order that each annotator draws. A share ``noise`` of annotators, and
+    whoever is left over, draw a ranking of all actions; so does everyone where ``cycle`` is None.
 
     Raises:
         UserError: there are too few annotators, or too much noise, for the cycle to be certain.

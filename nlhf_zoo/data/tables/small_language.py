@@ -28,23 +28,14 @@ def prompts(num_letters: int = len(LETTERS)) -> list[str]:
 def preference(
     quality: float, cycle: float, seed: int, num_letters: int = len(LETTERS), length: int = LENGTH
 ) -> Tensor:
-    r"""P(y > y' | x) of the small language.
+    r"""P(y > y' | x) of the small language, float64 [C, N, N] for C prompts and N words.
 
     .. math:: P(y > y') = \sigma(u_x(y) - u_x(y') + c \sin(2\pi (\phi(y) - \phi(y')) / 3))
 
     u_x is transitive: a sum over the places of a weight of the letter there, normal numbers of
-    standard deviation ``quality``. phi is the sum of the letters' numbers modulo 3, so that each
-    third of the words beats the next one.
-
-    Args:
-        quality: standard deviation of u's weights.
-        cycle: c, strength of the cycle.
-        seed: of u's weights.
-        num_letters: letters of the language.
-        length: letters of a word.
-
-    Returns:
-        float64 [C, N, N] for C prompts and N words.
+    standard deviation ``quality`` that ``seed`` draws. phi is the sum of the letters' numbers
+    modulo 3, so that each third of the words beats the next one; c is the strength of this
+    ``cycle``.
     """
     rng = torch.Generator().manual_seed(seed)
     shape = (len(prompts(num_letters)), length, num_letters)

@@ -8,7 +8,7 @@ With w wins, l losses and t ties of y against y', and r pseudo-ties (the prior),
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,15 +54,14 @@ class _Counts:
     """Votes of one prompt: places of the alternatives, and counts by (place, place)."""
 
     place: dict[str, int] = field(default_factory=dict)
-    wins: dict[tuple[int, int], float] = field(default_factory=dict)
+    wins: dict[tuple[int, int], float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, vote: _Vote) -> None:
         one, other = (self.place.setdefault(n, len(self.place)) for n in (vote.winner, vote.loser))
         # A tie is half a win for each.
-        share = vote.count / 2 if vote.tie else vote.count
-        self.wins[one, other] = self.wins.get((one, other), 0.0) + share
+        self.wins[one, other] += vote.count / 2 if vote.tie else vote.count
         if vote.tie:
-            self.wins[other, one] = self.wins.get((other, one), 0.0) + share
+            self.wins[other, one] += vote.count / 2
 
     def matrix(self, size: int) -> Tensor:
         """Wins and half the ties, [size, size]."""
@@ -90,9 +89,14 @@ def read_votes(path: str | Path, prior: float = 1.0) -> Votes:
         raise UserError(
             f"the prior must be a finite number of pseudo-ties, at least 0, but it is {prior}"
         )
+    columns: list[str] = []
     counts: dict[str, _Counts] = {}
-    for vote in _rows(Path(path)):
-        counts.setdefault(vote.prompt, _Counts()).add(vote)
+    for row, at in read_rows(Path(path), "votes"):
+        if columns:
+            vote = _vote(row, columns, at)
+            counts.setdefault(vote.prompt, _Counts()).add(vote)
+        else:
+            columns = _columns(row, Path(path))
     if not counts:
         raise UserError(f"votes {path} holds no votes: there is only a header")
     size = max(len(one.place) for one in counts.values())
@@ -115,15 +119,6 @@ def read_votes(path: str | Path, prior: float = 1.0) -> Votes:
         )
     share = torch.where(total > 0, (wins + prior / 2) / total, 0.5)
     return Votes(complete(share), support, names, list(counts))
-
-
-def _rows(path: Path) -> Iterator[_Vote]:
-    columns: list[str] | None = None
-    for row, at in read_rows(path, "votes"):
-        if columns is None:
-            columns = _columns(row, path)
-        else:
-            yield _vote(row, columns, at)
 
 
 def _columns(header: list[str], path: Path) -> list[str]:

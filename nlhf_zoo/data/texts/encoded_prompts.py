@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from nlhf_zoo.data.texts.row_source import RowSource
@@ -29,34 +30,25 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompts:
-    """Prompts with the tokens that a policy reads.
+    """N prompts with the tokens that a policy reads."""
 
-    Args:
-        prompts: N prompts as they were read.
-        tokens: N lists of token ids, without padding.
-    """
-
-    prompts: Prompts
-    tokens: list[NDArray[np.int32]]
+    prompts: Prompts  # as they were read
+    tokens: list[NDArray[np.int32]]  # N lists of token ids, without padding
 
     def __len__(self) -> int:
-        """The number of prompts."""
         return len(self.tokens)
 
     def take(self, places: Sequence[int]) -> EncodedPrompts:
-        """Some of them."""
+        """The prompts at some places."""
         return EncodedPrompts(self.prompts.take(places), [self.tokens[i] for i in places])
 
     def batch(self, places: Sequence[int]) -> Prompts:
-        """Some of them as a batch, padded on the left to the longest."""
-        taken = self.take(places)
-        width = max(map(len, taken.tokens))
-        tokens = torch.zeros(len(taken), width, dtype=torch.long)
-        mask = torch.zeros(len(taken), width, dtype=torch.bool)
-        for place, row in enumerate(taken.tokens):
-            tokens[place, width - len(row) :] = torch.from_numpy(row)
-            mask[place, width - len(row) :] = True
-        return replace(taken.prompts, tokens=tokens, mask=mask)
+        """The prompts at some places as a batch, padded on the left to the longest."""
+        rows = [torch.from_numpy(self.tokens[place]).long() for place in places]
+        tokens = pad_sequence(rows, batch_first=True, padding_side="left")
+        every = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+        mask = pad_sequence(every, batch_first=True, padding_side="left")
+        return replace(self.prompts.take(places), tokens=tokens, mask=mask)
 
     def longest_first(self) -> list[int]:
         """Places of the prompts by falling number of tokens, equal ones in their own order."""
@@ -77,11 +69,7 @@ def encode(
 ) -> EncodedPrompts:
     """Let a policy encode the prompts of all rows of a source.
 
-    Args:
-        policy: whose tokens they become.
-        prompts: N prompts.
-        source: where they come from.
-        shown: show a progress bar where it takes longer than two seconds.
+    ``shown`` shows a progress bar where it takes longer than two seconds.
 
     Raises:
         UserError: the policy reads no text, or refuses a prompt.
@@ -135,14 +123,7 @@ def _refuse_the_first(
 def limited(
     policy: Encoder, encoded: EncodedPrompts, source: RowSource, limit: int, too_long: TooLong
 ) -> tuple[EncodedPrompts, int]:
-    """The prompts that are left, as long as they may be, and how many were too long.
-
-    Args:
-        policy: who encoded them.
-        encoded: all prompts of a source.
-        source: where they come from.
-        limit: tokens of the longest prompt.
-        too_long: refuse, truncate or drop longer ones.
+    """The prompts of a source, none of more than ``limit`` tokens, and how many were too long.
 
     Raises:
         UserError: one is too long where that is refused, or none is left.

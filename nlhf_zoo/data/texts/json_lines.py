@@ -17,17 +17,11 @@ _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it was read.
+    """A row as it was read."""
 
-    Args:
-        number: its number in the source, from 0.
-        where: where it stands, for errors: lines count from 1, rows of a data set from 0.
-        values: its values by column.
-    """
-
-    number: int
-    where: str
-    values: Mapping[str, Any]
+    number: int  # in the source, from 0
+    where: str  # for errors: lines count from 1, rows of a data set from 0
+    values: Mapping[str, Any]  # by column
 
     def error(self, what: str) -> UserError:
         """The error that says what is wrong with this row."""
@@ -37,9 +31,7 @@ class Row:
 def read_lines(path: str | Path, example: str) -> Iterator[Row]:
     """The objects of a file, one a line; blank lines may stand at its end.
 
-    Args:
-        path: the file.
-        example: an object such as the file should hold, for an error.
+    An error shows ``example``, an object such as the file should hold.
 
     Raises:
         UserError: the file cannot be read, or a line holds no object.

@@ -41,9 +41,6 @@ class ListedRows:
 def read_listed(path: str | Path) -> ListedRows:
     """Read and check one object a line: prompt, responses and, optionally, names.
 
-    Args:
-        path: the file.
-
     Raises:
         UserError: the file cannot be read, or a line cannot be used.
     """

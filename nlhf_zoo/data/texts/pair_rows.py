@@ -45,7 +45,6 @@ class Columns:
     probability: str = "probability"
 
     def __post_init__(self) -> None:
-        """Refuse one name for two columns."""
         names = list(vars(self).values())
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -83,15 +82,9 @@ class PairRow:
 def read_pairs(
     source: RowSource, columns: Columns, unusable: Unusable = "refuse"
 ) -> tuple[list[PairRow], int]:
-    """Read and check the rows.
+    """Read and check the rows: the pairs, and the number of rows that were dropped.
 
-    Args:
-        source: where they are kept.
-        columns: what they call the parts of a pair.
-        unusable: refuse rows whose responses are equal, or one of which is empty; or drop them.
-
-    Returns:
-        the pairs, and the number of rows that were dropped.
+    ``unusable`` rows are those whose responses are equal, or one of which is empty.
 
     Raises:
         UserError: a row is no pair, or there is none.

@@ -22,13 +22,9 @@ from nlhf_zoo.records import Conversation, Prompts
 def read_prompts(
     source: RowSource, column: str, drop_last_assistant: bool = False, offset: int = 0
 ) -> Prompts:
-    """Read and check the rows of a source.
+    """Read and check the rows of a source; ``offset`` is the number of the first row's prompt.
 
-    Args:
-        source: where they are kept.
-        column: what they call the prompt.
-        drop_last_assistant: leave out a last message of the assistant's, which is an answer.
-        offset: number of the first row's prompt.
+    A last message of the assistant's is an answer, which ``drop_last_assistant`` leaves out.
 
     Raises:
         UserError: a row cannot be a prompt, or there is none.
@@ -62,11 +58,8 @@ def read_prompts(
 def in_conversation(prompts: Prompts, path: str, make: bool, system: str | None) -> Prompts:
     """Prompts with the messages that options add.
 
-    Args:
-        prompts: prompts as they were read.
-        path: of their source, for errors.
-        make: make each text a conversation of one message of the user's.
-        system: a first message to put before each conversation.
+    With ``make``, each text becomes a conversation of one message of the user's; ``system`` is put
+    before each conversation. ``path`` is that of their source, for errors.
 
     Raises:
         UserError: the options do not fit what was read.

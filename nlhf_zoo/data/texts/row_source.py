@@ -40,7 +40,6 @@ class RowSource:
     example: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be read, without reading it."""
         path = Path(self.path)
         if self.is_file:
             if not path.is_file():
