@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from forked import nlhf
 from paths import CONFIGS
 from tiny_models import save_tiny, tiny_tokenizer
@@ -19,6 +18,7 @@ from nlhf_zoo.cli import trainer as trainer_cli
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+from project.test_configs import assert_complete, assert_printed, read
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
 FILES = sorted(path for name in ARCHITECTURES for path in (CONFIGS / "lm" / name).glob("*.yaml"))
@@ -40,18 +40,6 @@ BATCH = 3
 
 def named(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
-
-
-def read(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text()))
-
-
-def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(part, f"{at}/{key}")
-    else:
-        yield at, value
 
 
 OWN = CONFIGS / "lm/own_model.yaml"
@@ -128,11 +116,8 @@ def test_each_model_has_a_file_for_each_algorithm():
 
 @every
 def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
-    text = path.read_text()
-    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
-    assert "${" not in text
-    for part in ("policy", "oracle", "algorithm", "beta", "rollout", "realisation", "optimizer"):
-        assert part in read(path)["model"]["init_args"]
+    assert_complete(path)
+    assert "optimizer" in read(path)["model"]["init_args"]
 
 
 @recipe
@@ -146,12 +131,7 @@ def test_a_gradient_step_has_64_prompts_and_names_its_own_folder_of_runs(path: P
 def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: Path):
     run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
     assert run.code == 0, run.err
-    parsed = dict(leaves(yaml.safe_load(run.out)))
-    for at, value in leaves(read(path)):
-        if at.endswith("/class_path"):
-            assert parsed[at].split(".")[-1] == value.split(".")[-1]
-        else:
-            assert parsed[at] == value, at
+    assert_printed(path, run.out)
     (tmp_path / "printed.yaml").write_text(run.out)
     again = nlhf("fit", "--config", "printed.yaml", "--print_config", folder=tmp_path)
     assert again.out == run.out, again.err
