@@ -39,12 +39,12 @@ def _repository(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(CONFIGS)
 
 
-small = pytest.mark.parametrize(
-    "path", [p for p in TABULAR if p.stem not in LARGE], ids=lambda path: path.stem
-)
-every = pytest.mark.parametrize(
-    "path", [*TABULAR, *VARIANTS], ids=lambda path: f"{path.parent.stem}-{path.stem}"
-)
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+small = pytest.mark.parametrize("path", [p for p in TABULAR if p.stem not in LARGE], ids=named)
+every = pytest.mark.parametrize("path", [*TABULAR, *VARIANTS], ids=named)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -101,10 +101,14 @@ def test_print_config_is_the_file(path: Path, tmp_path: Path):
     assert_printed(path, run.out)
 
 
-@every
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=named(path), marks=[pytest.mark.slow] if path.stem in LARGE else [])
+        for path in [*TABULAR, *VARIANTS]
+    ],
+)
 def test_one_step_for_a_trial(path: Path, tmp_path: Path):
-    if path.stem in LARGE:
-        pytest.skip("a slow test of its own")
     run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
     assert run.code == 0, run.err
     assert list(tmp_path.iterdir()) == [tmp_path / "configs"]
@@ -128,14 +132,6 @@ def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tm
     assert run.code == 0, run.err
     for name in ("history.bin", "history.json", "config.yaml"):
         assert (again / name).read_bytes() == (first / name).read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LARGE)
-def test_large_games_take_a_step(name: str, tmp_path: Path):
-    path = CONFIGS / "tabular" / f"{name}.yaml"
-    run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
-    assert run.code == 0, run.err
 
 
 def test_hardware_files_stack_on_an_experiment(tmp_path: Path):
