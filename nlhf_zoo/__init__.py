@@ -83,7 +83,7 @@ _MOVED_INTO = {
     "policies.language_model": "policies.exporting policies.generation policies.players",
 }
 _RENAMED = {
-    "callbacks.health_check": "health.callback",
+    "callbacks.health_check": "health.suite",
     "phases": "game.step_timer",
     "metrics.base": "metrics.game",
     "metrics.distance": "metrics.game",

@@ -30,15 +30,10 @@ Players = PlayerMoves  # its name in version 0.1, by which users import it
 class PolicyOptimizer(ABC):
     """An optimiser of policies; one final subclass an algorithm.
 
-    The class attributes are declarations, and the shared tests hold an algorithm to them.
+    Class attributes and properties are declarations: the shared tests hold an algorithm to them.
 
     Attributes:
         paper: where the algorithm comes from.
-        last_iterate: whether its last iterate goes to the equilibrium of the regularised game; if
-            it is not scheduled, the equilibrium is then a fixed point.
-        closed_form: whether a table can take its steps exactly.
-        scheduled: whether its plan depends on the round.
-        players: the players it needs beside ``policy`` and ``reference``.
         surrogate: the loss that realises a step by gradients; where another one is computed,
             ``loss`` is overridden.
     """
@@ -49,7 +44,10 @@ class PolicyOptimizer(ABC):
     @property
     @abstractmethod
     def last_iterate(self) -> bool:
-        """Whether the last iterate converges to the regularised equilibrium."""
+        """Whether the last iterate goes to the equilibrium of the regularised game.
+
+        If it is not scheduled, the equilibrium is then a fixed point.
+        """
 
     @property
     def closed_form(self) -> bool:
@@ -63,7 +61,7 @@ class PolicyOptimizer(ABC):
 
     @property
     def players(self) -> tuple[str, ...]:
-        """Players beside ``policy`` and ``reference``."""
+        """The players that it needs beside ``policy`` and ``reference``."""
         return ()
 
     @abstractmethod

@@ -48,12 +48,8 @@ class _Rows:
         self.log_policy[target] = self.log_policy[source]
 
     def lerp_(self, source: str, target: str, weight: float) -> None:
-        if weight == 1:
-            self.copy_(source, target)
-        else:
-            self.log_policy[target] = torch.lerp(
-                self.log_policy[target], self.log_policy[source], weight
-            )
+        here, there = self.log_policy[target], self.log_policy[source]
+        self.log_policy[target] = there if weight == 1 else torch.lerp(here, there, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +65,26 @@ class _Move:
     scale: float  # s a_j of the only opponent
 
 
-class _Plan:
+def _moves(steps: Sequence[ProximalStep]) -> list[_Move]:
     """The moves of one round."""
-
-    def __init__(self, steps: Sequence[ProximalStep]) -> None:
-        self.moves = []
-        for i, step in enumerate(steps):
-            before = steps[i - 1] if i else None
-            same = before is not None and step.centre == before.centre
-            payoff = [(step.step_size * a, o) for a, o in step.payoff]
-            opponent = payoff[0][1] if len(payoff) == 1 else None
-            self.moves.append(
-                _Move(
-                    step.centre,
-                    same and before is not None and before.writes not in step.centre,
-                    step.writes,
-                    payoff,
-                    opponent,
-                    opponent == step.centre,
-                    payoff[0][0],
-                )
+    moves = []
+    for i, step in enumerate(steps):
+        same_centre = i > 0 and step.centre == steps[i - 1].centre
+        same_centre = same_centre and steps[i - 1].writes not in step.centre
+        payoff = [(step.step_size * a, o) for a, o in step.payoff]
+        opponent = payoff[0][1] if len(payoff) == 1 else None
+        moves.append(
+            _Move(
+                step.centre,
+                same_centre,
+                step.writes,
+                payoff,
+                opponent,
+                opponent == step.centre,
+                payoff[0][0],
             )
+        )
+    return moves
 
 
 class ClosedFormRounds:
@@ -155,26 +150,19 @@ class ClosedFormRounds:
         Returns:
             the policy after each round, with the queries of *these* rounds (not of those before).
         """
-        players = self.players.log_policy
+        algorithm, players = self.algorithm, self.players.log_policy
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
-        rows = trajectory.unbind(0)
         queries: list[int] = []
         asked = 0
-        constant = (
-            None
-            if self.algorithm.scheduled
-            else _Plan(self.algorithm.steps(self.beta, first_round))
-        )
+        constant = None if algorithm.scheduled else _moves(algorithm.steps(self.beta, first_round))
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
-            for i in range(rounds):
-                number = first_round + i
+            for number, row in enumerate(trajectory.unbind(0), first_round):
                 if constant is None:
                     self._combinations.clear()  # a new plan has mixtures of its own
-                plan = constant or _Plan(self.algorithm.steps(self.beta, number))
-                asked += self._round(plan, rows[i])
+                asked += self._round(constant or _moves(algorithm.steps(self.beta, number)), row)
                 if (number + 1) % _NORMALISE_EVERY == 0:
-                    self._normalise(rows[i])
-                self.algorithm.end_round(self.players, number)
+                    row.sub_(row.logsumexp(-1, keepdim=True))
+                algorithm.end_round(self.players, number)
                 queries.append(asked)
         # The players must not be views of a trajectory that is handed out.
         shared = {id(t): t.clone() for t in players.values()}
@@ -194,12 +182,12 @@ class ClosedFormRounds:
         """Every player's log-policy but the reference's, up to a constant [C, N] each."""
         return {name: tensor[:, 0] for name, tensor in self.players.log_policy.items()}
 
-    def _round(self, plan: _Plan, row: Tensor) -> int:
+    def _round(self, moves: Sequence[_Move], row: Tensor) -> int:
         """One round, whose policy is written into ``row``. Returns the queries."""
         players = self.players.log_policy
         asked = 0
         centre = row
-        for move in plan.moves:
+        for move in moves:
             if not move.same_centre:
                 centre = self._combine(move.centre)
             out = row if move.writes == "policy" else None
@@ -263,10 +251,6 @@ class ClosedFormRounds:
             return total if fixed is None else total + fixed
 
         return combine
-
-    @staticmethod
-    def _normalise(row: Tensor) -> None:
-        row.sub_(row.logsumexp(-1, keepdim=True))
 
 
 @contextmanager

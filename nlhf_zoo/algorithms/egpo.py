@@ -21,7 +21,6 @@ Paper -> here: theta_{t+1/2} -> lookahead, eta -> eta, beta -> the game's beta.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
@@ -41,7 +40,7 @@ class EGPO(PolicyOptimizer):
         opponent: decoding of the opponents' responses.
     """
 
-    paper: ClassVar[str] = "arXiv:2503.08942"
+    paper = "arXiv:2503.08942"
     last_iterate = True
     players = ("lookahead",)
 

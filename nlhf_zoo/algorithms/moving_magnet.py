@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -32,7 +31,7 @@ class MovingMagnet(PolicyOptimizer):
         every: rounds between two moves of the magnet.
     """
 
-    paper: ClassVar[str] = "arXiv:2410.23223"
+    paper = "arXiv:2410.23223"
     last_iterate = False  # of the regularised game; it solves the unregularised one
 
     def __init__(self, inner: PolicyOptimizer, every: int = 400) -> None:

@@ -19,7 +19,6 @@ Paper -> here: tau -> beta, eta -> eta, beta (the mixing weight of Nash-MD-PG) -
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive, share
@@ -40,7 +39,7 @@ class NashMD(PolicyOptimizer):
         opponent: decoding of the opponents' responses.
     """
 
-    paper: ClassVar[str] = "arXiv:2312.00886"
+    paper = "arXiv:2312.00886"
 
     def __init__(
         self,

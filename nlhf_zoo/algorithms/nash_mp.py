@@ -22,7 +22,6 @@ Paper -> here: pi_k -> anchor, pi_{k+1/2} -> lookahead, eta -> eta, beta -> the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive, share
@@ -42,7 +41,7 @@ class NashMP(PolicyOptimizer):
         opponent: decoding of the opponents' responses.
     """
 
-    paper: ClassVar[str] = "arXiv:2505.19731"
+    paper = "arXiv:2505.19731"
     last_iterate = True
     players = ("anchor", "lookahead")
 

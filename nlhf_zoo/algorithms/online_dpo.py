@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,7 +32,7 @@ class OnlineDPO(PolicyOptimizer):
         scored: decoding of the responses.
     """
 
-    paper: ClassVar[str] = "arXiv:2402.04792"
+    paper = "arXiv:2402.04792"
     last_iterate = False
     closed_form = False
 

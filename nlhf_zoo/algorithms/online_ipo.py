@@ -16,7 +16,6 @@ Paper -> here: tau -> beta; INPO's eta is an inverse step, 1 / eta here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
@@ -36,7 +35,7 @@ class OnlineIPO(PolicyOptimizer):
         scored: decoding of the responses that are scored; plain in self-play.
     """
 
-    paper: ClassVar[str] = "arXiv:2403.08635"
+    paper = "arXiv:2403.08635"
     last_iterate = True
 
     def __init__(

@@ -12,7 +12,6 @@ Paper -> here: pi_t -> anchor, pi_{t-1} -> previous.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
@@ -30,7 +29,7 @@ class OptimisticMirrorDescent(PolicyOptimizer):
         surrogate: loss of the proximal step.
     """
 
-    paper: ClassVar[str] = "arXiv:2502.16852"
+    paper = "arXiv:2502.16852"
     players = ("anchor", "previous")
 
     def __init__(

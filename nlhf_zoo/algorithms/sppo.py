@@ -15,7 +15,6 @@ tables).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive
@@ -34,7 +33,7 @@ class SPPO(PolicyOptimizer):
         scored: decoding of the responses, of the opponents' too.
     """
 
-    paper: ClassVar[str] = "arXiv:2405.00675"
+    paper = "arXiv:2405.00675"
     last_iterate = False
     players = ("anchor",)
 

@@ -13,7 +13,6 @@ from nlhf_zoo.cli.refusals import refuse_misfits
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health.probe import joined
 from nlhf_zoo.records import Prompts
 
 _LOOKED_THROUGH = 64  # batches, for so many different prompts
@@ -51,7 +50,7 @@ class PromptCollector(L.Callback):
         """The prompts that were read, as one batch."""
         if not self._found:
             raise UserError("the data gives no prompts to train on")
-        return joined(self._found)
+        return Prompts.joined(self._found)
 
 
 def silent_trainer(

@@ -1,11 +1,10 @@
 """The checks of a game's health: what must never go wrong silently, on the user's own parts."""
 
-from nlhf_zoo.health.callback import HealthCheck
-from nlhf_zoo.health.check import Check, Note
-from nlhf_zoo.health.examination import Finding, refuse_unhealthy, run_checks
+from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
 from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, rounding, total_log_prob
 from nlhf_zoo.health.reference_fingerprint import ReferenceFingerprint
+from nlhf_zoo.health.suite import HealthCheck, refuse_unhealthy, run_checks
 
 __all__ = [
     "Check",

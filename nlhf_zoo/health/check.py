@@ -48,6 +48,9 @@ class Note:
         return f"{'note':<8} {self.name:<42} {self.figure}"
 
 
+Finding = Check | Note
+
+
 def at_most(name: str, figure: float, limit: float, advice: str, unit: str = "") -> Check:
     """A figure that must not exceed a limit; one that is no number does."""
     what = f"at most {limit:.3g}" if limit else "exactly 0"

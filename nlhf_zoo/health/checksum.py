@@ -14,7 +14,7 @@ _SHIFT = 29  # no distance between the signs of two entries, whatever their type
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> int:
-    r"""A number of 64 bits that tells a tensor's content from every other in practice.
+    r"""A number in [0, 2^64) that tells the content of any tensor from every other in practice.
 
     The bytes are read as a matrix of integers w_ij of 64 bits, zeros behind their end, of which
 
@@ -22,12 +22,6 @@ def checksum(tensor: Tensor) -> int:
 
     is computed, a_i odd and b_j even. Integers are summed without rounding, so that it depends
     neither on the device nor on the number of threads. A change of any one entry changes it.
-
-    Args:
-        tensor: of any type and shape.
-
-    Returns:
-        the number, in [0, 2^64).
     """
     data = tensor.detach().contiguous().view(-1).view(torch.uint8)
     rest = len(data) % _ROW

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,71 +28,59 @@ MakeTrainer = Callable[[int, Sequence[L.Callback]], L.Trainer]
 _LONGEST_ROUND = 16  # gradient steps that are rehearsed to count a round
 
 
-@dataclass(slots=True)
-class _Played:
-    """What a rehearsal came to.
-
-    Args:
-        tensors: what a checkpoint holds, after the second training step.
-        asked: distinct queries that the oracle got in a whole round, None where it was not asked.
-        counted: queries that the game counted in it, of all prompts.
-        per_prompt: queries that the game counted in it, for each prompt.
-        saved: names in the checkpoint.
-        size: of the checkpoint's file, in bytes.
-    """
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    asked: int | None = None
-    counted: int = 0
-    per_prompt: int = 0
-    saved: set[str] = field(default_factory=set)
-    size: int = 0
-
-
 def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> list[Check]:
-    """Play a round, save after its first step, and resume from there.
+    """Play a round, save after its first step, and resume from there; the game is left as it was.
 
-    Args:
-        game: the game; it is left as it was.
-        prompts: B prompts, as they were read; a closed form plays all that there are.
-        make_trainer: makes a trainer.
+    Of B prompts, as they were read; a closed form plays all that there are.
     """
     if game.realisation.closed_form and game.oracle.prompts is not None:
         prompts = game.oracle.prompts
     # Where products are remembered, the first round may have none to remember.
-    rounds = 2 if game.rollout.enumerated else 1
-    last = rounds * game.gradient_steps_per_round
-    counts_round = last <= rounds * _LONGEST_ROUND and game.between_rounds
-    first = last - game.gradient_steps_per_round
+    rounds, steps = 2 if game.rollout.enumerated else 1, game.gradient_steps_per_round
+    counts_round = steps <= _LONGEST_ROUND and game.between_rounds
+    first, last = ((rounds - 1) * steps, rounds * steps) if counts_round else (0, 1)
     with tempfile.TemporaryDirectory() as folder, restored_after(game):
         path = Path(folder) / "rehearsal.ckpt"
-        with restored_after(game):
+        with restored_after(game), listening(game.oracle) as asked:
             scatter(game.policy)
-            counted = (first, last) if counts_round else (0, 1)
-            whole = _play(game, prompts, make_trainer, path, counted)
+            whole = _Rehearsal(asked, path)
+            trainer, loader = make_trainer(max(2, last), [whole]), _loader(game, prompts)
+            trainer.fit(game, loader, val_dataloaders=[])
         # Nothing but the checkpoint may carry over: other weights, other random numbers.
         torch.manual_seed(1)
         random.seed(1)
-        resumed = _resume(game, prompts, make_trainer, path)
-        trained = {name for name, p in game.named_parameters() if p.requires_grad}
-    return [_covered(whole, trained), _resumes(whole, resumed), *_counts(game, whole, counts_round)]
+        resumed = _Rehearsal(Asked(), None)
+        trainer, loader = make_trainer(2, [resumed]), _loader(game, prompts)
+        trainer.fit(game, loader, val_dataloaders=[], ckpt_path=path, weights_only=True)
+        covered = _covered(game, path)
+    before, after = whole.counters[first], whole.counters[last]
+    asked_for, counted, per_prompt = (b - a for a, b in zip(before, after, strict=True))
+    return [
+        covered,
+        _resumes(whole.tensors, resumed.tensors),
+        _counted(game, counted, asked_for),
+        _declared(game, per_prompt if counts_round else None),
+    ]
 
 
 class _Rehearsal(L.Callback):
-    """Saves after the first training step, reads off the second, and counts between two others."""
+    """Saves after the first training step, reads off the second, and counts at each.
 
-    def __init__(
-        self, played: _Played, asked: Asked, path: Path | None, counted: tuple[int, int]
-    ) -> None:
-        self.played = played
+    Args:
+        asked: what the oracle is asked meanwhile.
+        path: where the checkpoint goes; None saves none.
+    """
+
+    def __init__(self, asked: Asked, path: Path | None) -> None:
         self.asked = asked
         self.path = path
-        self.first, self.last = counted
-        self._before = (0, 0, 0)
+        self.tensors: dict[str, Tensor] = {}  # what a checkpoint holds, after the second step
+        # By training steps taken: queries asked, counted, and counted for each prompt.
+        self.counters: dict[int, tuple[int, int, int]] = {}
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._before = self._counters(pl_module)
+        self._count(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -111,52 +98,17 @@ class _Rehearsal(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        assert isinstance(pl_module, OnlineGame)
+        self._count(trainer, pl_module)
         if trainer.global_step == 1 and self.path is not None:
             trainer.save_checkpoint(self.path)
         if trainer.global_step == 2:
-            self.played.tensors = kept_tensors(pl_module)
-        if trainer.global_step == self.first:
-            self._before = self._counters(pl_module)
-        if trainer.global_step == self.last:
-            now = self._counters(pl_module)
-            asked, counted, per_prompt = (n - b for n, b in zip(now, self._before, strict=True))
-            closed_form = pl_module.realisation.closed_form
-            self.played.asked = None if closed_form else asked
-            self.played.counted = counted
-            self.played.per_prompt = per_prompt
+            assert isinstance(pl_module, OnlineGame)
+            self.tensors = kept_tensors(pl_module)
 
-    def _counters(self, module: L.LightningModule) -> tuple[int, int, int]:
+    def _count(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, OnlineGame)
-        progress = module.progress
-        return self.asked.queries, progress.queries, progress.queries_per_prompt
-
-
-def _play(
-    game: OnlineGame,
-    prompts: Prompts,
-    make_trainer: MakeTrainer,
-    path: Path,
-    counted: tuple[int, int],
-) -> _Played:
-    played = _Played()
-    with listening(game.oracle) as asked:
-        trainer = make_trainer(max(2, counted[1]), [_Rehearsal(played, asked, path, counted)])
-        trainer.fit(game, _loader(game, prompts), val_dataloaders=[])
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    played.saved = {*content["state_dict"]}
-    played.size = path.stat().st_size
-    return played
-
-
-def _resume(
-    game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer, path: Path
-) -> dict[str, Tensor]:
-    played = _Played()
-    trainer = make_trainer(2, [_Rehearsal(played, Asked(), None, (-1, -1))])
-    loader = _loader(game, prompts)
-    trainer.fit(game, loader, val_dataloaders=[], ckpt_path=path, weights_only=True)
-    return played.tensors
+        queries, per_prompt = module.progress.queries, module.progress.queries_per_prompt
+        self.counters[trainer.global_step] = self.asked.queries, queries, per_prompt
 
 
 def _loader(game: OnlineGame, prompts: Prompts) -> DataLoader[Prompts]:
@@ -172,10 +124,12 @@ def _loader(game: OnlineGame, prompts: Prompts) -> DataLoader[Prompts]:
     )
 
 
-def _covered(played: _Played, trained: set[str]) -> Check:
-    missing = trained - played.saved
+def _covered(game: OnlineGame, path: Path) -> Check:
+    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    trained = {name for name, p in game.named_parameters() if p.requires_grad}
+    missing = trained - saved.keys()
     return at_most(
-        f"checkpoints hold all that trains, {played.size / 2**20:,.1f} MiB",
+        f"checkpoints hold all that trains, {path.stat().st_size / 2**20:,.1f} MiB",
         len(missing),
         0.0,
         f"Policy.checkpoint_keys leaves out {min(missing, default='')}",
@@ -183,34 +137,33 @@ def _covered(played: _Played, trained: set[str]) -> Check:
     )
 
 
-def _resumes(played: _Played, resumed: dict[str, Tensor]) -> Check:
-    worst = max((gap(value, resumed[name]) for name, value in played.tensors.items()), default=0.0)
+def _resumes(whole: dict[str, Tensor], resumed: dict[str, Tensor]) -> Check:
     return at_most(
         "a resumed run is the same run",
-        worst,
+        max((gap(value, resumed[name]) for name, value in whole.items()), default=0.0),
         0.0,
         "something that moves is not in the checkpoint, or draws from no stream keyed by "
         "(seed, process, step)",
     )
 
 
-def _counts(game: OnlineGame, played: _Played, whole_round: bool) -> list[Check]:
+def _counted(game: OnlineGame, counted: int, asked: int) -> Check:
     name = "queries are counted as they are asked"
-    declared_name = "queries of a round are as declared"
+    if game.realisation.closed_form:
+        return skipped(name, "the closed form reads the table")
     advice = (
         "budgets and comparisons would be of something else: count in OnlineGame.play_and_judge"
     )
-    if played.asked is None:
-        counted = skipped(name, "the closed form reads the table")
-    else:
-        wrong = abs(played.asked - played.counted)
-        figure = f"{played.counted} counted, {played.asked} asked"
-        counted = Check(name, wrong == 0, figure, "equal", advice)
-    if not whole_round:
+    return Check(name, asked == counted, f"{counted} counted, {asked} asked", "equal", advice)
+
+
+def _declared(game: OnlineGame, counted: int | None) -> Check:
+    """Of a round for each prompt; None where no whole round was counted."""
+    name = "queries of a round are as declared"
+    if counted is None:
         why = f"a round has {game.gradient_steps_per_round} gradient steps, or is under way"
-        return [counted, skipped(declared_name, why)]
+        return skipped(name, why)
     declared = game.queries_per_round()
-    figure = f"{played.per_prompt} counted, {declared} declared for each prompt"
+    figure = f"{counted} counted, {declared} declared for each prompt"
     advice = f"{type(game.algorithm).__name__}.queries must say what its plan asks for"
-    passed = played.per_prompt == declared
-    return [counted, Check(declared_name, passed, figure, "equal", advice)]
+    return Check(name, counted == declared, figure, "equal", advice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import torch
 
@@ -14,18 +13,14 @@ from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts
 
-_MIB = 2**20
 
-
-def _drawn_from(game: OnlineGame) -> Iterator[tuple[Mixture, Decoding]]:
+def _drawn_from(game: OnlineGame) -> list[tuple[Mixture, Decoding]]:
     """All that a round draws from, each once."""
-    seen: list[tuple[Mixture, Decoding]] = [({"policy": 1.0}, PLAIN)]
+    drawn: list[tuple[Mixture, Decoding]] = [({"policy": 1.0}, PLAIN)]
     for step in game.plan:
-        seen.append((dict(step.sampler), step.scored))
-        seen += [(dict(opponent), step.opponent) for _, opponent in step.payoff]
-    for number, one in enumerate(seen):
-        if one not in seen[:number]:
-            yield one
+        drawn.append((dict(step.sampler), step.scored))
+        drawn += [(dict(opponent), step.opponent) for _, opponent in step.payoff]
+    return [one for number, one in enumerate(drawn) if one not in drawn[:number]]
 
 
 @torch.no_grad()
@@ -72,11 +67,11 @@ def read_back(game: OnlineGame, probe: Probe) -> Note | None:
     )
 
 
-def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
-    """Tokens a second, mean length and the share that was cut."""
+def speed(game: OnlineGame, prompts: Prompts) -> list[Note]:
+    """Tokens a second, mean length and the share that was truncated."""
     policy = game.policy
     if not isinstance(policy, CausalLMPolicy):
-        return
+        return []
     prompts, num = policy.encode(prompts), max(1, game.rollout.num_responses)
     for _ in range(2):  # the first call warms up
         rng = random_stream(0, 0, 1, prompts.ids.device, "generator")
@@ -84,34 +79,28 @@ def speed(game: OnlineGame, prompts: Prompts) -> Iterator[Note]:
         responses = policy.sample({"policy": 1.0}, prompts, num, PLAIN, rng)
         seconds = _now() - began
     tokens, count = int(responses.mask.sum()), responses.weight.numel()
-    yield Note(
-        "generation", f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses"
-    )
-    yield Note("mean length of a response", f"{tokens / count:.1f} tokens")
+    pace = f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses"
+    found = [
+        Note("generation", pace),
+        Note("mean length of a response", f"{tokens / count:.1f} tokens"),
+    ]
     if responses.truncated is not None:
-        cut = int(responses.truncated.sum())
-        yield Note(
-            f"cut at max_new_tokens = {policy.max_new_tokens}",
-            f"{cut / count:.0%} of the responses",
-        )
+        share = f"{int(responses.truncated.sum()) / count:.0%} of the responses"
+        found.append(Note(f"cut at max_new_tokens = {policy.max_new_tokens}", share))
+    return found
 
 
 def size(game: OnlineGame) -> Note:
     """Parameters that are trained, and the memory of the players."""
-    policy, kept = game.policy, game.policy.checkpoint_keys()
-    numbers = dict.fromkeys(("all", "trained", "players"), 0)
-    memory = dict(numbers)
-    for name, parameter in policy.named_parameters():
-        groups = ["all"]
-        groups += ["trained"] if parameter.requires_grad else []
-        groups += ["players"] if name in kept else []
-        for group in groups:
-            numbers[group] += parameter.numel()
-            memory[group] += parameter.numel() * parameter.element_size()
+    kept, parameters = game.policy.checkpoint_keys(), dict(game.policy.named_parameters())
+    numbers = [p.numel() for p in parameters.values()]
+    trained = [p.numel() for p in parameters.values() if p.requires_grad]
+    memory = sum(p.nbytes for p in parameters.values()) / 2**20
+    players = sum(p.nbytes for name, p in parameters.items() if name in kept) / 2**20
     return Note(
         "trained parameters",
-        f"{numbers['trained']:,} of {numbers['all']:,}; all players but the reference take "
-        f"{memory['players'] / _MIB:,.1f} of {memory['all'] / _MIB:,.1f} MiB",
+        f"{sum(trained):,} of {sum(numbers):,}; all players but the reference take "
+        f"{players:,.1f} of {memory:,.1f} MiB",
     )
 
 

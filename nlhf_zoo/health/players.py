@@ -13,28 +13,26 @@ from torch import Tensor, nn
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, above, at_most, skipped
 from nlhf_zoo.health.preservation import scatter
-from nlhf_zoo.health.probe import Probe, gap, rounding, take_responses, total_log_prob, unpadded
+from nlhf_zoo.health.probe import Probe, gap, one_by_one, rounding, total_log_prob
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 
+_REFERENCE = {"reference": 1.0}
 _APART = 1e-3  # log-probabilities of scattered players differ by far more
 
 
 @torch.no_grad()
-def reference_log_prob(policy: Policy, probe: Probe) -> Tensor:
-    """Log-probabilities [B, K] of a probe under the reference."""
-    return policy.log_prob({"reference": 1.0}, probe.prompts, probe.responses)
+def scattered_reference(game: OnlineGame, probe: Probe) -> Tensor:
+    """Scatter the players, and say what the reference's log-probabilities were before [B, K]."""
+    before = probe.log_prob(game.policy, _REFERENCE)
+    scatter(game.policy)
+    return before
 
 
+@torch.no_grad()
 def reference_stays(game: OnlineGame, probe: Probe, before: Tensor) -> Check:
-    """The reference does not move when all other players do.
-
-    Args:
-        game: whose players have been scattered.
-        probe: prompts and responses.
-        before: the reference's log-probabilities before that [B, K].
-    """
-    after = reference_log_prob(game.policy, probe)
+    """The reference is what it was ``before`` the players were scattered [B, K]."""
+    after = probe.log_prob(game.policy, _REFERENCE)
     return at_most(
         "the reference stays when the policy moves",
         gap(before, after),
@@ -73,7 +71,7 @@ def reference_is_loaded(game: OnlineGame, probe: Probe) -> Check:
         model = None
         gc.collect()
     with torch.no_grad():
-        ours = total_log_prob(policy, {"reference": 1.0}, probe.prompts, probe.responses)
+        ours = total_log_prob(policy, _REFERENCE, probe.prompts, probe.responses)
     return at_most(
         name,
         gap(ours, theirs, probe.responses),
@@ -97,36 +95,25 @@ def _load_again(policy: CausalLMPolicy) -> Any:
 def _plain_log_prob(model: Any, probe: Probe) -> Tensor:
     """Log-probabilities [B, K] from a model's own logits, one response at a time."""
     found = torch.zeros_like(probe.responses.weight, dtype=torch.float32)
-    for row, number in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
-        prompt = unpadded(probe.prompts, row).tokens
-        response = take_responses(probe.responses, row, number)
-        assert prompt is not None
-        tokens = torch.cat([prompt, response.tokens[0]], 1)
+    for place, prompt, response in one_by_one(probe):
+        assert prompt.tokens is not None
+        tokens = torch.cat([prompt.tokens, response.tokens[0]], 1)
         law = model(input_ids=tokens, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        each = law.gather(-1, tokens[:, 1:, None])[0, prompt.shape[1] - 1 :, 0]
-        found[row, number] = each[response.mask[0, 0]].sum()
+        each = law.gather(-1, tokens[:, 1:, None])[0, prompt.tokens.shape[1] - 1 :, 0]
+        found[place] = each[response.mask[0, 0]].sum()
     return found
 
 
 @torch.no_grad()
 def players_differ(game: OnlineGame, probe: Probe, mixture: bool = True) -> Check:
-    """All players, and half a mixture, have distributions of their own.
-
-    Args:
-        game: whose players have been scattered.
-        probe: prompts and responses.
-        mixture: whether half of policy and reference is among them.
-    """
+    """No two of the scattered players, and of half a ``mixture`` of two, are one distribution."""
     policy = game.policy
     who: dict[str, dict[str, float]] = {player: {player: 1.0} for player in policy.players}
     if mixture:
         who["a half mixture"] = {"policy": 0.5, "reference": 0.5}
-    log_prob = {
-        name: policy.log_prob(weights, probe.prompts, probe.responses)
-        for name, weights in who.items()
-    }
+    log_prob = {name: probe.log_prob(policy, weights) for name, weights in who.items()}
     gaps = {pair: gap(log_prob[pair[0]], log_prob[pair[1]]) for pair in combinations(who, 2)}
-    nearest = min(gaps, key=lambda pair: gaps[pair])
+    nearest = min(gaps, key=gaps.__getitem__)
     return above(
         "players have weights of their own",
         gaps[nearest],
@@ -142,8 +129,8 @@ def mixture_of_one(game: OnlineGame, probe: Probe) -> Check:
     policy, worst = game.policy, 0.0
     for player in policy.players:
         other = "reference" if player != "reference" else "policy"
-        alone = policy.log_prob({player: 1.0}, probe.prompts, probe.responses)
-        mixed = policy.log_prob({player: 1.0, other: 0.0}, probe.prompts, probe.responses)
+        alone = probe.log_prob(policy, {player: 1.0})
+        mixed = probe.log_prob(policy, {player: 1.0, other: 0.0})
         worst = max(worst, gap(alone, mixed))
     return at_most(
         "a mixture of weight 1 is that player",
@@ -157,8 +144,7 @@ def mixture_of_one(game: OnlineGame, probe: Probe) -> Check:
 def policy_alone_trains(game: OnlineGame) -> Check:
     """What requires gradient is what `Policy.restore` puts back: the policy, all of it, alone.
 
-    Args:
-        game: whose players have been scattered, so that none of the weights is 0.
+    The players have been scattered, so that none of the weights is 0.
     """
     policy = game.policy
     before = _sums(policy)
@@ -198,11 +184,11 @@ def gradient_reaches(game: OnlineGame, probe: Probe) -> Check:
         return Check(name, False, "nothing requires gradient", "", advice)
     with torch.enable_grad():
         for player in set(policy.players) - {"policy"}:
-            log_prob = policy.log_prob({player: 1.0}, probe.prompts, probe.responses)
+            log_prob = probe.log_prob(policy, {player: 1.0})
             # Under gradient checkpointing the inputs carry gradient, and no parameter need.
             if log_prob.requires_grad and _norm(log_prob, trained) is not None:
                 return Check(name, False, f"{player} carries gradient", "", "freeze that player")
-        log_prob = policy.log_prob({"policy": 1.0}, probe.prompts, probe.responses)
+        log_prob = probe.log_prob(policy, {"policy": 1.0})
         if not log_prob.requires_grad:
             return Check(name, False, "the policy carries none", "", advice)
         norm = _norm(log_prob, trained)
@@ -214,10 +200,3 @@ def _norm(log_prob: Tensor, parameters: list[nn.Parameter]) -> float | None:
     found = torch.autograd.grad(log_prob.sum(), parameters, allow_unused=True)
     squares = [float(g.double().square().sum()) for g in found if g is not None]
     return math.sqrt(sum(squares)) if squares else None
-
-
-def scattered_reference(game: OnlineGame, probe: Probe) -> Tensor:
-    """Scatter the players, and say what the reference was before that."""
-    before = reference_log_prob(game.policy, probe)
-    scatter(game.policy)
-    return before

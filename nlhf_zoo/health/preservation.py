@@ -60,7 +60,10 @@ def restored_after(game: OnlineGame) -> Iterator[None]:
         game.trainer = trainer
         game.timer, game.trajectory = timer, trajectory
         game.set_budget(*budget)
-        _put_back(game, tensors)
+        state = game.state_dict()
+        with torch.no_grad():
+            for name, value in tensors.items():
+                state[name].copy_(value)
         game.on_load_checkpoint({"state_dict": tensors, "online_game": position})
         for module, training in modes:
             module.training = training  # not by `train`, which policies and oracles act upon
@@ -69,13 +72,6 @@ def restored_after(game: OnlineGame) -> Iterator[None]:
         for parameter, requires_grad, grad in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-
-
-@torch.no_grad()
-def _put_back(game: OnlineGame, tensors: dict[str, Tensor]) -> None:
-    state = game.state_dict()
-    for name, value in tensors.items():
-        state[name].copy_(value)
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
@@ -32,6 +32,10 @@ class Probe:
 
     prompts: Prompts
     responses: Responses
+
+    def log_prob(self, policy: Policy, who: Mixture) -> Tensor:
+        """Log-probabilities of the responses [B, K] under a mixture of the policy's players."""
+        return policy.log_prob(who, self.prompts, self.responses)
 
 
 def drawn(policy: Policy, prompts: Prompts, num: int = 2) -> Probe:
@@ -61,47 +65,21 @@ def inner_tokens(policy: CausalLMPolicy, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=rng)]
 
 
-def joined(parts: Sequence[Prompts]) -> Prompts:
-    """Batches as one, padded on the left."""
-    first, tokens, mask = parts[0], None, None
-    widths = [0 if part.tokens is None else part.tokens.shape[1] for part in parts]
-    if any(widths):
-        wide = [
-            (pad(part.tokens, (max(widths) - w, 0)), pad(part.mask.bool(), (max(widths) - w, 0)))
-            for part, w in zip(parts, widths, strict=True)
-            if part.tokens is not None and part.mask is not None
-        ]
-        tokens, mask = (torch.cat(both) for both in zip(*wide, strict=True))
-    return Prompts(
-        ids=torch.cat([part.ids for part in parts]),
-        tokens=tokens,
-        mask=mask,
-        text=None if first.text is None else [t for part in parts for t in part.text or ()],
-        conversations=(
-            None
-            if first.conversations is None
-            else [c for part in parts for c in part.conversations or ()]
-        ),
-    )
+def one_by_one(probe: Probe) -> Iterator[tuple[tuple[int, int], Prompts, Responses]]:
+    """The place (b, k) of each response, its prompt and itself, both alone and without padding.
 
-
-def take_responses(responses: Responses, row: int, number: int) -> Responses:
-    """One response to one prompt, cut where it ends; an empty one keeps a token that is masked."""
-    kept = max(1, int(responses.mask[row, number].sum()))
-    return Responses(
-        tokens=responses.tokens[row, number, :kept][None, None],
-        mask=responses.mask[row, number, :kept][None, None],
-        weight=torch.ones_like(responses.weight[:1, :1]),
-    )
-
-
-def unpadded(prompts: Prompts, row: int) -> Prompts:
-    """One prompt without padding."""
-    one = prompts.take([row])
-    if one.tokens is None or one.mask is None:
-        return one
-    kept = one.mask[0].bool()
-    return replace(one, tokens=one.tokens[:, kept], mask=one.mask[:, kept])
+    An empty response keeps a token that is masked.
+    """
+    responses = probe.responses
+    for row, number in np.ndindex(*responses.weight.shape):
+        prompt = probe.prompts.take([row])
+        if prompt.tokens is not None and prompt.mask is not None:
+            kept = prompt.mask[0].bool()
+            prompt = replace(prompt, tokens=prompt.tokens[:, kept], mask=prompt.mask[:, kept])
+        length = max(1, int(responses.mask[row, number].sum()))
+        tokens, mask = responses.tokens[row, number, :length], responses.mask[row, number, :length]
+        weight = torch.ones_like(responses.weight[:1, :1])
+        yield (row, number), prompt, Responses(tokens[None, None], mask[None, None], weight)
 
 
 def total_log_prob(policy: Policy, who: Mixture, prompts: Prompts, responses: Responses) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -43,7 +44,7 @@ class ReferenceFingerprint(L.Callback):
         self._looked = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A second fit of this callback begins anew, unless it resumes."""
+        """Begin anew: a second fit of this callback is another run, unless it resumes."""
         self._here = None
         self._looked = -1
 
@@ -55,24 +56,24 @@ class ReferenceFingerprint(L.Callback):
         Raises:
             DivergenceError: it is another one than the checkpoint's.
         """
-        if self._here is not None or not self._watches(pl_module):
+        if self._here is not None or not isinstance(pl_module, OnlineGame):
             return
-        assert isinstance(pl_module, OnlineGame)
         policy = pl_module.policy
-        assert isinstance(policy, CausalLMPolicy)
+        if not isinstance(policy, CausalLMPolicy):
+            return
         if self._probe is None:
             prompts = policy.encode(batch)
             few = prompts.take(range(min(_PROMPTS, len(prompts))))
             self._probe = random_tokens(policy, few, num=1)
         self._probe = _to(self._probe, policy.device)
-        self._here = self._log_prob(pl_module)
+        self._here = self._log_prob(policy)
         self._checksums = _checksums(policy)
         self._looked = pl_module.progress.round
         if self._stored is None:
             self._stored = self._here.cpu()
             return
-        limit = max(_RESUMED, rounding(policy) * self._probe.responses.tokens.shape[-1])
-        self._refuse(gap(self._here.cpu(), self._stored), limit, "since the run was begun")
+        limit = max(_RESUMED, self._rounding(policy))
+        _refuse_gap(gap(self._here.cpu(), self._stored), limit, "since the run was begun")
 
     def on_train_batch_end(
         self,
@@ -97,12 +98,12 @@ class ReferenceFingerprint(L.Callback):
         """The probe, and what the reference said of it."""
         if self._probe is None or self._stored is None:
             return {}
-        prompts, responses = self._probe.prompts, self._probe.responses
+        probe = _to(self._probe, torch.device("cpu"))
         return {
-            "ids": prompts.ids.cpu(),
-            "prompts": None if prompts.tokens is None else prompts.tokens.cpu(),
-            "mask": None if prompts.mask is None else prompts.mask.cpu(),
-            "responses": responses.tokens.cpu(),
+            "ids": probe.prompts.ids,
+            "prompts": probe.prompts.tokens,
+            "mask": probe.prompts.mask,
+            "responses": probe.responses.tokens,
             "log_prob": self._stored,
         }
 
@@ -116,48 +117,44 @@ class ReferenceFingerprint(L.Callback):
         self._probe = Probe(prompts, Responses(tokens, mask, torch.ones(tokens.shape[:2])))
         self._stored = state_dict["log_prob"]
 
-    @staticmethod
-    def _watches(module: L.LightningModule) -> bool:
-        return isinstance(module, OnlineGame) and isinstance(module.policy, CausalLMPolicy)
-
     def _look(self, game: OnlineGame) -> None:
+        """Refuse to train on towards a reference that moved, by however little."""
         if self._here is None:
             return
         self._looked = game.progress.round
         policy = game.policy
         assert isinstance(policy, CausalLMPolicy)
-        self._refuse_other_weights(policy)
-        # A graph that is compiled again for another shape may round otherwise.
-        assert self._probe is not None
-        length = self._probe.responses.tokens.shape[-1]
-        limit = rounding(policy) * length if policy.compile_body else 0.0
-        self._refuse(gap(self._log_prob(game), self._here), limit, "since training began")
-
-    @torch.no_grad()
-    def _log_prob(self, game: OnlineGame) -> Tensor:
-        assert self._probe is not None
-        return game.policy.log_prob({"reference": 1.0}, self._probe.prompts, self._probe.responses)
-
-    def _refuse_other_weights(self, policy: CausalLMPolicy) -> None:
-        """Refuse to train towards a reference whose weights moved, by however little."""
         now = _checksums(policy)
         moved = [name for name, number in self._checksums.items() if now.get(name) != number]
         if moved:
-            raise DivergenceError(
-                f"the reference has moved since training began: {len(moved)} of its weights are "
-                f"not what they were, {moved[0]} among them; what the policy is regularised to "
-                "must stay, so see to it that nothing writes to the base model"
-            )
+            what = f"{len(moved)} of its weights are not what they were, {moved[0]} among them"
+            raise _moved("since training began", what)
+        # A graph that is compiled again for another shape may round otherwise.
+        limit = self._rounding(policy) if policy.compile_body else 0.0
+        _refuse_gap(gap(self._log_prob(policy), self._here), limit, "since training began")
 
-    @staticmethod
-    def _refuse(moved: float, limit: float, since: str) -> None:
-        """Refuse to train towards a reference that moved."""
-        if not moved <= limit:
-            raise DivergenceError(
-                f"the reference has moved {since}: the log-probability of a response by "
-                f"{moved:.3g}, where {limit:.3g} is allowed; what the policy is regularised to "
-                "must stay, so see to it that nothing writes to the base model"
-            )
+    @torch.no_grad()
+    def _log_prob(self, policy: CausalLMPolicy) -> Tensor:
+        assert self._probe is not None
+        return self._probe.log_prob(policy, {"reference": 1.0})
+
+    def _rounding(self, policy: CausalLMPolicy) -> float:
+        """Of the log-probability of a whole response."""
+        assert self._probe is not None
+        return rounding(policy) * self._probe.responses.tokens.shape[-1]
+
+
+def _refuse_gap(found: float, limit: float, since: str) -> None:
+    if not found <= limit:
+        what = f"the log-probability of a response by {found:.3g}, where {limit:.3g} is allowed"
+        raise _moved(since, what)
+
+
+def _moved(since: str, what: str) -> DivergenceError:
+    return DivergenceError(
+        f"the reference has moved {since}: {what}; what the policy is regularised to must stay, so "
+        "see to it that nothing writes to the base model"
+    )
 
 
 def _checksums(policy: CausalLMPolicy) -> dict[str, int]:
@@ -166,9 +163,5 @@ def _checksums(policy: CausalLMPolicy) -> dict[str, int]:
 
 def _to(probe: Probe, device: torch.device) -> Probe:
     responses = probe.responses
-    return Probe(
-        probe.prompts.to(device),
-        Responses(
-            responses.tokens.to(device), responses.mask.to(device), responses.weight.to(device)
-        ),
-    )
+    moved = {name: getattr(responses, name).to(device) for name in ("tokens", "mask", "weight")}
+    return Probe(probe.prompts.to(device), replace(responses, **moved))

@@ -11,15 +11,7 @@ from torch.nn.functional import pad
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
-from nlhf_zoo.health.probe import (
-    Probe,
-    gap,
-    inner_tokens,
-    rounding,
-    take_responses,
-    total_log_prob,
-    unpadded,
-)
+from nlhf_zoo.health.probe import Probe, gap, inner_tokens, one_by_one, rounding, total_log_prob
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
@@ -35,9 +27,8 @@ def padding_and_batch(game: OnlineGame, probe: Probe) -> Check:
     policy, prompts, responses = game.policy, probe.prompts, probe.responses
     together = total_log_prob(policy, _POLICY, prompts, responses)
     alone = torch.zeros_like(together)
-    for row, number in torch.cartesian_prod(*map(torch.arange, together.shape)).tolist():
-        one = take_responses(responses, row, number)
-        alone[row, number] = total_log_prob(policy, _POLICY, unpadded(prompts, row), one)
+    for place, prompt, response in one_by_one(probe):
+        alone[place] = total_log_prob(policy, _POLICY, prompt, response)
     worst = gap(together, alone, responses)
     if prompts.tokens is not None:
         worst = max(worst, gap(_padded(policy, prompts, responses), alone, responses))
@@ -60,10 +51,10 @@ def _padded(policy: Policy, prompts: Prompts, responses: Responses) -> Tensor:
         tokens=pad(prompts.tokens, (_COLUMNS, 0), value=token),
         mask=pad(prompts.mask.bool(), (_COLUMNS, 0), value=False),
     )
-    long = Responses(
+    long = replace(
+        responses,
         tokens=pad(responses.tokens, (0, _COLUMNS), value=token),
         mask=pad(responses.mask, (0, _COLUMNS), value=False),
-        weight=responses.weight,
     )
     try:
         return total_log_prob(policy, _POLICY, wide, long)
@@ -80,9 +71,7 @@ def dropout_off(game: OnlineGame, probe: Probe) -> Check:
     policy.train()
     try:
         with torch.enable_grad():
-            first, second = (
-                policy.log_prob(_POLICY, probe.prompts, probe.responses).detach() for _ in range(2)
-            )
+            first, second = (probe.log_prob(policy, _POLICY).detach() for _ in range(2))
     finally:
         policy.train(mode)
     return at_most(

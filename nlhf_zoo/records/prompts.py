@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # What was said so far: messages with `role` and `content`.
 Conversation = Sequence[Mapping[str, str]]
+
+_TENSORS = ("ids", "tokens", "mask")
+_WORDS = ("text", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,8 @@ class Prompts:
             )
         if (self.tokens is None) != (self.mask is None):
             raise ValueError("Prompts.tokens and Prompts.mask come together or not at all")
-        for name in ("text", "conversations"):
-            if (words := getattr(self, name)) is not None and len(words) != len(self.ids):
+        for name, words in self._given(_WORDS).items():
+            if len(words) != len(self.ids):
                 raise ValueError(f"Prompts.{name} has {len(words)} entries, not {len(self.ids)}")
         if self.tokens is None or self.mask is None:
             return
@@ -57,16 +62,28 @@ class Prompts:
 
     def take(self, rows: Sequence[int]) -> Prompts:
         """Some of the prompts, in the padding of all."""
-        kept = torch.tensor([*rows], dtype=torch.long, device=self.ids.device)
-        return Prompts(
-            ids=self.ids[kept],
-            tokens=None if self.tokens is None else self.tokens[kept],
-            mask=None if self.mask is None else self.mask[kept],
-            text=None if self.text is None else [self.text[i] for i in rows],
-            conversations=(
-                None if self.conversations is None else [self.conversations[i] for i in rows]
-            ),
-        )
+        taken = torch.tensor([*rows], dtype=torch.long, device=self.ids.device)
+        given = {name: tensor[taken] for name, tensor in self._given(_TENSORS).items()}
+        given |= {name: [words[i] for i in rows] for name, words in self._given(_WORDS).items()}
+        return replace(self, **given)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Prompts]) -> Prompts:
+        """Different prompts as one record.
+
+        Args:
+            parts: with the same fields; the shorter ones are padded on the left.
+        """
+        given: dict[str, Any] = {}
+        for name in parts[0]._given(_TENSORS):
+            rows = [getattr(part, name) for part in parts]
+            if name != "ids":
+                longest = max(row.shape[1] for row in rows)
+                rows = [pad(row, (longest - row.shape[1], 0)) for row in rows]
+            given[name] = torch.cat(rows)
+        for name in parts[0]._given(_WORDS):
+            given[name] = [one for part in parts for one in getattr(part, name)]
+        return cls(**given)
 
     def split(self, parts: int) -> list[Prompts]:
         """These prompts in parts of nearly equal size; fewer parts where there are fewer prompts.
@@ -82,9 +99,9 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """These prompts on another device (Lightning moves batches by this method)."""
-        move = {
-            n: t.to(device)
-            for n in ("ids", "tokens", "mask")
-            if (t := getattr(self, n)) is not None
-        }
-        return replace(self, **move)
+        tensors = self._given(_TENSORS)
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        """The fields of these names that are not None."""
+        return {name: found for name in names if (found := getattr(self, name)) is not None}

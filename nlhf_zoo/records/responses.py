@@ -149,6 +149,5 @@ class Comparison:
         weight = weight[:, None, :] * self.valid
         total = weight.sum(-1)
         preference = torch.where(self.valid, self.preference, torch.zeros_like(self.preference))
-        return (weight * preference).sum(-1) / total.clamp(
-            min=torch.finfo(total.dtype).tiny
-        ), total > 0
+        least = torch.finfo(total.dtype).tiny
+        return (weight * preference).sum(-1) / total.clamp(min=least), total > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -78,7 +78,7 @@ class ProximalStep:
     payoff: tuple[tuple[float, Mixture], ...]
     step_size: float
     writes: str = "policy"
-    sampler: Mixture = None  # type: ignore[assignment]  # None is replaced by {"policy": 1} below
+    sampler: Mixture = field(default_factory=lambda: {"policy": 1.0})
     scored: Decoding = PLAIN
     opponent: Decoding = PLAIN
     self_play: bool = False
@@ -87,13 +87,11 @@ class ProximalStep:
     reference: str = "reference"
 
     def __post_init__(self) -> None:
-        """Fill in the sampler and check that the step can be played.
+        """Check that the step can be played.
 
         Raises:
             ValueError: the step contradicts itself.
         """
-        if self.sampler is None:
-            object.__setattr__(self, "sampler", {"policy": 1.0})
         for name, mixture in [
             ("centre", self.centre),
             ("sampler", self.sampler),

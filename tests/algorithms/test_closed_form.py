@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -170,9 +171,8 @@ def test_rounds_in_one_go_are_rounds_in_pieces(row):
         queries += [q + (queries[-1] if played else 0) for q in part.queries.tolist()]
         assert part.first_round == played + 1
         played += number
-        before = ClosedFormRounds(
-            row.make(), BETA, P, mu, before.logits(), before.products(), False
-        )
+        state = before.logits(), before.products()
+        before = ClosedFormRounds(row.make(), BETA, P, mu, *state, from_start=False)
     assert torch.equal(torch.cat(rows), whole.log_policy)
     # The only query more: an opponent that is remembered by two names at the cut.
     assert queries == whole.queries.tolist()
@@ -202,10 +202,8 @@ def test_relabelled_actions_and_constants_change_nothing(row):
 def test_actions_that_do_not_exist_change_nothing(row):
     """A game padded with absent actions, whose entries say nothing, is played as it is alone."""
     P, mu = small_games(3, 4)
-    padded, padded_mu = (
-        torch.full((3, 6, 6), 0.5, dtype=torch.float64),
-        torch.full((3, 6), -math.inf).double(),
-    )
+    padded = torch.full((3, 6, 6), 0.5, dtype=torch.float64)
+    padded_mu = torch.full((3, 6), -math.inf, dtype=torch.float64)
     padded[:, :4, :4], padded_mu[:, :4] = P, mu
     padded[:, 4:, :4], padded[:, :4, 4:] = 0.9, 0.1  # they would win
     small = engine(row.make(), P, mu, mu).run(0, 300).log_policy.log_softmax(-1)
@@ -233,13 +231,10 @@ def test_nash_mp_and_egpo_are_one_map(beta, ratio):
     eta = ratio * beta
     for num_actions in (3, 30):
         P, mu = small_games(5, num_actions)
-        first = engine(algorithms.NashMP(eta), P, mu, mu, beta).run(0, 500).log_policy
-        second = (
-            engine(algorithms.EGPO(eta / (beta * (1 + eta))), P, mu, mu, beta)
-            .run(0, 500)
-            .log_policy
-        )
-        assert (first.log_softmax(-1) - second.log_softmax(-1)).abs().max() < 1e-10
+        pair = algorithms.NashMP(eta), algorithms.EGPO(eta / (beta * (1 + eta)))
+        runs = [engine(algorithm, P, mu, mu, beta).run(0, 500) for algorithm in pair]
+        first, second = (run.log_policy.log_softmax(-1) for run in runs)
+        assert (first - second).abs().max() < 1e-10
 
 
 def bound_ratios(P, mu, beta):
@@ -253,11 +248,8 @@ def bound_ratios(P, mu, beta):
     )
     start = kl_to_nash(solution.log_policy, mu)
     last = math.ceil(math.log(start.max().item() / 1e-13) / math.log1p(2 * beta))
-    play, played, worst = (
-        engine(algorithms.NashMP(), P, mu, mu, beta),
-        0,
-        torch.zeros(len(P), dtype=torch.float64),
-    )
+    play, played = engine(algorithms.NashMP(), P, mu, mu, beta), 0
+    worst = torch.zeros(len(P), dtype=torch.float64)
     while played < last:
         rounds = min(1000, last - played)
         log_policies = play.run(played, rounds).log_policy
@@ -301,9 +293,13 @@ def test_nash_mp_keeps_its_bound_on_a_hundred_games(beta, num_actions, num_games
     assert worst.max() <= 1 + 1e-9
 
 
+def uniform(P):
+    return torch.full(P.shape[:2], 1 / P.shape[-1], dtype=P.dtype).log()
+
+
 def updates_to(P, log_nash, beta=BETA, goal=1e-6, most=2000):
     """Updates of Nash-MP from the uniform reference to KL(pi* || pi_k) below `goal`."""
-    mu = torch.full(P.shape[:2], 1 / P.shape[-1], dtype=P.dtype).log()
+    mu = uniform(P)
     play, played = engine(algorithms.NashMP(), P, mu, mu, beta), 0
     while played < most:
         divergence = kl_to_nash(log_nash, play.run(played, 10).log_policy)[:, 0]
@@ -314,28 +310,24 @@ def updates_to(P, log_nash, beta=BETA, goal=1e-6, most=2000):
 
 
 def uniform_nash(P):
-    mu = torch.full(P.shape[:2], 1 / P.shape[-1], dtype=torch.float64).log()
-    solution = regularised_nash(P, mu, BETA)
+    solution = regularised_nash(P, uniform(P), BETA)
     assert solution.exploitability.max() < 1e-12
     return solution.log_policy
 
 
-def cyclic_blocks(num_actions):
-    return games.cyclic_blocks(num_actions)
+every_family = pytest.mark.parametrize(
+    "family", [games.cyclic_blocks, partial(games.sine_game, seed=0)], ids=["blocks", "sines"]
+)
 
 
-def sine_game(num_actions):
-    return games.sine_game(num_actions, seed=0)
-
-
-@pytest.mark.parametrize("family", [cyclic_blocks, sine_game])
+@every_family
 def test_updates_do_not_depend_on_the_number_of_actions(family):
     counts = {n: updates_to(P := family(n), uniform_nash(P)) for n in (10, 100, 1000)}
     assert max(counts.values()) < 1.1 * min(counts.values()), counts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [cyclic_blocks, sine_game])
+@every_family
 def test_updates_do_not_depend_on_the_number_of_actions_up_to_ten_thousand(family):
     counts = {n: updates_to(P := family(n), uniform_nash(P)) for n in (10, 10_000)}
     assert max(counts.values()) < 1.1 * min(counts.values()), counts
@@ -348,8 +340,7 @@ def test_updates_on_uniform_random_games_are_shown_beside(record_property):
         P = games.uniform_random(1, num_actions, seed=0)
         log_nash = uniform_nash(P)
         counts[num_actions] = updates_to(P, log_nash)
-        uniform = torch.full_like(log_nash, 1 / num_actions).log()
-        most = math.log(kl_to_nash(log_nash, uniform).item() / 1e-6) / math.log1p(2 * BETA)
+        most = math.log(kl_to_nash(log_nash, uniform(P)).item() / 1e-6) / math.log1p(2 * BETA)
         assert counts[num_actions] <= math.ceil(most)
     record_property("updates to KL < 1e-6 on uniform random games", counts)
     print("updates to KL < 1e-6 on uniform random games, by actions:", counts)

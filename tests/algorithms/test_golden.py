@@ -1,7 +1,9 @@
 """Golden trajectories: what every algorithm did on one small game when it was last looked at.
 
 Exact forms are checked elsewhere; this guards against a change that nobody meant. An update needs a
-reason in the pull request: ``python tests/test_golden.py`` writes the file anew.
+reason in the pull request: the file is written anew by
+
+    PYTHONPATH=.:tests python tests/algorithms/test_golden.py
 """
 
 from __future__ import annotations

@@ -87,9 +87,8 @@ def sampled_gradients(
     """Of many draws of one step of the plan [draws, N]."""
     game = make_game(algorithm, other.pop("draws", DRAWS), num_actions, rollout, **other)
     step = game.plan[number]
-    played = rollout.play(
-        step, game.policy, all_prompts(game), random_stream(0, 0, 0, torch.device("cpu"))
-    )
+    rng = random_stream(0, 0, 0, torch.device("cpu"))
+    played = rollout.play(step, game.policy, all_prompts(game), rng)
     return gradients(game, step, *played, change)
 
 
@@ -137,9 +136,8 @@ def test_several_opponents_a_response_are_averaged():
     for number, step in enumerate(algorithm.steps(BETA, 0)):
         game, responses, opponents, probability = all_draws(step, 3, 2, 3, algorithm)
         found = probability @ gradients(game, game.plan[number], responses, opponents)
-        torch.testing.assert_close(
-            found, enumerated_gradient(algorithm, number, 3), rtol=1e-9, atol=1e-9
-        )
+        expected = enumerated_gradient(algorithm, number, 3)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 # ---- in the mean: what is really drawn ----
@@ -154,28 +152,23 @@ def test_the_mean_sampled_gradient_is_the_enumerated_one(row, surrogate, num_res
         assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
 
 
+def labelled(oracle):
+    return BernoulliLabels(oracle, seed=1)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.kwargs.get("hard")], ids=str)
 def test_labels_for_probabilities_leave_the_mean_where_it_was(row):
     algorithm = row.make()
     for number in range(len(algorithm.steps(BETA, 0))):
-        draws = sampled_gradients(
-            algorithm, number, 4, Sample(4, 2), wrap=lambda o: BernoulliLabels(o, seed=1)
-        )
+        draws = sampled_gradients(algorithm, number, 4, Sample(4, 2), wrap=labelled)
         assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
 
 
 def test_hard_online_dpo_on_labels_is_soft_online_dpo_in_the_mean():
-    draws = sampled_gradients(
-        algorithms.OnlineDPO(hard=True),
-        0,
-        4,
-        Sample(4),
-        wrap=lambda oracle: BernoulliLabels(oracle, seed=1),
-    )
-    assert within_four_standard_errors(draws, enumerated_gradient(algorithms.OnlineDPO(), 0, 4))
-    assert not within_four_standard_errors(
-        draws, enumerated_gradient(algorithms.OnlineDPO(hard=True), 0, 4)
-    )
+    soft, hard = algorithms.OnlineDPO(), algorithms.OnlineDPO(hard=True)
+    draws = sampled_gradients(hard, 0, 4, Sample(4), wrap=labelled)
+    assert within_four_standard_errors(draws, enumerated_gradient(soft, 0, 4))
+    assert not within_four_standard_errors(draws, enumerated_gradient(hard, 0, 4))
 
 
 # ---- the self-play trap: the ratio of the payoff's part to the regularisation's ----
@@ -196,9 +189,8 @@ def ratio_of_parts(algorithm, rollout, change=lambda payoffs: payoffs, **other):
     kl_part = enumerated_gradient(algorithm, 0, 4, indifferent)
     payoff_part = enumerated_gradient(algorithm, 0, 4) - kl_part
     found = sampled_gradients(algorithm, 0, 4, rollout, change, **other)
-    shares = found @ torch.linalg.pinv(
-        torch.stack([payoff_part, kl_part])
-    )  # [draws, 2], each of mean 1
+    parts = torch.stack([payoff_part, kl_part])
+    shares = found @ torch.linalg.pinv(parts)  # [draws, 2], each of mean 1
     payoff, kl = shares.mean(0)
     ratio = (payoff / kl).item()
     error = (shares[:, 0] - ratio * shares[:, 1]).std() / kl / len(shares) ** 0.5
@@ -262,9 +254,13 @@ class Unanswered(PreferenceOracle):
         return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
 
 
+def partly_answered(oracle):
+    return Unanswered(oracle, 0.4)
+
+
 @in_self_play
 def test_missing_answers_do_not_change_the_temperature(algorithm):
-    setting = {"draws": 200_000, "wrap": lambda oracle: Unanswered(oracle, 0.4)}
+    setting = {"draws": 200_000, "wrap": partly_answered}
     ratio, error = ratio_of_parts(algorithm, Sample(4), **setting)
     assert abs(ratio - 1) < 4 * error
     # The mistake would be seen: it plays the game at a larger beta.
@@ -282,16 +278,12 @@ def average_own_answers(payoffs):
     "algorithm", [algorithms.NashMP(), algorithms.EGPO()], ids=lambda a: type(a).__name__
 )
 def test_missing_answers_of_opponents_do_not_change_the_temperature(algorithm):
-    ratio, error = ratio_of_parts(
-        algorithm, Sample(4, 2), draws=100_000, wrap=lambda oracle: Unanswered(oracle, 0.4)
-    )
+    ratio, error = ratio_of_parts(algorithm, Sample(4, 2), draws=100_000, wrap=partly_answered)
     assert error < 0.035
     assert abs(ratio - 1) < 4 * error
 
 
 def test_missing_answers_leave_the_mean_of_online_dpo_where_it_was():
-    draws = sampled_gradients(
-        algorithms.OnlineDPO(), 0, 4, Sample(4), wrap=lambda oracle: Unanswered(oracle, 0.4)
-    )
+    draws = sampled_gradients(algorithms.OnlineDPO(), 0, 4, Sample(4), wrap=partly_answered)
     assert len(draws) < DRAWS
     assert within_four_standard_errors(draws, enumerated_gradient(algorithms.OnlineDPO(), 0, 4))

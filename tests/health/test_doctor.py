@@ -40,13 +40,13 @@ from nlhf_zoo.health import (
     scatter,
 )
 from nlhf_zoo.health.dry_run import dry_run
-from nlhf_zoo.oracles import MatrixOracle, RuleOracle
+from nlhf_zoo.oracles import BernoulliLabels, MatrixOracle, RuleOracle
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, TabularPolicy
 from nlhf_zoo.policies.language_model import generation, scoring
 from nlhf_zoo.policies.language_model.players import AdapterPlayers
 from nlhf_zoo.policies.language_model.scoring import Scorer
-from nlhf_zoo.records import Comparison, Prompts
+from nlhf_zoo.records import Comparison, Prompts, Responses
 
 PROMPTS = Prompts(torch.arange(3), text=["go on.", "a", "to be or not?"])
 MANY = Prompts(torch.arange(40), text=["go on."] * 40)  # some response ends, whatever is drawn
@@ -93,6 +93,11 @@ def game_of(folder, algorithm=None, oracle=None, **policy):
         rollout=Sample(2, 2),
         realisation=GradientSteps(),
     )
+
+
+def table_game(algorithm, num_games, oracle=MatrixOracle, **options):
+    P, _ = small_games(num_games)
+    return OnlineGame(TabularPolicy(), oracle(P), algorithm, **options)
 
 
 def make_trainer(steps, callbacks):
@@ -197,8 +202,7 @@ def test_a_healthy_language_model_passes_and_stays_as_it_was(folders, kind, algo
 @pytest.mark.parametrize("algorithm", [NashMP(), EGPO(), OptimisticMirrorDescent()])
 @pytest.mark.parametrize("realisation", [None, GradientSteps()])
 def test_a_healthy_table_passes_and_stays_as_it_was(algorithm, realisation):
-    P, _ = small_games(3)
-    game = OnlineGame(TabularPolicy(), MatrixOracle(P), algorithm, realisation=realisation)
+    game = table_game(algorithm, 3, realisation=realisation)
     before = everything(game)
     checks = checks_of(game, game.oracle.prompts, rehearsed=True)
     assert failing(checks) == set()
@@ -282,11 +286,12 @@ def the_policy_is_switched_away_in_the_backward(game, monkeypatch):
     )
 
 
-def positions_count_padding(game, monkeypatch):
-    def positions(mask):
-        return torch.arange(mask.shape[1]).expand(mask.shape)
+def positions_of_all(mask):
+    return torch.arange(mask.shape[1]).expand(mask.shape)
 
-    monkeypatch.setattr(scoring, "position_ids", positions)
+
+def positions_count_padding(game, monkeypatch):
+    monkeypatch.setattr(scoring, "position_ids", positions_of_all)
 
 
 def padding_is_attended_to(game, monkeypatch):
@@ -307,26 +312,24 @@ def dropout_is_on(game, monkeypatch):
     monkeypatch.setattr(CausalLMPolicy, "train", torch.nn.Module.train)
 
 
-def masked_tokens_are_scored(game, monkeypatch):
+def scored_where(monkeypatch, mask_of):
+    """Responses are scored by a mask of one's own."""
     by_responses = Scorer._by_responses
 
-    def unmasked(self, who, prompts, responses, decoding):
-        whole = torch.ones_like(responses.mask)
-        tokens = type(responses)(responses.tokens, whole, responses.weight)
-        return by_responses(self, who, prompts, tokens, decoding)
+    def masked(self, who, prompts, responses, decoding):
+        responses = Responses(responses.tokens, mask_of(responses), responses.weight)
+        return by_responses(self, who, prompts, responses, decoding)
 
-    monkeypatch.setattr(Scorer, "_by_responses", unmasked)
+    monkeypatch.setattr(Scorer, "_by_responses", masked)
+
+
+def masked_tokens_are_scored(game, monkeypatch):
+    scored_where(monkeypatch, lambda responses: torch.ones_like(responses.mask))
 
 
 def the_end_is_not_scored(game, monkeypatch):
-    by_responses = Scorer._by_responses
-
-    def endless(self, who, prompts, responses, decoding):
-        ends = torch.isin(responses.tokens, torch.tensor(game.policy.ends))
-        tokens = type(responses)(responses.tokens, responses.mask & ~ends, responses.weight)
-        return by_responses(self, who, prompts, tokens, decoding)
-
-    monkeypatch.setattr(Scorer, "_by_responses", endless)
+    ends = torch.tensor(game.policy.ends)
+    scored_where(monkeypatch, lambda one: one.mask & ~torch.isin(one.tokens, ends))
 
 
 def the_end_is_masked_when_it_is_drawn(game, monkeypatch):
@@ -342,11 +345,7 @@ def mixtures_are_drawn_from_the_first_player(game, monkeypatch):
 
 def the_generator_forgets_positions(game, monkeypatch):
     """The prompts' cache is made without the positions that go with it."""
-
-    def positions(mask):
-        return torch.arange(mask.shape[1]).expand(mask.shape)
-
-    monkeypatch.setattr(generation, "position_ids", positions)
+    monkeypatch.setattr(generation, "position_ids", positions_of_all)
 
 
 FAULTS = [
@@ -378,14 +377,6 @@ def test_a_planted_fault_is_found(folders, monkeypatch, plant, names, kind):
     assert failing(checks_of(game, prompts, until=names)) >= names
 
 
-def nothing(prompt, first, second):
-    return None
-
-
-def the_first_wins(prompt, first, second):
-    return 0.9
-
-
 class Wild(PreferenceOracle):
     """Answers that are no probabilities."""
 
@@ -397,9 +388,9 @@ class Wild(PreferenceOracle):
 @pytest.mark.parametrize(
     ("oracle", "name"),
     [
-        (RuleOracle(the_first_wins, check_symmetry=False), SYMMETRY),
-        (RuleOracle(the_first_wins), "oracle"),  # which refuses it by itself
-        (RuleOracle(nothing), ANSWERS),
+        (RuleOracle(lambda *_: 0.9, check_symmetry=False), SYMMETRY),
+        (RuleOracle(lambda *_: 0.9), "oracle"),  # which refuses it by itself
+        (RuleOracle(lambda *_: None), ANSWERS),
         (Wild(), PROBABILITY),
     ],
 )
@@ -409,13 +400,10 @@ def test_a_wrong_oracle_is_found(folders, oracle, name):
 
 
 def test_drawn_labels_are_no_asymmetry():
-    from nlhf_zoo.oracles import BernoulliLabels
-
-    P, _ = small_games(3)
-    game = OnlineGame(
-        TabularPolicy(),
-        BernoulliLabels(MatrixOracle(P), seed=0),
+    game = table_game(
         OnlineDPO(),
+        3,
+        lambda P: BernoulliLabels(MatrixOracle(P), seed=0),
         rollout=Sample(4, 4),
         realisation=GradientSteps(),
     )
@@ -470,11 +458,8 @@ def draws_are_not_keyed(monkeypatch):
 
 def the_policy_is_not_saved(monkeypatch):
     kept = CausalLMPolicy.checkpoint_keys
-    monkeypatch.setattr(
-        CausalLMPolicy,
-        "checkpoint_keys",
-        lambda self: {n for n in kept(self) if "policy" not in n[9:]},
-    )
+    others = partial(filter, lambda name: "policy" not in name[9:])
+    monkeypatch.setattr(CausalLMPolicy, "checkpoint_keys", lambda self: {*others(kept(self))})
 
 
 @pytest.mark.parametrize(
@@ -548,8 +533,7 @@ def test_an_unhealthy_model_is_refused(folders, monkeypatch, plant, name):
 
 
 def test_tables_are_not_looked_at():
-    P, _ = small_games(2)
-    game = OnlineGame(TabularPolicy(), MatrixOracle(P), NashMP())
+    game = table_game(NashMP(), 2)
     game.policy.sample = None
     refuse_unhealthy(game, game.oracle.prompts)
 
@@ -566,9 +550,8 @@ class Move(L.Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer, pl_module, *rest):
         if pl_module.progress.round == self.after:
-            weight = (
-                pl_module.policy._players.language_model("policy").get_output_embeddings().weight
-            )
+            players = pl_module.policy._players
+            weight = players.language_model("policy").get_output_embeddings().weight
             weight[-1, -1] = torch.nextafter(weight[-1, -1], torch.tensor(9.0))
 
 
@@ -625,8 +608,7 @@ def test_another_reference_after_a_resume_is_refused(folders, tmp_path):
 
 
 def test_a_table_has_no_fingerprint():
-    P, _ = small_games(2)
-    game = OnlineGame(TabularPolicy(), MatrixOracle(P), NashMD())
+    game = table_game(NashMD(), 2)
     fingerprint = ReferenceFingerprint(1)
     trainer = make_trainer(1, [Budget(rounds=3), fingerprint])
     with quiet():
@@ -659,17 +641,14 @@ def test_the_doctor_examines_text_prompts(folders, capsys, tmp_path, monkeypatch
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "{text}"}}\n' for text in [*PROMPTS.text, "b c d."]))
     config = ROOT / "configs/language/nash_mp.yaml"
-    main(
-        [
-            *("doctor", "--config", str(config), "--num_prompts", "3"),
-            *("--model.policy.model", str(folders["gpt2"])),
-            *("--model.oracle", "RuleOracle"),
-            *("--model.oracle.function", "nlhf_zoo.oracles.rules.shorter_wins"),
-            *("--data", "TextPrompts", "--data.path", str(prompts), "--data.batch_size", "2"),
-            *("--trainer.callbacks", "Budget", "--trainer.callbacks.rounds", "1"),
-            *("--model.rollout.num_responses", "2", "--model.rollout.num_opponents", "2"),
-        ]
-    )
+    options = f"""
+        --num_prompts 3 --model.policy.model {folders["gpt2"]}
+        --model.oracle RuleOracle --model.oracle.function nlhf_zoo.oracles.rules.shorter_wins
+        --data TextPrompts --data.path {prompts} --data.batch_size 2
+        --trainer.callbacks Budget --trainer.callbacks.rounds 1
+        --model.rollout.num_responses 2 --model.rollout.num_opponents 2
+    """
+    main(["doctor", "--config", str(config), *options.split()])
     lines = lines_of(capsys)
     assert any(line.startswith("ok") and END in line for line in lines)
     assert any("3 x 2 responses" in line for line in lines)

@@ -93,10 +93,8 @@ def test_pair_regression_is_the_sum_over_pairs(enumerated):
 def test_gradcheck(enumerated):
     x = normal_logits(B, K, seed=3).requires_grad_()
     target, weight = normal_logits(B, K, seed=4), weights(5, enumerated)
-    preference, pair_weight = (
-        torch.sigmoid(normal_logits(B, K, K, seed=6)),
-        pairs(weight, enumerated),
-    )
+    preference = torch.sigmoid(normal_logits(B, K, K, seed=6))
+    pair_weight = pairs(weight, enumerated)
     assert gradcheck(lambda d: losses.pair_regression(d, weight, enumerated), x)
     assert gradcheck(lambda d: losses.pointwise_regression(d, target, weight), x)
     assert gradcheck(lambda d: losses.logistic(d, preference, pair_weight, 0.3), x)
@@ -136,23 +134,19 @@ def test_the_policy_gradient_is_the_gradient_of_the_objective():
     torch.testing.assert_close(found, gradient(-objective, logits))
 
 
-def test_the_policy_gradient_is_the_regression_over_four_steps():
-    """Enumerated: 4 s grad(policy gradient) = grad(pair regression), at any policy."""
-    logits, log_mu, log_centre, payoff = simple_game()
-    logits.requires_grad_()
-    batch, step = batch_of(logits, log_mu, log_centre, payoff), step_of()
-    by_score = gradient(surrogates.policy_gradient(step, batch), logits)
-    by_pairs = gradient(surrogates.proximal_regression(step, batch), logits)
-    torch.testing.assert_close(4 * 0.7 * by_score, by_pairs)
+@both
+def test_the_policy_gradient_is_the_regression_over_four_steps(enumerated):
+    """4 s grad(policy gradient) = grad(pair regression), at any policy.
 
-
-def test_the_leave_one_out_policy_gradient_is_the_sampled_regression_over_four_steps():
-    """The same for samples, draw by draw and not in the mean alone."""
+    Sampled, with the leave-one-out baseline, draw by draw and not in the mean alone.
+    """
     logits, log_mu, log_centre, payoff = simple_game(6)
     logits.requires_grad_()
-    actions = torch.tensor([[0, 3, 3, 5], [1, 2, 3, 4], [0, 0, 0, 1]])
-    drawn = [x.gather(1, actions) for x in (logits.log_softmax(-1), log_centre, log_mu, payoff)]
-    batch, step = Batch(*drawn, weights(enumerated=False), 0.1, enumerated=False), step_of()
+    batch, step = batch_of(logits, log_mu, log_centre, payoff), step_of()
+    if not enumerated:
+        actions = torch.tensor([[0, 3, 3, 5], [1, 2, 3, 4], [0, 0, 0, 1]])
+        drawn = [x.gather(1, actions) for x in (batch.log_prob, log_centre, log_mu, payoff)]
+        batch = Batch(*drawn, weights(enumerated=False), 0.1, enumerated=False)
     by_score = gradient(surrogates.policy_gradient(step, batch), logits)
     by_pairs = gradient(surrogates.proximal_regression(step, batch), logits)
     torch.testing.assert_close(4 * 0.7 * by_score, by_pairs)
@@ -205,15 +199,13 @@ def test_the_minimiser_of_the_regression_is_the_step_for_any_sampler(sampler):
         "policy": logits.softmax(-1),
     }[sampler]
     step = step_of(1.3)
-    found = minimise(
-        lambda x: surrogates.proximal_regression(
-            step, batch_of(x, log_mu, log_centre, payoff, weight)
-        ),
-        logits,
-    )
-    torch.testing.assert_close(
-        found, (log_centre + 1.3 * payoff).log_softmax(-1), atol=1e-7, rtol=0
-    )
+
+    def loss(x):
+        batch = batch_of(x, log_mu, log_centre, payoff, weight)
+        return surrogates.proximal_regression(step, batch)
+
+    exact = (log_centre + 1.3 * payoff).log_softmax(-1)
+    torch.testing.assert_close(minimise(loss, logits), exact, atol=1e-7, rtol=0)
 
 
 def total_variation_of_sppo(step_size):
@@ -222,14 +214,12 @@ def total_variation_of_sppo(step_size):
     log_start = torch.tensor([[0.6, 0.3, 0.1]]).double().log()
     payoff = log_start.exp() @ P.T
     step, weight = step_of(step_size), log_start.exp()
-    found = minimise(
-        lambda x: surrogates.sppo_regression(
-            step, batch_of(x, log_start, log_start, payoff, weight)
-        ),
-        log_start,
-    )
+
+    def loss(x):
+        return surrogates.sppo_regression(step, batch_of(x, log_start, log_start, payoff, weight))
+
     exact = (log_start + step_size * payoff).softmax(-1)
-    return (found.exp() - exact).abs().sum().item() / 2
+    return (minimise(loss, log_start).exp() - exact).abs().sum().item() / 2
 
 
 def test_the_minimiser_of_sppo_is_the_step_to_second_order():
@@ -260,11 +250,7 @@ def all_losses(x, weight, enumerated):
 @both
 def test_extreme_log_probabilities_are_finite(enumerated):
     x = torch.tensor([[-1e4, 0.0, -3.0, -1e4]]).double().requires_grad_()
-    weight = (
-        torch.tensor([[0.1, 0.5, 0.2, 0.2]]).double()
-        if enumerated
-        else torch.full((1, 4), 0.25).double()
-    )
+    weight = torch.tensor([[0.1, 0.5, 0.2, 0.2] if enumerated else [0.25] * 4]).double()
     for loss in all_losses(x, weight, enumerated):
         assert torch.isfinite(loss).all()
         assert torch.isfinite(gradient(loss, x)).all()
@@ -278,17 +264,14 @@ def test_absent_responses_leave_no_trace(enumerated):
     x = present.clone().requires_grad_()
     padded_x = torch.cat([present, torch.full((1, 2), -math.inf).double()], 1).requires_grad_()
     padded_weight = torch.cat([weight, torch.zeros(1, 2).double()], 1)
-    loss = [
-        losses.pair_regression(padded_x, padded_weight, enumerated),
-        losses.pointwise_regression(padded_x, torch.zeros(1, 4).double(), padded_weight),
-        losses.policy_gradient(padded_x, 1 - padded_x.detach(), padded_weight, enumerated),
-    ]
-    plain = [
-        losses.pair_regression(x, weight, enumerated),
-        losses.pointwise_regression(x, torch.zeros(1, 2).double(), weight),
-        losses.policy_gradient(x, 1 - x.detach(), weight, enumerated),
-    ]
-    for one, other in zip(loss, plain, strict=True):
+
+    def losses_of(x, weight):
+        yield losses.pair_regression(x, weight, enumerated)
+        yield losses.pointwise_regression(x, torch.zeros_like(x), weight)
+        yield losses.policy_gradient(x, 1 - x.detach(), weight, enumerated)
+
+    pairs = zip(losses_of(padded_x, padded_weight), losses_of(x, weight), strict=True)
+    for one, other in pairs:
         torch.testing.assert_close(one, other)
         found = gradient(one, padded_x)
         torch.testing.assert_close(found[:, :2], gradient(other, x))
@@ -298,9 +281,8 @@ def test_absent_responses_leave_no_trace(enumerated):
 def test_absent_responses_leave_no_trace_in_the_logistic_loss():
     x = torch.tensor([[-1.0, -2.0, -math.inf]]).double().requires_grad_()
     pair_weight = torch.tensor([[[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]]).double()
-    preference = torch.tensor(
-        [[[0.5, 0.8, math.nan], [0.2, 0.5, math.nan], [math.nan] * 3]]
-    ).double()
+    preference = [[0.5, 0.8, math.nan], [0.2, 0.5, math.nan], [math.nan] * 3]
+    preference = torch.tensor([preference]).double()
     loss = losses.logistic(x, preference, pair_weight, 0.1)
     small = losses.logistic(x[:, :2], preference[:, :2, :2], pair_weight[:, :2, :2], 0.1)
     torch.testing.assert_close(loss, small)

@@ -39,16 +39,24 @@ def _repository(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(CONFIGS)
 
 
-small = pytest.mark.parametrize(
-    "path", [p for p in TABULAR if p.stem not in LARGE], ids=lambda path: path.stem
-)
-every = pytest.mark.parametrize(
-    "path", [*TABULAR, *VARIANTS], ids=lambda path: f"{path.parent.stem}-{path.stem}"
-)
+def named(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+small = pytest.mark.parametrize("path", [p for p in TABULAR if p.stem not in LARGE], ids=named)
+every = pytest.mark.parametrize("path", [*TABULAR, *VARIANTS], ids=named)
 
 
 def read(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
+
+
+def assert_complete(path: Path) -> None:
+    """A file says how it is run, depends on no other file, and leaves no part of a game out."""
+    text, parts = path.read_text(), read(path)["model"]["init_args"].keys()
+    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
+    assert "${" not in text
+    assert parts >= {"policy", "oracle", "algorithm", "beta", "rollout", "realisation"}
 
 
 def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -58,6 +66,16 @@ def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{at}/{key}")
     else:
         yield at, value
+
+
+def assert_printed(path: Path, printed: str) -> None:
+    """What `--print_config` prints has all values of a file; a class by its full or short name."""
+    parsed = dict(leaves(yaml.safe_load(printed)))
+    for at, value in leaves(read(path)):
+        if at.endswith("/class_path"):
+            assert parsed[at].split(".")[-1] == value.split(".")[-1]
+        else:
+            assert parsed[at] == value, at
 
 
 def test_there_is_one_for_every_algorithm():
@@ -70,14 +88,9 @@ def test_there_is_one_for_every_algorithm():
 
 @every
 def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
-    text = path.read_text()
-    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
-    assert "${" not in text
-    config = read(path)
-    for part in ("policy", "oracle", "algorithm", "beta", "rollout", "realisation"):
-        assert part in config["model"]["init_args"]
-    assert "seed_everything" in config
-    assert "logger" in config["trainer"]
+    assert_complete(path)
+    assert "seed_everything" in read(path)
+    assert "logger" in read(path)["trainer"]
 
 
 @every
@@ -85,18 +98,17 @@ def test_print_config_is_the_file(path: Path, tmp_path: Path):
     """What the parser makes of a file: its values, and defaults for what it leaves out."""
     run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
     assert run.code == 0, run.err
-    parsed = dict(leaves(yaml.safe_load(run.out)))
-    for at, value in leaves(read(path)):
-        if at.endswith("/class_path"):
-            assert parsed[at].split(".")[-1] == value.split(".")[-1]
-        else:
-            assert parsed[at] == value, at
+    assert_printed(path, run.out)
 
 
-@every
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=named(path), marks=[pytest.mark.slow] if path.stem in LARGE else [])
+        for path in [*TABULAR, *VARIANTS]
+    ],
+)
 def test_one_step_for_a_trial(path: Path, tmp_path: Path):
-    if path.stem in LARGE:
-        pytest.skip("a slow test of its own")
     run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
     assert run.code == 0, run.err
     assert list(tmp_path.iterdir()) == [tmp_path / "configs"]
@@ -106,7 +118,7 @@ def test_one_step_for_a_trial(path: Path, tmp_path: Path):
 def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tmp_path: Path):
     config = read(path)
     budget = config["trainer"]["callbacks"][1]["init_args"]
-    if config["model"]["init_args"]["realisation"]["class_path"] == "GradientSteps":
+    if config["model"]["init_args"]["realisation"]["class_path"] == "nlhf_zoo.GradientSteps":
         budget["queries"] = 300  # the rest takes long, and changes little
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(config))
     first, again = (tmp_path / "runs/tabular" / path.stem / f"version_{i}" for i in (0, 1))
@@ -122,14 +134,6 @@ def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tm
         assert (again / name).read_bytes() == (first / name).read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LARGE)
-def test_large_games_take_a_step(name: str, tmp_path: Path):
-    path = CONFIGS / "tabular" / f"{name}.yaml"
-    run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
-    assert run.code == 0, run.err
-
-
 def test_hardware_files_stack_on_an_experiment(tmp_path: Path):
     for path in (CONFIGS / "hardware").glob("*.yaml"):
         run = nlhf(
@@ -137,7 +141,6 @@ def test_hardware_files_stack_on_an_experiment(tmp_path: Path):
             "--print_config", folder=tmp_path,
         )  # fmt: skip
         assert run.code == 0, run.err
-        parsed = dict(leaves(yaml.safe_load(run.out)))
-        for at, value in leaves(read(path)):
-            assert parsed[at] == value, at
-        assert parsed["/model/init_args/algorithm/class_path"].endswith("OnlineDPO")
+        assert_printed(path, run.out)
+        algorithm = yaml.safe_load(run.out)["model"]["init_args"]["algorithm"]
+        assert algorithm["class_path"].endswith("OnlineDPO")

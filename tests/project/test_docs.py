@@ -39,6 +39,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 FOLDERS = [ROOT / name for name in ("configs", "docs", "tests")]
 MARKDOWN = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in folder.rglob("*.md"))]
+HEADINGS = ("Equation", "How it is realised", "What is approximated", "Logged metrics", "Curve")
 ALGORITHMS = [
     getattr(algorithms, name) for name in algorithms.__all__ if name != PolicyOptimizer.__name__
 ]
@@ -113,14 +114,7 @@ def test_every_algorithm_has_a_page(cls):
     number = cls.paper.removeprefix("arXiv:")
     assert f"[arXiv:{number}](https://arxiv.org/abs/{number})" in text
     assert commands(page) == [f"nlhf fit --config configs/tabular/{name}.yaml"]
-    for heading in (
-        "Equation",
-        "How it is realised",
-        "What is approximated",
-        "Logged metrics",
-        "Curve",
-    ):
-        assert f"\n## {heading}\n" in text
+    assert {*HEADINGS} <= {*re.findall(r"^## (.*)$", text, re.MULTILINE)}
     assert "(../metrics.md)" in text
     assert f"../figures/{name}.png" in text
     assert f"\n::: nlhf_zoo.algorithms.{cls.__name__}\n" in text
@@ -226,22 +220,12 @@ def test_the_table_of_algorithms_agrees_with_their_declarations():
     assert [f"docs/algorithms/{snake_case(name)}.md" for name in in_one_line] == [*told]
 
 
-def help_of(*args: str) -> str:
-    out = io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out):
-        try:
-            main([*args, "--help"])
-        except SystemExit as end:
-            code = end.code or 0
-    assert code == 0
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("command", ["solve", "compare", "oracle"])
 def test_every_option_is_told(command):
     section = text_of("docs/command_line.md").split(f"\n## {command}\n")[1].split("\n## ")[0]
-    options = set(re.findall(r"^  --(\w+)", help_of(command), re.MULTILINE))
+    shown = play(f"nlhf {command} --help")
+    assert shown.code == 0
+    options = set(re.findall(r"^  --(\w+)", shown.output, re.MULTILINE))
     options -= {"help", "config", "print_config"}
     assert len(options) > 5
     for option in options:
@@ -283,8 +267,10 @@ def play(command: str) -> Played:
     _, *args = shlex.split(command)
     shown = "--print_config" in args or any(arg.endswith(".help") for arg in args)
     if args[0] == "fit" and not shown:
-        args += ["--trainer.callbacks+", "Budget", "--trainer.callbacks.rounds", "3"]
+        args += ["--trainer.callbacks+", "Budget", "--trainer.callbacks.rounds", "1"]
         args += ["--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"]
+    if "configs/lm/own_model.yaml" in args:
+        args += ["--model.policy.max_new_tokens", "8"]
     if args[0] == "compare":
         args += ["--budget.queries", "4", "--seeds", "[0]"]
     code, out = 0, io.StringIO()

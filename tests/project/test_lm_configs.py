@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from forked import nlhf
 from paths import CONFIGS
 from tiny_models import save_tiny, tiny_tokenizer
 
-from nlhf_zoo.cli import trainer as trainer_cli
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+from project.test_configs import assert_complete, assert_printed, named, read
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
 FILES = sorted(path for name in ARCHITECTURES for path in (CONFIGS / "lm" / name).glob("*.yaml"))
@@ -38,36 +39,19 @@ BY_DEFAULT |= {("qwen2_5_1_5b", "sppo")} | {("llama3_8b", algorithm) for algorit
 BATCH = 3
 
 
-def named(path: Path) -> str:
-    return f"{path.parent.name}-{path.stem}"
-
-
-def read(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text()))
-
-
-def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(part, f"{at}/{key}")
-    else:
-        yield at, value
-
-
 OWN = CONFIGS / "lm/own_model.yaml"
 OTHERS = [OWN, CONFIGS / "lm/pair_model.yaml", CONFIGS / "lm/judge.yaml"]
 every = pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=named)
 recipe = pytest.mark.parametrize("path", FILES, ids=named)
 
 
-def of_one_model(model: str) -> Any:
-    """Files of one model and the user's own; of the others, as a slow test."""
+def slow_unless(by_default: Callable[[Path], bool], paths: list[Path]) -> Any:
+    """Some files by default, and the others as slow tests."""
     return pytest.mark.parametrize(
         "path",
         [
-            pytest.param(path, id=named(path), marks=[] if chosen else [pytest.mark.slow])
-            for path in [*FILES, OWN]
-            for chosen in [path.parent.name in (model, "lm")]
+            pytest.param(path, id=named(path), marks=[] if by_default(path) else [pytest.mark.slow])
+            for path in paths
         ],
     )
 
@@ -75,18 +59,17 @@ def of_one_model(model: str) -> Any:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folders of small models of an architecture, and of a reward model, made when needed."""
-    made: dict[str, Path] = {}
 
-    def of(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(kind) / "model"
-            if kind == "reward_model":
-                save_reward_model(made[kind])
-            else:
-                save_tiny(made[kind], kind, chat=True)
-        return made[kind]
+    @cache
+    def folder_of(kind: str) -> Path:
+        path = tmp_path_factory.mktemp(kind) / "model"
+        if kind == "reward_model":
+            save_reward_model(path)
+        else:
+            save_tiny(path, kind, chat=True)
+        return path
 
-    return of
+    return folder_of
 
 
 def save_reward_model(folder: Path) -> None:
@@ -128,11 +111,8 @@ def test_each_model_has_a_file_for_each_algorithm():
 
 @every
 def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
-    text = path.read_text()
-    assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
-    assert "${" not in text
-    for part in ("policy", "oracle", "algorithm", "beta", "rollout", "realisation", "optimizer"):
-        assert part in read(path)["model"]["init_args"]
+    assert_complete(path)
+    assert "optimizer" in read(path)["model"]["init_args"]
 
 
 @recipe
@@ -142,32 +122,17 @@ def test_a_gradient_step_has_64_prompts_and_names_its_own_folder_of_runs(path: P
     assert trainer["logger"]["init_args"]["name"] == f"lm/{path.parent.name}/{path.stem}"
 
 
-@of_one_model("gemma2_2b")
+@slow_unless(lambda path: path.parent.name in ("gemma2_2b", "lm"), [*FILES, OWN])
 def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: Path):
     run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
     assert run.code == 0, run.err
-    parsed = dict(leaves(yaml.safe_load(run.out)))
-    for at, value in leaves(read(path)):
-        if at.endswith("/class_path"):
-            assert parsed[at].split(".")[-1] == value.split(".")[-1]
-        else:
-            assert parsed[at] == value, at
+    assert_printed(path, run.out)
     (tmp_path / "printed.yaml").write_text(run.out)
     again = nlhf("fit", "--config", "printed.yaml", "--print_config", folder=tmp_path)
     assert again.out == run.out, again.err
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(
-            path,
-            marks=[] if (path.parent.name, path.stem) in BY_DEFAULT else [pytest.mark.slow],
-            id=named(path),
-        )
-        for path in FILES
-    ],
-)
+@slow_unless(lambda path: (path.parent.name, path.stem) in BY_DEFAULT, FILES)
 def test_trains_a_small_model_of_the_same_architecture(
     path: Path,
     folder: Callable[[str], Path],
@@ -180,16 +145,13 @@ def test_trains_a_small_model_of_the_same_architecture(
     inner = read(path)["model"]["init_args"]["algorithm"]["init_args"].get("inner_steps", 1)
     updates = 2 if inner == 1 else inner
     drawn, trained = [], []
-    draw = TransformersGenerator.draw
+    draw, after_fit = TransformersGenerator.draw, GameCLI.after_fit
     monkeypatch.setattr(
         TransformersGenerator,
         "draw",
         lambda self, players, request: drawn.append(request.num) or draw(self, players, request),
     )
-    after_fit = trainer_cli.GameCLI.after_fit
-    monkeypatch.setattr(
-        trainer_cli.GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli)
-    )
+    monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.chdir(tmp_path)
     base = folder(ARCHITECTURES[path.parent.name])

@@ -31,16 +31,9 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
     """
     policy, oracle = game.policy, game.oracle
     prompts = policy.encode(prompts)
-    ours, theirs = (
-        policy.sample(
-            {player: 1.0},
-            prompts,
-            num,
-            PLAIN,
-            random_stream(0, 0, number, prompts.ids.device, "oracle"),
-        )
-        for number, player in enumerate(("policy", "reference"))
-    )
+    rngs = [random_stream(0, 0, number, prompts.ids.device, "oracle") for number in range(2)]
+    ours = policy.sample({"policy": 1.0}, prompts, num, PLAIN, rngs[0])
+    theirs = policy.sample({"reference": 1.0}, prompts, num, PLAIN, rngs[1])
     mode = oracle.training
     oracle.eval()
     try:
@@ -91,13 +84,9 @@ def _symmetry_error(one: Comparison, other: Comparison) -> float:
 
 @dataclass(slots=True)
 class Asked:
-    """What an oracle was really asked.
+    """What an oracle was really asked, for all prompts."""
 
-    Args:
-        queries: distinct pairs, or products P o where responses are enumerated, of all prompts.
-    """
-
-    queries: int = 0
+    queries: int = 0  # distinct pairs, or products P o where responses are enumerated
 
 
 @contextmanager

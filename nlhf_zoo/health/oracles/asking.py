@@ -72,10 +72,7 @@ def listed_samples(rows: ListedRows) -> list[ResponseSample]:
 def draw_samples(game: OnlineGame, prompts: Prompts, num: int) -> list[ResponseSample]:
     """Different responses of the reference and of the policy to each prompt.
 
-    Args:
-        game: whose policy draws, and for whose oracle.
-        prompts: B prompts.
-        num: responses to each, equal ones among them; half of them, rounded down, the reference's.
+    Of ``num`` that are drawn, equal ones among them, half are the reference's, rounded down.
     """
     game.eval()
     policy, name = game.policy, type(game.oracle).__name__
@@ -178,11 +175,9 @@ class TableAnswers:
     def matrices(
         self, num_prompts: int | None = None, num_actions: int | None = None
     ) -> list[Tensor]:
-        """P among the actions that each prompt has, float64 [N, N] each.
+        """P among the actions that each prompt has, float64 [N, N] each; None stands for all.
 
-        Args:
-            num_prompts: how many, the first ones; None for all.
-            num_actions: of a prompt that has more a random part is taken; None for all.
+        Of the first prompts; of one that has more actions than asked for, a random part is taken.
         """
         matrices = []
         for P, exists in zip(self.table[:num_prompts], self.support[:num_prompts], strict=True):
@@ -193,11 +188,7 @@ class TableAnswers:
 
 
 def both_orders(matrices: Sequence[Tensor]) -> Tensor:
-    """P(a > b) and P(b > a) of each of Q pairs [2, Q].
-
-    Args:
-        matrices: P, [N, N] each.
-    """
+    """P(a > b) and P(b > a) of each of the Q pairs of all matrices P [N, N], as [2, Q]."""
     pairs = [torch.triu_indices(len(P), len(P), offset=1).unbind() for P in matrices]
     both = zip(matrices, pairs, strict=True)
     return torch.cat([torch.stack([P[pair], P.mT[pair]]) for P, pair in both], 1)
@@ -208,11 +199,9 @@ def both_orders(matrices: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def read_table(oracle: PreferenceOracle, num_actions: int = MOST_ACTIONS) -> TableAnswers:
-    """The table of an oracle; of one that holds none in memory, among some actions.
+    """The table of an oracle with a support.
 
-    Args:
-        oracle: one with a support.
-        num_actions: how many are taken at most where there is no table; all prompts have them.
+    Of one that holds no table in memory, among ``num_actions`` at most, which all prompts have.
     """
     support, table = oracle.support, oracle.table
     assert support is not None
@@ -238,14 +227,10 @@ def _part_of(num: int, most: int | None) -> Tensor:
 
 @torch.no_grad()
 def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
-    """Ask about all pairs of responses, and about each in both orders.
+    """Ask an oracle of texts about all pairs of responses, and about each in both orders.
 
     A rule that prefers a place is not refused here, since that is what a report shows; behind a
     cache it is, which would remember one answer for both orders.
-
-    Args:
-        oracle: who is asked, one that reads texts.
-        samples: responses to each prompt.
 
     Raises:
         UserError: there is no pair of responses, or the oracle refuses one.
@@ -255,10 +240,10 @@ def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     oracle.eval()
     caches = [part for part in oracle.modules() if isinstance(part, CachedOracle)]
     cached = {part for cache in caches for part in cache.modules()}
+    rules = [part for part in {*oracle.modules()} - cached if isinstance(part, RuleOracle)]
     with ExitStack() as stack:
-        for part in {*oracle.modules()} - cached:
-            if isinstance(part, RuleOracle):
-                stack.enter_context(part.unchecked())
+        for rule in rules:
+            stack.enter_context(rule.unchecked())
         return _ask(oracle, samples)
 
 

@@ -57,11 +57,7 @@ class Diagnostic:
 
 
 def diagnose(answers: Answers | TableAnswers) -> list[Diagnostic]:
-    """All figures that answers have; a table has fewer than texts have.
-
-    Args:
-        answers: of `ask` or `read_table`.
-    """
+    """All figures of what `ask` or `read_table` gives; a table has fewer than texts have."""
     figures = _of_table(answers) if isinstance(answers, TableAnswers) else _of_texts(answers)
     if answers.agreement is not None:
         figures["agreement"] = _agreement(answers.agreement.share)

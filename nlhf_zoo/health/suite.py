@@ -5,20 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
+
+import lightning as L
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import generation, players, probe, scoring
-from nlhf_zoo.health.check import Check, Note
+from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
-from nlhf_zoo.health.oracles import answers as judging
+from nlhf_zoo.health.oracles.answers import listening, oracle_answers
 from nlhf_zoo.health.preservation import restored_after
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts
 
-Finding = Check | Note
-_Check = Callable[[], Check | Note | Sequence[Finding] | None]
+_Check = Callable[[], Finding | Sequence[Finding] | None]
 Context = Callable[[], AbstractContextManager[object]]
+
+_REHEARSAL = "one round"  # its trainer brings a context of its own
+
+
+class HealthCheck(L.Callback):
+    """Refuse to train a language model that fails a cheap check of `nlhf doctor`.
+
+    On the first batch, where the model lies where it will be trained; the oracle is not asked.
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Check once."""
+        if not self._done and isinstance(pl_module, OnlineGame):
+            refuse_unhealthy(pl_module, batch)
+        self._done = True
 
 
 def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
@@ -74,11 +96,12 @@ def run_checks(
     with restored_after(game):
         for title, check in _checks(game, prompts, make_trainer, context):
             yield title, found
-            found = _try(title, check)
+            with nullcontext() if title == _REHEARSAL else context():
+                found = _try(title, check)
     yield "", found
 
 
-def _try(title: str, check: _Check) -> list[Finding]:
+def _try(title: str, check: _Check) -> Sequence[Finding]:
     """What a check finds; what it stumbles over is a finding too."""
     try:
         found = check()
@@ -86,44 +109,36 @@ def _try(title: str, check: _Check) -> list[Finding]:
         return [Check(title, False, "could not be checked", "", str(error))]
     if found is None:
         return []
-    return [found] if isinstance(found, Check | Note) else list(found)
+    return [found] if isinstance(found, Check | Note) else found
 
 
 def _checks(
     game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer | None, context: Context
 ) -> Iterator[tuple[str, _Check]]:
     """All checks in order; the game is prepared for each when it is asked for."""
-
-    def within(check: _Check) -> _Check:
-        def run() -> Check | Note | Sequence[Finding] | None:
-            with context():
-                return check()
-
-        return run
-
     with restored_after(game):
         game.eval()
         yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
         with context():
             tried = probe.drawn(game.policy, prompts)
             before = players.scattered_reference(game, tried)
-        yield "reference", within(partial(players.reference_stays, game, tried, before))
-        yield "base model", within(partial(players.reference_is_loaded, game, tried))
-        yield "players", within(partial(players.players_differ, game, tried))
-        yield "mixtures", within(partial(players.mixture_of_one, game, tried))
+        yield "reference", partial(players.reference_stays, game, tried, before)
+        yield "base model", partial(players.reference_is_loaded, game, tried)
+        yield "players", partial(players.players_differ, game, tried)
+        yield "mixtures", partial(players.mixture_of_one, game, tried)
         yield "training", partial(players.policy_alone_trains, game)
-        yield "gradient", within(partial(players.gradient_reaches, game, tried))
-        yield "padding", within(partial(scoring.padding_and_batch, game, tried))
-        yield "dropout", within(partial(scoring.dropout_off, game, tried))
-        yield "end of sequence", within(partial(scoring.end_scored_once, game, tried))
+        yield "gradient", partial(players.gradient_reaches, game, tried)
+        yield "padding", partial(scoring.padding_and_batch, game, tried)
+        yield "dropout", partial(scoring.dropout_off, game, tried)
+        yield "end of sequence", partial(scoring.end_scored_once, game, tried)
         yield "responses", partial(scoring.responses_end, game, tried)
-        yield "generator", within(partial(generation.generator_agrees, game, prompts))
-    with judging.listening(game.oracle) as asked:
-        yield "oracle", within(partial(judging.oracle_answers, game, prompts))
+        yield "generator", partial(generation.generator_agrees, game, prompts)
+    with listening(game.oracle) as asked:
+        yield "oracle", partial(oracle_answers, game, prompts)
         if make_trainer is not None:
-            yield "one round", partial(dry_run, game, prompts, make_trainer)
+            yield _REHEARSAL, partial(dry_run, game, prompts, make_trainer)
     yield "text", partial(generation.read_back, game, tried)
     game.eval()
-    yield "speed", within(lambda: list(generation.speed(game, prompts)))
+    yield "speed", partial(generation.speed, game, prompts)
     yield "size", partial(generation.size, game)
     yield "queries", lambda: Note("the oracle was asked", f"{asked.queries} queries")
