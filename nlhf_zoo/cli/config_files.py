@@ -27,6 +27,8 @@ def read_config(name: str) -> dict[str, Any]:
     Raises:
         UserError: the file is not there, no text, no YAML, or holds no options.
     """
+    if "{" in name or "\n" in name:  # options themselves, in YAML, in place of a file's name
+        return {}
     path = Path(name)
     if not path.is_file():
         if path.exists() or name in ("", "-"):  # jsonargparse says what it thinks of a folder

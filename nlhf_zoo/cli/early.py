@@ -6,6 +6,7 @@ whatever cannot be told from the source alone is left to that parser.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -45,17 +46,18 @@ _BASES: dict[_Place, str] = {
 }
 
 
-def refuse_early(args: Sequence[str], own: Sequence[str] = ()) -> None:
+def refuse_early(args: Sequence[str], own: Sequence[str] = (), command: str = "fit") -> None:
     """Refuse what is certainly wrong with a command of the Trainer.
 
     Args:
         args: what stands behind the command.
         own: options that this command has beside those of the Trainer's.
+        command: of the Trainer, by which the parser goes.
 
     Raises:
         UserError: a file is missing or no YAML, an option or a class of this package is misspelt.
     """
-    look = _Look((*_OPTIONS, *own))
+    look = _Look((*_OPTIONS, *own), command)
     for flag, value in _flags(args):
         if flag in ("config", "c"):
             look.at_file(value or "")
@@ -84,8 +86,9 @@ def _flags(args: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
 class _Look:
     """Walks through files and options in order, and knows which class stands where."""
 
-    def __init__(self, options: Sequence[str]) -> None:
+    def __init__(self, options: Sequence[str], command: str) -> None:
         self.options = options
+        self.command = command
         self.classes: dict[_Place, str] = {("model",): "OnlineGame", ("data",): "TablePrompts"}
         self.foreign = False  # whether a module was named that may define more classes
 
@@ -97,10 +100,14 @@ class _Look:
         for key in ("model", "data"):
             if isinstance(content.get(key), Mapping):
                 self._at_block((key,), content[key])
+            else:
+                self._at_class((key,), _BASES[(key,)], content.get(key))
         trainer = content.get("trainer")
         for option in trainer if isinstance(trainer, Mapping) else ():
             if trainer_options() and str(option).rstrip("+") not in trainer_options():
-                raise UserError(f"Subcommand 'fit' does not accept option 'trainer.{option}'")
+                raise UserError(
+                    f"Subcommand {self.command!r} does not accept option 'trainer.{option}'"
+                )
         entries = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, Mapping):
@@ -188,8 +195,10 @@ class _Look:
             return
         self.classes.pop(place, None)
         name = value.rpartition(".")[2]
-        if "." in value:
-            self._at_path(place, value)
+        if _is_file(value):
+            return  # which names the class
+        if "." in value and all(part.isidentifier() for part in value.split(".")):
+            self._at_path(place, annotation, value)
         elif name not in classes() and not self.foreign and value.isidentifier():
             self._at_no_class(place, bases, annotation, value)
         if value in (name, f"nlhf_zoo.{name}") or value.startswith("nlhf_zoo."):
@@ -197,20 +206,22 @@ class _Look:
 
     def _at_callback(self, name: object) -> None:
         """Look at the name of a callback."""
+        if isinstance(name, str) and "." in name:
+            self.foreign = True
         if not isinstance(name, str) or not name.isidentifier() or self.foreign:
             return
         if callbacks() and name not in callbacks() and name not in classes() and name != "null":
             raise UserError(f"--trainer.callbacks: there is no class {name!r}")
 
     def _at_no_class(self, place: _Place, bases: list[str], annotation: str, name: str) -> None:
-        if name in ("null", "None") or "str" in annotation or "Callable" in annotation:
+        if name in ("null", "None") or _takes_text(annotation) or "Callable" in annotation:
             return
         known = [] if place in _BASES else choices(bases[0])
         choose = f": choose one of {', '.join(known)}" if known else ""
         raise UserError(f"--{'.'.join(place)}: there is no class {name!r}{choose}")
 
-    def _at_path(self, place: _Place, path: str) -> None:
-        """Look at a dotted path."""
+    def _at_path(self, place: _Place, annotation: str, path: str) -> None:
+        """Look at a dotted path, which may be the name of a model where one is asked for."""
         module, _, name = path.rpartition(".")
         top = module.partition(".")[0]
         problem = ""
@@ -219,11 +230,20 @@ class _Look:
             problem = f"module {module!r} has no attribute {name!r}"
         elif top != "nlhf_zoo":
             self.foreign = True
-            if top.isidentifier() and top not in sys.modules and not _is_there(top):
+            if top not in sys.modules and not _is_there(top):
                 problem = f"No module named {top!r}"
-        if problem:
+        if problem and not _takes_text(annotation):
             where = f"--{'.'.join(place)}"
             raise UserError(f"{where}: Problem with given class_path {path!r}: {problem}")
+
+
+def _takes_text(annotation: str) -> bool:
+    return re.search(r"\bstr\b", annotation) is not None
+
+
+def _is_file(value: str) -> bool:
+    """Whether a value is a file with a class and its options, in the folder of another or here."""
+    return Path(value).suffix in (".yaml", ".yml", ".json") or Path(value).is_file()
 
 
 def _is_there(module: str) -> bool:

@@ -53,11 +53,14 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     command, *rest = argv
     try:
-        # Once lightning is there, classes may be that no source of ours tells of.
-        if command in (*_TRAINER_COMMANDS, "doctor") and "lightning" not in sys.modules:
+        # Once torch is there, classes may be that no source of ours tells of.
+        if command in (*_TRAINER_COMMANDS, "doctor") and "torch" not in sys.modules:
             from nlhf_zoo.cli.early import refuse_early
 
-            refuse_early(rest, ("num_prompts", "no_rehearsal") if command == "doctor" else ())
+            if command == "doctor":
+                refuse_early(rest, ("num_prompts", "no_rehearsal"))
+            else:
+                refuse_early(rest, command=command)
         if command in _TRAINER_COMMANDS:
             from nlhf_zoo.cli.trainer import run
 

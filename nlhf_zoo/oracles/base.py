@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,9 @@ class PreferenceOracle(nn.Module, ABC):
     # Arguments on which no answer depends: how it is reached, or how much it may cost.
     may_change_on_resume: ClassVar[frozenset[str]] = frozenset()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """Refuse a class that overrides what is called otherwise now, and would be passed over."""
+        super().__init_subclass__(**options)
         for old in _RENAMED.keys() & vars(cls).keys():
             raise TypeError(f"{cls.__name__}.{old} is called {_RENAMED[old]} since version 0.2")
 

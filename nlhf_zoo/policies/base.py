@@ -25,8 +25,9 @@ class Policy(nn.Module, ABC):
 
     versions: Mapping[str, int] = MappingProxyType({})
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """Refuse a class that overrides what is called otherwise now, and would be passed over."""
+        super().__init_subclass__(**options)
         if "kept_names" in vars(cls):
             raise TypeError(
                 f"{cls.__name__}.kept_names is called checkpoint_keys since version 0.2"

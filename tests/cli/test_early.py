@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import yaml
 from forked import nlhf
 from paths import CONFIGS
 
 from nlhf_zoo.cli.early import refuse_early
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import UserError
 
 FIT = ["--config", str(CONFIGS / "tabular/nash_mp.yaml")]
@@ -87,6 +90,12 @@ VALID = [
     [*LM, "--model.policy.lora", "null", "--model.oracle.function", "my_rules.shorter_wins"],
     [*LM, "--model.oracle", "CachedOracle", "--model.oracle.oracle", "JudgeOracle",
      "--model.oracle.oracle.model", "m", "--model.oracle.path", "a.sqlite"],
+    [*FIT, "--model.oracle", "oracle.yaml", "--model.oracle.num_games", "3"],
+    [*FIT, "--model", "game.yaml", "--trainer", "trainer.yaml"],  # files in the place of a part
+    [*FIT, "--config", "{seed_everything: 1}"],
+    [*LM, "--model.policy.model", "Qwen2.5-1.5B"],  # a folder
+    [*LM, "--model.policy.model", "my.model", "--model.policy.max_new_tokens", "3"],
+    [*FIT, "--trainer.callbacks+", "json.Mine", "--trainer.callbacks+", "MyOther"],
 ]  # fmt: skip
 
 
@@ -111,6 +120,28 @@ def test_of_a_record_it_says_more_than_the_parser():
 @pytest.mark.parametrize("args", VALID, ids=lambda args: " ".join(args[2:])[:60])
 def test_what_may_be_right_is_left_to_the_parser(args):
     refuse_early(args)
+
+
+def test_a_file_may_name_classes_and_files_without_arguments(tmp_path):
+    (tmp_path / "model.yaml").write_text("model: PreferenceModel\n")
+    refuse_early(["--config", str(tmp_path / "model.yaml"), "--model.backbone", "LettersBackbone"])
+    args = file(tmp_path, valued("oracle.yaml", *ARGS, "oracle"))
+    refuse_early([*args, "--model.oracle.num_games", "3"])
+
+
+def test_the_sentence_names_the_command(tmp_path):
+    args = file(tmp_path, renamed("trainer", "accelerator"))
+    with pytest.raises(UserError, match="Subcommand 'validate' does not accept"):
+        refuse_early(args, command="validate")
+
+
+def test_once_torch_is_imported_the_parser_alone_knows_the_classes(monkeypatch):
+    # A notebook's algorithm, which needs torch and no lightning, is known by its name alone.
+    ran = []
+    monkeypatch.setattr("nlhf_zoo.cli.trainer.run", ran.append)
+    monkeypatch.delitem(sys.modules, "lightning")
+    main(["fit", *FIT, "--model.algorithm", "OfANotebook"])
+    assert ran
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from typing import Generic, TypeVar
 
 import pytest
 from paths import ROOT
@@ -65,3 +66,28 @@ def test_the_root_holds_three_modules_and_fourteen_folders():
     (layers,) = re.findall(r"layers = \[(.*?)\]", text, flags=re.DOTALL)
     assert len(re.findall(r'"([^"]+)"', layers)) == 8
     assert set(re.findall(r"\w+", layers)) == modules | {folder.name for folder in folders}
+
+
+@pytest.mark.parametrize("name", ["Policy", "PreferenceOracle"])
+def test_a_subclass_may_have_other_bases_that_look_at_it(name):
+    seen = []
+
+    class Registered:
+        def __init_subclass__(cls, key: str = "", **options: object) -> None:
+            super().__init_subclass__(**options)
+            seen.append(key)
+
+    class Mine(getattr(nlhf_zoo, name), Registered, Generic[TypeVar("T")], key="mine"):
+        pass
+
+    assert seen == ["mine"]
+    assert Mine[int]
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [("Policy", "kept_names"), ("TextOracle", "reads_cut"), ("TextOracle", "names")],
+)
+def test_what_is_overridden_under_its_old_name_is_refused(name, old):
+    with pytest.raises(TypeError, match=rf"Mine\.{old} is called \w+ since version 0\.2"):
+        type("Mine", (getattr(nlhf_zoo, name),), {old: None})
