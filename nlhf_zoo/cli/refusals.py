@@ -1,4 +1,9 @@
-"""What `nlhf fit` refuses before anything is computed or written."""
+"""Combinations of model, data and Trainer that `nlhf fit` refuses before it computes or writes.
+
+Prompts and pairs are read here, for what is wrong with their rows must be said by then, too. What
+is wrong with one part, or with the parts of a game, they refuse themselves and
+`game/compatibility.py` does; checkpoints and other configurations are refused in `resuming.py`.
+"""
 
 from __future__ import annotations
 
