@@ -152,11 +152,7 @@ class _Look:
                 self.classes[inside] = parts_in(annotation)[0]
 
     def _annotation(self, place: _Place, option: str) -> str | None:
-        """What an option is to be; None where the class at its place is not known.
-
-        Raises:
-            UserError: the class has no such option.
-        """
+        """What an option is to be, which a class must have; None where no class is known."""
         known = options_of(self.classes.get(place, ""))
         if known is None:
             return None

@@ -55,9 +55,6 @@ def export(
         merged: a whole model that transformers loads, in place of an adapter that peft loads; with
             full fine-tuning it is one anyway.
         config: the run's config.yaml; the one beside the checkpoint's folder if not given.
-
-    Raises:
-        UserError: the checkpoint or the folder cannot be used.
     """
     if not ckpt.is_file():
         raise UserError(f"--ckpt {ckpt} is no file: give a run's checkpoints/last.ckpt")

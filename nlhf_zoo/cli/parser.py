@@ -108,7 +108,7 @@ class SentenceParser(ArgumentParser):
 
 @contextmanager
 def as_user_errors(where: str = "") -> Iterator[None]:
-    """What parts refuse while they are made is the user's error: one sentence, that begins so."""
+    """What parts refuse while they are made is the user's error: one sentence, after `where`."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow to import
 
     try:

@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.cli.parser import as_user_errors
 from nlhf_zoo.data.pairs import PreferencePairs
 from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
@@ -56,10 +57,8 @@ def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
     """Refuse parts that do not fit the trainer."""
-    try:
+    with as_user_errors("--model.optimizer or --model.lr_scheduler: "):
         game.configure_optimizers()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--model.optimizer or --model.lr_scheduler: {error}") from error
     if str(trainer.precision) in ("16-true", "bf16-true"):
         raise UserError(
             f"trainer.precision {trainer.precision} would round what is trained: leave it at "

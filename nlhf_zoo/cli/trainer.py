@@ -62,16 +62,12 @@ class GameCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """An OnlineGame on a table unless told otherwise."""
-        parser.set_defaults(
-            {
-                "model": {"class_path": _path(OnlineGame)},
-                "data": {"class_path": _path(TablePrompts)},
-            }
-        )
+        for option, cls in (("model", OnlineGame), ("data", TablePrompts)):
+            parser.set_defaults({option: {"class_path": f"{cls.__module__}.{cls.__qualname__}"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a broken interpolation is the user's error like any other."""
-        try:
+        try:  # not by `as_user_errors`: --print_config prints here, and its reader may have gone
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
             raise UserError(f"an interpolation in the configuration fails: {error}") from error
@@ -82,10 +78,8 @@ class GameCLI(LightningCLI):
 
     def _set_seed(self) -> None:
         """Set it; one out of bounds is the user's error."""
-        try:
+        with as_user_errors("--seed_everything: "):
             super()._set_seed()
-        except ValueError as error:
-            raise UserError(f"--seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Do not take model arguments from a checkpoint.
@@ -232,7 +226,3 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
         raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from nlhf_zoo.cli.compare.configuration import AlgorithmBlocks, Block, load_yaml, require
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
@@ -92,10 +91,8 @@ def _read(name: str, path: Path) -> tuple[Block, dict[str, Any]]:
     _refuse_other_prompts(path, file.get("data") or {})
     trainer = file.get("trainer") or {}
     arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
-    try:
+    with as_user_errors(f"{path}, trainer: "):
         L.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise UserError(f"{path}, trainer: {error}") from error
     return model, arguments
 
 

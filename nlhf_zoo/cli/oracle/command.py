@@ -74,14 +74,12 @@ class OracleCLI(LookingCLI):
         """Ask the oracle in place of a fit (LightningCLI calls this)."""
         oracle, samples = _examined(model.oracle, _read(self.options))
         if oracle.support is None:
-            samples = self._draw(model, ckpt_path) if samples is None else samples
+            if samples is None:
+                trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
+                with trainer.precision_plugin.forward_context():
+                    samples = draw_samples(model, prompts, self.options.num_responses)
             oracle.to(self.trainer.strategy.root_device)
         report(oracle, samples, self.options)
-
-    def _draw(self, model: OnlineGame, ckpt_path: str | None) -> list[ResponseSample]:
-        trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
-        with trainer.precision_plugin.forward_context():
-            return draw_samples(model, prompts, self.options.num_responses)
 
 
 # ---- what is asked, and who ----------------------------------------------------------------------

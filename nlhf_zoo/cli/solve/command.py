@@ -2,17 +2,7 @@
 
 Without ``--algorithm`` it gives the equilibrium; with one it also plays that algorithm in closed
 form and measures every round. All of it is float64. What is wrong with the input is found before
-anything is computed.
-
-The ``.npz`` holds, with [N] for one game and [C, N] for several,
-
-- ``log_policy``: the last iterate; without an algorithm the equilibrium;
-- ``nash_log_policy`` and ``nash_exploitability`` ([] or [C]), its certificate;
-- ``names``: the alternatives as text, "" where a prompt has fewer than others;
-- with an algorithm only, one row an update and the start in row 0, [updates + 1] or
-  [updates + 1, C]: ``exploitability``, ``kl_to_nash`` = KL(pi* || pi) and ``span``, and ``queries``
-  [updates + 1], cumulative for each prompt;
-- ``version`` of nlhf_zoo, and ``arguments`` as JSON.
+anything is computed. docs/command_line.md says what the ``.npz`` holds, and in which shapes.
 """
 
 from __future__ import annotations
@@ -91,9 +81,6 @@ def solve_files(
         updates: rounds of the algorithm.
         output: a .npz file to write.
         arguments: the arguments as they were given, in JSON, for the output file.
-
-    Raises:
-        UserError: the input cannot be used.
     """
     check_beta(beta, "--beta")
     check_combination(votes, matrix, prior, updates)
