@@ -93,8 +93,9 @@ HELP = {
 def test_help_names_the_options(command: str, tmp_path: Path):
     run = nlhf(command, "--help", folder=tmp_path)
     assert run.code == 0
+    words = run.out.split()
     for option in HELP[command].split():
-        assert re.search(rf"^ +(-c, |\[?)--{option}[ \]]", run.out, re.MULTILINE), option
+        assert f"--{option}" in words, option
 
 
 def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
