@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ HELP = {
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help_names_the_options(command: str, tmp_path: Path):
-    run = nlhf(command, "--help", folder=tmp_path)
-    assert run.code == 0
-    words = run.out.split()
+def test_help_names_the_options(command: str, capsys):
+    is_ours = command == "oracle"  # the others' is their parser's, and ends the process
+    with nullcontext() if is_ours else pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    words = capsys.readouterr().out.split()
     for option in HELP[command].split():
         assert f"--{option}" in words, option
 
