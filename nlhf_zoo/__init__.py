@@ -16,7 +16,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 # What these folders hand on is public here, too; `__init__.pyi` says so to type checkers.
-_FOLDERS = (
+FOLDERS = (
     "algorithms",
     "callbacks",
     "data",
@@ -44,7 +44,7 @@ def public_names() -> dict[str, str]:
     import ast
 
     folder_of = dict(_OTHERS)
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         spec = find_spec(f"{__name__}.{folder}")
         source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]
         for node in ast.parse(source).body:
@@ -84,6 +84,7 @@ _MOVED_INTO = {
 }
 _RENAMED = {
     "callbacks.health_check": "health.suite",
+    "callbacks.resume_state": "callbacks.random_state",
     "phases": "game.step_timer",
     "metrics.base": "metrics.game",
     "metrics.distance": "metrics.game",

@@ -18,6 +18,7 @@ from nlhf_zoo.solvers import Solution as Solution
 from nlhf_zoo.solvers import solve as solve
 
 __version__: str
+FOLDERS: tuple[str, ...]
 MOVED: dict[str, str]
 
 def public_names() -> dict[str, str]: ...

@@ -31,22 +31,11 @@ class Budget(L.Callback):
         if isinstance(pl_module, OnlineGame):
             pl_module.set_budget(self.rounds, self.queries)
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that was finished when it was resumed plays no more."""
-        self._stop_if_finished(trainer, pl_module)
+        self.on_train_batch_end(trainer, pl_module)  # it may be finished when it is resumed
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop when the budget is spent."""
-        self._stop_if_finished(trainer, pl_module)
-
-    @staticmethod
-    def _stop_if_finished(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, OnlineGame) and pl_module.finished:
             trainer.should_stop = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,19 +19,6 @@ from nlhf_zoo.game.lightning_internals import (
     write_last,
 )
 from nlhf_zoo.game.online_game import OnlineGame
-
-
-@dataclass(slots=True)
-class _Stepped:
-    """The last optimiser step.
-
-    Args:
-        position: of the game then.
-        batches: that have been accumulated since.
-    """
-
-    position: dict[str, Any]
-    batches: int
 
 
 class GameCheckpoint(ModelCheckpoint):
@@ -59,23 +45,19 @@ class GameCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,  # else a resumed run would write last-v1.ckpt
         )
-        self._stepped: _Stepped | None = None
+        self._position: dict[str, Any] | None = None  # of the game at the last optimiser step
+        self._accumulated = 0  # batches since then
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run begins."""
         super().on_train_start(trainer, pl_module)
         if isinstance(pl_module, OnlineGame):
-            self._stepped = _Stepped(pl_module.position(), 0)
+            self._position, self._accumulated = pl_module.position(), 0
             # Not `on_exception`: the processes of some strategies have none.
             pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
     ) -> None:
         """Log this step's figures first.
 
@@ -83,12 +65,12 @@ class GameCheckpoint(ModelCheckpoint):
         """
         if trainer.global_step % self._every_n_train_steps == 0:
             log_training_step(trainer)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if isinstance(pl_module, OnlineGame) and self._stepped is not None:
+        super().on_train_batch_end(trainer, pl_module, *others)
+        if isinstance(pl_module, OnlineGame) and self._position is not None:
             if pl_module.accumulates:
-                self._stepped.batches += 1
+                self._accumulated += 1
             else:
-                self._stepped = _Stepped(pl_module.position(), 0)
+                self._position, self._accumulated = pl_module.position(), 0
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -100,13 +82,13 @@ class GameCheckpoint(ModelCheckpoint):
 
     def _write_last_step(self, trainer: L.Trainer, game: OnlineGame) -> None:
         """Write a checkpoint as of the last optimiser step, once; all processes call this."""
-        stepped, self._stepped = self._stepped, None
-        if stepped is None or trainer.state.fn != TrainerFn.FITTING:
+        position, self._position = self._position, None
+        if position is None or trainer.state.fn != TrainerFn.FITTING:
             return
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # as below
             return
-        game.rewind(stepped.position)
-        stand_behind_batch(trainer, stepped.batches)
+        game.rewind(position)
+        stand_behind_batch(trainer, self._accumulated)
         write_last(self, trainer)
         if trainer.is_global_zero and self._last_checkpoint_saved:
             print(f"Checkpoint: {self._last_checkpoint_saved}", file=sys.stderr)

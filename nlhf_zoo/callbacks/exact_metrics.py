@@ -86,19 +86,9 @@ class ExactMetrics(L.Callback):
             self._history = History(Path(folder), names, len(game.log_policy()))
             self._history.cut(self._rows)
         if self._rows == 0:
-            queries = torch.tensor([game.progress.queries_per_prompt])
-            self._measure(
-                trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None])
-            )
+            self._measure(trainer, game, _current_round(game))
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Measure the rounds that were finished."""
         game = _game(pl_module)
         if game.trajectory is not None:
@@ -108,10 +98,7 @@ class ExactMetrics(L.Callback):
             and game.progress.round % self.every == 0
             and game.between_rounds
         ):
-            queries = torch.tensor([game.progress.queries_per_prompt])
-            self._measure(
-                trainer, game, Trajectory(game.progress.round, queries, game.log_policy()[None])
-            )
+            self._measure(trainer, game, _current_round(game))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the last figures beside the hyper-parameters."""
@@ -129,11 +116,15 @@ class ExactMetrics(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics of the policy as it is."""
-        self._evaluate(pl_module)
+        game = _game(pl_module)
+        measured = self._prepare(game).measure(game.log_policy()[None])
+        figures = {TAGS[name]: value.mean() for name, value in measured.items()}
+        figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
+        # Lightning would log against its own steps; a metric of this name takes their place.
+        axis = {"step": float(game.progress.round)}
+        game.log_dict({**figures, "game/nash_exploitability": self.certificate, **axis})
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the metrics of the policy as it is."""
-        self._evaluate(pl_module)
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -220,18 +211,8 @@ class ExactMetrics(L.Callback):
                     logger.log_metrics(figures, number)
                     logger.log_metrics(by_query, asked)
 
-    def _evaluate(self, pl_module: L.LightningModule) -> None:
-        game = _game(pl_module)
-        measured = self._prepare(game).measure(game.log_policy()[None])
-        figures = {TAGS[name]: value.mean() for name, value in measured.items()}
-        figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
-        # Lightning would log against its own steps; a metric of this name takes their place.
-        axis = {"step": float(game.progress.round)}
-        game.log_dict({**figures, "game/nash_exploitability": self.certificate, **axis})
-
     def _close(self) -> None:
         if self._history is not None:
-            self._history.flush()
             self._history.close()
             self._history = None
 
@@ -244,6 +225,12 @@ def _statistics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         if name != "win_rate_vs_reference":  # the worst game is where the others are largest
             statistics[TAGS[name] + "_max"] = value.amax(1)
     return statistics | {"game/duality_gap": 2 * statistics["game/exploitability"]}
+
+
+def _current_round(game: OnlineGame) -> Trajectory:
+    """The round at which the game stands, as a trajectory of one."""
+    queries = torch.tensor([game.progress.queries_per_prompt])
+    return Trajectory(game.progress.round, queries, game.log_policy()[None])
 
 
 def _game(module: L.LightningModule) -> OnlineGame:

@@ -90,8 +90,5 @@ def read_history(folder: str | Path) -> dict[str, Any]:
     values = np.fromfile(folder / "history.bin", dtype=np.float64)
     width = 2 + len(names) * num_prompts
     rows = values[: len(values) // width * width].reshape(-1, width)
-    columns = {
-        name: rows[:, 2 + i * num_prompts : 2 + (i + 1) * num_prompts]
-        for i, name in enumerate(names)
-    }
-    return {"round": rows[:, 0], "queries": rows[:, 1], **columns}
+    metrics = rows[:, 2:].reshape(len(rows), len(names), num_prompts).swapaxes(0, 1)
+    return {"round": rows[:, 0], "queries": rows[:, 1], **dict(zip(names, metrics, strict=True))}

@@ -20,14 +20,7 @@ class QueryLog(L.Callback):
     `oracle/agreement` is how far the members of an ensemble agree.
     """
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Log at the end of a round, thinned; in closed form, after each training step."""
         if not isinstance(pl_module, OnlineGame) or not pl_module.between_rounds:
             return

@@ -31,14 +31,7 @@ class TimeLog(L.Callback):
             pl_module.timer.take()
             self._begin(pl_module)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Log at the end of a round, thinned."""
         if not isinstance(pl_module, OnlineGame) or isinstance(pl_module.realisation, ClosedForm):
             return

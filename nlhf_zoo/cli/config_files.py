@@ -21,26 +21,23 @@ def refuse_bad_files(args: Sequence[str]) -> None:
         read_config(path)
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """The options in a file of ``--config``.
-
-    Raises:
-        UserError: the file is not there, no text, no YAML, or holds no options.
-    """
-    if "{" in name or "\n" in name:  # options themselves, in YAML, in place of a file's name
-        return {}
+def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
+    """The options in a file, which is there, text, YAML, and holds some; ``option`` gave it."""
     path = Path(name)
-    if not path.is_file():
-        if path.exists() or name in ("", "-"):  # jsonargparse says what it thinks of a folder
+    if not os.path.isfile(name):  # which takes names of any length
+        # jsonargparse says what it thinks of a folder, and reads options in place of a name.
+        if os.path.exists(name) or name in ("", "-") or "{" in name or "\n" in name:
             return {}
         raise UserError(f"--config: File does not exist: '{path.absolute()}'")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"--config {name} is not YAML: {error.problem}{line}") from error
+        raise UserError(f"{option}{name} is not YAML: {error.problem}{line}") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
-        raise UserError(f"--config {name} is not text in UTF-8: save it as UTF-8") from error
+        raise UserError(f"{option}{name} is not text in UTF-8: save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{option}{name} cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
-        raise UserError(f"--config {name} holds no options: write them as `name: value`")
+        raise UserError(f"{option}{name} holds no options: write them as `name: value`")
     return content

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import lightning as L
 from tqdm import tqdm
 
-from nlhf_zoo.cli.looking import LookingCLI, silent_trainer
+from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -42,15 +41,7 @@ _KEPT_OPTIONS = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic"
 
 
 def main(args: list[str]) -> None:
-    """Run ``nlhf doctor``.
-
-    Args:
-        args: what stands behind ``nlhf doctor``.
-
-    Raises:
-        UserError: the arguments or the parts cannot be used.
-        SystemExit: with code 1 if a check fails.
-    """
+    """Run ``nlhf doctor`` with what stands behind it; the exit code is 1 if a check fails."""
     if {"-h", "--help"} & {*args}:
         print(_HELP, end="")
         return
@@ -77,24 +68,19 @@ class DoctorCLI(LookingCLI):
         super().__init__(command, **options)
 
     def fit(self, model: OnlineGame, ckpt_path: str | None = None, **_: Any) -> None:
-        """Examine the game in place of a fit (LightningCLI calls this).
-
-        Raises:
-            SystemExit: with code 1 if a check fails.
-        """
+        """Examine the game in place of a fit (LightningCLI calls this)."""
         trainer, prompts = self.first_prompts(model, self.num_prompts, ckpt_path)
         context = trainer.precision_plugin.forward_context
         make_trainer = self.make_trainer if self.rehearsal else None
         if not _report(model, run_checks(model, prompts, make_trainer, context)):
             raise SystemExit(1)
 
-    def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
-        """With what of the user's trainer says how a step is computed."""
-        config = self.config_init[self.subcommand]["trainer"]
+    def more_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What says how a step is computed."""
         options = {name: config[name] for name in _KEPT_OPTIONS}
         if self.trainer.strategy.root_device.type == "cuda" and options["deterministic"] is None:
             options["deterministic"] = "warn"  # equal bits are asked of equal steps
-        return silent_trainer(config, callbacks, steps, options)
+        return options
 
 
 def _report(game: OnlineGame, findings: Iterator[tuple[str, Sequence[Finding]]]) -> bool:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import nlhf_zoo
 from nlhf_zoo.cli.signatures import (
@@ -47,26 +46,20 @@ _BASES: dict[_Place, str] = {
 
 
 def refuse_early(args: Sequence[str], own: Sequence[str] = (), command: str = "fit") -> None:
-    """Refuse what is certainly wrong with a command of the Trainer.
+    """Refuse what is certainly wrong with a command of the Trainer that has options of its `own`.
 
-    Args:
-        args: what stands behind the command.
-        own: options that this command has beside those of the Trainer's.
-        command: of the Trainer, by which the parser goes.
-
-    Raises:
-        UserError: a file is missing or no YAML, an option or a class of this package is misspelt.
+    A file is missing or no YAML, an option or a class of this package is misspelt.
     """
     look = _Look((*_OPTIONS, *own), command)
     for flag, value in _flags(args):
         if flag in ("config", "c"):
             look.at_file(value or "")
-        elif flag is not None:
+        else:
             look.at_option(flag, value)
 
 
-def _flags(args: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
-    """Options with their values, in order; None for what is no option."""
+def _flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Options with their values, in order."""
     number = 0
     while number < len(args):
         word = args[number]
@@ -81,6 +74,19 @@ def _flags(args: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
             number += 1
         else:
             yield name, None
+
+
+def _places(place: _Place, block: object) -> Iterator[tuple[_Place, object]]:
+    """What a part of a file gives, place by place; of each part its class comes first."""
+    if not isinstance(block, Mapping) or not block:
+        yield place, block
+        return
+    if "class_path" in block:
+        yield place, block["class_path"]
+    is_part = {"class_path", "init_args"} & block.keys()
+    given = block.get("init_args") if is_part else block
+    for name, value in given.items() if isinstance(given, Mapping) else ():
+        yield from _places((*place, str(name)), value)
 
 
 class _Look:
@@ -99,16 +105,19 @@ class _Look:
         content = read_config(name)
         for key in ("model", "data"):
             if isinstance(content.get(key), Mapping):
-                self._at_block((key,), content[key])
+                for place, value in _places((key,), content[key]):
+                    self._at_place(place, value)
             else:
                 self._at_class((key,), _BASES[(key,)], content.get(key))
         trainer = content.get("trainer")
-        for option in trainer if isinstance(trainer, Mapping) else ():
+        if not isinstance(trainer, Mapping):
+            return
+        for option in trainer:
             if trainer_options() and str(option).rstrip("+") not in trainer_options():
                 raise UserError(
                     f"Subcommand {self.command!r} does not accept option 'trainer.{option}'"
                 )
-        entries = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
+        entries = trainer.get("callbacks")
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, Mapping):
                 self._at_callback(entry.get("class_path"))
@@ -122,12 +131,8 @@ class _Look:
         if flag.rstrip("+") == "trainer.callbacks":
             self._at_callback(value)
         place = tuple(part for part in flag.split(".") if part not in ("init_args", "class_path"))
-        if head not in ("model", "data") or place[-1] in ("help", "dict_kwargs"):
-            return
-        if len(place) == 1:
-            self._at_class(place, _BASES[place], value)
-        else:
-            self._at_part_of(place, value)
+        if head in ("model", "data") and place[-1] not in ("help", "dict_kwargs"):
+            self._at_place(place, value)
 
     def _is_known(self, head: str, rest: str) -> bool:
         """Whether an option exists, or may be short for one that does."""
@@ -136,8 +141,10 @@ class _Look:
             return any(name.startswith(option) for name in {*trainer_options(), "help"})
         return any(option.startswith(head) for option in self.options)
 
-    def _at_part_of(self, place: _Place, value: str | None) -> None:
-        """Look at an option of a part, and at each part on the way to it."""
+    def _at_place(self, place: _Place, value: object) -> None:
+        """Look at a part or an option of it, and at each part on the way to it."""
+        if len(place) == 1:
+            self._at_class(place, _BASES[place], value)
         for end in range(1, len(place)):
             if place[end].isdigit() or place[end].endswith("+"):
                 return  # an entry of a list
@@ -150,36 +157,8 @@ class _Look:
             elif len(parts_in(annotation)) == 1 and inside not in self.classes:
                 self.classes[inside] = parts_in(annotation)[0]
 
-    def _at_block(self, place: _Place, block: Mapping[str, Any]) -> None:
-        """Look at a part in a file: its class, and what is given to it."""
-        if "class_path" in block:
-            self._at_class(place, self._base(place), block["class_path"])
-        is_part = {"class_path", "init_args"} & block.keys()
-        given = block.get("init_args") if is_part else block
-        for name, value in given.items() if isinstance(given, Mapping) else ():
-            annotation = self._annotation(place, str(name))
-            if annotation is None or not parts_in(annotation):
-                continue
-            inside = (*place, str(name))
-            if isinstance(value, Mapping):
-                if "class_path" not in value and len(parts_in(annotation)) == 1:
-                    self.classes.setdefault(inside, parts_in(annotation)[0])
-                self._at_block(inside, value)
-            elif isinstance(value, str):
-                self._at_class(inside, annotation, value)
-
-    def _base(self, place: _Place) -> str:
-        if place in _BASES:
-            return _BASES[place]
-        owner = options_of(self.classes.get(place[:-1], "")) or {}
-        return owner.get(place[-1], "")
-
     def _annotation(self, place: _Place, option: str) -> str | None:
-        """What an option is to be; None where the class at its place is not known.
-
-        Raises:
-            UserError: the class has no such option.
-        """
+        """What an option is to be, which a class must have; None where no class is known."""
         known = options_of(self.classes.get(place, ""))
         if known is None:
             return None

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
-import yaml
-from jsonargparse import Namespace
-from omegaconf.errors import OmegaConfBaseException
 
 from nlhf_zoo.algorithms import PolicyOptimizer
-from nlhf_zoo.cli.parser import SentenceParser, shorten
+from nlhf_zoo.cli.config_files import read_config
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
 from nlhf_zoo.errors import UserError
@@ -28,15 +25,7 @@ _POLICY = "policy."  # in the names of a game's checkpoint
 
 
 def main(args: list[str]) -> None:
-    """Run ``nlhf export``.
-
-    Args:
-        args: what stands behind ``nlhf export``.
-
-    Raises:
-        UserError: the checkpoint or the folder cannot be used.
-        SystemExit: help was asked for.
-    """
+    """Run ``nlhf export`` with what stands behind it."""
     parser = SentenceParser(
         prog="nlhf export",
         description="A PEFT adapter folder, or a merged model, with its tokenizer.",
@@ -66,9 +55,6 @@ def export(
         merged: a whole model that transformers loads, in place of an adapter that peft loads; with
             full fine-tuning it is one anyway.
         config: the run's config.yaml; the one beside the checkpoint's folder if not given.
-
-    Raises:
-        UserError: the checkpoint or the folder cannot be used.
     """
     if not ckpt.is_file():
         raise UserError(f"--ckpt {ckpt} is no file: give a run's checkpoints/last.ckpt")
@@ -88,23 +74,19 @@ def export(
 
 
 def read_policy(config: Path, ckpt: Path) -> CausalLMPolicy:
-    """The policy of a run, with the weights of a checkpoint.
-
-    Args:
-        config: the run's configuration.
-        ckpt: a checkpoint that it made.
-
-    Raises:
-        UserError: they do not fit each other, or the policy is no language model.
-    """
-    file = _load_yaml(config)
+    """The policy of a run's configuration, a language model, with the weights of a checkpoint."""
+    file = read_config(str(config), option="")
     model = file.get("model") or {}
     parts = model.get("init_args", model) if isinstance(model, dict) else {}
     blocks = {key: parts.get(key) for key in ("policy", "algorithm")}
     if not all(blocks.values()):
         raise UserError(f"{config} has no model.policy and model.algorithm: is it of `nlhf fit`?")
     L.seed_everything(int(file.get("seed_everything") or 0), verbose=False)
-    made = _instantiate(config, blocks)
+    parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf export")
+    parser.add_argument("--model.policy", type=Policy)
+    parser.add_argument("--model.algorithm", type=PolicyOptimizer)
+    with as_user_errors(f"{config}: "):
+        made = parser.instantiate(parser.parse_object({"model": blocks})).model
     policy = made.policy
     if not isinstance(policy, CausalLMPolicy):
         raise UserError(
@@ -114,31 +96,6 @@ def read_policy(config: Path, ckpt: Path) -> CausalLMPolicy:
     policy.bind(made.algorithm.players, None)
     _load(policy, ckpt, config)
     return policy
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no options: give the config.yaml of a run")
-    return content
-
-
-def _instantiate(config: Path, blocks: dict[str, Any]) -> Namespace:
-    parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf export")
-    parser.add_argument("--policy", type=Policy)
-    parser.add_argument("--algorithm", type=PolicyOptimizer)
-    try:
-        made: Namespace = parser.instantiate(parser.parse_object(blocks))
-    except UserError as error:
-        raise UserError(f"{config}: model.{str(error).removeprefix('--')}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{config}: an interpolation fails: {error}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{config}: {shorten(str(error))}") from error
-    return made
 
 
 def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:

@@ -19,11 +19,7 @@ _LOOKED_THROUGH = 64  # batches, for so many different prompts
 
 
 class PromptCollector(L.Callback):
-    """Reads different prompts from the training data, and trains nothing.
-
-    Args:
-        num: how many.
-    """
+    """Reads ``num`` different prompts from the training data, and trains nothing."""
 
     def __init__(self, num: int) -> None:
         self.num = num
@@ -53,50 +49,13 @@ class PromptCollector(L.Callback):
         return Prompts.joined(self._found)
 
 
-def silent_trainer(
-    config: Mapping[str, Any],
-    callbacks: Sequence[L.Callback],
-    steps: int = 1,
-    options: Mapping[str, Any] | None = None,
-) -> L.Trainer:
-    """The user's trainer on one device, for a few steps, silent.
-
-    Args:
-        config: the trainer's options, of which it takes device and precision.
-        callbacks: in place of the user's.
-        steps: training steps.
-        options: further ones of the trainer.
-    """
-    devices = config["devices"]
-    return L.Trainer(
-        accelerator=config["accelerator"],
-        devices=devices[:1] if isinstance(devices, list) else 1,
-        precision=config["precision"],
-        max_steps=steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[ResumeState(), *callbacks],
-        **(options or {}),
-    )
-
-
 class LookingCLI(GameCLI):
     """Builds what ``nlhf fit`` would train; a subclass looks at it in ``fit``."""
 
     what = "looks at an OnlineGame, not at"  # the subclass's words for a refusal
 
     def before_fit(self) -> None:
-        """Refuse what `fit` would refuse of the parts.
-
-        Raises:
-            UserError: this is no game, or its parts do not fit each other.
-        """
+        """Refuse what is no game, and what `fit` would refuse of its parts."""
         if not isinstance(self.model, OnlineGame):
             raise UserError(f"nlhf {self.what} a {type(self.model).__name__}")
         refuse_misfits(self.trainer, self.model, self.datamodule)
@@ -105,21 +64,36 @@ class LookingCLI(GameCLI):
         """Nothing was trained or written."""
 
     def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
-        """The user's trainer on one device, for a few steps, silent."""
-        return silent_trainer(self.config_init[self.subcommand]["trainer"], callbacks, steps)
+        """A silent trainer for a few steps: the user's device, one of them, and precision."""
+        config = self.config_init[self.subcommand]["trainer"]
+        devices = config["devices"]
+        return L.Trainer(
+            accelerator=config["accelerator"],
+            devices=devices[:1] if isinstance(devices, list) else 1,
+            precision=config["precision"],
+            max_steps=steps,
+            max_epochs=-1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[ResumeState(), *callbacks],
+            **self.more_options(config),
+        )
+
+    def more_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What else such a trainer takes of the user's configuration."""
+        return {}
 
     def first_prompts(
         self, game: OnlineGame, num: int, ckpt_path: str | None
     ) -> tuple[L.Trainer, Prompts]:
-        """Different prompts of the training data, as the policy reads them.
+        """Different prompts of the training data, as the policy reads them, and their trainer.
 
-        Args:
-            game: the game; it is put where the trainer computes.
-            num: how many prompts.
-            ckpt_path: weights to take first.
-
-        Returns:
-            the trainer that read them, and the prompts.
+        The game takes the weights of `ckpt_path`, and is put where the trainer computes.
         """
         collector = PromptCollector(num)
         trainer = self.make_trainer(1, [collector])

@@ -71,13 +71,9 @@ def main(args: Sequence[str] | None = None) -> None:
             known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])
             raise UserError(f"{command!r} is no command of nlhf: choose one of {known}")
     except UserError as error:
-        print(f"nlhf: error: {one_sentence(error)}", file=sys.stderr)
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        print(f"nlhf: error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-
-
-def one_sentence(error: BaseException) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

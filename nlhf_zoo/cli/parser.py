@@ -6,10 +6,12 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+from omegaconf.errors import OmegaConfBaseException
 
 from nlhf_zoo.cli.signatures import choices
 from nlhf_zoo.errors import UserError
@@ -26,11 +28,7 @@ _KINDS = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "
 
 
 def shorten(message: str) -> str:
-    """What jsonargparse says, in one sentence: the option, and the innermost cause.
-
-    Args:
-        message: of many lines, with a tree of everything that was tried.
-    """
+    """Many lines of jsonargparse's in one sentence: the option, and the innermost cause."""
     keys = [one or other for one, other in re.findall(_KEY, message)]
     option = f"--{'.'.join(keys)}: " if keys else ""
     lines = [re.sub(rf"^(\s|- )*({_KEY})*", "", line) for line in message.splitlines()]
@@ -74,8 +72,7 @@ _BASES = {
 def _no_class(name: str, keys: list[str]) -> str:
     """What to take in place of a class that is none, or cannot stand there."""
     base = _BASES.get(keys[0] if keys else "")
-    known = [] if base is None else choices(base)
-    if base == "PreferenceOracle" and name in known:  # the place is for another kind of oracle
+    if base == "PreferenceOracle" and name in choices(base):  # it is for another kind of oracle
         texts = ", ".join(choices("TextOracle"))
         return (
             f"{name} cannot stand there, where an oracle of texts is asked: choose one of {texts}"
@@ -107,6 +104,23 @@ class SentenceParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong."""
         raise UserError(shorten(message)) from ex
+
+
+@contextmanager
+def as_user_errors(where: str = "") -> Iterator[None]:
+    """What parts refuse while they are made is the user's error: one sentence, after `where`."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow to import
+
+    try:
+        yield
+    except UserError as error:
+        if not where:
+            raise  # as the kind that it is
+        raise UserError(where + str(error).removeprefix("--")) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}an interpolation fails: {error}") from error
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
+        raise UserError(where + (shorten(str(error)) or type(error).__name__)) from error
 
 
 def _as_yaml(option: re.Match[str]) -> str:

@@ -1,4 +1,9 @@
-"""What `nlhf fit` refuses before anything is computed or written."""
+"""Combinations of model, data and Trainer that `nlhf fit` refuses before it computes or writes.
+
+Prompts and pairs are read here, for what is wrong with their rows must be said by then, too. What
+is wrong with one part, or with the parts of a game, they refuse themselves and
+`game/compatibility.py` does; checkpoints and other configurations are refused in `resuming.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.cli.parser import as_user_errors
 from nlhf_zoo.data.pairs import PreferencePairs
 from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
@@ -52,10 +58,8 @@ def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
     """Refuse parts that do not fit the trainer."""
-    try:
+    with as_user_errors("--model.optimizer or --model.lr_scheduler: "):
         game.configure_optimizers()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--model.optimizer or --model.lr_scheduler: {error}") from error
     check_precision(trainer.precision)
     closed_form = game.realisation.closed_form
     if closed_form and trainer.world_size > 1:

@@ -1,19 +1,48 @@
-"""Finding a run's checkpoint, and refusing one that the configuration did not make."""
+"""A run's configuration and its checkpoint: saved, found again, refused where they do not fit."""
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.cli import SaveConfigCallback
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.online_game import OnlineGame
+
+
+class SaveGameConfig(SaveConfigCallback):
+    """Saves ``config.yaml`` in the run's folder, and hyper-parameters beside the final metrics."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save for `fit` alone: an evaluation must not overwrite what the run was made from."""
+        if stage == "fit" and trainer.log_dir is not None:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the loggers the model's configuration, flat."""
+        if not trainer.loggers:
+            return
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        flat = dict(
+            flatten({"model": config["model"], "seed_everything": config["seed_everything"]})
+        )
+        for logger in trainer.loggers:
+            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                names = ("hp/exploitability", "hp/exploitability_max")
+                is_game = isinstance(pl_module, OnlineGame)
+                logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if is_game else None)
+            else:
+                logger.log_hyperparams(flat)
 
 
 def runs_folder(config: Namespace) -> Path | None:
@@ -29,11 +58,7 @@ def runs_folder(config: Namespace) -> Path | None:
 
 
 def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
-    """The checkpoint of the last version that has one, or of the version that is asked for.
-
-    Raises:
-        UserError: no version has a checkpoint, or the logger makes no versions.
-    """
+    """The checkpoint of the last version that has one, or of the version that is asked for."""
     if runs is None:
         raise UserError(
             "ckpt_path last needs trainer.logger to be a TensorBoardLogger: "
@@ -57,21 +82,22 @@ def last_checkpoint(config: Namespace, runs: Path | None) -> Path:
 
 
 def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True) -> None:
-    """Refuse to go on with a run that another configuration made.
+    """Refuse to go on with a run whose config.yaml, at `path`, is another configuration.
 
-    Its budgets may differ, and where a judge is reached.
+    `model`, `data` and `seed_everything` must be what they were, key by key, except for
 
-    Args:
-        path: the run's config.yaml; without one nothing is refused.
-        config: the configuration to go on with.
-        trains: whether it is to be trained on; an evaluation may be of other held-out rows.
+    - the arguments that a part names in its `may_change_on_resume`: where a judge is reached and
+      how long it is waited for, where answers are remembered, what they may cost;
+    - keys with `validation` in them, which say what rows are held out, where nothing is trained;
+    - another path of the same class or function of this package.
+
+    All of `trainer` may change, budgets among it. Without a file nothing is refused.
     """
     if not path.is_file():
         return
     saved = yaml.safe_load(path.read_text())
-    kept = ("model", "data", "seed_everything")
-    was = dict(flatten({key: saved.get(key) for key in kept}))
-    now = dict(flatten({key: config.get(key) for key in kept}))
+    sections = ("model", "data", "seed_everything")
+    was, now = (dict(flatten({key: of.get(key) for key in sections})) for of in (saved, config))
     for key in sorted(was.keys() | now.keys()):
         if not _is_same(was.get(key), now.get(key)) and not (
             _may_differ(key, now) or (not trains and "validation" in key)
@@ -87,26 +113,19 @@ def _is_same(one: Any, other: Any) -> bool:
     """Whether two values are equal, or two paths to one class or function of this package."""
     if one == other:
         return True
-    both = (one, other)
-    if not all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in both):
+    if not all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in (one, other)):
         return False
     try:
-        first, second = map(_imported, both)
-    except (ImportError, AttributeError):
+        return resolve_name(one) is resolve_name(other)
+    except (ImportError, AttributeError, ValueError):
         return False
-    return first is second
-
-
-def _imported(path: str) -> object:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _may_differ(key: str, config: dict[str, Any]) -> bool:
     """Whether a run may go on with another value, as the part itself declares."""
     part, _, name = key.rpartition(".init_args.")
     try:
-        of_part = _imported(str(config.get(f"{part}.class_path")))
+        of_part = resolve_name(str(config.get(f"{part}.class_path")))
     except (ImportError, AttributeError, ValueError):
         return False
     return name in getattr(of_part, "may_change_on_resume", ())

@@ -9,37 +9,20 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import nlhf_zoo
+
 _PACKAGE = Path(__file__).parent.parent
-_PARTS = [
-    "algorithms",
-    "callbacks",
-    "data",
-    "game",
-    "health",
-    "oracles",
-    "policies",
-    "preference_models",
-    "records",
-    "text_models",
-]
+_FOLDERS = (*nlhf_zoo.FOLDERS, "health", "text_models")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What is known of a class.
+    """What is known of a class."""
 
-    Args:
-        bases: names of its bases.
-        options: annotation of each argument of its constructor, by name; None where the class has
-            no constructor of its own.
-        abstract: whether it is an interface.
-        open: whether its constructor takes any option.
-    """
-
-    bases: tuple[str, ...]
-    options: dict[str, str] | None
+    bases: tuple[str, ...]  # their names
+    options: dict[str, str] | None  # annotations of its own constructor's arguments, if it has one
     abstract: bool = False
-    open: bool = False
+    open: bool = False  # whether its constructor takes any option
 
 
 @cache
@@ -47,7 +30,7 @@ def classes() -> dict[str, Signature]:
     """The classes that a configuration may name; of a name that two have, none can be told."""
     found: dict[str, Signature] = {}
     twice: set[str] = set()
-    for path in sorted(path for folder in _PARTS for path in (_PACKAGE / folder).rglob("*.py")):
+    for path in sorted(path for folder in _FOLDERS for path in (_PACKAGE / folder).rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 twice |= {node.name} & found.keys()

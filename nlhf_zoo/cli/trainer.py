@@ -17,11 +17,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+# Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
-
-# Imported so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.cli.config_files import refuse_bad_files
-from nlhf_zoo.cli.parser import SentenceParser, shorten
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.refusals import (
     is_trial,
@@ -31,12 +30,12 @@ from nlhf_zoo.cli.refusals import (
     refuse_unwritable,
 )
 from nlhf_zoo.cli.resuming import (
+    SaveGameConfig,
     last_checkpoint,
     refuse_other_config,
     refuse_other_file,
     runs_folder,
 )
-from nlhf_zoo.cli.saved_config import SaveGameConfig
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere
@@ -63,16 +62,12 @@ class GameCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """An OnlineGame on a table unless told otherwise."""
-        parser.set_defaults(
-            {
-                "model": {"class_path": _path(OnlineGame)},
-                "data": {"class_path": _path(TablePrompts)},
-            }
-        )
+        for option, cls in (("model", OnlineGame), ("data", TablePrompts)):
+            parser.set_defaults({option: {"class_path": f"{cls.__module__}.{cls.__qualname__}"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; a broken interpolation is the user's error like any other."""
-        try:
+        try:  # not by `as_user_errors`: --print_config prints here, and its reader may have gone
             super().parse_arguments(parser, args)
         except OmegaConfBaseException as error:
             raise UserError(f"an interpolation in the configuration fails: {error}") from error
@@ -83,10 +78,8 @@ class GameCLI(LightningCLI):
 
     def _set_seed(self) -> None:
         """Set it; one out of bounds is the user's error."""
-        try:
+        with as_user_errors("--seed_everything: "):
             super()._set_seed()
-        except ValueError as error:
-            raise UserError(f"--seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Do not take model arguments from a checkpoint.
@@ -134,11 +127,8 @@ class GameCLI(LightningCLI):
         for key, value in self._resumed.items():
             config[key] = value
         try:
-            super().instantiate_classes()
-        except UserError:
-            raise
-        except (ValueError, TypeError, OSError, MisconfigurationException, ImportError) as error:
-            raise UserError(shorten(str(error)) or type(error).__name__) from error
+            with as_user_errors():
+                super().instantiate_classes()
         finally:
             for key, value in written.items():  # config.yaml starts such a run, and resumes none
                 config[key] = value
@@ -154,11 +144,7 @@ class GameCLI(LightningCLI):
             refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
-        """Print the probability of each response as CSV, where the responses can be listed.
-
-        Raises:
-            UserError: this is a preference model.
-        """
+        """Print the probability of each response as CSV, where the responses can be listed."""
         if isinstance(self.model, PreferenceModel):
             raise UserError(
                 "nlhf predict prints a policy's responses: of a preference model `nlhf validate` "
@@ -176,11 +162,7 @@ class GameCLI(LightningCLI):
                 table.writerow((prompt, name, probability))
 
     def after_fit(self) -> None:
-        """Say where everything lies.
-
-        Raises:
-            UserError: the oracle left too much unanswered, in a run that was too short to stop.
-        """
+        """Say where everything lies, and refuse answers of which too many are missing."""
         if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
@@ -195,12 +177,7 @@ class GameCLI(LightningCLI):
 
 
 def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
-    """Run one command of the Trainer.
-
-    Args:
-        args: the command (fit, validate, test, predict) and its options.
-        cli: what parses and runs it.
-    """
+    """Run one command of the Trainer, `fit`, `validate`, `test` or `predict`, with its options."""
     refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
@@ -237,10 +214,10 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     except BrokenPipeError:
         raise
     except ProcessRaisedException as error:  # with the traceback of another process
-        said = re.findall(r"^nlhf_zoo\.errors\.\w+: (.+)$", str(error), re.MULTILINE)
-        if not said:
+        messages = re.findall(r"^nlhf_zoo\.errors\.\w+: (.+)$", str(error), re.MULTILINE)
+        if not messages:
             raise
-        raise UserError(said[-1]) from error
+        raise UserError(messages[-1]) from error
     except OSError as error:  # a full disk, a folder that may not be written to
         raise UserError(
             f"{error.filename or 'input or output'}: {error.strerror or error}"
@@ -249,7 +226,3 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
         raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

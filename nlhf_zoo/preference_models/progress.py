@@ -1,4 +1,4 @@
-"""A progress bar over training steps."""
+"""A progress bar over training steps, or over what a subclass counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ class TrainingBar(L.Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._bar: tqdm[Any] | None = None
+
+    def open(self, name: str, unit: str, done: int, total: int | None) -> None:
+        """Show the bar from here on; without a total it counts."""
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=f" {unit}", delay=1)
+
+    def position(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> tuple[int, dict[str, Any]]:
+        """How far the training is, and the figures that stand behind the bar."""
+        loss = trainer.progress_bar_metrics.get("train/loss")
+        return trainer.global_step, {} if loss is None else {"loss": loss}
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -24,24 +36,21 @@ class TrainingBar(L.Callback):
             return
         steps = trainer.estimated_stepping_batches
         total = None if steps == float("inf") else int(steps)
-        name = type(pl_module).__name__
-        self._bar = tqdm(
-            total=total, initial=trainer.global_step, desc=name, unit=" steps", delay=1
-        )
+        self.open(type(pl_module).__name__, "steps", trainer.global_step, total)
 
     @override
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self._bar is not None:
-            loss = trainer.progress_bar_metrics.get("train/loss")
-            self._bar.set_postfix({} if loss is None else {"loss": loss}, refresh=False)
-            self._bar.update(trainer.global_step - self._bar.n)
+            done, figures = self.position(trainer, pl_module)
+            self._bar.set_postfix(figures, refresh=False)
+            self._bar.update(done - self._bar.n)
 
     @override
-    def on_exception(self, *_: Any) -> None:
-        self.on_train_end()
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.on_train_end(trainer, pl_module)
 
     @override
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

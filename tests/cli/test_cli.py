@@ -10,6 +10,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +81,23 @@ assert not heavy, heavy
             assert re.search(rf"^  {command} ", run.stdout, re.MULTILINE)
 
 
-def test_fit_help(tmp_path: Path):
-    run = nlhf("fit", "--help", folder=tmp_path)
-    assert run.code == 0
-    assert "--model CONFIG" in run.out
-    assert "--trainer.max_steps" in run.out
+HELP = {
+    "fit": "model data trainer.max_steps ckpt_path",
+    "solve": "votes matrix prior reference start beta algorithm updates",
+    "compare": "config output budget.queries seeds betas overwrite",
+    "oracle": "responses num_prompts num_responses max_queries output figure",
+    "export": "ckpt output player merged config",
+}
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_names_the_options(command: str, capsys):
+    is_ours = command == "oracle"  # the others' is their parser's, and ends the process
+    with nullcontext() if is_ours else pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    words = capsys.readouterr().out.split()
+    for option in HELP[command].split():
+        assert f"--{option}" in words, option
 
 
 def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
@@ -246,44 +260,48 @@ def test_a_logger_can_be_left_out(folder: Path):
     assert not (folder / "runs").exists()
 
 
-def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, capsys):
+def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, refused):
     """The reference that others took from `get_base_model()`: with the adapter in its layers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(AdapterPlayers, "_switch", lambda self, adapter: None)
-    with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", str(ROOT / "configs/language/nash_mp.yaml")])
-    assert end.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "this model cannot be trained as it is: the reference" in said
+    _, sentence = refused("fit", "--config", ROOT / "configs/language/nash_mp.yaml")
+    assert "this model cannot be trained as it is: the reference" in sentence
     assert not list(tmp_path.rglob("last.ckpt"))
 
 
 PAIR_MODEL = ("fit", "--config", str(ROOT / "configs/lm/pair_model.yaml"), "--print_config")
+GENERATIVE = (*PAIR_MODEL, "--model.oracle", "GenerativePairModelOracle")
+
+
+@pytest.fixture
+def parsed(capsys) -> Callable[..., dict[str, Any]]:
+    """Parses a command in this process, and gives the model's arguments as they were read."""
+
+    def arguments(*args: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        assert not end.value.code
+        return dict(yaml.safe_load(capsys.readouterr().out)["model"]["init_args"])
+
+    return arguments
 
 
 @pytest.mark.parametrize("option", ["oracle.revision", "oracle.max_tokens", "policy.lora"])
 @pytest.mark.parametrize("form", ["--model.{} null", "--model.{}=null"])
-def test_null_is_null_also_of_a_part_of_a_part(option, form, capsys):
+def test_null_is_null_also_of_a_part_of_a_part(option, form, parsed):
     """jsonargparse 4.53 hands it on as the text "None"."""
-    with pytest.raises(SystemExit) as end:
-        main([*PAIR_MODEL, *form.format(option).split()])
-    assert not end.value.code
-    parsed = yaml.safe_load(capsys.readouterr().out)
     part, name = option.split(".")
-    assert parsed["model"]["init_args"][part]["init_args"][name] is None
+    assert parsed(*PAIR_MODEL, *form.format(option).split())[part]["init_args"][name] is None
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_lists_and_dictionaries_of_a_part_of_a_part_are_what_they_were(depth, capsys):
+def test_lists_and_dictionaries_of_a_part_of_a_part_are_what_they_were(depth, parsed):
     """jsonargparse 4.53 hands them on as Python prints them."""
     outer = ["--model.oracle", "BudgetedOracle", "--model.oracle.max_queries", "5"]
     where = "--model.oracle" + ".oracle" * (depth - 1)
     field = r"""{"stop": null, "end": ["a\nb", "it's", "ä😀", 1.5, {"deep": null}], "on": true}"""
     given = [*outer[: 4 * (depth - 1)], where, "JudgeOracle", f"{where}.extra_body", field]
-    with pytest.raises(SystemExit) as end:
-        main([*PAIR_MODEL, *given, f"{where}.api_key_env", "null"])
-    assert not end.value.code
-    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    found = parsed(*PAIR_MODEL, *given, f"{where}.api_key_env", "null")
     for _ in range(depth):
         found = found["oracle"]["init_args"]
     assert found["extra_body"] == json.loads(field)
@@ -300,30 +318,19 @@ def test_lists_and_dictionaries_of_a_part_of_a_part_are_what_they_were(depth, ca
     ],
 )
 @pytest.mark.parametrize("form", [("--model.oracle.labels", "{}"), ("--model.oracle.labels={}",)])
-def test_texts_in_quotes_are_texts(labels, text, form, capsys):
-    oracle = ["--model.oracle", "GenerativePairModelOracle"]
-    with pytest.raises(SystemExit) as end:
-        main([*PAIR_MODEL, *oracle, *(one.format(labels) for one in form)])
-    assert not end.value.code
-    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["oracle"]["init_args"]
-    assert found["labels"] == text
+def test_texts_in_quotes_are_texts(labels, text, form, parsed):
+    found = parsed(*GENERATIVE, *(one.format(labels) for one in form))
+    assert found["oracle"]["init_args"]["labels"] == text
 
 
-def test_texts_without_quotes_are_told_to_take_some(capsys):
-    oracle = ["--model.oracle", "GenerativePairModelOracle", "--model.oracle.labels"]
-    with pytest.raises(SystemExit) as end:
-        main([*PAIR_MODEL, *oracle, "[yes,no]"])
-    assert end.value.code == 2
-    said = capsys.readouterr().err
+def test_texts_without_quotes_are_told_to_take_some(refused):
+    _, said = refused(*GENERATIVE, "--model.oracle.labels", "[yes,no]")
     assert 'got \'True\': yes, no, on and off are text only in quotes, as in ["yes", "no"]' in said
 
 
-def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(capsys):
+def test_an_oracle_that_cannot_stand_in_a_cache_is_told_so(refused):
     oracle = "--model.oracle CachedOracle --model.oracle.path a.sqlite --model.oracle.oracle "
-    with pytest.raises(SystemExit) as end:
-        main([*PAIR_MODEL, *oracle.split(), "BudgetedOracle"])
-    assert end.value.code == 2
-    said = capsys.readouterr().err
+    _, said = refused(*PAIR_MODEL, *oracle.split(), "BudgetedOracle")
     assert "BudgetedOracle cannot stand there, where an oracle of texts is asked" in said
     assert "RuleOracle" in said
     assert "VotesOracle" not in said

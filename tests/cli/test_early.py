@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import yaml
 from forked import nlhf
 from paths import CONFIGS
 
@@ -16,38 +15,6 @@ from nlhf_zoo.errors import UserError
 FIT = ["--config", str(CONFIGS / "tabular/nash_mp.yaml")]
 LM = ["--config", str(CONFIGS / "lm/own_model.yaml")]
 
-
-def file(tmp_path, change):
-    """The configuration with something changed, as an option."""
-    config = yaml.safe_load((CONFIGS / "tabular/nash_mp.yaml").read_text())
-    change(config)
-    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
-    return ["--config", str(tmp_path / "changed.yaml")]
-
-
-def renamed(*place):
-    """Spell the last key of a path in the configuration with a letter too many."""
-
-    def change(config):
-        for key in place[:-1]:
-            config = config[key]
-        config[f"{place[-1]}x"] = config.pop(place[-1])
-
-    return change
-
-
-def valued(value, *place):
-    """Put another value at a path in the configuration."""
-
-    def change(config):
-        for key in place[:-1]:
-            config = config[key]
-        config[place[-1]] = value
-
-    return change
-
-
-ARGS = ("model", "init_args")
 MISTAKES = {
     "no file": ["--config", "nowhere.yaml"],
     "option of the algorithm": [*FIT, "--model.algorithm.etta", "0.3"],
@@ -66,11 +33,12 @@ MISTAKES = {
     "path of a folder": [*FIT, "--model.algorithm", "nlhf_zoo.algorithms.NashMDD"],
     "module": [*FIT, "--model.algorithm", "no_such_module.NashMDD"],
     "class after another": [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.kappa", "1"],
-    "file: option of the game": renamed(*ARGS, "beta"),
-    "file: option of the oracle": renamed(*ARGS, "oracle", "init_args", "num_games"),
-    "file: option of the trainer": renamed("trainer", "accelerator"),
-    "file: algorithm": valued("nlhf_zoo.NashMPP", *ARGS, "algorithm", "class_path"),
-    "file: callback": valued([{"class_path": "Budgett"}], "trainer", "callbacks"),
+    # What is replaced in the file, and by what.
+    "file: option of the game": ("beta:", "betax:"),
+    "file: option of the oracle": ("num_games:", "num_gamesx:"),
+    "file: option of the trainer": ("accelerator:", "acceleratorx:"),
+    "file: algorithm": ("nlhf_zoo.NashMP", "nlhf_zoo.NashMPP"),
+    "file: callback": ("nlhf_zoo.Budget", "Budgett"),
 }
 VALID = [
     [*FIT, "--model.algorithm", "nlhf_zoo.algorithms.NashMD", "--model.algorithm.eta", "0.3"],
@@ -103,7 +71,10 @@ VALID = [
 def test_it_says_what_the_parser_says(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = MISTAKES[case]
-    args = file(tmp_path, args) if callable(args) else args
+    if isinstance(args, tuple):
+        text = (CONFIGS / "tabular/nash_mp.yaml").read_text()
+        (tmp_path / "changed.yaml").write_text(text.replace(*args))
+        args = ["--config", "changed.yaml"]
     with pytest.raises(UserError) as caught:
         refuse_early(args)
     # There lightning is loaded, so that the parser alone looks at what it is given.
@@ -125,14 +96,14 @@ def test_what_may_be_right_is_left_to_the_parser(args):
 def test_a_file_may_name_classes_and_files_without_arguments(tmp_path):
     (tmp_path / "model.yaml").write_text("model: PreferenceModel\n")
     refuse_early(["--config", str(tmp_path / "model.yaml"), "--model.backbone", "LettersBackbone"])
-    args = file(tmp_path, valued("oracle.yaml", *ARGS, "oracle"))
-    refuse_early([*args, "--model.oracle.num_games", "3"])
+    (tmp_path / "part.yaml").write_text("model: {init_args: {oracle: oracle.yaml}}\n")
+    refuse_early(["--config", str(tmp_path / "part.yaml"), "--model.oracle.num_games", "3"])
 
 
 def test_the_sentence_names_the_command(tmp_path):
-    args = file(tmp_path, renamed("trainer", "accelerator"))
+    (tmp_path / "trainer.yaml").write_text("trainer: {acceleratorx: cpu}\n")
     with pytest.raises(UserError, match="Subcommand 'validate' does not accept"):
-        refuse_early(args, command="validate")
+        refuse_early(["--config", str(tmp_path / "trainer.yaml")], command="validate")
 
 
 def test_once_torch_is_imported_the_parser_alone_knows_the_classes(monkeypatch):

@@ -301,37 +301,26 @@ def lora_of_the_run():
     return LoRA(r=8, alpha=16)
 
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as end:
-        main(["export", *map(str, args)])
-    assert end.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_misuse_is_one_sentence(run, tmp_path, capsys):
+def test_misuse_is_one_sentence(run, tmp_path, refused):
     ckpt, out = run / "checkpoints/last.ckpt", tmp_path / "out"
-    assert "none.ckpt is no file" in refused(capsys, "--ckpt", "none.ckpt", "--output", out)
-    assert "ckpt" in refused(capsys, "--output", out)
-    assert "no player 'magnet'" in refused(
-        capsys, "--ckpt", ckpt, "--output", out, "--player", "magnet"
-    )
-    assert "not empty" in refused(capsys, "--ckpt", ckpt, "--output", run)
-    assert "export it merged" in refused(
-        capsys, "--ckpt", ckpt, "--output", out, "--player", "reference"
-    )
-    lone = tmp_path / "last.ckpt"
+    lone, half, empty = (tmp_path / name for name in ("last.ckpt", "half.ckpt", "empty.yaml"))
     lone.write_bytes(ckpt.read_bytes())
-    assert "give the configuration that the run was made from as --config" in refused(
-        capsys, "--ckpt", lone, "--output", out
-    )
-    half = tmp_path / "half.ckpt"
     half.write_bytes(ckpt.read_bytes()[:-100])
-    config = ("--config", run / "config.yaml")
-    assert "not a whole one" in refused(capsys, "--ckpt", half, "--output", out, *config)
+    empty.touch()
+    good, config = ("--ckpt", ckpt, "--output", out), ("--config", run / "config.yaml")
     table = ("--config", ROOT / "configs/tabular/nash_mp.yaml")
-    assert "only a language model can be exported" in refused(
-        capsys, "--ckpt", ckpt, "--output", out, *table
-    )
+    for args, message in [
+        (("--ckpt", "none.ckpt", "--output", out), "none.ckpt is no file"),
+        (("--output", out), "ckpt"),
+        ((*good, "--player", "magnet"), "no player 'magnet'"),
+        (("--ckpt", ckpt, "--output", run), "not empty"),
+        ((*good, "--player", "reference"), "export it merged"),
+        (("--ckpt", lone, "--output", out), "the configuration that the run was made from as --co"),
+        (("--ckpt", half, "--output", out, *config), "not a whole one"),
+        ((*good, *table), "only a language model can be exported"),
+        ((*good, "--config", empty), "empty.yaml holds no options"),
+    ]:
+        assert message in refused("export", *args)[1]
     assert not out.exists()
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -117,17 +118,6 @@ def report_of(options):
 def within(part, options):
     """The options of an oracle that is a part of another."""
     return options.replace("--oracle", f"--{part}.oracle")
-
-
-def refused(options, capsys):
-    """What is printed, and the one line of the error."""
-    with pytest.raises(SystemExit) as end:
-        main(["oracle", *options.split()])
-    assert end.value.code == 2
-    printed = capsys.readouterr()
-    (line,) = printed.err.strip().splitlines()
-    assert line.startswith("nlhf: error: ")
-    return printed.out, line
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -266,19 +256,19 @@ def test_no_more_queries_than_allowed(most, sizes):
     assert oracle.ledger["queries"] <= most
 
 
-def test_what_was_answered_is_told_where_the_oracle_stops(folder, capsys):
+def test_what_was_answered_is_told_where_the_oracle_stops(folder, refused):
     judge = f"--oracle judges.Judge {READ} --oracle.stops_after"
-    _, line = refused(f"{judge} 4 --output report.json", capsys)
-    assert line == "nlhf: error: the judge is down"
+    _, line = refused("oracle", *f"{judge} 4 --output report.json".split())
+    assert line == "the judge is down"
     report = json.loads(Path("report.json").read_text())
     assert len(report["answers"]) == 4
     assert report["figures"]["invalid"]["reading"] == "0 of 4 pairs have no answer"
-    assert refused(f"{judge} 0", capsys)[0] == ""
+    assert refused("oracle", *f"{judge} 0".split())[0] == ""
 
 
-def test_a_budget_stops_it(folder, capsys):
+def test_a_budget_stops_it(folder, refused):
     budget = "--oracle BudgetedOracle --oracle.oracle judges.Judge --oracle.max_queries 3"
-    out, line = refused(f"{budget} {READ}", capsys)
+    out, line = refused("oracle", *f"{budget} {READ}".split())
     assert "budget is spent" in line
     assert "0 of 3 pairs have no answer" in out
 
@@ -334,13 +324,13 @@ def test_of_many_actions_some_are_taken():
     torch.testing.assert_close(asked, part)
 
 
-def test_labels_are_not_what_is_examined_and_listed_responses_are(folder, capsys):
+def test_labels_are_not_what_is_examined_and_listed_responses_are(folder, refused):
     listed = "--oracle.oracle ListedResponses --oracle.oracle.path samples.jsonl"
     listed = f"--oracle BernoulliLabels {listed} {within('oracle.oracle', SHORTER)}"
     report = report_of(listed)
     assert report["title"] == "RuleOracle: 9 pairs of responses to 2 prompts"
     assert report["figures"]["length_correlation"]["value"] < -0.5
-    _, line = refused(f"{listed} {READ}", capsys)
+    _, line = refused("oracle", *f"{listed} {READ}".split())
     assert "ListedResponses has responses of its own, samples.jsonl: leave --responses out" in line
 
 
@@ -414,33 +404,24 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_mistake_is_one_sentence(folder, capsys, name):
+def test_a_mistake_is_one_sentence(folder, refused, name):
     Path("bad.jsonl").write_text('{"prompt": "p", "responses": ["a", "b"]}\n{"prompt"\n')
     Path("one.jsonl").write_text('{"prompt": "p", "responses": ["a"]}\n')
     Path("d.png").mkdir()
     options, message = REFUSALS[name]
-    out, line = refused(options, capsys)
+    out, line = refused("oracle", *options.split())
     assert out == ""
     assert re.search(message, line)
 
 
-def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
-    def full(*paths):
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_is_one_sentence(folder, refused, monkeypatch):
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("nlhf_zoo.files.os.replace", full)
-    _, line = refused(f"{SHORTER} {READ} --output report.json", capsys)
-    assert line == "nlhf: error: report.json could not be written: No space left on device"
+    _, line = refused("oracle", *f"{SHORTER} {READ} --output report.json".split())
+    assert line == "report.json could not be written: No space left on device"
     assert [path.name for path in folder.iterdir()] == ["samples.jsonl"]
 
 
 def test_equal_responses_are_nothing_to_compare():
     with pytest.raises(UserError, match="all responses to each prompt are equal"):
         ask(Biased(), samples({"p": ["a"]}))
-
-
-def test_help(capsys):
-    main(["oracle", "--help"])
-    out = capsys.readouterr().out
-    for option in ("responses", "num_prompts", "num_responses", "max_queries", "output", "figure"):
-        assert f"  --{option} " in out

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock, Mock, call
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nlhf_zoo import __version__
 from nlhf_zoo.cli.solve import command as solve
 from nlhf_zoo.cli.solve import playing
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.solvers import Solution
+from nlhf_zoo.solvers import PreparedGame, Solution
 
 CURVES = ("exploitability", "kl_to_nash", "span")
 
@@ -249,15 +250,11 @@ def test_prompts_may_have_different_alternatives(folder, beta):
 
 def test_linear_programme_knows_what_exists(folder, monkeypatch):
     """An absent alternative ties with everything: at beta = 0 it may be a solution."""
-    told, solver = [], solve.unregularised_nash
-
-    def spy(P, support):
-        told.append(support.tolist())
-        return solver(P, support)
-
-    monkeypatch.setattr(solve, "unregularised_nash", spy)
+    solver = Mock(wraps=solve.unregularised_nash)
+    monkeypatch.setattr(solve, "unregularised_nash", solver)
     run("--votes", "ragged.csv", "--beta", 0)
-    assert told == [[[True, True, True], [True, True, False]]]
+    (_, support), _ = solver.call_args
+    assert support.tolist() == [[True, True, True], [True, True, False]]
 
 
 def test_ragged_reference_and_start(folder):
@@ -321,44 +318,25 @@ def test_chunks_do_not_show(folder, monkeypatch, algorithm):
 
 
 def test_progress_counts_the_updates(folder, monkeypatch):
-    made, moved = [], []
-
-    class Bar:
-        def __init__(self, **settings):
-            made.append(settings)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def update(self, number):
-            moved.append(number)
-
-    monkeypatch.setattr(playing, "tqdm", Bar)
+    bar = MagicMock()
+    monkeypatch.setattr(playing, "tqdm", bar)
     monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 40)
     run("--matrix", "game.npy", "--algorithm", "NashMP", "--updates", 100)
-    assert moved == [40, 40, 20]
-    assert (made[0]["total"], made[0]["delay"], made[0]["file"]) == (100, 2, sys.stderr)
+    update = bar.return_value.__enter__.return_value.update
+    assert update.call_args_list == [call(40), call(40), call(20)]
+    made = bar.call_args.kwargs
+    assert (made["total"], made["delay"], made["file"]) == (100, 2, sys.stderr)
 
 
 def test_memory_does_not_grow_with_the_updates(folder, monkeypatch):
     """However many updates: what is measured at once is bounded in numbers and in work."""
-    sizes = []
-    measure = playing.prepare_game
+    sizes, measure = [], PreparedGame.measure
 
-    def spy(*args):
-        prepared = measure(*args)
+    def spy(prepared, log_policies):
+        sizes.append(log_policies.numel())
+        return measure(prepared, log_policies)
 
-        class Spy:
-            def measure(self, log_policies):
-                sizes.append(log_policies.numel())
-                return prepared.measure(log_policies)
-
-        return Spy()
-
-    monkeypatch.setattr(playing, "prepare_game", spy)
+    monkeypatch.setattr(PreparedGame, "measure", spy)
     monkeypatch.setattr(playing, "_CHUNK_NUMBERS", 100)
     run("--matrix", "games.npy", "--algorithm", "NashMP", "--updates", 40)
     assert max(sizes) <= 100
@@ -483,24 +461,6 @@ print("heavy:", sorted(heavy & set(sys.modules)))
     assert result.stdout.splitlines()[-1] == "heavy: []"
 
 
-def test_help(folder, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        solve.main(["--help"])
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    for option in (
-        "votes",
-        "matrix",
-        "prior",
-        "reference",
-        "start",
-        "beta",
-        "algorithm",
-        "updates",
-    ):
-        assert f"--{option} " in text
-
-
 # -- refusals --------------------------------------------------------------------------------------
 
 ONE = "--matrix game.npy"
@@ -597,30 +557,14 @@ def bad_files(folder):
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refuses_in_one_sentence(bad_files, folder, capsys, monkeypatch, case):
+def test_refuses_in_one_sentence(bad_files, folder, refused, monkeypatch, case):
     arguments, expected = REFUSALS[case]
-    solved, solver = [], solve.regularised_nash
-
-    def counted(*args, **settings):
-        solved.append(args)
-        return solver(*args, **settings)
-
-    monkeypatch.setattr(solve, "regularised_nash", counted)
+    solver = Mock(wraps=solve.regularised_nash)
+    monkeypatch.setattr(solve, "regularised_nash", solver)
     files = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises((UserError, SystemExit)) as refusal:
-        solve.main(arguments.split())
-    out, err = capsys.readouterr()
-    if isinstance(refusal.value, SystemExit):
-        assert refusal.value.code == 2
-        assert err.startswith("nlhf solve: error: ")
-        sentence = err.removeprefix("nlhf solve: error: ").removesuffix("\n")
-    else:
-        assert err == ""
-        sentence = str(refusal.value)
+    out, sentence = refused("solve", *arguments.split())
     assert expected in sentence
-    assert "\n" not in sentence
-    assert "Traceback" not in sentence
     assert out == ""
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
     if case != "diverges":  # everything else is found before anything is computed
-        assert not solved
+        solver.assert_not_called()

@@ -26,7 +26,7 @@ def test_type_checkers_see_the_same(tmp_path):
     imports = [node for node in stub if isinstance(node, ast.ImportFrom)]
     stars = {node.module for node in imports if node.names[0].name == "*"}
     others = {a.asname: node.module for node in imports for a in node.names if a.name != "*"}
-    assert stars == {f"nlhf_zoo.{folder}" for folder in nlhf_zoo._FOLDERS}
+    assert stars == {f"nlhf_zoo.{folder}" for folder in nlhf_zoo.FOLDERS}
     assert others == {name: f"nlhf_zoo.{folder}" for name, folder in nlhf_zoo._OTHERS.items()}
     assert (ROOT / "nlhf_zoo/py.typed").is_file()
 

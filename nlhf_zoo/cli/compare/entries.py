@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,16 +13,14 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf.errors import OmegaConfBaseException
 
 from nlhf_zoo.cli.compare.configuration import AlgorithmBlocks, Block, load_yaml, require
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
+from nlhf_zoo.cli.signatures import options_of
+from nlhf_zoo.errors import UserError
 
 # Its module also imports what short class names in the files stand for.
-from nlhf_zoo.cli.parser import SentenceParser
-from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.policies import Policy
 
 # What a file says of its Trainer that changes what is learnt; the rest is the comparison's.
 _TRAINER_KEYS = (
@@ -94,10 +91,8 @@ def _read(name: str, path: Path) -> tuple[Block, dict[str, Any]]:
     _refuse_other_prompts(path, file.get("data") or {})
     trainer = file.get("trainer") or {}
     arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
-    try:
+    with as_user_errors(f"{path}, trainer: "):
         L.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise UserError(f"{path}, trainer: {error}") from error
     return model, arguments
 
 
@@ -151,12 +146,9 @@ def _with_blocks(
 
 def _refuse_unused(key: str, policy: str, where: str) -> None:
     """Refuse a game's reference or start that the policy takes none of."""
-    classes: list[type] = [Policy]
-    for cls in classes:
-        classes.extend(cls.__subclasses__())  # the loop goes on over these
     name = policy.rpartition(".")[2]
-    options = [inspect.signature(cls).parameters for cls in classes if cls.__name__ == name]
-    taken = not options or any(key in option for option in options)  # the parser knows of others
+    options = options_of(name)
+    taken = options is None or key in options  # of a user's own class the parser knows
     rule = f"{name} takes none: leave it out of the game"
     require(taken, f"{where}: the game gives a {key}, but {rule}")
 
@@ -185,18 +177,13 @@ def _parse(model: str) -> tuple[SentenceParser, Namespace]:
     parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf compare")
     parser.add_argument("--model", type=OnlineGame)
     section = {"class_path": "OnlineGame", **yaml.safe_load(model)}
-    try:
-        return parser, parser.parse_object({"model": section})
-    except UserError as error:
-        raise UserError(str(error).removeprefix("--")) from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"an interpolation fails: {error}") from error
+    return parser, parser.parse_object({"model": section})
 
 
 def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bool]:
     """Make a game to see that it can be; returns its table's size and whether it is enumerated."""
     L.seed_everything(seed, verbose=False)
-    try:
+    with as_user_errors(f"{where}: "):
         game = make()
         table = game.oracle.table
         if table is None:
@@ -205,6 +192,4 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bo
                 "need: compare on games that do"
             )
         game.log_policy()
-    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"{where}: {error}") from error
     return table.numel(), game.rollout.enumerated

@@ -37,7 +37,6 @@ def draw(
     The place of an algorithm among all gives its line a colour.
     """
     import matplotlib as mpl  # slow to import, and needed at the end only
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = by_game(results)
@@ -45,7 +44,6 @@ def draw(
     rows = math.ceil(len(panels) / columns)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(1.2 + 4.2 * columns, 1.3 + 3.5 * rows), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         handles: dict[str, Artist] = {}
         for ax, panel in zip(axes, panels, strict=False):

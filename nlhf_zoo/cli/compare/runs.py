@@ -61,14 +61,10 @@ class Task:
         return self.output / self.entry.where / self.entry.label / f"seed_{self.seed}"
 
     def play(self, report: Callable[[int], Any]) -> RunResult:
-        """Play it.
+        """Play it, and name it in what goes wrong.
 
-        Args:
-            report: called with the queries (rounds, if the budget is in rounds) since the last
-                call, and at the end with what is left of the budget.
-
-        Raises:
-            UserError: a part refuses its arguments, or the policy diverges.
+        Called as it goes on, `report` is given the queries (rounds, if the budget is in rounds)
+        since its last call, and at the end what is left of the budget.
         """
         try:
             return self._play(report)
@@ -174,11 +170,8 @@ class WorkerPool:
 
     A ``ProcessPoolExecutor`` would not do: it does not say which run's process died or how, it
     cannot end processes that are at work, and where this one is killed it leaves them behind. A
-    worker here has a pipe, and ends when nobody is at the other end.
-
-    Args:
-        processes: runs that go on at a time; a single one is played in this process.
-        bar: is named by the run that began last, and moves as the runs get on.
+    worker here has a pipe, and ends when nobody is at the other end. Where one run goes on at a
+    time, it is played in this process. The bar is named by the run that began last.
     """
 
     def __init__(self, processes: int, bar: tqdm) -> None:
@@ -187,12 +180,7 @@ class WorkerPool:
         self._workers: list[_Worker] = []
 
     def play(self, tasks: Sequence[Task]) -> Iterator[RunResult]:
-        """Play runs, and yield what came of them in this order.
-
-        Raises:
-            UserError: one cannot be played, or its process died.
-            RuntimeError: one failed in another process.
-        """
+        """Play runs, and yield what came of them in this order."""
         if self._processes > 1:
             yield from self._side_by_side(tasks)
         else:

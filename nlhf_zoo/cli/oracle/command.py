@@ -10,7 +10,7 @@ from typing import Any
 from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.oracle.options import ReportOptions, parse
 from nlhf_zoo.cli.oracle.report import report
-from nlhf_zoo.cli.parser import SentenceParser, shorten
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.data.texts.listed_responses import read_listed
 from nlhf_zoo.errors import UserError
@@ -43,15 +43,7 @@ configuration, whose reference and policy draw them. An oracle over a table is l
 
 
 def main(args: list[str]) -> None:
-    """Run ``nlhf oracle``.
-
-    Args:
-        args: what stands behind ``nlhf oracle``.
-
-    Raises:
-        UserError: the arguments, the oracle or the responses cannot be used.
-        SystemExit: help was asked for.
-    """
+    """Run ``nlhf oracle`` with what stands behind it on the command line."""
     if not args or {"-h", "--help"} & {*args}:
         print(_HELP, end="")
         return
@@ -82,14 +74,12 @@ class OracleCLI(LookingCLI):
         """Ask the oracle in place of a fit (LightningCLI calls this)."""
         oracle, samples = _examined(model.oracle, _read(self.options))
         if oracle.support is None:
-            samples = self._draw(model, ckpt_path) if samples is None else samples
+            if samples is None:
+                trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
+                with trainer.precision_plugin.forward_context():
+                    samples = draw_samples(model, prompts, self.options.num_responses)
             oracle.to(self.trainer.strategy.root_device)
         report(oracle, samples, self.options)
-
-    def _draw(self, model: OnlineGame, ckpt_path: str | None) -> list[ResponseSample]:
-        trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
-        with trainer.precision_plugin.forward_context():
-            return draw_samples(model, prompts, self.options.num_responses)
 
 
 # ---- what is asked, and who ----------------------------------------------------------------------
@@ -102,12 +92,8 @@ def _build(args: list[str]) -> PreferenceOracle:
     parser = SentenceParser(prog="nlhf oracle")
     parser.add_argument("--oracle", type=PreferenceOracle, required=True, enable_path=True)
     parsed = parser.parse_args(args)
-    try:
+    with as_user_errors():
         oracle: PreferenceOracle = parser.instantiate(parsed).oracle
-    except UserError:
-        raise
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise UserError(shorten(str(error)) or type(error).__name__) from error
     return oracle
 
 
@@ -122,9 +108,6 @@ def _examined(
 
     Labels are drawn from the probabilities of another, and a budget changes none, though it still
     holds: nobody pays for more than they allowed. What was listed for a table is put to its judge.
-
-    Raises:
-        UserError: there are two lists of responses.
     """
     while isinstance(oracle, BernoulliLabels | BudgetedOracle | ListedResponses):
         if isinstance(oracle, ListedResponses):

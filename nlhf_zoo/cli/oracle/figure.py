@@ -25,21 +25,15 @@ def draw(
 ) -> None:
     """Draw the first prompts' matrices by falling win rate, and P(a > b) against 1 - P(b > a).
 
-    Args:
-        matrices: P of each prompt's responses [K, K], NaN for what is not known.
-        forward: P(a > b) by a look at a first [Q].
-        backward: P(b > a) by a look at b first [Q].
-        title: of the figure.
-        path: of the PNG.
+    The matrices are P of each prompt's responses [K, K], NaN for what is not known; `forward` [Q]
+    is P(a > b) by a look at a first, `backward` [Q] is P(b > a) by a look at b first.
     """
     import matplotlib as mpl  # slow to import, and needed at the end only
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = matrices[:MATRICES]
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(1 + 2.9 * (len(shown) + 1), 3.9), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(shown) + 1, squeeze=False)[0]
         for number, (ax, matrix) in enumerate(zip(axes, shown, strict=False), 1):
             image = _matrix(ax, matrix)

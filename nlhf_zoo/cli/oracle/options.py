@@ -22,14 +22,7 @@ class ReportOptions(argparse.Namespace):
 
 
 def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
-    """The options, and all other arguments.
-
-    Args:
-        args: what stands behind ``nlhf oracle``.
-
-    Raises:
-        UserError: an option has no such value, or a file could not be written.
-    """
+    """The options, each with a value that it may have, and all other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_prompts", type=int, default=8)
     parser.add_argument("--num_responses", type=int, default=4)

@@ -41,16 +41,9 @@ _ABSENT = {  # figures that stand in a report all the same: why there is none
 def report(
     oracle: PreferenceOracle, samples: Sequence[ResponseSample] | None, options: ReportOptions
 ) -> None:
-    """Ask, print and write; what was answered is reported, too, where the oracle stops in between.
+    """Ask about the samples, or look at a table; print and write.
 
-    Args:
-        oracle: who is asked, or whose table is looked at.
-        samples: what an oracle of texts is asked about.
-        options: what was asked for.
-
-    Raises:
-        UserError: options do not apply, there is nothing to ask, or a file cannot be written.
-        OracleStoppedError: the oracle stopped.
+    What was answered is reported, too, where the oracle stops in between.
     """
     name = type(oracle).__name__
     if oracle.support is not None:

@@ -2,17 +2,7 @@
 
 Without ``--algorithm`` it gives the equilibrium; with one it also plays that algorithm in closed
 form and measures every round. All of it is float64. What is wrong with the input is found before
-anything is computed.
-
-The ``.npz`` holds, with [N] for one game and [C, N] for several,
-
-- ``log_policy``: the last iterate; without an algorithm the equilibrium;
-- ``nash_log_policy`` and ``nash_exploitability`` ([] or [C]), its certificate;
-- ``names``: the alternatives as text, "" where a prompt has fewer than others;
-- with an algorithm only, one row an update and the start in row 0, [updates + 1] or
-  [updates + 1, C]: ``exploitability``, ``kl_to_nash`` = KL(pi* || pi) and ``span``, and ``queries``
-  [updates + 1], cumulative for each prompt;
-- ``version`` of nlhf_zoo, and ``arguments`` as JSON.
+anything is computed. docs/command_line.md says what the ``.npz`` holds, and in which shapes.
 """
 
 from __future__ import annotations
@@ -47,15 +37,7 @@ _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a 
 
 
 def main(args: list[str]) -> None:
-    """Run ``nlhf solve``.
-
-    Args:
-        args: what stands behind ``nlhf solve``.
-
-    Raises:
-        UserError: the input cannot be used.
-        SystemExit: the arguments cannot be parsed (exit code 2), or help was asked for.
-    """
+    """Run ``nlhf solve`` with what stands behind it on the command line."""
     title = "The Nash policy of preferences, and its certificate."
     parser = SentenceParser(prog="nlhf solve", description=title)
     parser.add_function_arguments(solve_files, skip={"algorithm", "arguments"})
@@ -99,9 +81,6 @@ def solve_files(
         updates: rounds of the algorithm.
         output: a .npz file to write.
         arguments: the arguments as they were given, in JSON, for the output file.
-
-    Raises:
-        UserError: the input cannot be used.
     """
     check_beta(beta, "--beta")
     check_combination(votes, matrix, prior, updates)
@@ -135,23 +114,19 @@ def solve_files(
 
 
 def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments: str) -> None:
-    """Write the file."""
     games, num = game.support.shape
+    which = 0 if games == 1 else slice(None)  # a single game stands without a dimension of its own
     arrays: dict[str, Any] = {
-        "log_policy": (nash if run is None else run).log_policy.numpy(),
-        "nash_log_policy": nash.log_policy.numpy(),
-        "nash_exploitability": nash.exploitability.numpy(),
-        "names": np.array([own + [""] * (num - len(own)) for own in game.names]),
+        "log_policy": (nash if run is None else run).log_policy.numpy()[which],
+        "nash_log_policy": nash.log_policy.numpy()[which],
+        "nash_exploitability": nash.exploitability.numpy()[which],
+        "names": np.array([own + [""] * (num - len(own)) for own in game.names])[which],
+        "version": __version__,
+        "arguments": arguments,
     }
-    if games == 1:
-        arrays = {name: array[0] for name, array in arrays.items()}
     if run is not None:
-        curves = (
-            run.curves if games > 1 else {name: curve[:, 0] for name, curve in run.curves.items()}
-        )
-        arrays |= {name: curve.numpy() for name, curve in curves.items()}
+        arrays |= {name: curve.numpy()[:, which] for name, curve in run.curves.items()}
         arrays["queries"] = run.queries.numpy()
-    arrays |= {"version": __version__, "arguments": arguments}
     try:
         with written(output) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)

@@ -27,27 +27,17 @@ _CHUNK_ROUNDS, _CHUNK_NUMBERS, _CHUNK_WORK = 4096, 2**20, 2**31
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What an algorithm did.
+    """What an algorithm did."""
 
-    Args:
-        log_policy: its last iterate [C, N].
-        curves: metrics by name, [updates + 1, C] each.
-        queries: cumulative, for each prompt, int [updates + 1].
-    """
-
-    log_policy: Tensor
-    curves: dict[str, Tensor]
-    queries: Tensor
+    log_policy: Tensor  # its last iterate [C, N]
+    curves: dict[str, Tensor]  # metrics by name, [updates + 1, C] each
+    queries: Tensor  # cumulative, for each prompt, int [updates + 1]
 
 
 def play(
     rounds: ClosedFormRounds, updates: int, log_start: Tensor, log_reference: Tensor, nash: Solution
 ) -> Run:
-    """Play and measure in chunks, so that the memory does not grow with the number of updates.
-
-    Raises:
-        UserError: the algorithm left the floating-point numbers.
-    """
+    """Play and measure in chunks, so that the memory does not grow with the number of updates."""
     name = type(rounds.algorithm).__name__
     prepared = prepare_game(rounds.table, log_reference, rounds.beta, nash.log_policy)
     games, num = log_start.shape

@@ -8,10 +8,7 @@ from nlhf_zoo.cli.solve.playing import CURVES, Run
 from nlhf_zoo.cli.solve.reading import Game, shape, short
 from nlhf_zoo.solvers import Solution, win_rates
 
-_MOST_ALTERNATIVES = 30  # that a table shows
-
-
-_MOST_PROMPTS = 20
+_MOST_ALTERNATIVES, _MOST_PROMPTS = 30, 20  # that are shown
 
 
 def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name: str) -> None:
@@ -44,9 +41,7 @@ def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name:
 def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
     """A table of a prompt's alternatives, the most probable first.
 
-    Args:
-        names: of the alternatives.
-        columns: by title; the alternatives that the prompt lacks stand at their end [N].
+    The columns [N], by title, end with the alternatives that the prompt lacks.
     """
     probability = columns["probability"][: len(names)]
     order = probability.sort(descending=True, stable=True).indices.tolist()

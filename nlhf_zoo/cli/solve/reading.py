@@ -20,21 +20,13 @@ _MOST_CHARACTERS = 60  # of a name
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """C games of at most N alternatives.
+    """C games of at most N alternatives."""
 
-    Args:
-        preference: P(y > y') [C, N, N].
-        support: which alternatives exist, bool [C, N].
-        names: of the alternatives, C lists.
-        prompts: a title for each game, "" for one that needs none.
-        where: the file.
-    """
-
-    preference: Tensor
-    support: Tensor
-    names: list[list[str]]
-    prompts: list[str]
-    where: Path
+    preference: Tensor  # P(y > y') [C, N, N]
+    support: Tensor  # which alternatives exist, bool [C, N]
+    names: list[list[str]]  # of the alternatives, C lists
+    prompts: list[str]  # a title for each game, "" for one that needs none
+    where: Path  # the file
 
 
 def check_combination(
