@@ -185,7 +185,7 @@ class _Look:
 
     def _at_callback(self, name: object) -> None:
         """Look at the name of a callback."""
-        if isinstance(name, str) and "." in name:
+        if isinstance(name, str) and "." in name and not name.startswith("nlhf_zoo."):
             self.foreign = True
         if not isinstance(name, str) or not name.isidentifier() or self.foreign:
             return
