@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from paths import ROOT
+from runs import part
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nlhf_zoo.cli.main import main
@@ -22,11 +23,6 @@ HEADS = {
     "pair": ("PairHead", "PairModelOracle"),
     "general": ("GeneralPreferenceHead", "GeneralPreferenceModelOracle"),
 }
-
-
-def part(name: str, /, **arguments: Any) -> dict[str, Any]:
-    """A class and its arguments, as YAML has them."""
-    return {"class_path": name, "init_args": arguments}
 
 
 def rows(path: Path, *values: dict[str, Any]) -> str:

@@ -58,16 +58,9 @@ class HeldOut(nn.Module):
     ) -> dict[str, Tensor]:
         """All figures by name; over all processes, which call this together.
 
-        Pairs that cannot be read have no part in them.
-
-        Args:
-            preferences: P(first > second) of pairs as they are shown [n], NaN for those that cannot
-                be read.
-            device: of the metrics.
-
-        Returns:
-            accuracy, ece, log_loss, symmetry_error and cyclic_triples, NaN where there is nothing
-            to tell it from: of cycles, where no prompt has three responses.
+        A figure is NaN where there is nothing to tell it from: cyclic_triples, where no prompt has
+        three responses. Pairs that cannot be read have no part: ``preferences``, which gives
+        P(first > second) of pairs as they are shown [n], is NaN for them.
         """
         num = len(self._shown)
         triples = list(_several(self._shown))
