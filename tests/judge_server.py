@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import hashlib
 import html
 import json
 import math
+import os
 import re
 import socket
 import struct
@@ -37,6 +39,7 @@ PASSING += ["truncated", "short", "empty", "no_json", "no_http"]
 LASTING = ["refusal", "label", "two", "cut", "outside", "status_400"]
 ALWAYS = 1000  # times that a fault occurs
 OBEYS = re.compile("verdict=([AB])")
+CLOSED = "closed"  # a file beside the log while connections are refused
 
 
 # ---- what it thinks ------------------------------------------------------------------------------
@@ -191,6 +194,7 @@ class Connection(asyncio.Protocol):
         first, second = responses(message)
         number = self.server.attempts[first, second] = self.server.attempts[first, second] + 1
         self.server.open += 1
+        self.server.asked += 1
         fault = self.server.fault(first, second, number)
         self.server.log(
             event="asked", first=first, second=second, attempt=number, fault=fault,
@@ -199,6 +203,7 @@ class Connection(asyncio.Protocol):
             request={key: value for key, value in request.items() if key != "messages"},
             messages=request["messages"] if self.server.options.keep else None,
         )  # fmt: skip
+        self.server.go_away_in_time()
         if fault is None:
             self.later(http(200, verdict(request, thought(message, self.server.options.taste))))
         elif fault in SAID:
@@ -209,8 +214,9 @@ class Connection(asyncio.Protocol):
             getattr(self, fault)()
 
     def later(self, reply: bytes) -> None:
-        delay = self.server.options.delay
-        asyncio.get_running_loop().call_later(delay, self.reply, reply)
+        self.server.held.append(functools.partial(self.reply, reply))
+        if self.server.open >= self.server.hold:
+            self.server.release()
 
     def reply(self, reply: bytes) -> None:
         self.server.open -= 1
@@ -224,6 +230,7 @@ class Connection(asyncio.Protocol):
         wait = self.server.options.retry_after
         headers = [f"retry-after: {wait}"] if status in (429, 503) and wait else []
         key = (authorization or "none").removeprefix("Bearer ")
+        headers += ["location: /elsewhere"] if 300 <= status < 400 else []
         headers.append(f"x-key: {key}")
         words = f"status {status} for the key {key}, '{key[:12]}***' or {authorization!r}"
         self.later(http(status, error(words), *headers))
@@ -242,9 +249,9 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def refused(self) -> None:
-        """A reset, and no new connection is taken for a while."""
+        """A reset, and no new connection is taken until the client says so."""
         self.abort()
-        self.server.close_for(self.server.options.closed)
+        self.server.close()
 
     def timeout(self) -> None:
         """No reply at all."""
@@ -260,12 +267,12 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def drip(self) -> None:
-        """A reply that does not end in time, though something always comes."""
-        reply = http(200, completion('{"better": "A"}'))
+        """A reply that never ends, though something always comes."""
+        reply = http(200, completion('{"better": "A"}'), length=10**9)
 
         def drop(at: int) -> None:
-            if at < len(reply) and not self.is_lost:
-                self.write(reply[at : at + 1])
+            if not self.is_lost:
+                self.write(reply[at : at + 1] or b" ")
                 asyncio.get_running_loop().call_later(0.05, drop, at + 1)
 
         drop(0)
@@ -278,7 +285,10 @@ class Server:
         self.file = open(options.log, "a", buffering=1) if options.log else None  # noqa: SIM115
         self.port = options.port
         self.is_closing = False
-        self.open = 0  # requests without a whole reply
+        self.asked = 0  # requests
+        self.open = 0  # of these, without a whole reply
+        self.hold = options.hold
+        self.held: list[Callable[[], None]] = []  # replies
 
     def log(self, **entry: Any) -> None:
         if self.file:
@@ -297,18 +307,35 @@ class Server:
         )
         self.port = self.listener.sockets[0].getsockname()[1]
 
-    def close_for(self, seconds: float) -> None:
+    def release(self) -> None:
+        """Send the replies that are held, and hold none any more."""
+        self.hold = 0
+        for reply in self.held:
+            asyncio.get_running_loop().call_later(self.options.delay, reply)
+        self.held.clear()
+
+    def go_away_in_time(self) -> None:
+        """As a server that is killed at this request."""
+        if self.asked == self.options.away_after:
+            os._exit(0)
+
+    def close(self) -> None:
+        """Take no new connections while a file is there, which the client removes."""
         if self.is_closing:
             return
         self.is_closing = True
-        self.listener.close()
+        asyncio.get_running_loop().remove_reader(self.listener.sockets[0])
+        closed = Path(self.options.log).with_name(CLOSED)
 
-        async def open_again() -> None:
-            await asyncio.sleep(seconds)
+        async def close_and_open() -> None:
+            self.listener.close()  # in the next turn, in which what was accepted has its protocol
+            closed.touch()
+            while closed.exists():
+                await asyncio.sleep(0.002)
             await self.listen()
             self.is_closing = False
 
-        self.opening = asyncio.create_task(open_again())
+        self.opening = asyncio.create_task(close_and_open())
 
     async def run(self) -> None:
         await self.listen()
@@ -334,6 +361,7 @@ class JudgeServer:
         self.folder = tempfile.TemporaryDirectory()
         self.log = Path(self.folder.name) / "log.jsonl"
         self.log.touch()
+        self.closed = self.log.with_name(CLOSED)
         self.start()
         return self
 
@@ -372,7 +400,8 @@ def main() -> None:
     add("--always", help="one fault for all questions")
     add("--delay", type=float, default=0.0, help="seconds before each reply")
     add("--retry-after", default="", help="header of replies with status 429")
-    add("--closed", type=float, default=0.02, help="seconds without new connections")
+    add("--hold", type=int, default=0, help="no reply until so many requests are open at once")
+    add("--away-after", type=int, default=0, help="the request with which it goes away, by itself")
     add("--keep", type=int, default=0, help="1 logs the messages too")
     add("--taste", choices=[*TASTES], default="any", help="what it prefers")
     add("command", nargs="*", help="a command, in which {url} is replaced by the server's address")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+import pytest
 import torch
 from judge_server import JudgeServer
 
@@ -13,9 +17,47 @@ RETRIES = 3
 
 
 def oracle(server: JudgeServer, **options) -> JudgeOracle:
-    """An oracle that does not wait for long between attempts."""
-    fast = {"timeout": 30.0, "retries": RETRIES, "backoff": 0.02, "patience": 60.0}
+    """An oracle that does not wait for long between attempts, but for any server to reply."""
+    fast = {"timeout": 600.0, "retries": RETRIES, "backoff": 0.02, "patience": 3600.0}
     return JudgeOracle("small", server.url, api_key_env=None, **{**fast, **options})
+
+
+class Clock:
+    """Stands for the module `time` where patience and rates are measured.
+
+    Args:
+        ahead: by how many seconds the clock is ahead of the machine's.
+        hurries: whether it runs ten thousand times as fast.
+    """
+
+    def __init__(
+        self, ahead: Callable[[], float] = float, hurries: Callable[[], bool] = bool
+    ) -> None:
+        self.ahead, self.hurries = ahead, hurries
+        self.gained, self.last = 0.0, time.monotonic()
+
+    def monotonic(self) -> float:
+        now = time.monotonic()
+        self.gained += 1e4 * (now - self.last) * self.hurries()
+        self.last = now
+        return now + self.gained + self.ahead()
+
+
+def patience_ends_in_an_outage(patch: pytest.MonkeyPatch | None = None) -> None:
+    """The clock hurries once connections are refused; also `before` a run in another process."""
+    from nlhf_zoo.oracles.judge import client, scheduler
+
+    patch, refused, post = patch or pytest.MonkeyPatch(), [], client.Session.post
+
+    async def counted(self, body):
+        outcome = await post(self, body)
+        if isinstance(outcome, client.Failure) and outcome.unreachable:
+            refused.append(outcome)
+        return outcome
+
+    patch.setattr(client.Session, "post", counted)
+    # With the second one, the first is the judge's last error.
+    patch.setattr(scheduler, "time", Clock(hurries=lambda: len(refused) > 1))
 
 
 def questions(num: int) -> list[Question]:

@@ -202,9 +202,8 @@ def judged_game(folder: Path, url: str) -> None:
         base_url=url,
         api_key_env=None,
         concurrency=2,
-        timeout=1.0,
+        timeout=200.0,
         backoff=0.05,
-        patience=1.5,
     )
     oracle = part("CachedOracle", oracle=judge, path="answers.sqlite")
     config["model"]["init_args"]["oracle"] = oracle

@@ -6,14 +6,13 @@ import copy
 import functools
 import re
 import sqlite3
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from judge_server import JudgeServer
+from judge_server_oracles import patience_ends_in_an_outage
 from runs import CASES, RUN, differences, fit, judged_game, load, part, scalars, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError
@@ -132,7 +131,7 @@ def test_where_one_process_stops_all_do(tmp_path: Path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole_run(whole, config)
     write(stopped, config)
-    run = fit(stopped, before=functools.partial(stop_in_one_process, 7), timeout=60)
+    run = fit(stopped, before=functools.partial(stop_in_one_process, 7))
     assert run.code == 2
     assert run.sentence == f"nlhf: error: {WORDS}" or "oracle of another process" in run.sentence
     assert "Traceback" not in run.err
@@ -193,21 +192,13 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         judged_game(whole, server.url)
         assert fit(whole).code == 0
         asked = len(messages(server))
-        begun = len(server.entries())
+        server.stop()
+        server.start(away_after=asked // 3)
         judged_game(stopped, server.url)
-
-        def go_down() -> None:
-            while len(server.entries()) < begun + asked // 3:
-                time.sleep(0.01)
-            server.stop()
-
-        watcher = threading.Thread(target=go_down)
-        watcher.start()
-        run = fit(stopped, timeout=60)
-        watcher.join()
+        run = fit(stopped, before=patience_ends_in_an_outage)
         assert run.code == 2
         assert re.search(
-            r"the judge at \S+ has given no answer for 1.5 s \(its last words: .*Connect", run.err
+            r"the judge at \S+ has given no answer for 300 s \(its last words: .*Connect", run.err
         )
         assert run.sentence.startswith("nlhf: error: ")
         assert "Traceback" not in run.err
@@ -216,6 +207,7 @@ def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path)
         with sqlite3.connect(stopped / "answers.sqlite") as answers:
             (kept,) = answers.execute("SELECT count(*) FROM answers").fetchone()
         assert kept > 0
+        server.stop()
         server.start(port=server.port)
         before = len(server.entries())
         assert fit(stopped, "--ckpt_path", "last").code == 0

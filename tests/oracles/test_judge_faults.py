@@ -2,36 +2,101 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from judge_server import LASTING, PASSING, JudgeServer, fault_of, rule
+from judge_server import LASTING, PASSING, JudgeServer, fault_of, responses, rule
 from judge_server_oracles import RETRIES, oracle, texts
 
+from nlhf_zoo.oracles.judge import client
 from nlhf_zoo.records import Prompts
 
+STALLED = ("timeout", "drip")  # what ends by the client's time-out only
 _CONNECTS: Counter[int] = Counter()
+_CLOSED: dict[int, Path] = {}
 _HOOKED: list[bool] = []
 
 
 def _count_connects(event: str, arguments: tuple) -> None:
     if event == "socket.connect" and isinstance(arguments[1], tuple):
-        _CONNECTS[arguments[1][1]] += 1
+        port = arguments[1][1]
+        _CONNECTS[port] += 1
+        if port in _CLOSED and _CLOSED[port].exists():  # refused: next it may be open again
+            asyncio.get_running_loop().call_soon(_CLOSED[port].unlink, True)
 
 
 @contextmanager
-def connects(port: int) -> Iterator[Counter[int]]:
-    """How often this process tries to connect to a port; what the server does not see as well."""
+def connects(server: JudgeServer) -> Iterator[Counter[int]]:
+    """How often this process tries to connect to a port; what the server does not see as well.
+
+    A server that takes no connections does so until one was refused.
+    """
     if not _HOOKED:
         sys.addaudithook(_count_connects)  # it stays; it costs next to nothing
         _HOOKED.append(True)
-    _CONNECTS[port] = 0
+    _CONNECTS[server.port] = 0
+    _CLOSED[server.port] = server.closed
     yield _CONNECTS
+    del _CLOSED[server.port]
+
+
+class Stalls:
+    """How often the server has said that it will not reply to a question."""
+
+    def __init__(self, server: JudgeServer) -> None:
+        self.log, self.line = server.log.open(), ""
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def __getitem__(self, shown: tuple[str, str]) -> int:
+        while part := self.log.readline():
+            self.line += part
+            if self.line.endswith("\n"):
+                entry, self.line = json.loads(self.line), ""
+                if entry.get("fault") in STALLED:
+                    self.counts[entry["first"], entry["second"]] += 1
+        return self.counts[shown]
+
+
+@contextmanager
+def time_outs_of_what_is_stalled(server: JudgeServer, stalls_of) -> Iterator[None]:
+    """The client's time-outs strike where the server does not reply, and nowhere else."""
+    limits: dict[asyncio.Task, asyncio.Timeout] = {}
+    stalls, post = Stalls(server), client.Session._post
+
+    def timeout(seconds: float) -> asyncio.Timeout:
+        assert seconds == 600.0
+        task = asyncio.current_task()
+        return limits.setdefault(task, asyncio.timeout(seconds))
+
+    async def strike(limit: asyncio.Timeout, shown: tuple[str, str], before: int) -> None:
+        while stalls[shown] == before:
+            await asyncio.sleep(0.02)
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    async def patched(self, body):
+        shown = tuple(responses(body["messages"][-1]["content"]))
+        limit = limits.pop(asyncio.current_task())
+        if stalls_of(shown) not in STALLED:
+            return await post(self, body)
+        watch = asyncio.create_task(strike(limit, shown, stalls[shown]))
+        try:
+            return await post(self, body)
+        finally:
+            watch.cancel()
+
+    with pytest.MonkeyPatch.context() as patch, stalls.log:
+        patch.setattr(client, "asyncio", SimpleNamespace(**{**vars(asyncio), "timeout": timeout}))
+        patch.setattr(client.Session, "_post", patched)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -42,11 +107,12 @@ def test_faults(prompts: int, concurrency: int):
     seed, share, num = 7, 0.3, 10
     first, second = texts("a", prompts, num), texts("b", prompts, num)
     asked = Prompts(torch.arange(prompts), text=[f"prompt {number}" for number in range(prompts)])
-    options = {"seed": seed, "faults": share, "retry_after": 0.05, "closed": 0.03}
-    with JudgeServer(**options) as server, connects(server.port) as tried:
-        judge = oracle(server, concurrency=concurrency, timeout=1.5)
-        said = judge(asked, first, second)
-        judge.client.close()
+    options = {"seed": seed, "faults": share, "retry_after": 0.05}
+    with JudgeServer(**options) as server, connects(server) as tried:
+        judge = oracle(server, concurrency=concurrency)
+        with time_outs_of_what_is_stalled(server, lambda shown: fault_of(seed, share, *shown)[0]):
+            said = judge(asked, first, second)
+            judge.client.close()
         log, accepted = server.entries(), len(server.entries("accepted"))
         unseen = tried[server.port] - accepted
     ledger = judge.ledger

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import threading
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from judge_server import JudgeServer, cycle, rule
+from judge_server_oracles import RETRIES, oracle
 from paths import ROOT
 from runs import RUN, fit, judged_game, load, part, write
 
 from nlhf_zoo.callbacks import read_history
-from nlhf_zoo.oracles import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.solvers import solve
 
@@ -100,7 +99,7 @@ def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
         assert fit(tmp_path).code == 0
     with JudgeServer() as server:
         judge = config["model"]["init_args"]["oracle"]["init_args"]["oracle"]["init_args"]
-        judge |= {"base_url": server.url, "patience": 20.0}
+        judge |= {"base_url": server.url, "patience": 400.0}
         config["trainer"]["callbacks"] = [part("Budget", rounds=2), *callbacks[1:]]
         write(tmp_path, config)
         run = fit(tmp_path, "--ckpt_path", "last")
@@ -149,25 +148,20 @@ def test_an_outage_is_waited_for_and_makes_no_answer_invalid():
     """The server is away for longer than its one retry would take, and for less than patience."""
     said = [{"role": "user", "content": "Which?"}]
     asked = [Question(said, f"one {number}", f"other {number}") for number in range(40)]
-    with JudgeServer(delay=0.02) as server:
-        judge = JudgeOracle(
-            "small", server.url, None, concurrency=4, retries=3, backoff=0.02, patience=60.0
-        )
+    with JudgeServer(away_after=20) as server:
+        judge = oracle(server, concurrency=4)
 
-        def be_away() -> None:
-            while len(server.entries()) < 20:
-                time.sleep(0.01)
-            server.stop()
-            time.sleep(1.0)
-            server.start(port=server.port)
+        def come_back(counts: Mapping[str, int]) -> None:
+            # What was on its way was tried again more often than all its retries together.
+            if counts.get("retries") and judge.ledger["retries"] == 4 * RETRIES + 4:
+                server.stop()
+                server.start(port=server.port, away_after=0)
 
-        outage = threading.Thread(target=be_away)
-        outage.start()
+        judge.ledger.gates.append(come_back)
         answers = dict(judge.answers(asked))
-        outage.join()
     for number, question in enumerate(asked):
         first, second = question.first, question.second
         expected = (rule(first, second) + 1 - rule(second, first)) / 2
         assert answers[number] == pytest.approx(expected, abs=1e-9)
     assert judge.ledger["requests"] == 80 + judge.ledger["retries"]
-    assert judge.ledger["retries"] > 4  # more than one for each that was on its way
+    assert judge.ledger["retries"] > 4 * RETRIES + 4

@@ -92,17 +92,17 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
 
 
-def presentable(said: str, key: str | None) -> str:
+def presentable(words: str, key: str | None) -> str:
     """What a server said, as a part of one sentence: the key hidden, on one line, not too long.
 
     A word that has six characters in a row in common with the key is hidden too: servers repeat
     parts of a key.
 
     Args:
-        said: any text.
+        words: any text.
         key: the secret.
     """
-    text = said[: 100 * _SHOWN]
+    text = words[: 100 * _SHOWN]
     if key:
         text = text.replace(key, HIDDEN)
         parts = {key[i : i + _PART] for i in range(len(key) - _PART + 1)}

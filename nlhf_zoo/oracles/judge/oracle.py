@@ -11,15 +11,24 @@ from typing import Any, final
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.client import JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
-from nlhf_zoo.oracles.judge.exchange import Exchange, History, Pace
 from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template
 from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
+from nlhf_zoo.oracles.judge.scheduler import JudgeState, RateLimits, RequestScheduler
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
-_MOST = 1000  # connections, of the openai client
-_LISTED = 20  # tokens with log-probabilities, of most servers
+_MAX_CONCURRENCY = 1000  # connections that the openai client opens
+_TOP_LOGPROBS = 20  # the most that most servers list
 # Fields of a request that the oracle fills in itself.
-_OWN = {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "n", "stream"}
+_RESERVED = {
+    "model",
+    "messages",
+    "temperature",
+    "max_tokens",
+    "logprobs",
+    "top_logprobs",
+    "n",
+    "stream",
+}
 
 
 @final
@@ -89,7 +98,7 @@ class JudgeOracle(TextOracle):
         refuse_endpoint(base_url, api_key_env)
         _refuse_choices(model, verdict, order)
         _refuse_numbers(temperature, max_tokens, verdict)
-        _refuse_pace(concurrency, requests_per_minute, timeout, retries, backoff, patience)
+        _refuse_limits(concurrency, requests_per_minute, timeout, retries, backoff, patience)
         _refuse_extra(extra_body)
         self.verdict = verdict
         self.order = order
@@ -100,8 +109,8 @@ class JudgeOracle(TextOracle):
         self.request: Mapping[str, Any] = _request(
             model, temperature, max_tokens, verdict, extra_body
         )
-        self.pace = Pace(concurrency, requests_per_minute, retries, backoff, patience)
-        self.history = History()
+        self.limits = RateLimits(concurrency, requests_per_minute, retries, backoff, patience)
+        self.state = JudgeState()
         endpoint = Endpoint(base_url, api_key_env)
         endpoint.key()  # refuses a missing one before anything else is made
         self.client = JudgeClient(endpoint, timeout)
@@ -122,7 +131,7 @@ class JudgeOracle(TextOracle):
     @property
     def last_error(self) -> str:
         """What the judge said last that was no verdict, shortened; empty where there is nothing."""
-        return self.history.last_error
+        return self.state.last_error
 
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the judge, in the order or orders of this oracle.
@@ -140,15 +149,15 @@ class JudgeOracle(TextOracle):
             OracleStoppedError: the judge is down, or a budget is spent.
             UserError: the server refuses all questions alike.
         """
-        exchange = Exchange(
+        scheduler = RequestScheduler(
             self.client,
-            self.pace,
-            self.history,
+            self.limits,
+            self.state,
             self.ledger,
             body=lambda number: self._body(questions[number]),
             counts=lambda number: {"swapped" if questions[number].again else "queries": 1},
         )
-        for number, completion in exchange.run(len(questions)):
+        for number, completion in scheduler.run(len(questions)):
             yield number, math.nan if completion is None else self._verdict(completion)
 
     def _body(self, question: Question) -> dict[str, Any]:
@@ -161,8 +170,8 @@ class JudgeOracle(TextOracle):
     def _verdict(self, completion: Completion) -> float:
         answer = READERS[self.verdict](completion)
         if math.isnan(answer):
-            said = self.client.presentable(completion.text.encode("utf-8", "replace"))
-            self.history.last_error = f"no verdict, but {said or 'nothing'}"
+            words = self.client.presentable(completion.text.encode("utf-8", "replace"))
+            self.state.last_error = f"no verdict, but {words or 'nothing'}"
         return answer
 
 
@@ -180,7 +189,7 @@ def _request(
     if max_tokens is not None:
         request["max_tokens"] = max_tokens
     if verdict == "logprobs":
-        request |= {"logprobs": True, "top_logprobs": _LISTED}
+        request |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
     return request
 
 
@@ -206,7 +215,7 @@ def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: 
         )
 
 
-def _refuse_pace(
+def _refuse_limits(
     concurrency: int,
     requests_per_minute: float | None,
     timeout: float,
@@ -214,9 +223,9 @@ def _refuse_pace(
     backoff: float,
     patience: float,
 ) -> None:
-    if not 1 <= concurrency <= _MOST:
+    if not 1 <= concurrency <= _MAX_CONCURRENCY:
         raise UserError(
-            f"the judge's concurrency must be from 1 to {_MOST}, but it is {concurrency}"
+            f"the judge's concurrency must be from 1 to {_MAX_CONCURRENCY}, but it is {concurrency}"
         )
     if retries < 0:
         raise UserError(f"the judge's retries must be 0 or more, but they are {retries}")
@@ -240,7 +249,7 @@ def _refuse_pace(
 
 
 def _refuse_extra(extra_body: Mapping[str, Any] | None) -> None:
-    if own := sorted(_OWN & (extra_body or {}).keys()):
+    if own := sorted(_RESERVED & (extra_body or {}).keys()):
         raise UserError(
             f"the judge's extra_body holds {own[0]}, which the oracle sets itself: leave it out"
         )

@@ -48,7 +48,7 @@ def quoted(text: str, tag: str = "response") -> str:
 def quoted_conversation(conversation: Conversation) -> str:
     """All messages of a prompt, each quoted; its first line says whose it is."""
     return "\n".join(
-        quoted(f"{said['role']}:\n{said['content']}", "message") for said in conversation
+        quoted(f"{message['role']}:\n{message['content']}", "message") for message in conversation
     )
 
 

@@ -94,15 +94,15 @@ def json_verdict(completion: Completion) -> float:
     try:
         fence = _FENCE.fullmatch(completion.text)
         text = completion.text if fence is None else fence[1]
-        said = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        verdict = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return math.nan
-    if not isinstance(said, dict) or len(said.keys() & {"better", "probability"}) != 1:
+    if not isinstance(verdict, dict) or len(verdict.keys() & {"better", "probability"}) != 1:
         return math.nan
-    if "better" in said:
-        better = said["better"]
+    if "better" in verdict:
+        better = verdict["better"]
         return BETTER.get(better, math.nan) if isinstance(better, str) else math.nan
-    probability = said["probability"]
+    probability = verdict["probability"]
     if type(probability) not in (int, float) or not 0 <= probability <= 1:
         return math.nan
     return float(probability)

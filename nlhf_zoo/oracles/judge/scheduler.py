@@ -1,0 +1,271 @@
+"""Who is asked when, and again: concurrency, rate, attempts and patience of one call of a judge."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any, final
+
+from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.oracles.judge.client import REFUSED, Failure, JudgeClient
+from nlhf_zoo.oracles.judge.reply import Completion
+from nlhf_zoo.oracles.ledger import Ledger
+
+_LONGEST_BACKOFF = 60.0  # seconds
+_LONGEST_WAIT = 1.0  # seconds; a signal that comes just before a wait is seen only after it
+_JITTER = random.Random()  # its own: Python's global one belongs to the run and its seed
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """How hard a judge may be asked.
+
+    Args:
+        concurrency: questions on their way at once, those that wait for another attempt included.
+        requests_per_minute: at most, evenly spaced; None for no limit.
+        retries: attempts after the first, of those that reached the server.
+        backoff: seconds before the first of these, doubled for each further one.
+        patience: seconds without any answer after which the judge is taken for down.
+    """
+
+    concurrency: int
+    requests_per_minute: float | None
+    retries: int
+    backoff: float
+    patience: float
+
+    def wait(self, attempts: int, retry_after: float | None) -> float:
+        """Seconds before another attempt: exponential with jitter, or what the server asks for.
+
+        Args:
+            attempts: so far.
+            retry_after: seconds that the server asks for; half of the patience at most is granted.
+        """
+        longest = min(_LONGEST_BACKOFF, self.backoff * 2.0 ** min(attempts - 1, 30))
+        return max(longest * _JITTER.uniform(0.5, 1), min(retry_after or 0.0, self.patience / 2))
+
+
+@dataclass(slots=True)
+class JudgeState:
+    """What one call leaves to the next.
+
+    Args:
+        silent: seconds of asking since the last answer.
+        next_send: when the rate allows the next request, on the monotonic clock.
+        last_error: what the judge said last that was no verdict; the key is hidden.
+    """
+
+    silent: float = 0.0
+    next_send: float = 0.0
+    last_error: str = ""
+
+
+# For the caller's thread: what it is to do, what has become of a question, that all has ended.
+_Item = Callable[[], None] | tuple[int, Completion | Failure] | Future[None]
+
+
+@final
+@dataclass(eq=False)
+class RequestScheduler:
+    """One call: questions go out, completions come back.
+
+    Each question is a coroutine in the client's event loop. Before each attempt it waits for the
+    caller's thread, where all is counted and decided; so nothing is sent while nobody reads.
+
+    Args:
+        client: sends requests.
+        limits: how hard the judge may be asked.
+        state: of earlier calls; it goes on.
+        ledger: counts requests, retries and tokens.
+        body: of the request for a question.
+        counts: of a question's first request, beside ``requests``.
+    """
+
+    client: JudgeClient
+    limits: RateLimits
+    state: JudgeState
+    ledger: Ledger
+    body: Callable[[int], Mapping[str, Any]]
+    counts: Callable[[int], Mapping[str, int]]
+
+    def __post_init__(self) -> None:
+        self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._open: set[int] = set()  # questions that were sent and are not settled
+        self._measured = 0.0  # the time up to which silence was measured
+        self._stop: OracleStoppedError | None = None  # nothing more is sent
+        self._stopped = asyncio.Event()  # the same for the event loop
+        self._is_down = False  # and what is on its way is given up
+        self._turn = asyncio.Lock()  # to be the next that is sent, at a limited rate
+
+    def run(self, num: int) -> Iterator[tuple[int, Completion | None]]:
+        """Ask all questions.
+
+        Args:
+            num: questions are numbered from 0 up to this.
+
+        Yields:
+            number of a question with its completion, None where it could not be had.
+
+        Raises:
+            OracleStoppedError: the judge is down, or a budget is spent; after all completions that
+                were had.
+            UserError: the endpoint refuses all questions alike.
+        """
+        if not num:
+            return
+        self._session = self.client.session()  # takes a second, which is no silence of the judge's
+        asking = asyncio.run_coroutine_threadsafe(self._ask_all(num), self._session.loop)
+        asking.add_done_callback(self._inbox.put)
+        self._measured = time.monotonic()
+        try:
+            while (item := self._next()) is not None and item is not asking:
+                if isinstance(item, tuple):
+                    yield item[0], self._settled(*item)
+                    self._measured = time.monotonic()  # the reader's time is no silence either
+                elif callable(item):
+                    item()
+            if item is None:
+                self._give_up()
+        finally:
+            if not self._session.is_closed:  # as it is at the interpreter's end
+                asking.cancel()
+        if self._is_down:
+            self.state.silent = 0.0  # who goes on later has all patience again
+        if self._stop is not None:
+            raise self._stop
+        try:
+            asking.result()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    # ---- in the caller's thread ----
+
+    def _next(self) -> _Item | None:
+        """What comes next from the event loop; None where nothing does before patience ends."""
+        timeout = 0.0 if self._is_down else math.inf
+        if self._open and self._stop is None:
+            timeout = max(0.0, self.limits.patience - self.state.silent)
+        item = self._received(timeout)
+        now = time.monotonic()
+        self.state.silent += now - self._measured if self._open else 0.0
+        self._measured = now
+        return item
+
+    def _received(self, timeout: float) -> _Item | None:
+        """The next item; None where there is none within that many seconds."""
+        ends = time.monotonic() + timeout
+        while True:
+            left = ends - time.monotonic()
+            try:
+                return self._inbox.get(timeout=min(max(0.0, left), _LONGEST_WAIT))
+            except Empty:
+                if left <= _LONGEST_WAIT:
+                    return None
+
+    def _decide(self, number: int, attempts: int, allowed: Future[bool]) -> None:
+        """Count a request that is to be sent, and allow it if a budget and patience do."""
+        if not allowed.set_running_or_notify_cancel():
+            return
+        if self._stop is None and self.state.silent > self.limits.patience:
+            self._give_up()
+        if self._stop is None:
+            self._charge(requests=1, **({"retries": 1} if attempts > 1 else self.counts(number)))
+        if self._stop is None:
+            self._open.add(number)
+        allowed.set_result(self._stop is None)
+
+    def _settled(self, number: int, outcome: Completion | Failure) -> Completion | None:
+        """The completion, if there is one; what it has cost is counted."""
+        self._open.discard(number)
+        if isinstance(outcome, Completion):
+            self.state.silent = 0.0
+            self._charge(prompt_tokens=outcome.prompt_tokens, reply_tokens=outcome.reply_tokens)
+            return outcome
+        if outcome.status in REFUSED:
+            self.state.silent = 0.0
+        elif not outcome.may_pass:
+            raise self._refusal(outcome)
+        return None
+
+    def _charge(self, **counts: int) -> None:
+        """Count; what a budget does not allow ends the asking."""
+        try:
+            self.ledger.charge(**counts)
+        except OracleStoppedError as error:
+            self._stop = self._stop or error
+            self._session.loop.call_soon_threadsafe(self._stopped.set)
+
+    def _give_up(self) -> None:
+        """Take the judge for down: what is there is handed out, and nothing is waited for."""
+        self._is_down = True
+        self._stop = self._stop or OracleStoppedError(
+            f"the judge at {self.client.endpoint.base_url} has given no answer for "
+            f"{self.limits.patience:g} s (its last words: {self.state.last_error or 'none'}): "
+            "see that it runs, and go on"
+        )
+
+    def _refusal(self, failure: Failure) -> UserError:
+        endpoint = self.client.endpoint
+        check = "base_url and model"
+        if failure.status in (401, 403):
+            check = f"the key in {endpoint.api_key_env}" if endpoint.api_key_env else "api_key_env"
+        return UserError(
+            f"the judge at {endpoint.base_url} refuses every question ({failure.message}): "
+            f"check {check}"
+        )
+
+    # ---- in the thread of the event loop ----
+
+    async def _ask_all(self, num: int) -> None:
+        slots = asyncio.Semaphore(self.limits.concurrency)
+        async with asyncio.TaskGroup() as questions:
+            for number in range(num):
+                await slots.acquire()
+                if self._stopped.is_set():
+                    break
+                question = questions.create_task(self._ask(number))
+                question.add_done_callback(lambda _: slots.release())
+
+    async def _ask(self, number: int) -> None:
+        """Ask until there is a completion, or a failure that stays."""
+        body = self.body(number)
+        unreached = 0  # attempts that no server has seen: an outage is waited for
+        for attempts in count(1):
+            if not await self._is_allowed(number, attempts):
+                return
+            outcome = await self._session.post(body)
+            if isinstance(outcome, Failure):
+                self.state.last_error = outcome.message
+                unreached += outcome.unreachable
+                if outcome.may_pass and attempts - unreached <= self.limits.retries:
+                    await self._pause(self.limits.wait(attempts, outcome.retry_after))
+                    continue
+            self._inbox.put((number, outcome))
+            return
+
+    async def _is_allowed(self, number: int, attempts: int) -> bool:
+        """Wait for the rate and for the caller's thread."""
+        rate = self.limits.requests_per_minute
+        async with self._turn if rate else nullcontext():
+            await self._pause(self.state.next_send - time.monotonic())
+            allowed: Future[bool] = Future()
+            self._inbox.put(partial(self._decide, number, attempts, allowed))
+            is_allowed = await asyncio.wrap_future(allowed)
+            self.state.next_send = time.monotonic() + 60 / rate if rate else 0.0
+        return is_allowed
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but no longer than something may still be sent."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stopped.wait()
