@@ -65,7 +65,7 @@ def __dir__() -> list[str]:
     return [*globals(), *public_names()]
 
 
-# Where modules of version 0.1 are now: configurations and code of users may still name them.
+# Where modules that had other names are now: configurations and code of users may name them still.
 _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",

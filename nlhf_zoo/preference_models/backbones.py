@@ -76,8 +76,11 @@ class PretrainedBackbone(Backbone):
                 "ignore_mismatched_sizes": True,
             },
         )
+        body = (
+            f"{network.base_model_prefix}."  # what was trained before; the rest is a classifier's
+        )
         for name in drawn:
-            if _is_of_body(name, network.base_model_prefix):
+            if name.startswith(body) and not re.search(r"\bpooler\b", name):
                 raise UserError(
                     f"{source.where} is no whole model: its file lacks {name}, or holds it in "
                     "another size"
@@ -125,8 +128,3 @@ def _name_outputs(config: Any, head: PreferenceHead) -> None:
     if head.labels is not None:
         config.id2label = dict(head.labels)
         config.label2id = {name: number for number, name in head.labels.items()}
-
-
-def _is_of_body(name: str, prefix: str) -> bool:
-    """Whether a weight is part of what was trained before, not of a classifier's own layers."""
-    return name.startswith(f"{prefix}.") and not re.search(r"\bpooler\b", name)

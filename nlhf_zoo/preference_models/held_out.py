@@ -65,7 +65,8 @@ class HeldOut(nn.Module):
         num = len(self._shown)
         triples = list(_several(self._shown))
         sets = [[(talk, *two) for two in permutations(texts, 2)] for talk, texts in triples]
-        asked = [*self._shown, *map(_swapped, self._shown), *chain(*sets)]
+        swapped = [(talk, second, first) for talk, first, second in self._shown]
+        asked = [*self._shown, *swapped, *chain(*sets)]
         answers = preferences(asked).to(device)  # at once: each text is read once
         forward, backward = answers[:num], answers[num : 2 * num]
         label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
@@ -90,11 +91,6 @@ class HeldOut(nn.Module):
             "symmetry_error": self.symmetry.compute()["mean"],
             "cyclic_triples": self.cycles.compute(),
         }
-
-
-def _swapped(shown: Shown) -> Shown:
-    conversation, first, second = shown
-    return conversation, second, first
 
 
 def _several(shown: Iterable[Shown]) -> Iterator[tuple[Conversation, list[str]]]:
