@@ -104,11 +104,13 @@ def test_among_conversations_a_text_is_one_message_of_the_users(write, chat_firs
     assert [one.conversation for one in judge.asked] == said[::-1]  # the last question first
 
 
-def test_a_pair_without_an_answer_ends_the_run(write):
-    oracle = ListedResponses(FairJudge(silent="e"), write(*ROWS))
+@pytest.mark.parametrize("before", [0, 9])  # prompts, of which 9 fill the first part
+def test_a_pair_without_an_answer_ends_the_run(write, before):
+    others = [{"prompt": f"{n}", "responses": [f"r{k}" for k in range(10)]} for n in range(before)]
+    oracle = ListedResponses(FairJudge(silent="e"), write(*others, *ROWS))
     with pytest.raises(UserError) as error:
         _ = oracle.table
-    assert "FairJudge has no answer to a pair of line 3 of " in str(error.value)
+    assert f"FairJudge has no answer to a pair of line {before + 3} of " in str(error.value)
     assert "listed.jsonl, 'a' and 'e': a table needs all of them" in str(error.value)
 
 
