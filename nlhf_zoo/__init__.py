@@ -65,7 +65,7 @@ def __dir__() -> list[str]:
     return [*globals(), *public_names()]
 
 
-# Where modules of version 0.1 are now: configurations and code of users may still name them.
+# Where modules that had other names are now: configurations and code of users may name them still.
 _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",
@@ -73,9 +73,7 @@ _MOVED_INTO = {
     "game": "compatibility micro_batches online_game realisation rollout",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
-    "oracles.tables": (
-        "oracles.embedding oracles.generated oracles.matrix oracles.votes oracles.small_language"
-    ),
+    "oracles.tables": "oracles.embedding oracles.generated oracles.small_language",
     "oracles.wrappers": (
         "oracles.answer_store oracles.bernoulli oracles.budgeted oracles.cached "
         "oracles.ensemble oracles.listed oracles.order_swap"
@@ -92,12 +90,18 @@ _RENAMED = {
     "metrics.win_rate": "metrics.game",
     "oracles.general_preference": "oracles.models.general_preference",
     "oracles.generative_pair_model": "oracles.models.generative_pair",
+    "oracles.matrix": "oracles.tables.from_files",
     "oracles.pair_model": "oracles.models.pair",
     "oracles.reward_model": "oracles.models.reward",
     "oracles.table": "oracles.tables.base",
+    "oracles.tables.matrix": "oracles.tables.from_files",
+    "oracles.tables.votes": "oracles.tables.from_files",
+    "oracles.texts": "oracles.text_oracle",
+    "oracles.votes": "oracles.tables.from_files",
     "policies.causal_lm": "policies.language_model.policy",
     "policies.model_source": "policies.language_model.sources",
     "preference_models.heads": "text_models.heads",
+    "preference_models.unreadable": "preference_models.reader",
     "scoring": "game.log_probs",
 }
 MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {

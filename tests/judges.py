@@ -74,15 +74,24 @@ class FairJudge(Judge):
             yield number, 1 - answer if turned[number] else answer
 
 
-def prompts(*texts: str) -> Prompts:
-    return Prompts(torch.arange(len(texts)), text=texts)
+def prompts(
+    *texts: str, conversations: Sequence[Sequence[dict[str, str]]] | None = None
+) -> Prompts:
+    return Prompts(torch.arange(len(texts)), text=texts, conversations=conversations)
 
 
-def responses(*rows: Sequence[str]) -> Responses:
-    """Responses of these texts; their tokens mean nothing."""
+def responses(
+    *rows: Sequence[str],
+    dtype: torch.dtype = torch.float64,
+    truncated: Sequence[Sequence[bool]] | None = None,
+) -> Responses:
+    """Responses of these texts; their tokens are another tokenizer's, and mean nothing."""
     tokens = torch.randint(10**6, (len(rows), len(rows[0]), 3))
-    weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=torch.float64)
-    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, text=rows)
+    weight = torch.full(tokens.shape[:2], 1 / tokens.shape[1], dtype=dtype)
+    cut = None if truncated is None else torch.tensor(truncated)
+    return Responses(
+        tokens, torch.ones_like(tokens, dtype=torch.bool), weight, text=rows, truncated=cut
+    )
 
 
 def actions(*rows: list[int], enumerated: bool = False) -> Responses:

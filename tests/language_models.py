@@ -260,7 +260,7 @@ def padded_right(prompts, fill=7):
     return Prompts(prompts.ids, tokens, mask, prompts.text)
 
 
-def refused(match, function, *args, **kwargs):
+def refused(match, function, /, *args, **kwargs):
     """One sentence that says what is wrong."""
     with pytest.raises(UserError, match=match) as caught:
         function(*args, **kwargs)

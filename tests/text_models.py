@@ -6,8 +6,9 @@ large, for outputs far from each other.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
+import judges
 import torch
 from language_models import new_folder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -21,7 +22,6 @@ from transformers import (
     RobertaConfig,
 )
 
-from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.text_models.settings import write_settings
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -33,19 +33,7 @@ CHAT = (
     "{{ m['content'] }} </s>{% endfor %}"
 )
 
-
-def prompts(*texts, conversations=None):
-    return Prompts(torch.arange(len(texts)), text=texts, conversations=conversations)
-
-
-def responses(*rows, dtype=torch.float32, truncated=None):
-    """Responses of these texts; their tokens are another tokenizer's, and mean nothing here."""
-    num, each = len(rows), len(rows[0])
-    tokens = torch.randint(10**6, (num, each, 3))
-    weight = torch.full((num, each), 1 / each, dtype=dtype)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    truncated = None if truncated is None else torch.tensor(truncated)
-    return Responses(tokens, mask, weight, text=rows, truncated=truncated)
+prompts, responses = judges.prompts, partial(judges.responses, dtype=torch.float32)
 
 
 def user(text):

@@ -7,26 +7,17 @@ from typing import final
 
 from torch import nn
 
-# What is counted, of one oracle and of all processes:
-#   queries        distinct pairs of texts that it was asked about
-#   swapped        of these, how many it was asked about again in the other order
-#   cache_hits     pairs that a cache answered instead
-#   invalid        pairs without an answer
-#   requests       requests to a server, those that are tried again too
-#   retries        requests that repeat one that failed
-#   prompt_tokens  tokens that a judge read, where it says so
-#   reply_tokens   tokens that a judge wrote, likewise
-#   microseconds   time spent in asking
+# What is counted, of one oracle and of all processes.
 FIELDS = (
-    "queries",
-    "swapped",
-    "cache_hits",
-    "invalid",
-    "requests",
-    "retries",
-    "prompt_tokens",
-    "reply_tokens",
-    "microseconds",
+    "queries",  # distinct pairs of texts that it was asked about
+    "swapped",  # of these, how many it was asked about again in the other order
+    "cache_hits",  # pairs that a cache answered instead
+    "invalid",  # pairs without an answer
+    "requests",  # requests to a server, those that are tried again too
+    "retries",  # requests that repeat one that failed
+    "prompt_tokens",  # tokens that a judge read, where it says so
+    "reply_tokens",  # tokens that a judge wrote, likewise
+    "microseconds",  # time spent in asking
 )
 # Called before something is counted, with what would be: it may raise `OracleStoppedError`.
 Gate = Callable[[Mapping[str, int]], None]
@@ -55,16 +46,10 @@ class Ledger(nn.Module):
         return {field: self[field] for field in FIELDS}
 
     def charge(self, **counts: int) -> None:
-        """Count what is about to be asked, or what an answer has cost.
+        """Count what is about to be asked, or what an answer has cost, by the names of ``FIELDS``.
 
-        Call it *before* a question is put: what a budget does not allow is refused, and not
-        counted.
-
-        Args:
-            counts: by the names of ``FIELDS``.
-
-        Raises:
-            OracleStoppedError: a budget does not allow it.
+        Call it *before* a question is put: what a budget does not allow is refused with an
+        OracleStoppedError, and not counted.
         """
         if unknown := counts.keys() - self.here.keys():
             raise KeyError(f"a ledger has no {sorted(unknown)[0]}: its fields are {FIELDS}")
@@ -74,11 +59,7 @@ class Ledger(nn.Module):
             self.here[field] += count
 
     def settle(self, of_all: Mapping[str, int]) -> None:
-        """Move this process's counts to those of all processes.
-
-        Args:
-            of_all: the sum of ``here`` over all processes.
-        """
+        """Take ``of_all``, the sum of all processes' ``here``, in place of this one's counts."""
         for field in FIELDS:
             self.settled[field] += of_all[field]
             self.here[field] = 0
@@ -101,9 +82,6 @@ def spent(oracle: nn.Module) -> dict[str, int]:
 
 def summary(counts: Mapping[str, int]) -> str:
     """Counts in words, those that are not 0.
-
-    Args:
-        counts: by the names of ``FIELDS``.
 
     Example:
         >>> summary({"queries": 1200, "invalid": 3, "microseconds": 1_500_000})

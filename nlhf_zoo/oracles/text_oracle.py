@@ -15,10 +15,9 @@ import torch
 from typing_extensions import override
 
 from nlhf_zoo.data.texts import conversation_key
-from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import Ledger
-from nlhf_zoo.oracles.texts import conversations, response_texts
 from nlhf_zoo.records import Comparison, Conversation, Prompts, Responses
 
 # One answer: the number of the question, and P(first > second), NaN where it could not be had.
@@ -142,25 +141,14 @@ class TextOracle(PreferenceOracle):
         return self.answers(questions)
 
     def count(self, questions: Sequence[Question]) -> None:
-        """Count questions that are about to be asked.
-
-        Raises:
-            OracleStoppedError: a budget does not allow them.
-        """
+        """Count questions before they are asked; an OracleStoppedError where a budget ends."""
         again = sum(question.again for question in questions)
         self.ledger.charge(queries=len(questions) - again, swapped=again)
 
     def admitted(
         self, questions: Sequence[Question]
     ) -> tuple[Sequence[Question], OracleStoppedError | None]:
-        """Count questions one by one, as far as a budget allows.
-
-        Args:
-            questions: that are about to be asked.
-
-        Returns:
-            those that may be asked, the first of them, and what stopped the others.
-        """
+        """Count questions as far as a budget allows: those to be asked, and what stopped others."""
         for number, question in enumerate(questions):
             try:
                 self.count([question])
@@ -171,9 +159,6 @@ class TextOracle(PreferenceOracle):
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         """Ask about each two different texts.
-
-        Returns:
-            preference and validity [B, K, L].
 
         Raises:
             UserError: there are no texts, or the oracle refuses them.
@@ -268,16 +253,9 @@ def in_order(
 
     .. math:: P(a > b) = \tfrac{1}{2} (p(a, b) + 1 - p(b, a)) \quad \text{for both orders}
 
-    with p(a, b) the probability that a is better when it is shown first. Where one of two answers
-    is missing there is none.
-
-    Args:
-        ask: what the oracle thinks of questions as they are shown.
-        questions: different ones.
-        order: see ``Order``.
-
-    Yields:
-        number of a question, and P(first > second), NaN where it could not be had.
+    with p(a, b) the probability that a is better when it is shown first, as ``ask`` says of
+    questions in the order in which they are shown. Where one of two answers is missing there is
+    none.
     """
     if order == "none":
         yield from ask(questions)
@@ -304,10 +282,31 @@ def in_order(
 
 
 def tossed(question: Question) -> bool:
-    """Whether a pair is shown in the other order: a coin that is the same for both of its orders.
+    """Whether a pair is shown in the other order, by a coin that says which of the texts is first.
 
-    It says which of the two texts comes first, so that the two orders of a question are shown
-    alike.
+    So both orders of a question are shown alike.
     """
     heads = bool(question.digest("order", ordered=False)[0] & 1)
     return heads == question.is_ascending
+
+
+def conversations(prompts: Prompts, oracle: str) -> Sequence[Conversation]:
+    """The prompts as conversations; plain text is one message of the user's."""
+    if prompts.conversations is not None:
+        return prompts.conversations
+    if prompts.text is None:
+        raise UserError(
+            f"{oracle} reads texts, but the prompts are rows of a table: "
+            "give prompts of text, with --data TextPrompts"
+        )
+    return [[{"role": "user", "content": text}] for text in prompts.text]
+
+
+def response_texts(responses: Responses, oracle: str) -> Sequence[Sequence[str]]:
+    """The responses as text, B rows of K."""
+    if responses.text is None:
+        raise UserError(
+            f"{oracle} reads texts, but the policy's responses have none: "
+            "set model.policy to CausalLMPolicy"
+        )
+    return responses.text

@@ -15,17 +15,10 @@ _COPY = f".modules_to_save.{_ADAPTER}"
 
 
 def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
-    """Freeze a classifier, all but its output layer, and put adapters on it.
+    """Freeze a classifier, all but its output layer, and put adapters on it that fit.
 
-    What trains is float32, whatever the classifier is.
-
-    Args:
-        network: a sequence classifier.
-        lora: shape of the adapters; one that does not fit is refused.
-        where: which classifier, in messages.
-
-    Returns:
-        a model of peft around the classifier, which has become another.
+    What trains is float32, whatever the classifier is. What is returned is a model of peft around
+    the classifier, which has become another.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -58,11 +51,8 @@ def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
 def plain_classifier(network: Any) -> Any:
     """The classifier without adapters that gives the same outputs, up to rounding.
 
-    Args:
-        network: a model of peft, which stays as it is; or a plain classifier, which is returned.
-
-    Returns:
-        a classifier of transformers with tensors of its own where adapters are merged.
+    A model of peft stays as it is: where adapters are merged, tensors are new ones. A plain
+    classifier is returned.
     """
     from peft import PeftModel
 

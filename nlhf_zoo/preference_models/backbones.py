@@ -19,17 +19,11 @@ from nlhf_zoo.text_models.loading import Source, weights_dtype
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A sequence classifier to be trained.
+    """A sequence classifier to be trained."""
 
-    Args:
-        network: the classifier, with as many outputs as the head wants.
-        tokenizer: of the network.
-        where: which one it is, in messages.
-    """
-
-    network: Any
+    network: Any  # with as many outputs as the head wants
     tokenizer: Any
-    where: str
+    where: str  # which one it is, in messages
 
 
 class Backbone(ABC):
@@ -45,6 +39,7 @@ class Backbone(ABC):
 
 
 @final
+@dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
 class PretrainedBackbone(Backbone):
     """A model of the Hugging Face hub or a local folder, with the tokenizer beside it.
 
@@ -60,17 +55,10 @@ class PretrainedBackbone(Backbone):
         revision: of the hub's repository.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        attention: str | None = None,
-        revision: str | None = None,
-    ) -> None:
-        self.name = name
-        self.dtype: Literal["float32", "bfloat16"] = dtype
-        self.attention = attention
-        self.revision = revision
+    name: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: str | None = None
+    revision: str | None = None
 
     def load(self, head: PreferenceHead) -> Classifier:
         """Load both; an output layer that the file does not hold is drawn."""
@@ -88,8 +76,11 @@ class PretrainedBackbone(Backbone):
                 "ignore_mismatched_sizes": True,
             },
         )
+        body = (
+            f"{network.base_model_prefix}."  # what was trained before; the rest is a classifier's
+        )
         for name in drawn:
-            if _is_of_body(name, network.base_model_prefix):
+            if name.startswith(body) and not re.search(r"\bpooler\b", name):
                 raise UserError(
                     f"{source.where} is no whole model: its file lacks {name}, or holds it in "
                     "another size"
@@ -98,6 +89,7 @@ class PretrainedBackbone(Backbone):
 
 
 @final
+@dataclass(frozen=True)  # likewise
 class LettersBackbone(Backbone):
     """A random Llama over the letters a to h, for the small language and for tests.
 
@@ -108,13 +100,10 @@ class LettersBackbone(Backbone):
         seed: of its weights.
     """
 
-    def __init__(
-        self, hidden_size: int = 32, layers: int = 1, num_letters: int = len(LETTERS), seed: int = 0
-    ) -> None:
-        self.hidden_size = hidden_size
-        self.layers = layers
-        self.num_letters = num_letters
-        self.seed = seed
+    hidden_size: int = 32
+    layers: int = 1
+    num_letters: int = len(LETTERS)
+    seed: int = 0
 
     @override
     def load(self, head: PreferenceHead) -> Classifier:
@@ -139,8 +128,3 @@ def _name_outputs(config: Any, head: PreferenceHead) -> None:
     if head.labels is not None:
         config.id2label = dict(head.labels)
         config.label2id = {name: number for number, name in head.labels.items()}
-
-
-def _is_of_body(name: str, prefix: str) -> bool:
-    """Whether a weight is part of what was trained before, not of a classifier's own layers."""
-    return name.startswith(f"{prefix}.") and not re.search(r"\bpooler\b", name)

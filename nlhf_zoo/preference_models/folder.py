@@ -22,12 +22,8 @@ def write_folder(
     All is written beside it first: whoever looks finds a whole model at any time, but for the
     moment between two renamings. A kill there leaves the earlier one as ``<name>.before``.
 
-    Args:
-        place: the folder.
-        network: the classifier, with or without adapters; it stays as it is.
-        config: of the classifier, as it was loaded; in use its padding changes with each batch.
-        tokenizer: of the classifier.
-        settings: how it is to be read.
+    The network, with or without adapters, stays as it is; ``config`` is its own as it was loaded,
+    for in use its padding changes with each batch.
     """
     beside = place.with_name(f"{place.name}.part")
     before = place.with_name(f"{place.name}.before")

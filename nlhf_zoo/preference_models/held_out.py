@@ -58,21 +58,15 @@ class HeldOut(nn.Module):
     ) -> dict[str, Tensor]:
         """All figures by name; over all processes, which call this together.
 
-        Pairs that cannot be read have no part in them.
-
-        Args:
-            preferences: P(first > second) of pairs as they are shown [n], NaN for those that cannot
-                be read.
-            device: of the metrics.
-
-        Returns:
-            accuracy, ece, log_loss, symmetry_error and cyclic_triples, NaN where there is nothing
-            to tell it from: of cycles, where no prompt has three responses.
+        A figure is NaN where there is nothing to tell it from: cyclic_triples, where no prompt has
+        three responses. Pairs that cannot be read have no part: ``preferences``, which gives
+        P(first > second) of pairs as they are shown [n], is NaN for them.
         """
         num = len(self._shown)
         triples = list(_several(self._shown))
         sets = [[(talk, *two) for two in permutations(texts, 2)] for talk, texts in triples]
-        asked = [*self._shown, *map(_swapped, self._shown), *chain(*sets)]
+        swapped = [(talk, second, first) for talk, first, second in self._shown]
+        asked = [*self._shown, *swapped, *chain(*sets)]
         answers = preferences(asked).to(device)  # at once: each text is read once
         forward, backward = answers[:num], answers[num : 2 * num]
         label = torch.cat([*self._labels, torch.zeros(0)]).to(device)
@@ -97,11 +91,6 @@ class HeldOut(nn.Module):
             "symmetry_error": self.symmetry.compute()["mean"],
             "cyclic_triples": self.cycles.compute(),
         }
-
-
-def _swapped(shown: Shown) -> Shown:
-    conversation, first, second = shown
-    return conversation, second, first
 
 
 def _several(shown: Iterable[Shown]) -> Iterator[tuple[Conversation, list[str]]]:

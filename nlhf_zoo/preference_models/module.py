@@ -23,8 +23,7 @@ from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone
 from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
-from nlhf_zoo.preference_models.reader import Reader, Shown, Texts
-from nlhf_zoo.preference_models.unreadable import Unreadable, look_through
+from nlhf_zoo.preference_models.reader import Reader, Shown, Unreadable, look_through
 from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
 from nlhf_zoo.text_models.heads import PreferenceHead
@@ -127,7 +126,8 @@ class PreferenceModel(L.LightningModule):
         """
         pairs = self._in_drawn_order(pairs)
         texts = self.reader.encode(_shown(pairs))
-        readable = [number for number, one in enumerate(texts) if self._is_read(one)]
+        is_read = [self.reader.is_read(one, "a pair", self.unreadable) for one in texts]
+        readable = [number for number, one in enumerate(is_read) if one]
         if not readable:  # a zero with a gradient: other processes wait for one
             return torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
         log_odds = self.reader.log_odds([texts[number] for number in readable])
@@ -159,15 +159,6 @@ class PreferenceModel(L.LightningModule):
             torch.where(turned.to(pairs.probability.device), other.probability, pairs.probability),
         )
 
-    def _is_read(self, texts: Texts) -> bool:
-        problem = self.reader.problem(texts)
-        if problem and self.unreadable == "refuse":
-            raise UserError(
-                f"a pair {problem}: shorten it, or set model.unreadable to drop to leave such "
-                "pairs out"
-            )
-        return not problem
-
     # Evaluation ---------------------------------------------------------------------------------
 
     @override
@@ -180,16 +171,7 @@ class PreferenceModel(L.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._log_figures("val")
-
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self._log_figures("test")
-
-    def _log_figures(self, area: str) -> None:
+        area = "test" if self.trainer.testing else "val"
         figures = self.held_out.figures(self.reader.preferences, self.device)
         if self.held_out.unread:
             self._say_once(
@@ -205,6 +187,10 @@ class PreferenceModel(L.LightningModule):
         for name, value in figures.items():
             # equal in all processes: this says so, and changes nothing
             self.log(f"{area}/{name}", value.float(), batch_size=1, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._notices and self.trainer.is_global_zero:

@@ -1,15 +1,20 @@
-"""How a network that is being trained reads pairs of responses."""
+"""How a network that is being trained reads pairs of responses, and which of them it cannot."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from typing_extensions import override
 
+from nlhf_zoo.data.pairs import PreferencePairs
+from nlhf_zoo.data.texts.pair_rows import PairRow
+from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.preference_models.backbones import Classifier
 from nlhf_zoo.records import Conversation
@@ -21,23 +26,15 @@ from nlhf_zoo.text_models.network import TextNetwork
 Shown = tuple[Conversation, str, str]
 # The text of each response; of a head that reads pairs, the text of the pair and the same again.
 Texts = tuple[Tokens, Tokens]
+Unreadable = Literal["refuse", "drop"]
+_CHUNK = 1024  # pairs that are encoded at once, before the training begins
 
 
 class Reader(TextNetwork):
-    """A network in training, its tokenizer and its head.
+    """A network in training, its tokenizer and its head; refuses parts that do not fit each other.
 
     In evaluation it reads as the frozen model of an oracle does, batch by batch: what is written to
     a folder and read again gives the same probabilities to the last bit.
-
-    Args:
-        classifier: network and tokenizer.
-        head: what the network reads and what its outputs say.
-        template: for a prompt and what is read; None takes the tokenizer's chat template.
-        max_tokens: of the longest text; None takes the network's own limit.
-        batch_size: texts of a forward pass in evaluation.
-
-    Raises:
-        UserError: the parts do not fit each other.
     """
 
     def __init__(
@@ -83,12 +80,18 @@ class Reader(TextNetwork):
             return f"has a text of {length} tokens, and {self.max_tokens} are read at most"
         return "has a text without tokens, or one that holds a special token of the tokenizer"
 
-    def log_odds(self, pairs: Sequence[Texts]) -> Tensor:
-        """Log-odds of P(first > second) with gradient [B].
+    def is_read(self, texts: Texts, where: str, unreadable: Unreadable) -> bool:
+        """Whether a pair can be read; one that cannot, and is not to be dropped, is refused."""
+        problem = self.problem(texts)
+        if problem and unreadable == "refuse":
+            raise UserError(
+                f"{where} {problem}: shorten it, or set model.unreadable to drop to leave such "
+                "pairs out"
+            )
+        return not problem
 
-        Args:
-            pairs: B, each of which can be read.
-        """
+    def log_odds(self, pairs: Sequence[Texts]) -> Tensor:
+        """Log-odds of P(first > second) with gradient [B], of pairs that can be read."""
         firsts, seconds = zip(*pairs, strict=True)
         if self.head.reads == "pair":
             outputs = self.outputs(firsts)
@@ -102,3 +105,45 @@ class Reader(TextNetwork):
         """
         outputs = self([text for pair in self.encode(shown) for text in pair])
         return self.head.preference(outputs[::2], outputs[1::2])
+
+
+def look_through(
+    data: PreferencePairs, reader: Reader, unreadable: Unreadable, shown: bool
+) -> None:
+    """Encode all pairs once, those held out too: refuse or count those that cannot be read.
+
+    Where it is ``shown``, there is a progress bar if it takes long, and the numbers are said. A
+    source none of whose pairs can be read is refused.
+    """
+    sources = [(data.source, data.training_pairs)]
+    if data.validation_pairs:
+        sources.append((data.validation_source or data.source, data.validation_pairs))
+    for source, rows in sources:
+        left_out = _num_unreadable(source, rows, reader, unreadable, shown)
+        if left_out == len(rows):
+            raise UserError(f"{source.path}: {reader.where} can read none of the {left_out} pairs")
+        if left_out and shown:
+            print(
+                f"{source.path}: {left_out} of {len(rows)} pairs cannot be read, and are left out",
+                file=sys.stderr,
+            )
+
+
+def _num_unreadable(
+    source: RowSource, rows: Sequence[PairRow], reader: Reader, unreadable: Unreadable, shown: bool
+) -> int:
+    found = 0
+    for start in tqdm(
+        range(0, len(rows), _CHUNK),
+        "Encoding",
+        unit_scale=_CHUNK,
+        unit=" pairs",
+        delay=1,
+        leave=False,
+        disable=not shown,
+    ):
+        some = rows[start : start + _CHUNK]
+        texts = reader.encode([(row.conversation, row.first, row.second) for row in some])
+        for row, text in zip(some, texts, strict=True):
+            found += not reader.is_read(text, source.where(row.row), unreadable)
+    return found

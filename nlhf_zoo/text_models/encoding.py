@@ -46,27 +46,19 @@ class TextEncoder:
     prompt has with plain words has no tokens: a response that holds one, or makes one together with
     the template around it, would be read as the template's own.
 
-    Args:
-        tokenizer: of transformers.
-        template: text with the fields of ``reads``; None takes the chat template.
-        reads: "response" for {prompt} and {response}, "pair" for {prompt}, {first} and {second}.
-        owner: whose argument ``template`` is, in messages.
-        where: whose tokenizer it is, in messages, as "the reward model FOLDER".
-        message: how a pair stands in a chat template, with the same fields.
-        begins_answer: the text is to be continued: the chat template begins the assistant's
-            message, and what the tokenizer puts after a text is left out.
-
     Raises:
         UserError: there is neither template nor chat template, or what is read is left out of it;
             and whenever a text is written, if the prompt does not fit the template.
     """
 
     tokenizer: Any
-    template: str | None
+    template: str | None  # text with the fields of ``reads``; None takes the chat template
     reads: Reads
-    owner: str
-    where: str
-    message: str = PAIR_MESSAGE
+    owner: str  # whose argument ``template`` is, in messages
+    where: str  # whose tokenizer it is, in messages, as "the reward model FOLDER"
+    message: str = PAIR_MESSAGE  # how a pair stands in a chat template, with the same fields
+    # The text is to be continued: the chat template begins the assistant's message, and what the
+    # tokenizer puts after a text is left out.
     begins_answer: bool = False
 
     def __post_init__(self) -> None:
@@ -170,12 +162,8 @@ class TextEncoder:
                 f"{self.where} has no chat template: set {self.owner}.template, as in '{example}'"
             )
         words = [_PROBE[name] for name in names]  # that no template has of its own
-        conversation = [{"role": "user", "content": words[0]}]
-        text = (
-            self.render_response(conversation, words[1])
-            if self.reads == "response"
-            else self.render_pair(conversation, *words[1:])
-        )
+        render = self.render_response if self.reads == "response" else self.render_pair
+        text = render([{"role": "user", "content": words[0]}], *words[1:])
         if text is None or any(word not in text for word in words):
             raise UserError(
                 f"the chat template of {self.where} leaves out {_LEFT_OUT[self.reads]}: "
@@ -184,13 +172,7 @@ class TextEncoder:
 
 
 def refuse_template(template: str, reads: Reads, name: str) -> None:
-    """Refuse a template that lacks a field, or has another one.
-
-    Args:
-        template: the text.
-        reads: what is to be filled in.
-        name: of the argument, in messages, as "RewardModelOracle.template".
-    """
+    """Refuse a template, by its name in messages, that lacks a field or has another one."""
     what = f"{name} {shown(template)}"
     try:
         parts = list(Formatter().parse(template))

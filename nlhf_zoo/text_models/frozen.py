@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import chain
 from typing import Any, Self
 
@@ -22,17 +23,9 @@ _CHAT = [{"role": "user", "content": "zebra"}, {"role": "assistant", "content": 
 
 
 class TextModel(TextNetwork):
-    """Reads texts with a frozen classifier: without gradient, dropout or anything drawn.
+    """Reads texts with a frozen network: without gradient, dropout or anything drawn.
 
-    Args:
-        network: a model of transformers with its weights, or a module around one with its
-            ``config``.
-        tokenizer: of the network.
-        width: D, of an output.
-        batch_size: texts of a forward pass.
-        max_tokens: of the longest text; None takes the network's own limit.
-        oracle: whose it is, in messages.
-        where: which one, in messages, as "the reward model FOLDER".
+    ``oracle`` is whose it is, in messages; other arguments are those of a `TextNetwork`.
     """
 
     def __init__(
@@ -52,7 +45,6 @@ class TextModel(TextNetwork):
         self.not_finite = 0  # texts whose output was not finite
         self._oracle, self._config = oracle, config
         self._dtypes = self._current_dtypes()
-        self._known_digest: str | None = None
 
     @property
     def last_error(self) -> str:
@@ -76,12 +68,12 @@ class TextModel(TextNetwork):
 
     @override
     def stream(self, texts: Sequence[Tokens]) -> Outputs:
-        """Outputs of all texts, each number once; NaN where one was not read.
-
-        Raises:
-            UserError: somebody has changed the precision of the weights.
-        """
-        self._refuse_other_dtypes()
+        """Outputs of all texts, each number once; NaN where one was not read."""
+        if self._current_dtypes() != self._dtypes:
+            raise UserError(
+                f"trainer.precision has changed the weights of {self._oracle}'s model: leave it at "
+                f"32-true, and set the dtype of {self._oracle} and of the policy"
+            )
         unread = [number for number, text in enumerate(texts) if not self.is_readable(text)]
         self.unread += len(unread)
         if unread:
@@ -90,13 +82,9 @@ class TextModel(TextNetwork):
             self.not_finite += int((~output.isfinite()).any(-1).sum())
             yield numbers, output
 
+    @cached_property  # the weights are frozen, and may be many gigabytes
     def digest(self) -> str:
         """A text that differs where the weights, their configuration or the tokenizer differ."""
-        if self._known_digest is None:  # the weights are frozen, and may be many gigabytes
-            self._known_digest = self._digest()
-        return self._known_digest
-
-    def _digest(self) -> str:
         found = hashlib.sha256(self._config.encode())
         found.update(_digest_of_tokenizer(self.tokenizer).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -108,13 +96,6 @@ class TextModel(TextNetwork):
     def _current_dtypes(self) -> dict[str, torch.dtype]:
         named = chain(self.network.named_parameters(), self.network.named_buffers())
         return {name: tensor.dtype for name, tensor in named}
-
-    def _refuse_other_dtypes(self) -> None:
-        if self._current_dtypes() != self._dtypes:
-            raise UserError(
-                f"trainer.precision has changed the weights of {self._oracle}'s model: leave it at "
-                f"32-true, and set the dtype of {self._oracle} and of the policy"
-            )
 
 
 def _digest_of_config(config: Any) -> str:

@@ -164,14 +164,8 @@ def preference_score(first: Tensor, second: Tensor) -> Tensor:
               R = diag(R_1, ..., R_1), R_1 = \begin{pmatrix} 0 & -1 \\ 1 & 0 \end{pmatrix}
 
     s(y' > y) = - s(y > y') to the last bit. With k blocks every skew-symmetric matrix of rank 2k is
-    such a form, that of a cycle among three with k = 1 (arXiv:2410.02197).
-
-    Args:
-        first: v [..., 2k].
-        second: v' [..., 2k]; leading dimensions broadcast.
-
-    Returns:
-        s [...].
+    such a form, that of a cycle among three with k = 1 (arXiv:2410.02197). Leading dimensions of v
+    and v' [..., 2k] broadcast, and s is [...].
     """
     one, other = first.unflatten(-1, (-1, 2)), second.unflatten(-1, (-1, 2))
     score: Tensor = (one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]).sum(-1)

@@ -34,16 +34,11 @@ class Source:
     """A model with its tokenizer, in a folder or on the hub.
 
     What cannot be had is refused with a UserError.
-
-    Args:
-        name: hub name or folder.
-        where: which model it is, in messages, as "the reward model FOLDER".
-        revision: of the hub's repository.
     """
 
-    name: str
-    where: str
-    revision: str | None = None
+    name: str  # of a folder, or on the hub
+    where: str  # which model it is, in messages, as "the reward model FOLDER"
+    revision: str | None = None  # of the hub's repository
 
     def config(self) -> Any:
         """The configuration of the model."""
@@ -58,12 +53,7 @@ class Source:
         return self._load(AutoConfig, f"{self.where} {what}", {})
 
     def tokenizer(self, refusal: str = "") -> Any:
-        """The tokenizer of the model.
-
-        Args:
-            refusal: what is said, before the cause, where it cannot be loaded; empty says that
-                there is none that can.
-        """
+        """The tokenizer; ``refusal`` is said, before the cause, where it cannot be loaded."""
         from transformers import AutoTokenizer
 
         refusal = refusal or f"{self.where} has no tokenizer that can be loaded"
@@ -76,16 +66,11 @@ class Source:
     def network(
         self, head: Head, refusal: str, options: Mapping[str, Any]
     ) -> tuple[Any, list[str]]:
-        """A network of a kind, from safetensors alone.
+        """A network of a kind, from safetensors alone, by ``options`` of ``from_pretrained``.
 
-        Args:
-            head: kind of the network.
-            refusal: what is said, before the cause, where it cannot be loaded.
-            options: of transformers' ``from_pretrained``.
-
-        Returns:
-            the network, and names of weights that its files lack, or hold in another size:
-            transformers fills these with random numbers, and says so in a log only.
+        With it come the names of weights that its files lack, or hold in another size: transformers
+        fills these with random numbers, and says so in a log only. ``refusal`` is what is said,
+        before the cause, where it cannot be loaded.
         """
         import transformers
 

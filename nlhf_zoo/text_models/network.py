@@ -69,12 +69,7 @@ class TextNetwork(nn.Module, ABC):
         """The context of a forward pass: of which precision its products are."""
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What the network gives for a batch [b, D]: the outputs of a sequence classifier.
-
-        Args:
-            tokens: [b, T], padded on the right.
-            mask: [b, T].
-        """
+        """What the network gives for a batch [b, T], padded on the right: a classifier's [b, D]."""
         found: Tensor = self.network(input_ids=tokens, attention_mask=mask).logits
         return found
 

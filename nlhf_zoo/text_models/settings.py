@@ -25,19 +25,12 @@ ORACLES: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What a model was trained with, and is to be read with.
-
-    Args:
-        kind: of the model.
-        template: text with the fields of the kind; None takes the tokenizer's chat template.
-        max_tokens: of the longest text; None takes the model's own limit.
-        temperature: divides the logit of a preference.
-    """
+    """What a model was trained with, and is to be read with."""
 
     kind: Kind
-    template: str | None = None
-    max_tokens: int | None = None
-    temperature: float = 1.0
+    template: str | None = None  # with the fields of the kind; None for the chat template
+    max_tokens: int | None = None  # of the longest text; None for the model's own limit
+    temperature: float = 1.0  # divides the logit of a preference
 
     def replaced(
         self, template: str | None, max_tokens: int | None, temperature: float | None
@@ -61,16 +54,10 @@ def write_settings(folder: Path, settings: ModelSettings) -> None:
 def read_settings(
     model: str, kind: Kind | None, oracle: str, revision: str | None = None
 ) -> ModelSettings | None:
-    """The settings beside a model; None where there are none.
+    """The settings beside a model, in a folder or on the hub; None where there are none.
 
-    Args:
-        model: hub name or folder.
-        kind: that the oracle reads; None for one that reads no model that was trained here.
-        oracle: who reads it, in messages.
-        revision: of the hub's repository.
-
-    Raises:
-        UserError: the file cannot be read, or is of a model of another kind.
+    Another kind than the oracle reads is refused; None is that of an oracle that reads no model
+    that was trained here.
     """
     path = _file(model, revision)
     if path is None:
@@ -113,10 +100,6 @@ def _parsed(path: Path) -> ModelSettings:
     return ModelSettings(**given)
 
 
-def _is_temperature(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
-
-
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
     "template": (lambda value: value is None or isinstance(value, str), "a text or null"),
@@ -124,5 +107,8 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or (type(value) is int and value > 0),
         "a number of at least 1, or null",
     ),
-    "temperature": (_is_temperature, "a finite number above 0"),
+    "temperature": (
+        lambda value: type(value) in (int, float) and math.isfinite(value) and value > 0,
+        "a finite number above 0",
+    ),
 }

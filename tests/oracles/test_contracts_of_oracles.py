@@ -12,10 +12,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from language_models import refused
 from text_models import prompts, responses, user
 
 import nlhf_zoo
-from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.oracles.ledger import ledgers, spent
 from nlhf_zoo.oracles.models.base import TextModelOracle
 from nlhf_zoo.oracles.text_oracle import Question, TextOracle
@@ -106,18 +107,16 @@ def test_conversations_are_read_whole(row):
 def test_a_template_of_ones_own_holds_one_message(row):
     oracle, mine = row.make(**row.templates), responses(["w1", "w2"])
     assert oracle(prompts("w33", conversations=[user("w33")]), mine, mine).valid.all()
-    with pytest.raises(UserError, match=r"holds one message, but a prompt has 4: .* ends 'w33'"):
-        oracle(prompts("w33", conversations=[TALK]), mine, mine)
+    sentence = "holds one message, but a prompt has 4: .* ends 'w33'"
+    refused(sentence, oracle, prompts("w33", conversations=[TALK]), mine, mine)
 
 
 @each
 def test_both_orders_sum_to_one(row):
     oracle, again = row.make(), row.make()
     second = responses(["w9 w1", "w2"], ["w9", "w5 w6"])
-    there, back = (
-        oracle(prompts("w8", "w9"), MINE, second),
-        again(prompts("w8", "w9"), second, MINE),
-    )
+    asked = prompts("w8", "w9")
+    there, back = oracle(asked, MINE, second), again(asked, second, MINE)
     assert (there.preference + back.preference.mT - 1).abs().max() <= oracle.tolerance
     assert oracle.tolerance <= 1e-6
 
@@ -131,9 +130,8 @@ def test_an_order_can_be_left_as_it_is(row):
     turned = dict(none.answers([question.swapped() for question in ASKED]))
     drawn, mean = dict(random.answers(ASKED)), dict(both.answers(ASKED))
     back = dict(random.answers([question.swapped() for question in ASKED]))
-    assert (
-        answered(both.in_given_order(ASKED)) == plain
-    )  # nothing is swapped in a look as it is shown
+    # Nothing is swapped in a look as it is shown.
+    assert answered(both.in_given_order(ASKED)) == plain
     for number in plain:
         assert mean[number] == pytest.approx((plain[number] + 1 - turned[number]) / 2, abs=1e-5)
         either = plain[number], 1 - turned[number]
@@ -145,10 +143,9 @@ def test_an_order_can_be_left_as_it_is(row):
 def test_texts_are_needed(row):
     oracle, there = row.make(), responses(["w1", "w2"])
     table = Responses(there.tokens, there.mask, there.weight)
-    with pytest.raises(UserError, match=r"\w+ reads texts, but the policy's responses"):
-        oracle(prompts("w3"), table, table)
-    with pytest.raises(UserError, match=r"\w+ reads texts, but the prompts are rows"):
-        oracle(Prompts(torch.arange(1)), there, there)
+    refused(r"\w+ reads texts, but the policy's responses", oracle, prompts("w3"), table, table)
+    rows = Prompts(torch.arange(1))
+    refused(r"\w+ reads texts, but the prompts are rows", oracle, rows, there, there)
 
 
 # ---- what is no answer ---------------------------------------------------------------------------
@@ -279,8 +276,7 @@ def test_the_runs_precision_is_not_its_own(row):
     close(oracle(*asked).preference, plain)
     torch.set_default_dtype(torch.float32)
     oracle = row.make().to(torch.bfloat16)  # as bf16-true before the run
-    with pytest.raises(UserError, match=r"trainer\.precision has changed"):
-        oracle(*asked)
+    refused(r"trainer\.precision has changed", oracle, *asked)
 
 
 def pickled(oracle):
@@ -311,6 +307,5 @@ def test_a_copy_answers_alike_and_counts_for_itself(row, twin):
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(row, options, message):
     nowhere = NOWHERE if row.is_of_models else {}
-    with pytest.raises(UserError, match=message) as error:
-        row.make(**{**nowhere, **options})
-    assert len(str(error.value).splitlines()) == 1
+    sentence = refused(message, row.make, **{**nowhere, **options})
+    assert len(sentence.splitlines()) == 1

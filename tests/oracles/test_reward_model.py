@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 import torch
+from language_models import refused
 from text_models import (
     CHAT,
     CONFIGS,
@@ -33,7 +34,6 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import (
     GeneralPreferenceModelOracle,
     GenerativePairModelOracle,
@@ -74,6 +74,13 @@ def expected(paths, weights=(1.0,), temperature=1.0, penalty=0.0):
         for rows in (FIRST, SECOND)
     )
     return bradley_terry(first - penalty, second, temperature)
+
+
+def not_a_reward_model(message, path, **options):
+    """The one sentence of a refusal."""
+    sentence = refused(message, RewardModelOracle, str(path), **options)
+    assert len(sentence.splitlines()) == 1
+    return sentence
 
 
 def close(found, wanted, atol=1e-5):
@@ -156,8 +163,8 @@ def test_the_limit_is_the_models_own(name, limit):
     rows = [" ".join(["w1"] * number) for number in (limit - beside, limit - beside + 1)]
     answer = oracle(prompts("w0"), responses(rows), responses(["w2"]))
     assert answer.valid[0, :, 0].tolist() == [True, False]
-    with pytest.raises(UserError, match=f"reads {limit} tokens at most, but max_tokens is"):
-        RewardModelOracle(folder(name), max_tokens=limit + 1, template="{prompt} {response}")
+    sentence, more = f"reads {limit} tokens at most, but max_tokens is", {"max_tokens": limit + 1}
+    not_a_reward_model(sentence, folder(name), template="{prompt} {response}", **more)
     nothing = RewardModelOracle(folder(name), max_tokens=2, template="{prompt} {response}")
     assert not nothing(prompts("w0"), responses(rows), responses(["w2"])).valid.any()
 
@@ -319,9 +326,9 @@ def test_settings_hold_where_nothing_else_is_given(tmp_path):
     other = {"template": "{response} {prompt}", "max_tokens": 9, "temperature": 3.0}
     given = RewardModelOracle(str(path), **other).fingerprint
     assert given == RewardModelOracle(folder("gpt2"), **other).fingerprint != expected
-    with pytest.raises(UserError, match=r"with the temperatures \[2.0, 1.0\]: set"):
-        RewardModelOracle([str(path), folder("llama")])
-    RewardModelOracle([str(path), folder("llama")], temperature=1.0)
+    both = [str(path), folder("llama")]
+    refused(r"with the temperatures \[2.0, 1.0\]: set", RewardModelOracle, both)
+    RewardModelOracle(both, temperature=1.0)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +344,7 @@ def test_settings_hold_where_nothing_else_is_given(tmp_path):
 def test_a_model_of_another_kind_names_its_oracle(oracle, kind, right, tmp_path):
     CONFIGS["llama"]().save_pretrained(tmp_path)
     write_settings(tmp_path, ModelSettings(kind))
-    with pytest.raises(UserError, match=rf"{tmp_path} .* kind '{kind}', which .*: take {right}$"):
-        oracle(str(tmp_path))
+    refused(rf"{tmp_path} .* kind '{kind}', which .*: take {right}$", oracle, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -360,67 +366,58 @@ def test_a_file_of_settings_that_cannot_be_read(change, message, tmp_path):
     write_settings(tmp_path, ModelSettings("reward"))
     path = tmp_path / "preference_model.json"
     path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=message) as error:
-        RewardModelOracle(str(tmp_path))
-    assert len(str(error.value).splitlines()) == 1
-    assert "preference_model.json" in str(error.value)
+    assert "preference_model.json" in not_a_reward_model(message, tmp_path)
 
 
 # ---- what is refused -----------------------------------------------------------------------------
 
 
-def refused(message, path, **options):
-    with pytest.raises(UserError, match=message) as error:
-        RewardModelOracle(str(path), **options)
-    assert len(str(error.value).splitlines()) == 1
-
-
 def test_folders_that_hold_no_reward_model(tmp_path):
     for name in ("/no/such/folder", "models/none"):
-        refused(f"{name} is no folder here, nor had from the hub", name)
-    refused(r"is a folder without config\.json", tmp_path)
+        not_a_reward_model(f"{name} is no folder here, nor had from the hub", name)
+    not_a_reward_model(r"is a folder without config\.json", tmp_path)
     (tmp_path / "config.json").write_text("{")
-    refused("cannot be loaded", tmp_path)
+    not_a_reward_model("cannot be loaded", tmp_path)
     for labels in (2, 3):
-        refused(f"has {labels} outputs", folder("llama", labels))
+        not_a_reward_model(f"has {labels} outputs", folder("llama", labels))
     LlamaForCausalLM(CONFIGS["llama"]()).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    refused("no trained sequence classifier: its file lacks score", tmp_path)
+    not_a_reward_model("no trained sequence classifier: its file lacks score", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    refused("cannot be loaded as a sequence classifier", tmp_path)
+    not_a_reward_model("cannot be loaded as a sequence classifier", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({}, tmp_path / "pytorch_model.bin")  # pickled weights may hold anything
-    refused(r"cannot be loaded as a sequence classifier.*safetensors", tmp_path)
+    not_a_reward_model(r"cannot be loaded as a sequence classifier.*safetensors", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 def test_a_model_without_a_tokenizer(name, tmp_path):
     AutoModelForSequenceClassification.from_config(CONFIGS[name]()).save_pretrained(tmp_path)
-    refused("has no tokenizer", tmp_path, template="{prompt} {response}")
+    not_a_reward_model("has no tokenizer", tmp_path, template="{prompt} {response}")
 
 
 def test_a_tokenizer_of_another_model(tmp_path):
     config = CONFIGS["llama"]()
     config.vocab_size = len(VOCABULARY) - 1
     path = save(tmp_path, config)
-    refused(r"embeddings of 45 tokens.*gives tokens up to 45", path)
+    not_a_reward_model(r"embeddings of 45 tokens.*gives tokens up to 45", path)
 
 
 def test_chat_templates_that_do_not_do():
-    refused(
+    not_a_reward_model(
         r"has no chat template: set RewardModelOracle\.template, as in '\{prompt\} \{response\}'",
         folder("llama", chat=None),
     )
     for left_out in ("user", "assistant"):
         chat = "{% for m in messages if m['role'] != '" + left_out + "' %}"
         chat += "{{ m['content'] }}{% endfor %}"
-        refused("leaves out the prompt or the response", folder("llama", chat=chat))
+        not_a_reward_model("leaves out the prompt or the response", folder("llama", chat=chat))
     chat = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     oracle = RewardModelOracle(folder("llama", chat=chat + CHAT))
     said = [[{"role": "system", "content": "w1"}, *user("w2")]]
     mine = responses(["w3", "w4"])
-    with pytest.raises(UserError, match=r"system, user, assistant: no system; its prompt ends 'w2"):
-        oracle(prompts("w2", conversations=said), mine, mine)
+    sentence = "system, user, assistant: no system; its prompt ends 'w2"
+    refused(sentence, oracle, prompts("w2", conversations=said), mine, mine)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path):
@@ -430,7 +427,7 @@ def test_code_of_a_repository_is_never_run(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"model_type": "custom", "auto_map": {"AutoConfig": "custom.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    refused("cannot be loaded", path)
+    not_a_reward_model("cannot be loaded", path)
     assert not trace.exists()
 
 

@@ -426,24 +426,9 @@ REFUSED = {
     "cache of a table": (cache(CYCLE, path="a.db"), "oracle"),
     "cache without a file": (cache(), "required: path"),
     "cache nowhere": (listed(cache(path="no/a.db")), "there is no folder .*/no for the ans"),
-    "cache of text": (
-        listed(cache(path="l.jsonl")),
-        "l.jsonl is no file of answers: file is not a database",
-    ),
-    "swap of a fair judge": (
-        listed(swap("judges.FairJudge")),
-        "FairJudge has one answer for both orders of a pair",
-    ),
     "order": (listed(swap("judges.Judge", order="twice")), "order: .*'twice'"),
     "listed missing": (listed(path="no.jsonl"), "no.jsonl cannot be read: No such file"),
-    "listed YAML": (listed(path="game.yaml"), "line 1 of game.yaml is not JSON"),
     "listed of a table": (listed(CYCLE), "oracle"),
-    "ensemble of one": (population(CYCLE), "needs two oracles at least, but it has 1"),
-    "ensemble of two games": (
-        population(CYCLE, part("Comal"), listed()),
-        "number 2, Comal, has other names",
-    ),
-    "weights": (population(CYCLE, CYCLE, weights=[1, 0]), "above 0, but one is 0"),
     "no answer": (
         listed(part("judges.Judge", silent="rock")),
         "Judge has no answer to a pair of line 1 of l.jsonl, 'rock' and 'paper'",

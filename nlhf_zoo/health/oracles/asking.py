@@ -21,8 +21,7 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.ledger import spent
-from nlhf_zoo.oracles.text_oracle import Question, TextOracle
-from nlhf_zoo.oracles.texts import conversations, response_texts
+from nlhf_zoo.oracles.text_oracle import Question, TextOracle, conversations, response_texts
 from nlhf_zoo.oracles.wrappers.ensemble import Agreement, EnsembleOracle, same_side, weighted_mean
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Conversation, Prompts, Responses

@@ -92,11 +92,7 @@ class ResponseTextModelOracle(TextModelOracle):
 
 
 class PairTextModelOracle(TextModelOracle):
-    """Preferences from outputs for whole pairs, each read in one order or in both.
-
-    Args:
-        order: in which the responses are shown.
-    """
+    """Preferences from outputs for whole pairs, each read in one order or in both."""
 
     reads = "pair"
     encoder: TextEncoder

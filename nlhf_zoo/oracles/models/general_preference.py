@@ -78,7 +78,7 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
     def fingerprint(self) -> str:
         """Weights, tokenizer, template and numbers; where the folder lies does not matter."""
         options = [self.encoder.template, self.model.max_tokens, self.temperature]
-        return f"general {self.model.digest()} {json.dumps(options)}"
+        return f"general {self.model.digest} {json.dumps(options)}"
 
     @override
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:

@@ -113,7 +113,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
             message=question,
             begins_answer=True,
         )
-        self.label_tokens = _label_tokens(self.encoder, labels, source.where)
+        self.label_tokens = _label_tokens(self.encoder, labels)
         network = source.whole_network("causal language model", config, dtype)
         _refuse_without_last(network, source.where)
         self.model = _LabelModel(network, tokenizer, 3, batch_size, max_tokens, _NAME, source.where)
@@ -124,7 +124,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
     def fingerprint(self) -> str:
         template = [self.encoder.template, self.encoder.message, self.label_tokens]
         options = [self.model.max_tokens, self.order, self.temperature, self.min_label_mass]
-        return f"{_NAME} {json.dumps([self.model.digest(), template, options])}"
+        return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 
     @property
     def label_mass(self) -> float:
@@ -139,11 +139,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
 
     @override
     def _preferences(self, output: Tensor) -> Tensor:
-        """P(first > second) of a batch, NaN where there is none.
-
-        Args:
-            output: log p(A), log p(B) and log (p(A) + p(B)) [b, 3].
-        """
+        """P(first > second) from log p(A), log p(B) and log (p(A) + p(B)) [b, 3], or NaN."""
         readable = output.isfinite().all(-1)
         mass = output[:, 2].double().exp()
         self._mass += float(mass[readable].sum())
@@ -213,24 +209,22 @@ def _refuse_without_last(network: Any, where: str) -> None:
         )
 
 
-def _label_tokens(encoder: TextEncoder, labels: tuple[str, str], where: str) -> tuple[int, int]:
+def _label_tokens(encoder: TextEncoder, labels: tuple[str, str]) -> tuple[int, int]:
     """The token of each label where it stands, whether a space belongs to it or not."""
-    conversation = [{"role": "user", "content": _MARK}]
-    text = encoder.render_pair(conversation, "okapi", "tapir") or ""
-    bad = None
-    for joined in _joined(encoder, text, labels[0]):
-        found = [_token(encoder, text, joined, label) for label in labels]
-        first, second = found
+    text = encoder.render_pair([{"role": "user", "content": _MARK}], "okapi", "tapir") or ""
+    ways = _joined(encoder, text, labels[0])
+    tokens = [[_token(encoder, text, joined, label) for label in labels] for joined in ways]
+    for first, second in tokens:
         if first is not None and second is not None:
             if first == second:
                 raise UserError(
-                    f"{_NAME}.labels {list(labels)} are the same token of {where}: take others"
+                    f"{_NAME}.labels {list(labels)} are the same token of {encoder.where}: "
+                    "take others"
                 )
             return first, second
-        bad = labels[found.index(None)] if bad is None else bad
     raise UserError(
-        f"{_NAME}.labels: {bad!r} is no single token of {where} after {shown(text[-20:])}: take "
-        "other labels, or another end of the template"
+        f"{_NAME}.labels: {labels[tokens[0].index(None)]!r} is no single token of {encoder.where} "
+        f"after {shown(text[-20:])}: take other labels, or another end of the template"
     )
 
 

@@ -84,7 +84,7 @@ class PairModelOracle(PairTextModelOracle):
     def fingerprint(self) -> str:
         template = [self.encoder.template, self.encoder.message, self._first]
         options = [self.model.max_tokens, self.order, self.temperature]
-        return f"{_NAME} {json.dumps([self.model.digest(), template, options])}"
+        return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 
     @override
     def _preferences(self, output: Tensor) -> Tensor:
@@ -110,16 +110,12 @@ def _place_of_first(config: Any, first_label: str | None, where: str) -> int | N
             )
         return None
     names = [config.id2label[number] for number in range(2)]
-    if first_label is None:
-        if sorted(names) != [_FIRST, _SECOND]:
-            raise UserError(
-                f"{where} has the labels {names[0]!r} and {names[1]!r}: set {_NAME}.first_label to "
-                "the one that says that the first response is better"
-            )
-        return names.index(_FIRST)
-    if names.count(first_label) != 1:
+    labels = f"{where} has the labels {names[0]!r} and {names[1]!r}"
+    if first_label is None and sorted(names) != [_FIRST, _SECOND]:
         raise UserError(
-            f"{_NAME}.first_label is {first_label!r}, but {where} has the labels {names[0]!r} and "
-            f"{names[1]!r}"
+            f"{labels}: set {_NAME}.first_label to the one that says that the first response is "
+            "better"
         )
-    return names.index(first_label)
+    if first_label is not None and names.count(first_label) != 1:
+        raise UserError(f"{_NAME}.first_label is {first_label!r}, but {labels}")
+    return names.index(_FIRST if first_label is None else first_label)

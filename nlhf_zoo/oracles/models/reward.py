@@ -102,7 +102,7 @@ class RewardModelOracle(ResponseTextModelOracle):
     @override
     def fingerprint(self) -> str:
         given = [
-            [model.digest(), encoder.template, model.max_tokens, weight]
+            [model.digest, encoder.template, model.max_tokens, weight]
             for model, encoder, weight in self._parts()
         ]
         return f"{_NAME} {json.dumps([given, self.temperature, self.penalty_without_end])}"

@@ -1,4 +1,8 @@
-"""A Python function as the judge."""
+"""A Python function as the judge; ready-made ones stand in ``nlhf_zoo/oracles/rules/__init__.py``.
+
+They stay there as they are, and new ones go into a file of their own: the fingerprint of a rule has
+the name of its module and the text of its file, and cached answers are found by it.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.tables.embedding import EmbeddingOracle
+from nlhf_zoo.oracles.tables.from_files import MatrixOracle, VotesOracle
 from nlhf_zoo.oracles.tables.generated import (
     Annotators,
     BradleyTerry,
@@ -11,9 +12,7 @@ from nlhf_zoo.oracles.tables.generated import (
     SineGame,
     UniformRandom,
 )
-from nlhf_zoo.oracles.tables.matrix import MatrixOracle
 from nlhf_zoo.oracles.tables.small_language import SmallLanguage
-from nlhf_zoo.oracles.tables.votes import VotesOracle
 
 __all__ = [
     "Annotators",

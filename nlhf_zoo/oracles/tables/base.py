@@ -89,11 +89,7 @@ class TableOracle(PreferenceOracle):
 
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Look the pairs up; all pairs of all prompts are the table itself, not a copy.
-
-        Returns:
-            preference and validity [B, K, L], all valid.
-        """
+        """Look the pairs up; all pairs of all prompts are the table itself, not a copy."""
         preference = self._look_up(prompts, first, second)
         return Comparison(preference, all_valid(preference))
 
@@ -101,11 +97,7 @@ class TableOracle(PreferenceOracle):
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:
-        """The product (P o)(y_k) [B, K] as a matrix-vector product, never as [B, K, L] products.
-
-        Returns:
-            the product [B, K] and its validity, all valid.
-        """
+        """The product (P o)(y_k) [B, K] as a matrix-vector product, never as [B, K, L] products."""
         if first.enumerated or not second.enumerated:
             rows = self._look_up(prompts, first, second)
         else:

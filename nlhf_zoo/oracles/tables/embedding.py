@@ -85,11 +85,7 @@ class EmbeddingOracle(PreferenceOracle):
 
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Compare by the embeddings of these responses alone.
-
-        Returns:
-            preference and validity [B, K, L], all valid.
-        """
+        """Compare by the embeddings of these responses alone."""
         if prompts.ids.any():
             raise ValueError(f"an embedding oracle has one prompt, 0, not {prompts.ids.tolist()}")
         if first.enumerated and second.enumerated:
@@ -103,11 +99,7 @@ class EmbeddingOracle(PreferenceOracle):
     def expected(
         self, prompts: Prompts, first: Responses, second: Responses
     ) -> tuple[Tensor, Tensor]:
-        """The product (P o)(y_k) [B, K]; with enumerated opponents in blocks of rows.
-
-        Returns:
-            the product [B, K] and its validity, all valid.
-        """
+        """The product (P o)(y_k) [B, K]; with enumerated opponents in blocks of rows."""
         if not second.enumerated:
             return super().expected(prompts, first, second)
         product = self.embeddings.new_empty(first.actions.shape)

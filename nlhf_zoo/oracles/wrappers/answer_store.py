@@ -26,15 +26,10 @@ CREATE TABLE answers (
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """An answer as it was given.
-
-    Args:
-        probability: P(first > second) of the question as it was asked.
-        ascending: whether its first response was the lesser of the two.
-    """
+    """An answer as it was given: P(first > second) of the question as it was asked."""
 
     probability: float
-    ascending: bool
+    ascending: bool  # whether its first response was the lesser of the two
 
     def to(self, ascending: bool) -> float:
         """P(first > second) where the first is the lesser one, or the greater one."""
@@ -42,14 +37,11 @@ class Remembered:
 
 
 class AnswerStore:
-    """Answers by the name of their question.
+    """Answers by the name of their question, in a file that is made at its first use.
 
     The file has SQLite's write-ahead log. What `OpenStore.keep` has returned is on the disk
     (synchronous = FULL): neither a killed process nor a power cut takes it away. A connection lives
     no longer than one `opened`, so that no process or thread inherits another's.
-
-    Args:
-        path: the file. It is made at its first use, in a folder that exists.
 
     Raises:
         UserError: there is no such folder, no permission, or the file is another program's.
@@ -70,11 +62,7 @@ class AnswerStore:
 
     @contextmanager
     def opened(self) -> Iterator[OpenStore]:
-        """The store, for as long as a number of questions takes.
-
-        Raises:
-            UserError: the file cannot be used.
-        """
+        """The store, for as long as some questions take; a UserError where it cannot be used."""
         with _refusing(UserError, self.path):
             connection = self._connected()
         with closing(connection):
@@ -130,52 +118,35 @@ class AnswerStore:
                 raise
 
 
+@dataclass(frozen=True, slots=True)
 class OpenStore:
-    """An `AnswerStore` that can be read and written.
+    """An `AnswerStore` that can be read and written; an OracleStoppedError where that has ended.
 
-    Args:
-        path: the file, for errors.
-        connection: to a database that has the table.
+    A question's name has 16 bytes. The connection is to a database that has the table.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
+    path: Path
+    connection: sqlite3.Connection
 
     def find(self, names: Sequence[bytes]) -> dict[bytes, Remembered]:
-        """The answers that are known, by the names of their questions.
-
-        Args:
-            names: of questions, 16 bytes each.
-
-        Raises:
-            OracleStoppedError: the file cannot be read any more.
-        """
+        """The answers that are known, by the names of their questions."""
         found = {}
         for start in range(0, len(names), _KEYS):
             some = names[start : start + _KEYS]
             query = f"SELECT * FROM answers WHERE question IN ({', '.join('?' * len(some))})"
             with _refusing(OracleStoppedError, self.path):
-                for name, probability, ascending in self._connection.execute(query, some):
+                for name, probability, ascending in self.connection.execute(query, some):
                     found[name] = Remembered(probability, bool(ascending))
         return found
 
     def keep(self, name: bytes, answer: Remembered) -> Remembered:
-        """Remember an answer; it is on the disk when this returns.
+        """Remember an answer to a question; it is on the disk when this returns.
 
-        Args:
-            name: of the question, 16 bytes.
-            answer: to it.
-
-        Returns:
-            the answer that is remembered: another process's where that was quicker.
-
-        Raises:
-            OracleStoppedError: the file cannot be written any more.
+        What is returned is remembered: another process's answer where that was quicker.
         """
         row = (name, answer.probability, answer.ascending)
         with _refusing(OracleStoppedError, self.path):
-            cursor = self._connection.execute(
+            cursor = self.connection.execute(
                 "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
             )
         return answer if cursor.rowcount else self.find([name])[name]

@@ -45,11 +45,7 @@ class WrappedOracle(PreferenceOracle):
 
 
 class WrappedTextOracle(TextOracle):
-    """An oracle of texts that puts questions to another one.
-
-    Args:
-        oracle: who is asked.
-    """
+    """An oracle of texts that puts questions to another one."""
 
     def __init__(self, oracle: TextOracle) -> None:
         super().__init__()

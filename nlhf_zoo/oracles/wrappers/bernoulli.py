@@ -51,11 +51,7 @@ class BernoulliLabels(WrappedOracle):
 
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Draw a verdict for each pair.
-
-        Returns:
-            preference in {0, 1/2, 1} and validity [B, K, L].
-        """
+        """Draw a verdict for each pair: a preference in {0, 1/2, 1}."""
         answer: Comparison = self.oracle(prompts, first, second)
         chance = answer.preference
         draw = torch.rand(chance.shape, generator=self._rng(), dtype=torch.float64)

@@ -91,14 +91,7 @@ class BudgetedOracle(WrappedOracle):
 
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Ask the other oracle.
-
-        Returns:
-            preference and validity [B, K, L].
-
-        Raises:
-            OracleStoppedError: the budget is spent.
-        """
+        """Ask the other oracle, or raise an OracleStoppedError where the budget is spent."""
         self._count(prompts, first, second)
         with self._timed():
             comparison: Comparison = self.oracle(prompts, first, second)
@@ -168,9 +161,7 @@ class BudgetedOracle(WrappedOracle):
 def queries_per_prompt(first: Responses, second: Responses) -> int:
     """Distinct pairs of one prompt; all of them together are one query where they are listed.
 
-    Args:
-        first: K responses.
-        second: L responses; in self-play the very same.
+    In self-play both are the very same object.
     """
     if first.enumerated:
         return 1

@@ -27,14 +27,10 @@ class Agreement:
 
     Pairs are of different responses to one prompt, and counted where both judges have an answer
     that is not a tie: P(a > b) is above 1/2 for both, or below for both.
-
-    Args:
-        share: of the pairs that are counted, [M, M]; NaN where none are.
-        compared: how many are counted, long [M, M].
     """
 
-    share: Tensor
-    compared: Tensor
+    share: Tensor  # of the pairs that are counted, [M, M]; NaN where none are
+    compared: Tensor  # how many are counted, long [M, M]
 
     @property
     def mean(self) -> float:
@@ -108,11 +104,7 @@ class EnsembleOracle(WrappedOracle):
 
     @override
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        """Ask every member about every pair.
-
-        Returns:
-            preference and validity [B, K, L].
-        """
+        """Ask every member about every pair."""
         comparisons: list[Comparison] = [member(prompts, first, second) for member in self.members]
         preferences = [comparison.preference for comparison in comparisons]
         valid = torch.stack([comparison.valid for comparison in comparisons])
@@ -128,9 +120,6 @@ class EnsembleOracle(WrappedOracle):
         """The weighted mean of the members' products [B, K], where they are over a table.
 
         Over texts it is made of pairs: an answer counts where every member has one.
-
-        Returns:
-            the product [B, K] and its validity.
         """
         if self.support is None:
             return super().expected(prompts, first, second)
@@ -162,12 +151,7 @@ class EnsembleOracle(WrappedOracle):
 
 
 def weighted_mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """sum_i w_i v_i, in the highest of their precisions.
-
-    Args:
-        values: M tensors of one shape.
-        weights: M shares that sum to 1.
-    """
+    """sum_i w_i v_i of M tensors of one shape, in the highest of their precisions."""
     dtype = reduce(torch.promote_types, [value.dtype for value in values])
     total = torch.zeros_like(values[0], dtype=dtype)
     for value, weight in zip(values, weights, strict=True):
@@ -178,11 +162,8 @@ def weighted_mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def same_side(preferences: Sequence[Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
     """On how many pairs each two judges are on the same side of 1/2, and of how many, [M, M] both.
 
-    Ties are on no side.
-
-    Args:
-        preferences: P(a > b) of M judges, each of one shape.
-        counted: which of their answers count, bool [M, ...].
+    Ties are on no side. ``preferences`` are P(a > b) of M judges, all of one shape, and ``counted``
+    says which of these answers count, bool [M, ...].
     """
     sides = [
         (preference - 0.5).sign().to(torch.int8) * counts

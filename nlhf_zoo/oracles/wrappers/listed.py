@@ -61,7 +61,6 @@ class ListedResponses(PreferenceOracle):
     @property
     @override
     def support(self) -> Tensor:
-        """Which responses each prompt has, bool [C, N]."""
         return self._support
 
     @property
@@ -127,11 +126,7 @@ class ListedResponses(PreferenceOracle):
 
 @torch.no_grad()
 def _ask_about_all(oracle: TextOracle, rows: ListedRows, path: str) -> Tensor:
-    """P(y > y') of all listed responses, float64 [C, N, N].
-
-    Raises:
-        UserError: the oracle has no answer to a pair.
-    """
+    """P(y > y') of all listed responses, float64 [C, N, N]; refuses a pair without an answer."""
     size = max(map(len, rows.responses))
     table = torch.full((len(rows.responses), size, size), 0.5, dtype=torch.float64)
     total = sum(map(_num_pairs, rows.responses))
@@ -139,27 +134,27 @@ def _ask_about_all(oracle: TextOracle, rows: ListedRows, path: str) -> Tensor:
         total=total, desc="listed responses", unit="pair", delay=1, leave=False, file=sys.stderr
     ) as progress:
         for chosen in _parts(rows.responses):
-            texts = [rows.responses[number] for number in chosen]
-            comparison = _ask(oracle, rows, chosen)
-            for place, number in enumerate(chosen):
-                num = len(texts[place])
-                valid = comparison.valid[place, :num, :num]
-                if not valid.all():
-                    one, other = valid.logical_not().nonzero()[0].tolist()
-                    raise UserError(
-                        f"{type(oracle).__name__} has no answer to a pair of line {number + 1} of "
-                        f"{path}, {shown(texts[place][one])} and {shown(texts[place][other])}: "
-                        "a table needs all of them, so ask again, or leave one of the two out"
-                    )
-                table[number, :num, :num] = comparison.preference[place, :num, :num]
-            progress.update(sum(map(_num_pairs, texts)))
+            answer = _ask(oracle, rows, chosen)
+            if not answer.valid.all():
+                place, *pair = answer.valid.logical_not().nonzero()[0].tolist()
+                one, other = (shown(rows.responses[chosen[place]][number]) for number in pair)
+                raise UserError(
+                    f"{type(oracle).__name__} has no answer to a pair of line {chosen[place] + 1} "
+                    f"of {path}, {one} and {other}: a table needs all of them, so ask again, or "
+                    "leave one of the two out"
+                )
+            for number, preference in zip(chosen, answer.preference, strict=True):
+                num = len(rows.responses[number])
+                table[number, :num, :num] = preference[:num, :num]
+            progress.update(sum(_num_pairs(rows.responses[number]) for number in chosen))
     return table
 
 
 def _ask(oracle: TextOracle, rows: ListedRows, chosen: Sequence[int]) -> Comparison:
     """The comparison of all responses to some prompts [B, N, N], N the most of one of them.
 
-    A prompt of fewer responses has its first one again: of equal texts nothing is asked.
+    A prompt of fewer responses has its first one again, behind the others: of equal texts nothing
+    is asked, and the first pair without an answer is one of the file's.
     """
     texts = [rows.responses[number] for number in chosen]
     size = max(map(len, texts))

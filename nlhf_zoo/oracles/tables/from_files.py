@@ -1,4 +1,4 @@
-"""A game given by its matrix."""
+"""Games that are read: matrices, and people's votes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from nlhf_zoo.data.tables.files import Matrix, as_preference, read_matrix
+from nlhf_zoo.data.tables.votes import read_votes
 from nlhf_zoo.oracles.tables.base import DTYPES, Precision, TableOracle
 
 
@@ -32,3 +33,19 @@ class MatrixOracle(TableOracle):
         preference = read.preference.to(DTYPES[dtype])
         names = None if read.names is None else [read.names] * len(preference)
         super().__init__(preference, names=names)
+
+
+@final
+class VotesOracle(TableOracle):
+    """Preferences from a table of votes, one game a prompt.
+
+    Args:
+        votes: path of a CSV with the columns winner, loser and, optionally, prompt, count and tie.
+        prior: pseudo-ties added to each pair; with 0, a pair that nobody compared is refused.
+        dtype: precision of the answers.
+    """
+
+    def __init__(self, votes: str | Path, prior: float = 1.0, dtype: Precision = "float64") -> None:
+        read = read_votes(votes, prior)
+        preference = read.preference.to(DTYPES[dtype])
+        super().__init__(preference, read.support, read.names, read.prompts)
