@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # What these folders hand on is public here, too; `__init__.pyi` says so to type checkers.
 FOLDERS = (
