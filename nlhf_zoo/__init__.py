@@ -62,7 +62,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *public_names()]
+    return [*filter(lambda name: name.startswith("__"), globals()), *FOLDERS, *public_names()]
 
 
 # Where modules that had other names are now: configurations and code of users may name them still.
