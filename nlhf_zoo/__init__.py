@@ -103,6 +103,9 @@ _RENAMED = {
     "preference_models.heads": "text_models.heads",
     "preference_models.unreadable": "preference_models.reader",
     "scoring": "game.log_probs",
+    "solvers.linear": "solvers.nash",
+    "solvers.regularised": "solvers.nash",
+    "solvers.solution": "solvers.nash",
 }
 MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {
     f"{__name__}.{old}": f"{__name__}.{folder}.{old.rpartition('.')[2]}"
