@@ -82,7 +82,9 @@ _MOVED_INTO = {
 }
 _RENAMED = {
     "callbacks.health_check": "health.suite",
+    "callbacks.query_log": "callbacks.logs",
     "callbacks.resume_state": "callbacks.random_state",
+    "callbacks.time_log": "callbacks.logs",
     "phases": "game.step_timer",
     "metrics.base": "metrics.game",
     "metrics.distance": "metrics.game",

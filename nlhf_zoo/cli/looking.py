@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from nlhf_zoo.callbacks import ResumeState
+from nlhf_zoo.cli.quiet import SILENT_TRAINER
 from nlhf_zoo.cli.refusals import refuse_misfits
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.errors import UserError
@@ -72,15 +73,10 @@ class LookingCLI(GameCLI):
             devices=devices[:1] if isinstance(devices, list) else 1,
             precision=config["precision"],
             max_steps=steps,
-            max_epochs=-1,
             limit_val_batches=0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
             logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             callbacks=[ResumeState(), *callbacks],
+            **SILENT_TRAINER,
             **self.more_options(config),
         )
 

@@ -19,23 +19,10 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
-from nlhf_zoo.cli.config_files import refuse_bad_files
+from nlhf_zoo.cli import refusals, resuming
+from nlhf_zoo.cli.files import refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
-from nlhf_zoo.cli.quiet import quiet
-from nlhf_zoo.cli.refusals import (
-    is_trial,
-    refuse_endless,
-    refuse_misfits,
-    refuse_other_data,
-    refuse_unwritable,
-)
-from nlhf_zoo.cli.resuming import (
-    SaveGameConfig,
-    last_checkpoint,
-    refuse_other_config,
-    refuse_other_file,
-    runs_folder,
-)
+from nlhf_zoo.cli.quiet import GAME_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere
@@ -95,16 +82,19 @@ class GameCLI(LightningCLI):
         requested = config.get("ckpt_path")
         if not requested:
             return
-        runs = runs_folder(config)
-        checkpoint = last_checkpoint(config, runs) if requested == "last" else Path(requested)
+        runs = resuming.runs_folder(config)
+        checkpoint = Path(requested)
+        if requested == "last":
+            checkpoint = resuming.last_checkpoint(config, runs)
         if not checkpoint.is_file():
             raise UserError(
                 f"ckpt_path {requested} is no file: give a checkpoint, or `last` for the last run's"
             )
         run = checkpoint.absolute().parent.parent
         self._dump_config()
-        refuse_other_config(run / "config.yaml", self.config_dump, self.subcommand == "fit")
-        refuse_other_file(checkpoint)
+        trains = self.subcommand == "fit"
+        resuming.refuse_other_config(run / "config.yaml", self.config_dump, trains)
+        resuming.refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
         if found and runs is not None and run.parent == runs.absolute():
@@ -135,13 +125,13 @@ class GameCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse what could not end well, before anything is computed or written."""
-        refuse_endless(self.trainer, self.datamodule)
+        refusals.refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
-            refuse_misfits(self.trainer, self.model, self.datamodule)
+            refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, PreferenceModel):
-            refuse_other_data(self.trainer, self.datamodule)
-        if not is_trial(self.trainer):
-            refuse_unwritable(self.trainer)
+            refusals.refuse_other_data(self.trainer, self.datamodule)
+        if not refusals.is_trial(self.trainer):
+            refusals.refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
         """Print the probability of each response as CSV, where the responses can be listed."""
@@ -167,7 +157,7 @@ class GameCLI(LightningCLI):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
-        if self.trainer.is_global_zero and not is_trial(self.trainer):
+        if self.trainer.is_global_zero and not refusals.is_trial(self.trainer):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
@@ -196,12 +186,9 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
                         TimeLog(),
                         GameProgressBar(),
                     ],
-                    "max_epochs": -1,
-                    "num_sanity_val_steps": 0,
-                    "use_distributed_sampler": False,
-                    "enable_model_summary": False,
+                    **GAME_TRAINER,
                 },
-                save_config_callback=SaveGameConfig,
+                save_config_callback=resuming.SaveGameConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_class=GameArgumentParser,
                 parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},

@@ -20,17 +20,10 @@ from tqdm import tqdm
 from nlhf_zoo import __version__
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.parser import SentenceParser
-from nlhf_zoo.cli.solve.reading import (
-    Game,
-    check_algorithm,
-    check_combination,
-    check_output,
-    read_game,
-    read_log_policy,
-    shape,
-    short,
-)
+from nlhf_zoo.cli.solve import reading
+from nlhf_zoo.cli.solve.reading import Game
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
@@ -103,12 +96,12 @@ def solve_files(
         arguments: the arguments as they were given, in JSON, for the output file.
     """
     check_beta(beta, "--beta")
-    check_combination(votes, matrix, prior, updates)
-    check_algorithm(algorithm, start, beta)
-    check_output(output, [votes, matrix, reference, start])
-    game = read_game(votes, matrix, 1.0 if prior is None else prior)
-    log_reference = read_log_policy(reference, "reference", game)
-    log_start = log_reference if start is None else read_log_policy(start, "start", game)
+    reading.check_combination(votes, matrix, prior, updates)
+    reading.check_algorithm(algorithm, start, beta)
+    refuse_output("--output", output, [votes, matrix, reference, start])
+    game = reading.read_game(votes, matrix, 1.0 if prior is None else prior)
+    log_reference = reading.read_log_policy(reference, "reference", game)
+    log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None
     if algorithm is not None:
         size = 8 * len(CURVES) * (updates + 1) * len(game.support)
@@ -200,7 +193,7 @@ def play(
 def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name: str) -> None:
     """Print the equilibrium, and beside it what an algorithm has reached."""
     games = len(game.support)
-    print(f"Nash equilibrium of {game.where}: {shape(game.support)}, beta = {beta:g}")
+    print(f"Nash equilibrium of {game.where}: {reading.shape(game.support)}, beta = {beta:g}")
     figures = {"equilibrium": {"exploitability": nash.exploitability}}
     columns = {"probability": nash.log_policy.exp()}
     columns["win rate"] = win_rates(game.preference, nash.log_policy)
@@ -213,7 +206,7 @@ def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name:
         if i == _MOST_PROMPTS:
             print(f"\n{games - i} more prompts are not shown")
             break
-        print("\n" + (f"{short(prompt)}\n" if prompt else ""), end="")
+        print("\n" + (f"{reading.short(prompt)}\n" if prompt else ""), end="")
         _print_alternatives(names, {title: column[i] for title, column in columns.items()})
         for who, values in figures.items():
             print(f"{who}: " + ", ".join(f"{what} {v[i]:.3g}" for what, v in values.items()))
@@ -232,7 +225,7 @@ def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
     probability = columns["probability"][: len(names)]
     order = probability.sort(descending=True, stable=True).indices.tolist()
     shown, hidden = order[:_MOST_ALTERNATIVES], order[_MOST_ALTERNATIVES:]
-    labels = [short(names[action]) for action in shown]
+    labels = [reading.short(names[action]) for action in shown]
     first = max(len("alternative"), *map(len, labels))
     width = {title: max(len("probability"), len(title)) for title in columns}
     print("  ".join(["alternative".ljust(first), *(t.rjust(width[t]) for t in columns)]))
