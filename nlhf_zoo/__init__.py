@@ -83,7 +83,7 @@ _MOVED_INTO = {
 _RENAMED = {
     "callbacks.health_check": "health.suite",
     "callbacks.query_log": "callbacks.logs",
-    "callbacks.resume_state": "callbacks.random_state",
+    "callbacks.resume_state": "callbacks.checkpoint",
     "callbacks.time_log": "callbacks.logs",
     "phases": "game.step_timer",
     "metrics.base": "metrics.game",

@@ -6,9 +6,11 @@ whatever cannot be told from the source alone is left to that parser.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -204,7 +206,8 @@ class _Look:
             problem = f"module {module!r} has no attribute {name!r}"
         elif top != "nlhf_zoo":
             self.foreign = True
-            if top not in sys.modules and not _is_there(top):
+            here = PathFinder.find_spec(top, [os.getcwd()])
+            if top not in sys.modules and not here and find_spec(top) is None:
                 problem = f"No module named {top!r}"
         if problem and not _takes_text(annotation):
             where = f"--{'.'.join(place)}"
@@ -218,12 +221,3 @@ def _takes_text(annotation: str) -> bool:
 def _is_file(value: str) -> bool:
     """Whether a value is a file with a class and its options, in the folder of another or here."""
     return Path(value).suffix in (".yaml", ".yml", ".json") or Path(value).is_file()
-
-
-def _is_there(module: str) -> bool:
-    here = Path.cwd()
-    return (
-        (here / f"{module}.py").is_file()
-        or (here / module).is_dir()
-        or find_spec(module) is not None
-    )

@@ -57,7 +57,13 @@ def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> li
     asked_for, counted, per_prompt = (b - a for a, b in zip(before, after, strict=True))
     return [
         covered,
-        _resumes(whole.tensors, resumed.tensors),
+        at_most(
+            "a resumed run is the same run",
+            max((gap(v, resumed.tensors[name]) for name, v in whole.tensors.items()), default=0.0),
+            0.0,
+            "something that moves is not in the checkpoint, or draws from no stream keyed by "
+            "(seed, process, step)",
+        ),
         _counted(game, counted, asked_for),
         _declared(game, per_prompt if counts_round else None),
     ]
@@ -134,16 +140,6 @@ def _covered(game: OnlineGame, path: Path) -> Check:
         0.0,
         f"Policy.checkpoint_keys leaves out {min(missing, default='')}",
         f" of {len(trained)} tensors missing",
-    )
-
-
-def _resumes(whole: dict[str, Tensor], resumed: dict[str, Tensor]) -> Check:
-    return at_most(
-        "a resumed run is the same run",
-        max((gap(value, resumed[name]) for name, value in whole.items()), default=0.0),
-        0.0,
-        "something that moves is not in the checkpoint, or draws from no stream keyed by "
-        "(seed, process, step)",
     )
 
 
