@@ -70,16 +70,11 @@ def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> li
 
 
 class _Rehearsal(L.Callback):
-    """Saves after the first training step, reads off the second, and counts at each.
-
-    Args:
-        asked: what the oracle is asked meanwhile.
-        path: where the checkpoint goes; None saves none.
-    """
+    """Saves after the first training step, reads off the second, and counts at each."""
 
     def __init__(self, asked: Asked, path: Path | None) -> None:
-        self.asked = asked
-        self.path = path
+        self.asked = asked  # what the oracle is asked meanwhile
+        self.path = path  # where the checkpoint goes, if it is saved
         self.tensors: dict[str, Tensor] = {}  # what a checkpoint holds, after the second step
         # By training steps taken: queries asked, counted, and counted for each prompt.
         self.counters: dict[int, tuple[int, int, int]] = {}
