@@ -38,8 +38,7 @@ from torch.utils.data import DataLoader
 
 from nlhf_zoo.algorithms import NashMD, OnlineDPO
 from nlhf_zoo.algorithms.base import PolicyOptimizer
-from nlhf_zoo.callbacks.query_log import QueryLog
-from nlhf_zoo.callbacks.time_log import TimeLog
+from nlhf_zoo.callbacks import QueryLog, TimeLog
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps

@@ -82,7 +82,9 @@ _MOVED_INTO = {
 }
 _RENAMED = {
     "callbacks.health_check": "health.suite",
-    "callbacks.resume_state": "callbacks.random_state",
+    "callbacks.query_log": "callbacks.logs",
+    "callbacks.resume_state": "callbacks.checkpoint",
+    "callbacks.time_log": "callbacks.logs",
     "phases": "game.step_timer",
     "metrics.base": "metrics.game",
     "metrics.distance": "metrics.game",
@@ -103,6 +105,9 @@ _RENAMED = {
     "preference_models.heads": "text_models.heads",
     "preference_models.unreadable": "preference_models.reader",
     "scoring": "game.log_probs",
+    "solvers.linear": "solvers.nash",
+    "solvers.regularised": "solvers.nash",
+    "solvers.solution": "solvers.nash",
 }
 MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {
     f"{__name__}.{old}": f"{__name__}.{folder}.{old.rpartition('.')[2]}"

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.callbacks.history import History
-from nlhf_zoo.callbacks.query_log import is_logged
+from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
@@ -158,8 +158,6 @@ class ExactMetrics(L.Callback):
         return self._game
 
     def _thin(self, trajectory: Trajectory) -> Trajectory:
-        if self.every == 1:
-            return trajectory
         skip = -trajectory.first_round % self.every
         return Trajectory(
             trajectory.first_round + skip,

@@ -6,22 +6,16 @@ whatever cannot be told from the source alone is left to that parser.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
 import nlhf_zoo
-from nlhf_zoo.cli.signatures import (
-    callbacks,
-    choices,
-    classes,
-    names_in,
-    options_of,
-    parts_in,
-    trainer_options,
-)
+from nlhf_zoo.cli import signatures
 from nlhf_zoo.errors import UserError
 
 _OPTIONS = [
@@ -100,7 +94,7 @@ class _Look:
 
     def at_file(self, name: str) -> None:
         """Look at a configuration file."""
-        from nlhf_zoo.cli.config_files import read_config
+        from nlhf_zoo.cli.files import read_config
 
         content = read_config(name)
         for key in ("model", "data"):
@@ -112,8 +106,9 @@ class _Look:
         trainer = content.get("trainer")
         if not isinstance(trainer, Mapping):
             return
-        for option in trainer:
-            if trainer_options() and str(option).rstrip("+") not in trainer_options():
+        known = signatures.trainer_options()
+        for option in trainer if known else ():
+            if str(option).rstrip("+") not in known:
                 raise UserError(
                     f"Subcommand {self.command!r} does not accept option 'trainer.{option}'"
                 )
@@ -136,9 +131,10 @@ class _Look:
 
     def _is_known(self, head: str, rest: str) -> bool:
         """Whether an option exists, or may be short for one that does."""
-        if head == "trainer" and rest and trainer_options():
+        known = signatures.trainer_options()
+        if head == "trainer" and rest and known:
             option = rest.partition(".")[0].rstrip("+")
-            return any(name.startswith(option) for name in {*trainer_options(), "help"})
+            return any(name.startswith(option) for name in {*known, "help"})
         return any(option.startswith(head) for option in self.options)
 
     def _at_place(self, place: _Place, value: object) -> None:
@@ -154,12 +150,12 @@ class _Look:
             inside = place[: end + 1]
             if inside == place:
                 self._at_class(place, annotation, value)
-            elif len(parts_in(annotation)) == 1 and inside not in self.classes:
-                self.classes[inside] = parts_in(annotation)[0]
+            elif len(signatures.parts_in(annotation)) == 1 and inside not in self.classes:
+                self.classes[inside] = signatures.parts_in(annotation)[0]
 
     def _annotation(self, place: _Place, option: str) -> str | None:
         """What an option is to be, which a class must have; None where no class is known."""
-        known = options_of(self.classes.get(place, ""))
+        known = signatures.options_of(self.classes.get(place, ""))
         if known is None:
             return None
         if option not in known:
@@ -169,7 +165,7 @@ class _Look:
 
     def _at_class(self, place: _Place, annotation: str, value: object) -> None:
         """Look at the name of a class."""
-        bases = parts_in(annotation)
+        bases = signatures.parts_in(annotation)
         if not isinstance(value, str) or "${" in value or not (bases or place in _BASES):
             return
         self.classes.pop(place, None)
@@ -178,7 +174,7 @@ class _Look:
             return  # which names the class
         if "." in value and all(part.isidentifier() for part in value.split(".")):
             self._at_path(place, annotation, value)
-        elif name not in classes() and not self.foreign and value.isidentifier():
+        elif name not in signatures.classes() and not self.foreign and value.isidentifier():
             self._at_no_class(place, bases, annotation, value)
         if value in (name, f"nlhf_zoo.{name}") or value.startswith("nlhf_zoo."):
             self.classes[place] = name
@@ -189,13 +185,14 @@ class _Look:
             self.foreign = True
         if not isinstance(name, str) or not name.isidentifier() or self.foreign:
             return
-        if callbacks() and name not in callbacks() and name not in classes() and name != "null":
+        known = signatures.callbacks()
+        if known and name not in {*known, *signatures.classes(), "null"}:
             raise UserError(f"--trainer.callbacks: there is no class {name!r}")
 
     def _at_no_class(self, place: _Place, bases: list[str], annotation: str, name: str) -> None:
         if name in ("null", "None") or _takes_text(annotation) or "Callable" in annotation:
             return
-        known = [] if place in _BASES else choices(bases[0])
+        known = [] if place in _BASES else signatures.choices(bases[0])
         choose = f": choose one of {', '.join(known)}" if known else ""
         raise UserError(f"--{'.'.join(place)}: there is no class {name!r}{choose}")
 
@@ -204,12 +201,13 @@ class _Look:
         module, _, name = path.rpartition(".")
         top = module.partition(".")[0]
         problem = ""
-        names = nlhf_zoo.public_names() if module == "nlhf_zoo" else names_in(module)
+        names = nlhf_zoo.public_names() if module == "nlhf_zoo" else signatures.names_in(module)
         if top == "nlhf_zoo" and names is not None and name not in names:
             problem = f"module {module!r} has no attribute {name!r}"
         elif top != "nlhf_zoo":
             self.foreign = True
-            if top not in sys.modules and not _is_there(top):
+            here = PathFinder.find_spec(top, [os.getcwd()])
+            if top not in sys.modules and not here and find_spec(top) is None:
                 problem = f"No module named {top!r}"
         if problem and not _takes_text(annotation):
             where = f"--{'.'.join(place)}"
@@ -223,12 +221,3 @@ def _takes_text(annotation: str) -> bool:
 def _is_file(value: str) -> bool:
     """Whether a value is a file with a class and its options, in the folder of another or here."""
     return Path(value).suffix in (".yaml", ".yml", ".json") or Path(value).is_file()
-
-
-def _is_there(module: str) -> bool:
-    here = Path.cwd()
-    return (
-        (here / f"{module}.py").is_file()
-        or (here / module).is_dir()
-        or find_spec(module) is not None
-    )

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 
 from nlhf_zoo.algorithms import PolicyOptimizer
-from nlhf_zoo.cli.config_files import read_config
+from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file

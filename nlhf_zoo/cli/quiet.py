@@ -1,4 +1,4 @@
-"""Lightning, without what it says of seeds, devices, loaders and its other products."""
+"""Lightning without what a game does not want: of its messages, and of its Trainer's defaults."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# Options of every Trainer that plays a game; and of one that shows and leaves nothing of its own.
+GAME_TRAINER: dict[str, Any] = {
+    "max_epochs": -1,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+SILENT_TRAINER = GAME_TRAINER | {"enable_checkpointing": False, "enable_progress_bar": False}
 
 _LOGGERS = [
     logging.getLogger(name + end)

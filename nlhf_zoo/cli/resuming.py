@@ -113,22 +113,23 @@ def _is_same(one: Any, other: Any) -> bool:
     """Whether two values are equal, or two paths to one class or function of this package."""
     if one == other:
         return True
-    if not all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in (one, other)):
-        return False
-    try:
-        return resolve_name(one) is resolve_name(other)
-    except (ImportError, AttributeError, ValueError):
-        return False
+    ours = all(isinstance(value, str) and value.startswith("nlhf_zoo.") for value in (one, other))
+    return ours and _named(one) is _named(other) is not None
 
 
 def _may_differ(key: str, config: dict[str, Any]) -> bool:
     """Whether a run may go on with another value, as the part itself declares."""
     part, _, name = key.rpartition(".init_args.")
+    declared = getattr(_named(str(config.get(f"{part}.class_path"))), "may_change_on_resume", ())
+    return name in declared
+
+
+def _named(path: str) -> object:
+    """What stands behind a dotted path; None where nothing does."""
     try:
-        of_part = resolve_name(str(config.get(f"{part}.class_path")))
+        return resolve_name(path)
     except (ImportError, AttributeError, ValueError):
-        return False
-    return name in getattr(of_part, "may_change_on_resume", ())
+        return None
 
 
 def refuse_other_file(path: Path) -> None:

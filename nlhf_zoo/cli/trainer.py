@@ -1,4 +1,7 @@
-"""``nlhf fit | validate | test | predict``: LightningCLI, with its traps taken out."""
+"""``nlhf fit | validate | test | predict``: LightningCLI, with its traps taken out.
+
+And the base of the commands that build what ``nlhf fit`` would train, and look at it instead.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +23,10 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
-from nlhf_zoo.cli.config_files import refuse_bad_files
+from nlhf_zoo.cli import refusals, resuming
+from nlhf_zoo.cli.files import refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
-from nlhf_zoo.cli.quiet import quiet
-from nlhf_zoo.cli.refusals import (
-    is_trial,
-    refuse_endless,
-    refuse_misfits,
-    refuse_other_data,
-    refuse_unwritable,
-)
-from nlhf_zoo.cli.resuming import (
-    SaveGameConfig,
-    last_checkpoint,
-    refuse_other_config,
-    refuse_other_file,
-    runs_folder,
-)
+from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere
@@ -43,6 +34,9 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
+from nlhf_zoo.records import Prompts
+
+_LOOKED_THROUGH = 64  # batches, for so many different prompts
 
 
 class GameArgumentParser(SentenceParser, LightningArgumentParser):
@@ -95,16 +89,19 @@ class GameCLI(LightningCLI):
         requested = config.get("ckpt_path")
         if not requested:
             return
-        runs = runs_folder(config)
-        checkpoint = last_checkpoint(config, runs) if requested == "last" else Path(requested)
+        runs = resuming.runs_folder(config)
+        checkpoint = Path(requested)
+        if requested == "last":
+            checkpoint = resuming.last_checkpoint(config, runs)
         if not checkpoint.is_file():
             raise UserError(
                 f"ckpt_path {requested} is no file: give a checkpoint, or `last` for the last run's"
             )
         run = checkpoint.absolute().parent.parent
         self._dump_config()
-        refuse_other_config(run / "config.yaml", self.config_dump, self.subcommand == "fit")
-        refuse_other_file(checkpoint)
+        trains = self.subcommand == "fit"
+        resuming.refuse_other_config(run / "config.yaml", self.config_dump, trains)
+        resuming.refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
         if found and runs is not None and run.parent == runs.absolute():
@@ -135,13 +132,13 @@ class GameCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse what could not end well, before anything is computed or written."""
-        refuse_endless(self.trainer, self.datamodule)
+        refusals.refuse_endless(self.trainer, self.datamodule)
         if isinstance(self.model, OnlineGame):
-            refuse_misfits(self.trainer, self.model, self.datamodule)
+            refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, PreferenceModel):
-            refuse_other_data(self.trainer, self.datamodule)
-        if not is_trial(self.trainer):
-            refuse_unwritable(self.trainer)
+            refusals.refuse_other_data(self.trainer, self.datamodule)
+        if not refusals.is_trial(self.trainer):
+            refusals.refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
         """Print the probability of each response as CSV, where the responses can be listed."""
@@ -167,7 +164,7 @@ class GameCLI(LightningCLI):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
-        if self.trainer.is_global_zero and not is_trial(self.trainer):
+        if self.trainer.is_global_zero and not refusals.is_trial(self.trainer):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")
@@ -196,12 +193,9 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
                         TimeLog(),
                         GameProgressBar(),
                     ],
-                    "max_epochs": -1,
-                    "num_sanity_val_steps": 0,
-                    "use_distributed_sampler": False,
-                    "enable_model_summary": False,
+                    **GAME_TRAINER,
                 },
-                save_config_callback=SaveGameConfig,
+                save_config_callback=resuming.SaveGameConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_class=GameArgumentParser,
                 parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
@@ -226,3 +220,82 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
         raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
+
+
+class PromptCollector(L.Callback):
+    """Reads ``num`` different prompts from the training data, and trains nothing."""
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+        self._found: list[Prompts] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read, where the data is set up; and end there."""
+        assert isinstance(pl_module, OnlineGame)
+        trainer.should_stop = True
+        seen: set[int] = set()
+        data: Any = trainer.train_dataloader
+        for batch in islice(iter(data), _LOOKED_THROUGH):
+            if not isinstance(batch, Prompts):
+                raise UserError(f"the data gives {type(batch).__name__} and no Prompts")
+            new = [i for i, number in enumerate(batch.ids.tolist()) if number not in seen]
+            if new := new[: self.num - len(seen)]:
+                encoded = pl_module.policy.encode(batch.to(pl_module.device))
+                self._found.append(encoded.take(new))
+                seen |= {int(number) for number in batch.ids[new]}
+            if len(seen) >= self.num:
+                break
+
+    def prompts(self) -> Prompts:
+        """The prompts that were read, as one batch."""
+        if not self._found:
+            raise UserError("the data gives no prompts to train on")
+        return Prompts.joined(self._found)
+
+
+class LookingCLI(GameCLI):
+    """Builds what ``nlhf fit`` would train; a subclass looks at it in ``fit``."""
+
+    what = "looks at an OnlineGame, not at"  # the subclass's words for a refusal
+
+    def before_fit(self) -> None:
+        """Refuse what is no game, and what `fit` would refuse of its parts."""
+        if not isinstance(self.model, OnlineGame):
+            raise UserError(f"nlhf {self.what} a {type(self.model).__name__}")
+        refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
+
+    def after_fit(self) -> None:
+        """Nothing was trained or written."""
+
+    def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
+        """A silent trainer for a few steps: the user's device, one of them, and precision."""
+        config = self.config_init[self.subcommand]["trainer"]
+        devices = config["devices"]
+        return L.Trainer(
+            accelerator=config["accelerator"],
+            devices=devices[:1] if isinstance(devices, list) else 1,
+            precision=config["precision"],
+            max_steps=steps,
+            limit_val_batches=0,
+            logger=False,
+            callbacks=[ResumeState(), *callbacks],
+            **SILENT_TRAINER,
+            **self.more_options(config),
+        )
+
+    def more_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What else such a trainer takes of the user's configuration."""
+        return {}
+
+    def first_prompts(
+        self, game: OnlineGame, num: int, ckpt_path: str | None
+    ) -> tuple[L.Trainer, Prompts]:
+        """Different prompts of the training data, as the policy reads them, and their trainer.
+
+        The game takes the weights of `ckpt_path`, and is put where the trainer computes.
+        """
+        collector = PromptCollector(num)
+        trainer = self.make_trainer(1, [collector])
+        trainer.fit(game, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        game.to(trainer.strategy.root_device)
+        return trainer, collector.prompts().to(game.device)

@@ -57,23 +57,24 @@ def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> li
     asked_for, counted, per_prompt = (b - a for a, b in zip(before, after, strict=True))
     return [
         covered,
-        _resumes(whole.tensors, resumed.tensors),
+        at_most(
+            "a resumed run is the same run",
+            max((gap(v, resumed.tensors[name]) for name, v in whole.tensors.items()), default=0.0),
+            0.0,
+            "something that moves is not in the checkpoint, or draws from no stream keyed by "
+            "(seed, process, step)",
+        ),
         _counted(game, counted, asked_for),
         _declared(game, per_prompt if counts_round else None),
     ]
 
 
 class _Rehearsal(L.Callback):
-    """Saves after the first training step, reads off the second, and counts at each.
-
-    Args:
-        asked: what the oracle is asked meanwhile.
-        path: where the checkpoint goes; None saves none.
-    """
+    """Saves after the first training step, reads off the second, and counts at each."""
 
     def __init__(self, asked: Asked, path: Path | None) -> None:
-        self.asked = asked
-        self.path = path
+        self.asked = asked  # what the oracle is asked meanwhile
+        self.path = path  # where the checkpoint goes, if it is saved
         self.tensors: dict[str, Tensor] = {}  # what a checkpoint holds, after the second step
         # By training steps taken: queries asked, counted, and counted for each prompt.
         self.counters: dict[int, tuple[int, int, int]] = {}
@@ -134,16 +135,6 @@ def _covered(game: OnlineGame, path: Path) -> Check:
         0.0,
         f"Policy.checkpoint_keys leaves out {min(missing, default='')}",
         f" of {len(trained)} tensors missing",
-    )
-
-
-def _resumes(whole: dict[str, Tensor], resumed: dict[str, Tensor]) -> Check:
-    return at_most(
-        "a resumed run is the same run",
-        max((gap(value, resumed[name]) for name, value in whole.items()), default=0.0),
-        0.0,
-        "something that moves is not in the checkpoint, or draws from no stream keyed by "
-        "(seed, process, step)",
     )
 
 

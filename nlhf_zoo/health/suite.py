@@ -11,7 +11,7 @@ import lightning as L
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import generation, players, probe, scoring
+from nlhf_zoo.health import players, probe, scoring
 from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
@@ -132,13 +132,13 @@ def _checks(
         yield "dropout", partial(scoring.dropout_off, game, tried)
         yield "end of sequence", partial(scoring.end_scored_once, game, tried)
         yield "responses", partial(scoring.responses_end, game, tried)
-        yield "generator", partial(generation.generator_agrees, game, prompts)
+        yield "generator", partial(scoring.generator_agrees, game, prompts)
     with listening(game.oracle) as asked:
         yield "oracle", partial(oracle_answers, game, prompts)
         if make_trainer is not None:
             yield _REHEARSAL, partial(dry_run, game, prompts, make_trainer)
-    yield "text", partial(generation.read_back, game, tried)
+    yield "text", partial(scoring.read_back, game, tried)
     game.eval()
-    yield "speed", partial(generation.speed, game, prompts)
-    yield "size", partial(generation.size, game)
+    yield "speed", partial(scoring.speed, game, prompts)
+    yield "size", partial(scoring.size, game)
     yield "queries", lambda: Note("the oracle was asked", f"{asked.queries} queries")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from typing_extensions import override
 
-from nlhf_zoo.solvers import duality_gap, exploitability, kl_to_nash, span, win_rate
+from nlhf_zoo.solvers import exploitability, kl_to_nash, span, win_rate
 
 
 class GameMetric(Metric, ABC):
@@ -44,39 +44,34 @@ class GameMetric(Metric, ABC):
         return {"mean": self.sum / self.count, "max": self.max}
 
 
-class _ToNash(GameMetric):
-    """A distance of a policy to the equilibrium."""
+class KLToNash(GameMetric):
+    """KL(pi* || pi); see `nlhf_zoo.solvers.kl_to_nash`."""
 
     higher_is_better = False
-    quantity: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]  # of log pi* and log pi, [B]
 
     def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
         """Take in B games: log pi and log pi* [B, N]."""
-        self.add(self.quantity(log_nash, log_policy))
+        self.add(kl_to_nash(log_nash, log_policy))
 
 
-class KLToNash(_ToNash):
-    """KL(pi* || pi); see `nlhf_zoo.solvers.kl_to_nash`."""
-
-    quantity = staticmethod(kl_to_nash)
-
-
-class Span(_ToNash):
+class Span(GameMetric):
     """max_y d(y) - min_y d(y) of d = log pi - log pi*; see `nlhf_zoo.solvers.span`."""
 
-    quantity = staticmethod(span)  # of either difference
+    higher_is_better = False
+
+    def update(self, log_policy: Tensor, log_nash: Tensor) -> None:
+        """Take in B games: log pi and log pi* [B, N]."""
+        self.add(span(log_policy, log_nash))
 
 
-class _Regularised(GameMetric):
-    """How far a policy is from the equilibrium of the regularised game.
+class Exploitability(GameMetric):
+    """Exploitability e(pi) = max_pi' V(pi', pi) - 1/2; see `nlhf_zoo.solvers.exploitability`.
 
     Args:
         beta: temperature of the game; 0 is the game without regularisation.
     """
 
     higher_is_better = False
-    # Of P, log pi, log mu and beta, [B].
-    quantity: ClassVar[staticmethod[[Tensor, Tensor, Tensor, float], Tensor]]
 
     def __init__(self, beta: float) -> None:
         super().__init__()
@@ -87,27 +82,19 @@ class _Regularised(GameMetric):
 
         One P [N, N] or log mu [N] is that of all games.
         """
-        self.add(self.quantity(preference, log_policy, log_reference, self.beta))
+        self.add(exploitability(preference, log_policy, log_reference, self.beta))
 
 
-class Exploitability(_Regularised):
-    """Exploitability e(pi) = max_pi' V(pi', pi) - 1/2; see `nlhf_zoo.solvers.exploitability`.
-
-    Args:
-        beta: temperature of the game; 0 is the game without regularisation.
-    """
-
-    quantity = staticmethod(exploitability)
-
-
-class DualityGap(_Regularised):
+class DualityGap(Exploitability):
     """Duality gap, exactly twice the exploitability; see `nlhf_zoo.solvers.duality_gap`.
 
     Args:
         beta: temperature of the game; 0 is the game without regularisation.
     """
 
-    quantity = staticmethod(duality_gap)
+    @override
+    def add(self, values: Tensor) -> None:
+        super().add(2 * values)
 
 
 class WinRate(GameMetric):

@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from nlhf_zoo.solvers.preference import (
-    asymmetry,
-    calibration_bins,
-    calibration_error,
-    correct,
-    cyclic_triples,
-    flipped,
-    log_loss,
-)
+from nlhf_zoo.solvers import preference as functions
 
 
 class PairMean(Metric, ABC):
@@ -58,7 +50,7 @@ class PreferenceAccuracy(PairMean):
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
-        self.add(correct(probability, target))
+        self.add(functions.correct(probability, target))
 
 
 class PreferenceLogLoss(PairMean):
@@ -68,7 +60,7 @@ class PreferenceLogLoss(PairMean):
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
-        self.add(log_loss(probability, target))
+        self.add(functions.log_loss(probability, target))
 
 
 class FlipRate(PairMean):
@@ -78,7 +70,7 @@ class FlipRate(PairMean):
 
     def update(self, forward: Tensor, backward: Tensor) -> None:
         """Take in B pairs: P(a > b) as told with a first, and P(b > a) as told with b first [B]."""
-        self.add(flipped(forward, backward))
+        self.add(functions.flipped(forward, backward))
 
 
 class SymmetryError(PairMean):
@@ -94,7 +86,7 @@ class SymmetryError(PairMean):
 
     def update(self, forward: Tensor, backward: Tensor) -> None:
         """Take in B pairs: P(a > b) as told with a first, and P(b > a) as told with b first [B]."""
-        error = asymmetry(forward, backward).abs()
+        error = functions.asymmetry(forward, backward).abs()
         self.add(error)
         self.max = torch.cat([error[~error.isnan()].flatten(), self.max[None]]).amax()
 
@@ -127,11 +119,11 @@ class CalibrationError(Metric):
 
     def update(self, probability: Tensor, target: Tensor) -> None:
         """Take in B pairs: the predicted P(a > b), and its label or probability [B]."""
-        self.bins += calibration_bins(probability, target, self.num_bins)
+        self.bins += functions.calibration_bins(probability, target, self.num_bins)
 
     def compute(self) -> Tensor:
         """The error over all pairs since the last reset []."""
-        return calibration_error(self.bins)
+        return functions.calibration_error(self.bins)
 
 
 class CyclicTriples(Metric):
@@ -157,7 +149,7 @@ class CyclicTriples(Metric):
 
         ``valid`` is bool [B, N, N], None for all.
         """
-        cyclic, triples = cyclic_triples(preference, valid)
+        cyclic, triples = functions.cyclic_triples(preference, valid)
         self.cyclic += cyclic.sum()
         self.triples += triples.sum()
 

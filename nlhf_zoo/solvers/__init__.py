@@ -14,10 +14,7 @@ from nlhf_zoo.solvers.game import (
     win_rate,
     win_rates,
 )
-from nlhf_zoo.solvers.linear import unregularised_nash
-from nlhf_zoo.solvers.nash import solve
-from nlhf_zoo.solvers.regularised import regularised_nash
-from nlhf_zoo.solvers.solution import Solution
+from nlhf_zoo.solvers.nash import Solution, regularised_nash, solve, unregularised_nash
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
 __all__ = [

@@ -44,7 +44,8 @@ def check_preference(P: Any, where: str = "P") -> Tensor:
     _check_entries(P, where)
     miss = (P + P.mT - 1).abs()
     if (worst := miss.max().item()) > TOLERANCE:
-        raise UserError(_why_not_antisymmetric(P, _position(miss.argmax(), P.shape), where, worst))
+        position = (miss == worst).nonzero()[0].tolist()
+        raise UserError(_why_not_antisymmetric(P, position, where, worst))
     return torch.add(antisymmetric(P), 0.5)
 
 
@@ -70,10 +71,10 @@ def check_reference(mu: Any, num_actions: int, where: str = "mu") -> Tensor:
         )
     _check_entries(mu, where)
     if (mu == 0).any():
-        position = _index(_position((mu == 0).long().argmax(), mu.shape))
         raise UserError(
-            f"{where} gives action {position} probability 0, but a policy that is regularised "
-            "towards it could never play that action; give every action a positive probability"
+            f"{where} gives action {(mu == 0).nonzero()[0].tolist()} probability 0, but a policy "
+            "that is regularised towards it could never play that action; give every action a "
+            "positive probability"
         )
     total = mu.sum(-1)
     if (worst := (total - 1).abs()).max() > TOLERANCE:
@@ -101,13 +102,13 @@ def _why_not_antisymmetric(P: Tensor, position: list[int], where: str, worst: fl
     *game, row, column = position
     if row == column:
         return (
-            f"{where}: diagonal entry {_index(position)} is {P[*position].item():.6g}, "
+            f"{where}: diagonal entry {position} is {P[*position].item():.6g}, "
             "but an action against itself wins with probability 1/2"
         )
     mirrored = [*game, column, row]
     return (
-        f"{where} is not antisymmetric about 1/2: entry {_index(position)} is "
-        f"{P[*position].item():.6g} and {_index(mirrored)} is {P[*mirrored].item():.6g}, "
+        f"{where} is not antisymmetric about 1/2: entry {position} is "
+        f"{P[*position].item():.6g} and {mirrored} is {P[*mirrored].item():.6g}, "
         f"but they must sum to 1 within {TOLERANCE:g} and miss it by {worst:.3g}"
     )
 
@@ -129,17 +130,8 @@ def _as_tensor(values: Any, where: str) -> Tensor:
 def _check_entries(values: Tensor, where: str) -> None:
     wrong = ~((values >= 0) & (values <= 1))  # also catches nan
     if wrong.any():
-        position = _position(wrong.long().argmax(), values.shape)
+        position = wrong.nonzero()[0].tolist()
         raise UserError(
-            f"{where}: entry {_index(position)} is {values[*position].item():.6g}, "
+            f"{where}: entry {position} is {values[*position].item():.6g}, "
             "but probabilities are finite and lie in [0, 1]"
         )
-
-
-def _position(flat: Tensor, shape: torch.Size) -> list[int]:
-    return [int(i) for i in np.unravel_index(int(flat), tuple(shape))]
-
-
-def _index(position: list[int]) -> str:
-    """Position in numpy's own notation, counted from 0."""
-    return f"[{', '.join(map(str, position))}]"

@@ -229,7 +229,9 @@ def test_a_divergence_is_reported_not_dropped(here, capsys):
 
 
 def test_a_full_disk_is_told_in_one_sentence(here, refused, monkeypatch):
-    monkeypatch.setattr(command, "draw", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        command.tables, "draw", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     _, sentence = compare(small(), "--budget.queries", "0", run=refused)
     assert sentence == "out could not be written to: No space left on device"
 

@@ -394,8 +394,8 @@ REFUSALS = {
     "no folder": (f"{SHORTER} {READ} --output no/r.json", "the folder no does not exist"),
     "no json": (f"{SHORTER} {READ} --output r.txt", "--output r.txt must end with .json"),
     "no png": (f"{SHORTER} {READ} --figure f.jpg", "--figure f.jpg must end with .png"),
-    "a folder": (f"{SHORTER} {READ} --figure d.png", "--figure d.png cannot be written"),
-    "overwrites": (f"{SHORTER} --responses s.json --output s.json", "overwrite the responses"),
+    "a folder": (f"{SHORTER} {READ} --figure d.png", "--figure d.png is a folder"),
+    "overwrites": (f"{SHORTER} --responses s.json --output s.json", "would overwrite an input"),
     "asymmetric": (
         f"--oracle CachedOracle --oracle.path a.db {within('oracle', HASTY)}",
         rf"the rule {re.escape(__name__)}.hasty gives P.* which must sum to 1",

@@ -15,7 +15,6 @@ from paths import DATA
 
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.solve import command as solve
-from nlhf_zoo.cli.solve import playing
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import PreparedGame, Solution
 
@@ -311,7 +310,7 @@ def test_algorithm_inside_an_algorithm(folder):
 def test_chunks_do_not_show(folder, monkeypatch, algorithm):
     arguments = ("--matrix", "games.npy", "--algorithm", algorithm, "--updates", 100)
     whole = run(*arguments)
-    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 7)
+    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 7)
     parts = run(*arguments)
     for name in (*CURVES, "log_policy", "queries"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=1e-12, err_msg=name)
@@ -319,8 +318,8 @@ def test_chunks_do_not_show(folder, monkeypatch, algorithm):
 
 def test_progress_counts_the_updates(folder, monkeypatch):
     bar = MagicMock()
-    monkeypatch.setattr(playing, "tqdm", bar)
-    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 40)
+    monkeypatch.setattr(solve, "tqdm", bar)
+    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 40)
     run("--matrix", "game.npy", "--algorithm", "NashMP", "--updates", 100)
     update = bar.return_value.__enter__.return_value.update
     assert update.call_args_list == [call(40), call(40), call(20)]
@@ -337,7 +336,7 @@ def test_memory_does_not_grow_with_the_updates(folder, monkeypatch):
         return measure(prepared, log_policies)
 
     monkeypatch.setattr(PreparedGame, "measure", spy)
-    monkeypatch.setattr(playing, "_CHUNK_NUMBERS", 100)
+    monkeypatch.setattr(solve, "_CHUNK_NUMBERS", 100)
     run("--matrix", "games.npy", "--algorithm", "NashMP", "--updates", 40)
     assert max(sizes) <= 100
     assert sum(sizes) == 41 * 18

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nlhf_zoo.health.checksum import checksum
+from nlhf_zoo.health.reference_fingerprint import checksum
 
 SIZES = [(0,), (1,), (7,), (1024,), (8 * 1024,), (3, 5000), (2, 3, 4096), (8 * 1024 + 1,)]
 TYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8]

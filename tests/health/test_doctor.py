@@ -24,7 +24,7 @@ from zoo import small_games
 from nlhf_zoo.algorithms import EGPO, NashMD, NashMP, OnlineDPO, OptimisticMirrorDescent
 from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.cli.main import main
-from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.cli.quiet import SILENT_TRAINER, quiet
 from nlhf_zoo.data.batches import EndlessBatches
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -105,14 +105,10 @@ def make_trainer(steps, callbacks):
         accelerator="cpu",
         devices=1,
         max_steps=steps,
-        max_epochs=-1,
         limit_val_batches=0,
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
         callbacks=list(callbacks),
+        **SILENT_TRAINER,
     )
 
 

@@ -361,7 +361,7 @@ def test_extragradient_steps_alone_find_the_same(monkeypatch):
     """Large games take this way; here a small one is made to."""
     P, log_mu = random_game(15, 13)
     newton = regularised_nash(P, log_mu, 0.1)
-    monkeypatch.setattr("nlhf_zoo.solvers.regularised._MOST_NEWTON_ACTIONS", 0)
+    monkeypatch.setattr("nlhf_zoo.solvers.nash._MOST_NEWTON_ACTIONS", 0)
     slow = regularised_nash(P, log_mu, 0.1)
     assert newton.iterations < 20 < slow.iterations
     assert float(slow.exploitability) <= 1e-14

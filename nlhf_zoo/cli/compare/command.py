@@ -16,19 +16,11 @@ import torch
 from tqdm import tqdm
 
 from nlhf_zoo.algorithms.closed_form import thread_limit
+from nlhf_zoo.cli.compare import tables
 from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration, require
 from nlhf_zoo.cli.compare.entries import Entry, read_entries
-from nlhf_zoo.cli.compare.figure import draw
 from nlhf_zoo.cli.compare.runs import Task, WorkerPool
-from nlhf_zoo.cli.compare.tables import (
-    EntryResult,
-    choose_best,
-    results_csv,
-    results_markdown,
-    results_text,
-    targets_csv,
-    targets_markdown,
-)
+from nlhf_zoo.cli.compare.tables import EntryResult
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
@@ -115,7 +107,7 @@ def _results(
     tasks = [Task(e, seed, *settings) for group in groups for e in group for seed in seeds]
     runs = pool.play(tasks)
     for group in groups:
-        rivals = choose_best([EntryResult([next(runs) for _ in seeds]) for _ in group])
+        rivals = tables.choose_best([EntryResult([next(runs) for _ in seeds]) for _ in group])
         for run in chain(*(rival.runs for rival in rivals if not rival.best)):
             for name in _HISTORY:
                 (run.task.folder / name).unlink()
@@ -127,25 +119,25 @@ def _write(configuration: Configuration, results: list[EntryResult]) -> None:
     output, target = configuration.output, configuration.target
     names = list(configuration.algorithms)
     heading, targets = _heading(configuration), ""
-    texts = {"results.csv": results_csv(results)}
+    texts = {"results.csv": tables.results_csv(results)}
     if target is not None:
         played, unit = configuration.budget.counted
         missed = f"not in {played:,}" + (" rounds" if unit == "rounds" else "")
         targets = f"\nOracle queries to a duality gap below {target.duality_gap:g}; median over "
         targets += "games and seeds, at the best value of a sweep.\n\n"
-        targets += targets_markdown(results, names, missed)
-        texts["queries_to_target.csv"] = targets_csv(results)
-    texts["results.md"] = heading + results_markdown(results) + targets
+        targets += tables.targets_markdown(results, names, missed)
+        texts["queries_to_target.csv"] = tables.targets_csv(results)
+    texts["results.md"] = heading + tables.results_markdown(results) + targets
     log_queries = configuration.queries_axis == "log"
     try:
         for name, text in texts.items():
             with written(output / name) as path:
                 path.write_text(text, encoding="utf-8")
         with written(output / "comparison.png") as path:
-            draw(results, path, names, configuration.exploitability, log_queries)
+            tables.draw(results, path, names, configuration.exploitability, log_queries)
     except OSError as error:
         raise UserError(f"{output} could not be written to: {error.strerror}") from error
-    print(heading + results_text(results) + targets)
+    print(heading + tables.results_text(results) + targets)
 
 
 def _heading(configuration: Configuration) -> str:

@@ -132,7 +132,11 @@ def _with_blocks(
     for key in ("reference", "start"):
         policy["init_args"].pop(key, None)
         if game.get(key) is not None:
-            _refuse_unused(key, str(policy.get("class_path")), where)
+            name = str(policy.get("class_path")).rpartition(".")[2]
+            options = options_of(name)
+            taken = options is None or key in options  # of a user's own class the parser knows
+            rule = f"{name} takes none: leave it out of the game"
+            require(taken, f"{where}: the game gives a {key}, but {rule}")
             policy["init_args"][key] = game[key]
     if own.swept is not None:
         key, _, argument = own.swept.partition(".")
@@ -142,15 +146,6 @@ def _with_blocks(
         block["init_args"][argument] = value
         arguments[key] = block
     return model
-
-
-def _refuse_unused(key: str, policy: str, where: str) -> None:
-    """Refuse a game's reference or start that the policy takes none of."""
-    name = policy.rpartition(".")[2]
-    options = options_of(name)
-    taken = options is None or key in options  # of a user's own class the parser knows
-    rule = f"{name} takes none: leave it out of the game"
-    require(taken, f"{where}: the game gives a {key}, but {rule}")
 
 
 def _with_arguments(block: object) -> Block | None:

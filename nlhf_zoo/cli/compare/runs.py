@@ -27,7 +27,7 @@ from typing_extensions import override
 from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
 from nlhf_zoo.cli.compare.configuration import BudgetLimits
 from nlhf_zoo.cli.compare.entries import Entry
-from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.cli.quiet import SILENT_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -113,14 +113,8 @@ class Task:
             {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan},
         )
         return L.Trainer(
-            **{"accelerator": "cpu", **entry.trainer},
+            **{"accelerator": "cpu", **entry.trainer, **SILENT_TRAINER},
             devices=1,
-            max_epochs=-1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             logger=logger,
             callbacks=callbacks,
         )

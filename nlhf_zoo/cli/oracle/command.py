@@ -7,11 +7,9 @@ import sys
 from functools import partial
 from typing import Any
 
-from nlhf_zoo.cli.looking import LookingCLI
-from nlhf_zoo.cli.oracle.options import ReportOptions, parse
-from nlhf_zoo.cli.oracle.report import report
+from nlhf_zoo.cli.oracle.report import ReportOptions, parse, report
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
-from nlhf_zoo.cli.trainer import run
+from nlhf_zoo.cli.trainer import LookingCLI, run
 from nlhf_zoo.data.texts.listed_responses import read_listed
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame

@@ -1,18 +1,24 @@
-"""The report: a table in print, a file of figures and answers, and a figure."""
+"""The report of `nlhf oracle`: its options, a table in print, a file, and a figure.
+
+Of preferences among the responses, and of one order against the other.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import compress
+from itertools import compress, permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from nlhf_zoo import __version__
-from nlhf_zoo.cli.oracle.figure import MATRICES, draw
-from nlhf_zoo.cli.oracle.options import ReportOptions
+from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.health.oracles.asking import (
@@ -27,6 +33,11 @@ from nlhf_zoo.health.oracles.asking import (
 from nlhf_zoo.health.oracles.diagnostics import ROWS, Diagnostic, diagnose
 from nlhf_zoo.oracles import PreferenceOracle
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+
 _ABSENT = {  # figures that stand in a report all the same: why there is none
     "first_place": "a table shows no texts in an order",
     "flip_rate": "a table shows no texts in an order",
@@ -36,6 +47,45 @@ _ABSENT = {  # figures that stand in a report all the same: why there is none
     "seconds_per_1000": "entries are looked up",
     "tokens_per_1000": "no judge reads anything",
 }
+_MATRICES = 3  # of the first prompts, that are drawn
+_BLUE = "#0072B2"
+_NUMBERED = 10  # responses of a matrix whose entries are written out
+
+
+class ReportOptions(argparse.Namespace):
+    """What was asked for; the command's help says what each option is."""
+
+    responses: Path | None
+    num_prompts: int
+    num_responses: int
+    max_queries: int | None
+    output: Path | None
+    figure: Path | None
+
+
+def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
+    """The options, each with a value that it may have, and all other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_prompts", type=int, default=8)
+    parser.add_argument("--num_responses", type=int, default=4)
+    parser.add_argument("--max_queries", type=int)
+    parser.add_argument("--responses", type=Path)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--figure", type=Path)
+    try:
+        options, rest = parser.parse_known_args(args, ReportOptions())
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from error
+    for name, least in (("num_prompts", 1), ("num_responses", 2), ("max_queries", 1)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            raise UserError(f"--{name} must be at least {least}, but it is {number}")
+    for name, ending in (("output", ".json"), ("figure", ".png")):
+        path = getattr(options, name)
+        if path is not None and path.suffix != ending:
+            raise UserError(f"--{name} {path} must end with {ending}")
+        refuse_output(f"--{name}", path, [options.responses])
+    return options, rest
 
 
 def report(
@@ -91,7 +141,8 @@ def _output(answers: Answers | TableAnswers, name: str, title: str, options: Rep
         "figures": {row.key: {"value": _plain(row.value), "reading": row.reading} for row in rows},
         "answers": [] if isinstance(answers, TableAnswers) else _pairs(answers),
     }
-    _write(options.output, partial(_dump, report))
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
     _write(options.figure, partial(_draw, answers, title))
 
 
@@ -119,21 +170,7 @@ def _pairs(answers: Answers) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(answers: Answers | TableAnswers, title: str, path: Path) -> None:
-    if isinstance(answers, TableAnswers):
-        matrices = answers.matrices(MATRICES)
-        forward, backward = both_orders(matrices)
-    else:
-        matrices, forward, backward = answers.matrices(), answers.forward, answers.backward
-    draw(matrices, forward, backward, title, path)
-
-
-def _dump(report: dict[str, Any], path: Path) -> None:
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8")
-
-
-def _write(path: Path | None, write: Callable[[Path], None]) -> None:
+def _write(path: Path | None, write: Callable[[Path], object]) -> None:
     if path is None:
         return
     try:
@@ -149,3 +186,61 @@ def _number(number: int, noun: str) -> str:
 
 def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _draw(answers: Answers | TableAnswers, title: str, path: Path) -> None:
+    """Draw the first prompts' matrices by falling win rate, and P(a > b) against 1 - P(b > a)."""
+    import matplotlib as mpl  # slow to import, and needed at the end only
+    from matplotlib.figure import Figure
+
+    if isinstance(answers, TableAnswers):
+        shown = answers.matrices(_MATRICES)
+        forward, backward = both_orders(shown)
+    else:
+        shown = answers.matrices()[:_MATRICES]
+        forward, backward = answers.forward, answers.backward
+    with mpl.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(1 + 2.9 * (len(shown) + 1), 3.9), layout="constrained")
+        axes = figure.subplots(1, len(shown) + 1, squeeze=False)[0]
+        for number, (ax, matrix) in enumerate(zip(axes, shown, strict=False), 1):
+            image = _matrix(ax, matrix)
+            ax.set_title(f"prompt {number}")
+        axes[0].set_ylabel("response, by falling mean win rate")
+        bar = figure.colorbar(image, ax=list(axes[: len(shown)]), location="bottom", shrink=0.4)
+        bar.set_label("P(row > column)")
+        _orders(axes[-1], forward, backward)
+        figure.suptitle(title)
+        figure.savefig(path, dpi=110, format="png")
+
+
+def _matrix(ax: Axes, matrix: Tensor) -> AxesImage:
+    order = matrix.nanmean(-1).nan_to_num(0.5).argsort(descending=True, stable=True)
+    ordered = matrix[order[:, None], order]
+    image = ax.imshow(ordered.numpy(), cmap="RdBu", vmin=0, vmax=1)
+    names = [str(number + 1) for number in order.tolist()]
+    if len(names) > _NUMBERED:
+        ax.set(xticks=[], yticks=[])
+        return image
+    ax.set_xticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names)
+    for row, column in permutations(range(len(names)), 2):
+        value = float(ordered[row, column])
+        text = "?" if math.isnan(value) else f"{value:.2f}"
+        color = "white" if abs(value - 0.5) > 0.3 else "black"
+        ax.text(column, row, text, ha="center", va="center", color=color)
+    return image
+
+
+def _orders(ax: Axes, forward: Tensor, backward: Tensor) -> None:
+    known = ~(forward.isnan() | backward.isnan())
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    ax.axhline(0.5, color="0.85", linewidth=0.8)
+    ax.axvline(0.5, color="0.85", linewidth=0.8)
+    pairs = torch.stack([forward, 1 - backward], 1)[known]
+    # Many pairs may lie on one point: its area says how many.
+    points, counts = pairs.unique(dim=0, return_counts=True)
+    x, y = points.unbind(1)
+    ax.scatter(x, y, s=14 * counts.double().sqrt(), color=_BLUE, alpha=0.6, linewidths=0)
+    ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), aspect="equal")
+    ax.set(xlabel="P(a > b), a shown first", ylabel="1 − P(b > a), b shown first")
+    ax.set_title("one order against the other")

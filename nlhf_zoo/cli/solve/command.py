@@ -8,32 +8,45 @@ anything is computed. docs/command_line.md says what the ``.npz`` holds, and in 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from nlhf_zoo import __version__
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.parser import SentenceParser
-from nlhf_zoo.cli.solve.playing import CURVES, Run, play
-from nlhf_zoo.cli.solve.printing import print_tables
-from nlhf_zoo.cli.solve.reading import (
-    Game,
-    check_algorithm,
-    check_combination,
-    check_output,
-    read_game,
-    read_log_policy,
-)
+from nlhf_zoo.cli.solve import reading
+from nlhf_zoo.cli.solve.reading import Game
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.records import starts_as
-from nlhf_zoo.solvers import Solution, check_beta, regularised_nash, unregularised_nash
+from nlhf_zoo.solvers import (
+    Solution,
+    check_beta,
+    prepare_game,
+    regularised_nash,
+    unregularised_nash,
+    win_rates,
+)
 
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
+CURVES = {  # that the file holds, and their names in print
+    "exploitability": "exploitability",
+    "kl_to_nash": "KL to the equilibrium",
+    "span": "span",
+}
+# Rounds are measured in chunks: at most so many rounds, numbers in their log-policies, and
+# multiplications in one product of theirs (the progress bar moves between chunks).
+_CHUNK_ROUNDS, _CHUNK_NUMBERS, _CHUNK_WORK = 4096, 2**20, 2**31
+_MOST_ALTERNATIVES, _MOST_PROMPTS = 30, 20  # that are shown
 
 
 def main(args: list[str]) -> None:
@@ -83,12 +96,12 @@ def solve_files(
         arguments: the arguments as they were given, in JSON, for the output file.
     """
     check_beta(beta, "--beta")
-    check_combination(votes, matrix, prior, updates)
-    check_algorithm(algorithm, start, beta)
-    check_output(output, [votes, matrix, reference, start])
-    game = read_game(votes, matrix, 1.0 if prior is None else prior)
-    log_reference = read_log_policy(reference, "reference", game)
-    log_start = log_reference if start is None else read_log_policy(start, "start", game)
+    reading.check_combination(votes, matrix, prior, updates)
+    reading.check_algorithm(algorithm, start, beta)
+    refuse_output("--output", output, [votes, matrix, reference, start])
+    game = reading.read_game(votes, matrix, 1.0 if prior is None else prior)
+    log_reference = reading.read_log_policy(reference, "reference", game)
+    log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None
     if algorithm is not None:
         size = 8 * len(CURVES) * (updates + 1) * len(game.support)
@@ -132,3 +145,95 @@ def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments:
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"--output {output} could not be written: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What an algorithm did."""
+
+    log_policy: Tensor  # its last iterate [C, N]
+    curves: dict[str, Tensor]  # metrics by name, [updates + 1, C] each
+    queries: Tensor  # cumulative, for each prompt, int [updates + 1]
+
+
+def play(
+    rounds: ClosedFormRounds, updates: int, log_start: Tensor, log_reference: Tensor, nash: Solution
+) -> Run:
+    """Play and measure in chunks, so that the memory does not grow with the number of updates."""
+    name = type(rounds.algorithm).__name__
+    prepared = prepare_game(rounds.table, log_reference, rounds.beta, nash.log_policy)
+    games, num = log_start.shape
+    curves = {curve: torch.empty(updates + 1, games, dtype=torch.float64) for curve in CURVES}
+    queries = torch.zeros(updates + 1, dtype=torch.long)
+    last = log_start
+
+    def measure(first: int, log_policies: Tensor) -> None:
+        metrics = prepared.measure(log_policies)
+        for curve in CURVES:
+            curves[curve][first : first + len(log_policies)] = metrics[curve]
+
+    measure(0, last[None])
+    size = games * num
+    chunk = max(1, min(_CHUNK_ROUNDS, _CHUNK_NUMBERS // size, _CHUNK_WORK // (size * num)))
+    with tqdm(total=updates, desc=name, unit="update", delay=2, file=sys.stderr) as progress:
+        for done in range(0, updates, chunk):
+            now = rounds.run(done, min(chunk, updates - done))
+            end = done + len(now.log_policy)
+            measure(done + 1, now.log_policy)
+            queries[done + 1 : end + 1] = queries[done] + now.queries
+            last = now.log_policy[-1]
+            if curves["exploitability"][end].isnan().any():  # what is no number never becomes one
+                broken = now.log_policy.log_softmax(-1).isnan().any(-1).any(-1)
+                update = done + 1 + int(broken.long().argmax())
+                raise UserError(f"{name} diverged at update {update}: give it a smaller step")
+            progress.update(end - done)
+    return Run(last.log_softmax(-1), curves, queries)
+
+
+def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name: str) -> None:
+    """Print the equilibrium, and beside it what an algorithm has reached."""
+    games = len(game.support)
+    print(f"Nash equilibrium of {game.where}: {reading.shape(game.support)}, beta = {beta:g}")
+    figures = {"equilibrium": {"exploitability": nash.exploitability}}
+    columns = {"probability": nash.log_policy.exp()}
+    columns["win rate"] = win_rates(game.preference, nash.log_policy)
+    if run is not None:
+        queries = run.queries[-1].item()
+        print(f"{name}: {len(run.queries) - 1} updates, {queries} queries for each prompt")
+        figures[name] = {title: run.curves[curve][-1] for curve, title in CURVES.items()}
+        columns[name] = run.log_policy.exp()
+    for i, (prompt, names) in enumerate(zip(game.prompts, game.names, strict=True)):
+        if i == _MOST_PROMPTS:
+            print(f"\n{games - i} more prompts are not shown")
+            break
+        print("\n" + (f"{reading.short(prompt)}\n" if prompt else ""), end="")
+        _print_alternatives(names, {title: column[i] for title, column in columns.items()})
+        for who, values in figures.items():
+            print(f"{who}: " + ", ".join(f"{what} {v[i]:.3g}" for what, v in values.items()))
+    if games > 1:
+        print(f"\nmean and maximum over {games} prompts")
+        for who, values in figures.items():
+            both = (f"{what} {v.mean():.3g} and {v.max():.3g}" for what, v in values.items())
+            print(f"{who}: " + ", ".join(both))
+
+
+def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
+    """A table of a prompt's alternatives, the most probable first.
+
+    The columns [N], by title, end with the alternatives that the prompt lacks.
+    """
+    probability = columns["probability"][: len(names)]
+    order = probability.sort(descending=True, stable=True).indices.tolist()
+    shown, hidden = order[:_MOST_ALTERNATIVES], order[_MOST_ALTERNATIVES:]
+    labels = [reading.short(names[action]) for action in shown]
+    first = max(len("alternative"), *map(len, labels))
+    width = {title: max(len("probability"), len(title)) for title in columns}
+    print("  ".join(["alternative".ljust(first), *(t.rjust(width[t]) for t in columns)]))
+    for action, label in zip(shown, labels, strict=True):
+        cells = (f"{column[action]:{width[title]}.6f}" for title, column in columns.items())
+        print("  ".join([label.ljust(first), *cells]))
+    if hidden:
+        print(
+            f"{len(hidden)} more alternatives are not shown, "
+            f"of probability {probability[hidden].sum():.3g} together"
+        )

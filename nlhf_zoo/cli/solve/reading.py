@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,21 +61,6 @@ def check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta:
         algorithm.steps(beta, 0)
     except ValueError as error:  # steps that it cannot take
         raise UserError(f"--algorithm: {error}") from error
-
-
-def check_output(output: Path | None, inputs: list[Path | None]) -> None:
-    """Refuse a file that cannot be written, or would overwrite what is read."""
-    if output is None:
-        return
-    folder = output.parent
-    if not folder.is_dir():
-        raise UserError(f"--output {output}: the folder {folder} does not exist, create it first")
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: give the name of a file in it")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {output}: the folder {folder} cannot be written to")
-    if any(path is not None and path.resolve() == output.resolve() for path in inputs):
-        raise UserError(f"--output {output} would overwrite an input file: give another name")
 
 
 def read_game(votes: Path | None, matrix: Path | None, prior: float) -> Game:

@@ -34,15 +34,10 @@ _SEED = 20_250_520  # of that part
 
 @dataclass(frozen=True, slots=True)
 class ResponseSample:
-    """Different responses to a prompt.
+    """Different responses to a prompt."""
 
-    Args:
-        conversation: the prompt; one of plain text is one message of the user's.
-        responses: K texts, no two of them equal, and whether each was truncated.
-    """
-
-    conversation: Conversation
-    responses: Sequence[tuple[str, bool]]
+    conversation: Conversation  # the prompt; one of plain text is one message of the user's
+    responses: Sequence[tuple[str, bool]]  # K texts, all different, and whether each was truncated
 
     @property
     def num_pairs(self) -> int:
@@ -110,34 +105,20 @@ def limited(samples: Sequence[ResponseSample], max_pairs: int) -> list[ResponseS
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What an oracle says of all Q pairs of some responses.
+    """What an oracle says of all Q pairs of some responses."""
 
-    Args:
-        samples: the responses to each prompt; pairs are in the order of their `questions`.
-        probability: P(first > second) as a game gets it [Q]; NaN where there was no answer, or the
-            pair was not asked about.
-        forward: the same by one look at the first response first [Q].
-        backward: P(second > first) by one look at the second response first [Q].
-        asked: which pairs were asked about, bool [Q].
-        tolerance: the asymmetry that the oracle admits.
-        seconds: that ``probability`` took.
-        cost: what that cost, by the fields of a ledger.
-        total: what everything cost, likewise.
-        stopped: why the oracle stopped, None where it did not.
-        agreement: of the members of an ensemble, on ``probability``; None of another oracle.
-    """
-
-    samples: Sequence[ResponseSample]
+    samples: Sequence[ResponseSample]  # to each prompt; pairs are in the order of their `questions`
+    # P(first > second) as a game gets it [Q]; NaN without an answer, or where it was not asked.
     probability: Tensor
-    forward: Tensor
-    backward: Tensor
-    asked: Tensor
-    tolerance: float
-    seconds: float
-    cost: Counter[str]
-    total: Counter[str]
-    stopped: OracleStoppedError | None = None
-    agreement: Agreement | None = None
+    forward: Tensor  # the same by one look at the first response first [Q]
+    backward: Tensor  # P(second > first) by one look at the second response first [Q]
+    asked: Tensor  # which pairs were asked about, bool [Q]
+    tolerance: float  # the asymmetry that the oracle admits
+    seconds: float  # that `probability` took
+    cost: Counter[str]  # what that cost, by the fields of a ledger
+    total: Counter[str]  # what everything cost, likewise
+    stopped: OracleStoppedError | None = None  # why the oracle stopped, if it did
+    agreement: Agreement | None = None  # of the members of an ensemble, on `probability`
 
     @property
     def questions(self) -> list[Question]:
@@ -159,17 +140,11 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class TableAnswers:
-    """What an oracle over a table says.
+    """What an oracle over a table says."""
 
-    Args:
-        table: P [C, N, N].
-        support: which actions each prompt has, bool [C, N].
-        agreement: of the members of an ensemble; None of another oracle.
-    """
-
-    table: Tensor
-    support: Tensor
-    agreement: Agreement | None = None
+    table: Tensor  # P [C, N, N]
+    support: Tensor  # which actions each prompt has, bool [C, N]
+    agreement: Agreement | None = None  # of the members of an ensemble
 
     def matrices(
         self, num_prompts: int | None = None, num_actions: int | None = None

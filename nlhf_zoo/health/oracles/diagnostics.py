@@ -34,21 +34,13 @@ _Figure = tuple[float | Tensor, str]  # value and reading
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One figure.
+    """One figure."""
 
-    Args:
-        key: its name in a file.
-        name: its name in print.
-        format: of the value in print.
-        value: NaN where the answers do not tell.
-        reading: what it means, or why there is none.
-    """
-
-    key: str
-    name: str
-    format: str
-    value: float
-    reading: str
+    key: str  # its name in a file
+    name: str  # its name in print
+    format: str  # of the value in print
+    value: float  # NaN where the answers do not tell
+    reading: str  # what it means, or why there is none
 
     @property
     def formatted(self) -> str:

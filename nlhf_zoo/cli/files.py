@@ -1,4 +1,4 @@
-"""Configuration files: there, in UTF-8, YAML, and options."""
+"""Files of a command: configurations are YAML and hold options, outputs can be written."""
 
 from __future__ import annotations
 
@@ -41,3 +41,18 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{option}{name} holds no options: write them as `name: value`")
     return content
+
+
+def refuse_output(option: str, path: Path | None, inputs: Sequence[Path | None]) -> None:
+    """Refuse a file that cannot be written, or would overwrite one that is read."""
+    if path is None:
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"{option} {path}: the folder {folder} does not exist, create it first")
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder: give the name of a file in it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {folder} cannot be written to")
+    if any(source is not None and path.resolve() == source.resolve() for source in inputs):
+        raise UserError(f"{option} {path} would overwrite an input file: give another name")
