@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
@@ -56,37 +55,20 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False).translate(_ESCAPED)
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A text with the fields {prompt}, {first} and {second}.
+def render(template: str, conversation: Conversation, first: str, second: str) -> str:
+    """The message to a judge; the prompt and the responses are quoted.
 
     Args:
-        text: as it was read; {{ and }} stand for braces.
-        pieces: literal texts, each with the field that follows it, None at the end.
+        template: with the fields {prompt}, {first} and {second}; {{ and }} stand for braces.
+        conversation: the prompt, shown whole.
+        first: the response that is shown first, as A.
+        second: the response that is shown second, as B.
     """
-
-    text: str
-    pieces: tuple[tuple[str, str | None], ...]
-
-    def render(self, conversation: Conversation, first: str, second: str) -> str:
-        """The message to a judge; the prompt and the responses are quoted.
-
-        Args:
-            conversation: the prompt, shown whole.
-            first: the response that is shown first, as A.
-            second: the response that is shown second, as B.
-        """
-        fields = {
-            "prompt": quoted_conversation(conversation),
-            "first": quoted(first),
-            "second": quoted(second),
-        }
-        return "".join(
-            literal if field is None else literal + fields[field] for literal, field in self.pieces
-        )
+    prompt = quoted_conversation(conversation)
+    return template.format(prompt=prompt, first=quoted(first), second=quoted(second))
 
 
-def read_template(path: Path) -> Template:
+def read_template(path: Path) -> str:
     """Read a template.
 
     Args:
@@ -102,11 +84,12 @@ def read_template(path: Path) -> Template:
         raise UserError(f"{where} is not text in UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
-    return parsed(text, where)
+    refuse_template(text, where)
+    return text
 
 
-def parsed(text: str, where: str) -> Template:
-    """Find the fields of a template.
+def refuse_template(text: str, where: str) -> None:
+    """Refuse a template with other fields than {prompt}, {first} and {second}.
 
     Args:
         text: of the template.
@@ -127,4 +110,3 @@ def parsed(text: str, where: str) -> Template:
     for field in FIELDS:
         if field not in found:
             raise UserError(f"{where} lacks the field {{{field}}}: {needed}")
-    return Template(text, tuple((literal, field) for literal, field, _, _ in parts))

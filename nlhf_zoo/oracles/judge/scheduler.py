@@ -20,6 +20,7 @@ from nlhf_zoo.oracles.judge.client import REFUSED, Failure, JudgeClient
 from nlhf_zoo.oracles.judge.reply import Completion
 from nlhf_zoo.oracles.ledger import Ledger
 
+_MAX_CONCURRENCY = 1000  # connections that the openai client opens
 _LONGEST_BACKOFF = 60.0  # seconds
 _LONGEST_WAIT = 1.0  # seconds; a signal that comes just before a wait is seen only after it
 _JITTER = random.Random()  # its own: Python's global one belongs to the run and its seed
@@ -27,11 +28,12 @@ _JITTER = random.Random()  # its own: Python's global one belongs to the run and
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """How hard a judge may be asked.
+    """How hard a judge may be asked; refuses what cannot be.
 
     Args:
         concurrency: questions on their way at once, those that wait for another attempt included.
         requests_per_minute: at most, evenly spaced; None for no limit.
+        timeout: seconds for a whole request.
         retries: attempts after the first, of those that reached the server.
         backoff: seconds before the first of these, doubled for each further one.
         patience: seconds without any answer after which the judge is taken for down.
@@ -39,9 +41,34 @@ class RateLimits:
 
     concurrency: int
     requests_per_minute: float | None
+    timeout: float
     retries: int
     backoff: float
     patience: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= _MAX_CONCURRENCY:
+            raise UserError(
+                f"the judge's concurrency must be from 1 to {_MAX_CONCURRENCY}, but it is "
+                f"{self.concurrency}"
+            )
+        if self.retries < 0:
+            raise UserError(f"the judge's retries must be 0 or more, but they are {self.retries}")
+        for name in ("requests_per_minute", "timeout", "backoff"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"the judge's {name} must be a number above 0, but it is {value}")
+        rate, patience = self.requests_per_minute, self.patience
+        if rate is not None and 60 / rate >= patience:
+            raise UserError(
+                f"the judge's patience of {patience:g} s would end before the next of {rate:g} "
+                "requests_per_minute: raise it"
+            )
+        if not self.timeout <= patience < math.inf:
+            raise UserError(
+                f"the judge's patience must be at least its timeout, {self.timeout:g} s, "
+                f"but it is {patience:g} s"
+            )
 
     def wait(self, attempts: int, retry_after: float | None) -> float:
         """Seconds before another attempt: exponential with jitter, or what the server asks for.
