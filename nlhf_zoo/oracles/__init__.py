@@ -17,9 +17,9 @@ from nlhf_zoo.oracles.tables.generated import (
     Cyclic,
     CyclicBlocks,
     SineGame,
+    SmallLanguage,
     UniformRandom,
 )
-from nlhf_zoo.oracles.tables.small_language import SmallLanguage
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
 from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle

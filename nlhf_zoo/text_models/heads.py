@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.text_models.encoding import Reads
-from nlhf_zoo.text_models.settings import Kind
+from nlhf_zoo.text_models.loading import Kind
 
 
 class PreferenceHead(ABC):

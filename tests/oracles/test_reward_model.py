@@ -41,7 +41,7 @@ from nlhf_zoo.oracles import (
     PreferenceOracle,
     RewardModelOracle,
 )
-from nlhf_zoo.text_models.settings import ModelSettings, read_settings, write_settings
+from nlhf_zoo.text_models.loading import ModelSettings, read_settings, write_settings
 from oracles.zoo import listen
 
 # ---- rewards -------------------------------------------------------------------------------------

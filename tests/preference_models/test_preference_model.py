@@ -43,7 +43,7 @@ from nlhf_zoo.preference_models import (
 )
 from nlhf_zoo.preference_models.folder import write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
-from nlhf_zoo.text_models.settings import read_settings
+from nlhf_zoo.text_models.loading import read_settings
 
 VERSION = "runs/model/version_0"
 WORDS = ["".join(word) for word in itertools.product("abh", repeat=2)]

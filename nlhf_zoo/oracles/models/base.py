@@ -14,10 +14,9 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import Reads, TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.heads import PreferenceHead, refuse_temperature
-from nlhf_zoo.text_models.loading import Dtype, Source
-from nlhf_zoo.text_models.settings import ModelSettings
+from nlhf_zoo.text_models.loading import Dtype, ModelSettings, Source
+from nlhf_zoo.text_models.network import TextModel
 
 
 class TextModelOracle(TextOracle):

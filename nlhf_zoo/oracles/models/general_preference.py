@@ -13,8 +13,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import ResponseTextModelOracle
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.heads import GeneralPreferenceHead
-from nlhf_zoo.text_models.loading import Dtype, Source
-from nlhf_zoo.text_models.settings import SETTINGS_FILE, read_settings
+from nlhf_zoo.text_models.loading import SETTINGS_FILE, Dtype, Source, read_settings
 
 _NAME = "GeneralPreferenceModelOracle"
 

@@ -16,10 +16,9 @@ from nlhf_zoo.errors import UserError, shown
 from nlhf_zoo.oracles.models.base import PairTextModelOracle
 from nlhf_zoo.oracles.text_oracle import Order
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.heads import PairHead
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
-from nlhf_zoo.text_models.settings import read_settings
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source, read_settings
+from nlhf_zoo.text_models.network import TextModel
 
 _NAME = "GenerativePairModelOracle"
 _MARK = "zebra"  # stands for a question

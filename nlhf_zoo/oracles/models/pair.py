@@ -12,8 +12,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import PairTextModelOracle
 from nlhf_zoo.oracles.text_oracle import Order
 from nlhf_zoo.text_models.heads import PairHead
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
-from nlhf_zoo.text_models.settings import ModelSettings, read_settings
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, ModelSettings, Source, read_settings
 
 _NAME = "PairModelOracle"
 # Names of the labels of a pair model that needs no `first_label`, as those that are trained here.

@@ -15,10 +15,9 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import ResponseTextModelOracle
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import TextEncoder
-from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.heads import BradleyTerryHead
-from nlhf_zoo.text_models.loading import Dtype, Source
-from nlhf_zoo.text_models.settings import ModelSettings, read_settings
+from nlhf_zoo.text_models.loading import Dtype, ModelSettings, Source, read_settings
+from nlhf_zoo.text_models.network import TextModel
 
 _NAME = "RewardModelOracle"
 
