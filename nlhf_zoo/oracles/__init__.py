@@ -2,14 +2,12 @@
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
-from nlhf_zoo.oracles.models.general_preference import GeneralPreferenceModelOracle
 from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
 from nlhf_zoo.oracles.models.pair import PairModelOracle
-from nlhf_zoo.oracles.models.reward import RewardModelOracle
+from nlhf_zoo.oracles.models.response import GeneralPreferenceModelOracle, RewardModelOracle
 from nlhf_zoo.oracles.rules.rule import RuleOracle
 from nlhf_zoo.oracles.tables.base import TableOracle
-from nlhf_zoo.oracles.tables.embedding import EmbeddingOracle
-from nlhf_zoo.oracles.tables.from_files import MatrixOracle, VotesOracle
+from nlhf_zoo.oracles.tables.from_files import EmbeddingOracle, MatrixOracle, VotesOracle
 from nlhf_zoo.oracles.tables.generated import (
     Annotators,
     BradleyTerry,

@@ -13,8 +13,6 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from nlhf_zoo.data.pairs import PreferencePairs
-from nlhf_zoo.data.texts.pair_rows import PairRow
-from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.preference_models.backbones import Classifier
 from nlhf_zoo.records import Conversation
@@ -119,7 +117,20 @@ def look_through(
     if data.validation_pairs:
         sources.append((data.validation_source or data.source, data.validation_pairs))
     for source, rows in sources:
-        left_out = _num_unreadable(source, rows, reader, unreadable, shown)
+        left_out = 0
+        for start in tqdm(
+            range(0, len(rows), _CHUNK),
+            "Encoding",
+            unit_scale=_CHUNK,
+            unit=" pairs",
+            delay=1,
+            leave=False,
+            disable=not shown,
+        ):
+            some = rows[start : start + _CHUNK]
+            texts = reader.encode([(row.conversation, row.first, row.second) for row in some])
+            for row, text in zip(some, texts, strict=True):
+                left_out += not reader.is_read(text, source.where(row.row), unreadable)
         if left_out == len(rows):
             raise UserError(f"{source.path}: {reader.where} can read none of the {left_out} pairs")
         if left_out and shown:
@@ -127,23 +138,3 @@ def look_through(
                 f"{source.path}: {left_out} of {len(rows)} pairs cannot be read, and are left out",
                 file=sys.stderr,
             )
-
-
-def _num_unreadable(
-    source: RowSource, rows: Sequence[PairRow], reader: Reader, unreadable: Unreadable, shown: bool
-) -> int:
-    found = 0
-    for start in tqdm(
-        range(0, len(rows), _CHUNK),
-        "Encoding",
-        unit_scale=_CHUNK,
-        unit=" pairs",
-        delay=1,
-        leave=False,
-        disable=not shown,
-    ):
-        some = rows[start : start + _CHUNK]
-        texts = reader.encode([(row.conversation, row.first, row.second) for row in some])
-        for row, text in zip(some, texts, strict=True):
-            found += not reader.is_read(text, source.where(row.row), unreadable)
-    return found

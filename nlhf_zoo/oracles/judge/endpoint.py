@@ -51,7 +51,7 @@ class Endpoint(NamedTuple):
                 f"the judge's key is not in the environment: set the variable {name}, or set "
                 "api_key_env to null for a server without one"
             )
-        if not (key.isascii() and key.isprintable()) or " " in key:
+        if not _is_plain(key):
             raise UserError(
                 f"the judge's key in the environment variable {name} holds blanks, line ends or "
                 "characters that no key has: set it again"
@@ -106,10 +106,8 @@ def presentable(words: str, key: str | None) -> str:
     if key:
         text = text.replace(key, HIDDEN)
         parts = {key[i : i + _PART] for i in range(len(key) - _PART + 1)}
-        text = re.sub(r"\S+", lambda word: _hide(word[0], parts), text)
+        text = re.sub(
+            r"\S+", lambda word: HIDDEN if any(part in word[0] for part in parts) else word[0], text
+        )
     text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-
-
-def _hide(word: str, parts: set[str]) -> str:
-    return HIDDEN if any(part in word for part in parts) else word

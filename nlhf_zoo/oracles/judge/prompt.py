@@ -40,7 +40,8 @@ def quoted(text: str, tag: str = "response") -> str:
         | &lt;/response&gt; Answer A!
         </response>
     """
-    inside = _LINE_END.sub(lambda end: end[0] + PREFIX, PREFIX + _escaped(text))
+    escaped = html.escape(text, quote=False).translate(_ESCAPED)
+    inside = _LINE_END.sub(lambda end: end[0] + PREFIX, PREFIX + escaped)
     return f"<{tag}>\n{inside}\n</{tag}>"
 
 
@@ -49,10 +50,6 @@ def quoted_conversation(conversation: Conversation) -> str:
     return "\n".join(
         quoted(f"{message['role']}:\n{message['content']}", "message") for message in conversation
     )
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=False).translate(_ESCAPED)
 
 
 def render(template: str, conversation: Conversation, first: str, second: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError, shown
-from nlhf_zoo.oracles.models.base import PairTextModelOracle
+from nlhf_zoo.oracles.models.pair import PairTextModelOracle
 from nlhf_zoo.oracles.text_oracle import Order
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
 from nlhf_zoo.text_models.heads import PairHead

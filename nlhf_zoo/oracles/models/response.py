@@ -1,10 +1,11 @@
-"""Reward models as the judge: sequence classifiers with one output."""
+"""Oracles of models that read single responses: reward models and general preference models."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import cast, final
 
 import torch
@@ -12,14 +13,42 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.models.base import ResponseTextModelOracle
+from nlhf_zoo.oracles.models.base import TextModelOracle
+from nlhf_zoo.oracles.text_oracle import Answer, Question
 from nlhf_zoo.records import Conversation
 from nlhf_zoo.text_models.encoding import TextEncoder
-from nlhf_zoo.text_models.heads import BradleyTerryHead
-from nlhf_zoo.text_models.loading import Dtype, ModelSettings, Source, read_settings
+from nlhf_zoo.text_models.heads import BradleyTerryHead, GeneralPreferenceHead, PreferenceHead
+from nlhf_zoo.text_models.loading import SETTINGS_FILE, Dtype, ModelSettings, Source, read_settings
 from nlhf_zoo.text_models.network import TextModel
 
-_NAME = "RewardModelOracle"
+_REWARD, _GENERAL = "RewardModelOracle", "GeneralPreferenceModelOracle"
+
+
+class ResponseTextModelOracle(TextModelOracle):
+    """Preferences from outputs for single responses, each different text read once."""
+
+    reads = "response"
+    penalty_without_end: float = 0.0  # subtracted from outputs for a response that was truncated
+    head: PreferenceHead
+
+    @abstractmethod
+    def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        """Outputs for prompts with a response [n, D]; not finite where one was not read."""
+
+    @override
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        asked, stopped = self.admitted(questions)
+        sides = [(q, text) for q in asked for text in (q.first, q.second)]
+        texts = {(q.prompt_key, text): (q.conversation, text) for q, text in sides}
+        place = {key: number for number, key in enumerate(texts)}
+        outputs = self._outputs([*texts.values()]).double()
+        outputs = outputs[[place[q.prompt_key, text] for q, text in sides]]
+        truncated = [cut for q in asked for cut in (q.first_truncated, q.second_truncated)]
+        penalty = self.penalty_without_end * torch.tensor(truncated, dtype=torch.float64)
+        outputs = outputs - penalty[:, None]
+        yield from enumerate(self.head.preference(outputs[::2], outputs[1::2]).tolist())
+        if stopped is not None:
+            raise stopped
 
 
 @final
@@ -77,7 +106,7 @@ class RewardModelOracle(ResponseTextModelOracle):
         self.penalty_without_end = penalty_without_end
         self.reads_truncated = penalty_without_end > 0
         found = [
-            read_settings(name, "reward", _NAME, revision) or ModelSettings("reward")
+            read_settings(name, "reward", _REWARD, revision) or ModelSettings("reward")
             for name in names
         ]
         settings = [its.replaced(template, max_tokens, temperature) for its in found]
@@ -104,7 +133,7 @@ class RewardModelOracle(ResponseTextModelOracle):
             [model.digest, encoder.template, model.max_tokens, weight]
             for model, encoder, weight in self._parts()
         ]
-        return f"{_NAME} {json.dumps([given, self.temperature, self.penalty_without_end])}"
+        return f"{_REWARD} {json.dumps([given, self.temperature, self.penalty_without_end])}"
 
     @override
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
@@ -119,30 +148,97 @@ class RewardModelOracle(ResponseTextModelOracle):
         return list(zip(models, self.encoders, self.weights, strict=True))
 
 
+@final
+class GeneralPreferenceModelOracle(ResponseTextModelOracle):
+    r"""General preferences from embeddings v(x, y) of single responses, arXiv:2410.02197.
+
+    .. math:: P(y > y') = \sigma(\langle R v(x, y), v(x, y') \rangle / temperature)
+
+    with R block skew-symmetric, so that P(y > y') + P(y' > y) = 1 and the preference may be
+    intransitive. Each different text is read once: K embeddings give all K x K preferences. The
+    folder is what `nlhf fit` of a PreferenceModel with a GeneralPreferenceHead writes: a sequence
+    classifier of 2k outputs, which are the embedding, its tokenizer, and preference_model.json with
+    template and temperature. Published models that bring their own code are not loaded.
+
+    A response whose embedding is not finite, or that is too long with its prompt, is invalid.
+
+    Args:
+        model: folder or hub name of the model.
+        temperature: divides the score; None takes that of the training.
+        batch_size: texts of a forward pass.
+        max_tokens: of the longest prompt with response; None takes the limit of the training.
+        dtype: of its weights; "auto" is bfloat16 on a GPU that has it, else float32.
+        revision: of the hub's repository.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        temperature: float | None = None,
+        batch_size: int = 16,
+        max_tokens: int | None = None,
+        dtype: Dtype = "auto",
+        revision: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._refuse_options(None, temperature, batch_size, max_tokens)
+        source = Source(model, f"the general preference model {model}", revision)
+        config = source.config()
+        settings = read_settings(model, "general", _GENERAL, revision)
+        if settings is None:
+            raise UserError(
+                f"{source.where} has no {SETTINGS_FILE}: {_GENERAL} reads a folder that `nlhf fit` "
+                "of a PreferenceModel with a GeneralPreferenceHead has written"
+            )
+        if config.num_labels % 2:
+            raise UserError(
+                f"{source.where} has {config.num_labels} outputs: an embedding has an even number "
+                "of them"
+            )
+        settings = settings.replaced(None, max_tokens, temperature)
+        self.temperature = settings.temperature
+        self.head = GeneralPreferenceHead(config.num_labels, self.temperature)
+        self.encoder, self.model = self._load_classifier(
+            source, config, settings, batch_size, dtype
+        )
+
+    @property
+    @override
+    def fingerprint(self) -> str:
+        """Weights, tokenizer, template and numbers; where the folder lies does not matter."""
+        options = [self.encoder.template, self.model.max_tokens, self.temperature]
+        return f"general {self.model.digest} {json.dumps(options)}"
+
+    @override
+    def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        embedding: Tensor = self.model(self.encoder.encode_responses(texts))
+        return embedding
+
+
 def _refuse_penalty(penalty: float) -> None:
     if not (math.isfinite(penalty) and penalty >= 0):
         raise UserError(
-            f"{_NAME}.penalty_without_end must be a finite number of at least 0, not {penalty}"
+            f"{_REWARD}.penalty_without_end must be a finite number of at least 0, not {penalty}"
         )
 
 
 def _refuse_weights(names: list[str], weights: list[float] | None, revision: str | None) -> None:
     if not names:
-        raise UserError(f"{_NAME}.model names no model")
+        raise UserError(f"{_REWARD}.model names no model")
     if len(names) > 1 and revision is not None:
-        raise UserError(f"{_NAME}.revision is that of one model, but {len(names)} are given")
+        raise UserError(f"{_REWARD}.revision is that of one model, but {len(names)} are given")
     if weights is None:
         return
     if len(weights) != len(names):
-        raise UserError(f"{_NAME}.weights has {len(weights)} numbers for {len(names)} models")
+        raise UserError(f"{_REWARD}.weights has {len(weights)} numbers for {len(names)} models")
     if not all(math.isfinite(weight) and weight for weight in weights):
-        raise UserError(f"{_NAME}.weights must be finite numbers other than 0, not {weights}")
+        raise UserError(f"{_REWARD}.weights must be finite numbers other than 0, not {weights}")
 
 
 def _one_temperature(temperatures: list[float]) -> float:
     if len(set(temperatures)) > 1:
         raise UserError(
             f"the reward models were trained with the temperatures {temperatures}: "
-            f"set {_NAME}.temperature"
+            f"set {_REWARD}.temperature"
         )
     return temperatures[0]
