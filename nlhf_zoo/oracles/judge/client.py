@@ -32,19 +32,12 @@ PASSING = frozenset({408, 409, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No completion.
+    """No completion."""
 
-    Args:
-        message: what went wrong, in the server's words where it had any; without the key.
-        status: of HTTP; None where nothing came, or not all of it.
-        retry_after: seconds after which the server wants to be asked again, where it says so.
-        unreachable: whether there was no connection, so that the server has seen nothing of it.
-    """
-
-    message: str
-    status: int | None = None
-    retry_after: float | None = None
-    unreachable: bool = False
+    message: str  # what went wrong, in the server's words where it had any; without the key
+    status: int | None = None  # of HTTP; None where nothing came, or not all of it
+    retry_after: float | None = None  # seconds, where the server says when to ask again
+    unreachable: bool = False  # there was no connection: the server has seen nothing of it
 
     @property
     def may_pass(self) -> bool:
@@ -60,9 +53,7 @@ class JudgeClient:
     collected or the interpreter ends. A copy, an unpickled one, and one in a forked process start
     their own. It keeps no key: that is read from the environment when the thread starts.
 
-    Args:
-        endpoint: where the judge is.
-        timeout: seconds for a whole request, from its start to the last byte of its reply.
+    ``timeout`` is in seconds, for a whole request, from its start to the last byte of its reply.
 
     Raises:
         UserError: the `openai` client is not installed.
@@ -235,11 +226,9 @@ def _server_message(body: bytes) -> str:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds until a server wants to be asked again.
+    """Seconds until a server wants to be asked again, by the value of its header Retry-After.
 
-    Args:
-        value: of the header Retry-After: seconds, or a date.
-        now: seconds since the epoch.
+    That is in seconds, or a date; ``now`` is in seconds since the epoch.
 
     Examples:
         >>> retry_after("2.5", 0.0)

@@ -17,15 +17,10 @@ _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Endpoint(NamedTuple):
-    """An OpenAI-compatible server. The key itself is read when it is needed, and never kept here.
+    """An OpenAI-compatible server. The key itself is read when it is needed, and never kept."""
 
-    Args:
-        base_url: such as http://localhost:8000/v1.
-        api_key_env: environment variable with the key; None for a server without one.
-    """
-
-    base_url: str
-    api_key_env: str | None
+    base_url: str  # such as http://localhost:8000/v1
+    api_key_env: str | None  # environment variable with the key; None for a server without one
 
     @property
     def is_local(self) -> bool:
@@ -97,10 +92,6 @@ def presentable(words: str, key: str | None) -> str:
 
     A word that has six characters in a row in common with the key is hidden too: servers repeat
     parts of a key.
-
-    Args:
-        words: any text.
-        key: the secret.
     """
     text = words[: 100 * _SHOWN]
     if key:

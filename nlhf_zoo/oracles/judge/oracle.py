@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from typing_extensions import override
+
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.client import JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
@@ -120,6 +122,7 @@ class JudgeOracle(TextOracle):
         self.client = JudgeClient(endpoint, timeout)
 
     @property
+    @override
     def fingerprint(self) -> str:
         """Server, model and all that the judge is shown."""
         shown = {
@@ -133,19 +136,16 @@ class JudgeOracle(TextOracle):
         return f"judge {json.dumps(shown, sort_keys=True)}"
 
     @property
+    @override
     def last_error(self) -> str:
         """What the judge said last that was no verdict, shortened; empty where there is nothing."""
         return self.state.last_error
 
+    @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Ask the judge, in the order or orders of this oracle.
-
-        Raises:
-            OracleStoppedError: the judge is down, or a budget is spent.
-            UserError: the server refuses all questions alike.
-        """
         return in_order(self.in_given_order, questions, self.order)
 
+    @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the judge once about each question, with its first response shown first, as A.
 
@@ -154,14 +154,9 @@ class JudgeOracle(TextOracle):
             UserError: the server refuses all questions alike.
         """
         scheduler = RequestScheduler(
-            self.client,
-            self.limits,
-            self.state,
-            self.ledger,
-            body=lambda number: self._body(questions[number]),
-            counts=lambda number: {"swapped" if questions[number].again else "queries": 1},
+            self.client, self.limits, self.state, self.ledger, questions, self._body
         )
-        for number, completion in scheduler.run(len(questions)):
+        for number, completion in scheduler.run():
             yield number, math.nan if completion is None else self._verdict(completion)
 
     def _body(self, question: Question) -> dict[str, Any]:

@@ -26,28 +26,17 @@ class NotACompletionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A chat completion, as far as a verdict needs it.
+    """A chat completion, as far as a verdict needs it."""
 
-    Args:
-        text: what the judge wrote; empty where it wrote nothing.
-        is_whole: whether it ended by itself, neither at the limit of tokens nor by a filter.
-        tokens: the tokens of the text with log-probabilities, None where the server gives none.
-        prompt_tokens: tokens that were read, 0 where the server does not say.
-        reply_tokens: tokens that were written, likewise.
-    """
-
-    text: str
-    is_whole: bool
-    tokens: Sequence[Any] | None = None
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
+    text: str  # what the judge wrote; empty where it wrote nothing
+    is_whole: bool  # it ended by itself, neither at the limit of tokens nor by a filter
+    tokens: Sequence[Any] | None = None  # with log-probabilities, where the server gives these
+    prompt_tokens: int = 0  # tokens that were read, 0 where the server does not say
+    reply_tokens: int = 0  # tokens that were written, likewise
 
 
 def read_completion(body: bytes) -> Completion:
-    """Read the body of a reply.
-
-    Args:
-        body: JSON, as the server sent it.
+    """Read the body of a reply, as the server sent it.
 
     Raises:
         NotACompletionError: it is no JSON, or lacks a choice with a message.
