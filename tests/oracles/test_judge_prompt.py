@@ -15,12 +15,7 @@ from judge_server_oracles import oracle
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.prompt import FOLDER, quoted, read_template, refuse_template, render
-from nlhf_zoo.oracles.judge.reply import (
-    NotACompletionError,
-    json_verdict,
-    logprobs_verdict,
-    read_completion,
-)
+from nlhf_zoo.oracles.judge.reply import json_verdict, logprobs_verdict, read_completion
 from nlhf_zoo.oracles.text_oracle import Question
 
 ORDER = "verdict=A"
@@ -197,8 +192,7 @@ def test_a_mark_in_brackets_is_broken(mark):
      b"[" * 10**5],
 )  # fmt: skip
 def test_what_is_no_completion(body):
-    with pytest.raises(NotACompletionError):
-        read_completion(body)
+    assert read_completion(body) is None
 
 
 @pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "9"}, {"prompt_tokens": -1}])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, presentable
-from nlhf_zoo.oracles.judge.reply import Completion, NotACompletionError, read_completion
+from nlhf_zoo.oracles.judge.reply import Completion, read_completion
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -123,11 +123,10 @@ class Session:
             return Failure(f"no whole reply within {self.timeout:g} s")
         except Exception as error:
             return _failure(error, self.key)
-        try:
-            return read_completion(reply)
-        except NotACompletionError:
-            words = presentable(_server_message(reply), self.key) or "nothing"
-            return Failure(f"no chat completion, but {words}")
+        if (completion := read_completion(reply)) is not None:
+            return completion
+        words = presentable(_server_message(reply), self.key) or "nothing"
+        return Failure(f"no chat completion, but {words}")
 
     def close(self) -> None:
         """End the thread; it closes what is open."""

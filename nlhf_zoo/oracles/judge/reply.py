@@ -20,10 +20,6 @@ _FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTA
 UNLISTED = 0.01
 
 
-class NotACompletionError(ValueError):
-    """The body of a reply is no chat completion: it was cut, or it is something else."""
-
-
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A chat completion, as far as a verdict needs it."""
@@ -35,11 +31,10 @@ class Completion:
     reply_tokens: int = 0  # tokens that were written, likewise
 
 
-def read_completion(body: bytes) -> Completion:
-    """Read the body of a reply, as the server sent it.
+def read_completion(body: bytes) -> Completion | None:
+    """The body of a reply, as the server sent it; None where it lacks a choice with a message.
 
-    Raises:
-        NotACompletionError: it is no JSON, or lacks a choice with a message.
+    Then it was cut, or it is something else than a chat completion.
     """
     try:
         reply = json.loads(body)
@@ -48,7 +43,7 @@ def read_completion(body: bytes) -> Completion:
         text = message.get("content")
     # RecursionError: of brackets that are nested a thousandfold
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise NotACompletionError from None
+        return None
     usage, logprobs = reply.get("usage"), choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     return Completion(
