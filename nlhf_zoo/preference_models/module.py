@@ -284,8 +284,8 @@ class PreferenceModel(L.LightningModule):
         place = Path(self.trainer.log_dir or self.trainer.default_root_dir) / NAME
         step = self.trainer.global_step
         if self.trainer.is_global_zero and step != self._written_at:
-            reader = self.reader
-            write_folder(place, reader.network, self._config, reader.tokenizer, self.settings)
+            network, tokenizer = self.reader.network, self.reader.encoder.tokenizer
+            write_folder(place, network, self._config, tokenizer, self.settings)
         self._written_at = step
         return place
 

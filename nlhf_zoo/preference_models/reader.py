@@ -47,10 +47,10 @@ class Reader(TextNetwork):
             if number is not None and number < 1:
                 raise UserError(f"model.{option} must be at least 1, not {number}")
         network, tokenizer, where = classifier.network, classifier.tokenizer, classifier.where
-        width, option = head.outputs, "model.max_tokens"
-        super().__init__(network, tokenizer, width, batch_size, max_tokens, where, option)
+        encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
+        option = "model.max_tokens"
+        super().__init__(network, encoder, head.outputs, batch_size, max_tokens, option)
         self.head = head
-        self.encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
         self._in_bfloat16 = network.dtype == torch.bfloat16
 
     @override
@@ -132,7 +132,9 @@ def look_through(
             for row, text in zip(some, texts, strict=True):
                 left_out += not reader.is_read(text, source.where(row.row), unreadable)
         if left_out == len(rows):
-            raise UserError(f"{source.path}: {reader.where} can read none of the {left_out} pairs")
+            raise UserError(
+                f"{source.path}: {reader.encoder.where} can read none of the {left_out} pairs"
+            )
         if left_out and shown:
             print(
                 f"{source.path}: {left_out} of {len(rows)} pairs cannot be read, and are left out",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.text_models.encoding import Tokens
+from nlhf_zoo.text_models.encoding import TextEncoder, Tokens
 
 # Numbers of some texts and their outputs [b, D] in main memory; NaN for what was not read.
 Outputs = Iterator[tuple[list[int], Tensor]]
@@ -33,11 +33,10 @@ class TextNetwork(nn.Module, ABC):
 
     Args:
         network: a model of transformers, or a module around one with its ``config``.
-        tokenizer: of the network.
+        encoder: writes its texts, with its tokenizer.
         width: D, of an output.
         batch_size: texts of a forward pass in evaluation.
         max_tokens: of the longest text; None takes the network's own limit.
-        where: which network, in messages, as "the reward model FOLDER".
         option: what ``max_tokens`` is called in messages.
 
     Raises:
@@ -47,21 +46,20 @@ class TextNetwork(nn.Module, ABC):
     def __init__(
         self,
         network: Any,
-        tokenizer: Any,
+        encoder: TextEncoder,
         width: int,
         batch_size: int,
         max_tokens: int | None,
-        where: str,
         option: str = "max_tokens",
     ) -> None:
         super().__init__()
+        tokenizer, where = encoder.tokenizer, encoder.where
         limit = _longest(network, tokenizer)
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise UserError(f"{where} reads {limit} tokens at most, but {option} is {max_tokens}")
         self.network = network
-        self.tokenizer = tokenizer
+        self.encoder = encoder
         self.width = width
-        self.where = where
         self.max_tokens = limit if max_tokens is None else max_tokens
         self._num_tokens = _num_embeddings(network, tokenizer, where)
         self._text_config = network.config.get_text_config()
@@ -120,7 +118,7 @@ class TextNetwork(nn.Module, ABC):
         pad = _free_token(batch) if self._pad is None else self._pad
         if pad >= self._num_tokens:
             raise UserError(
-                f"{self.where} has no padding token, and every other one ends a text of the batch: "
+                f"{self.encoder.where} has no padding token, and every other one ends a text of the batch: "
                 "give its configuration a pad_token_id"
             )
         self._text_config.pad_token_id = pad
@@ -133,27 +131,22 @@ class TextNetwork(nn.Module, ABC):
 
 
 class TextModel(TextNetwork):
-    """Reads texts with a frozen network: without gradient, dropout or anything drawn.
-
-    ``oracle`` is whose it is, in messages; other arguments are those of a `TextNetwork`.
-    """
+    """Reads texts with a frozen network: without gradient, dropout or anything drawn."""
 
     def __init__(
         self,
         network: Any,
-        tokenizer: Any,
+        encoder: TextEncoder,
         width: int,
         batch_size: int,
         max_tokens: int | None,
-        oracle: str,
-        where: str,
     ) -> None:
         config = _digest_of_config(network.config)  # before a batch changes its padding
-        super().__init__(network, tokenizer, width, batch_size, max_tokens, where)
+        super().__init__(network, encoder, width, batch_size, max_tokens)
         self.network.requires_grad_(False).eval()
         self.unread = 0  # texts that were too long, or without a token
         self.not_finite = 0  # texts whose output was not finite
-        self._oracle, self._config = oracle, config
+        self._config = config
         self._dtypes = self._current_dtypes()
 
     @property
@@ -180,9 +173,10 @@ class TextModel(TextNetwork):
     def stream(self, texts: Sequence[Tokens]) -> Outputs:
         """Outputs of all texts, each number once; NaN where one was not read."""
         if self._current_dtypes() != self._dtypes:
+            oracle = self.encoder.owner
             raise UserError(
-                f"trainer.precision has changed the weights of {self._oracle}'s model: leave it at "
-                f"32-true, and set the dtype of {self._oracle} and of the policy"
+                f"trainer.precision has changed the weights of {oracle}'s model: leave it at "
+                f"32-true, and set the dtype of {oracle} and of the policy"
             )
         unread = [number for number, text in enumerate(texts) if not self.is_readable(text)]
         self.unread += len(unread)
@@ -196,7 +190,7 @@ class TextModel(TextNetwork):
     def digest(self) -> str:
         """A text that differs where the weights, their configuration or the tokenizer differ."""
         found = hashlib.sha256(self._config.encode())
-        found.update(_digest_of_tokenizer(self.tokenizer).encode())
+        found.update(_digest_of_tokenizer(self.encoder.tokenizer).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             found.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)

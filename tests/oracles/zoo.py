@@ -275,7 +275,7 @@ def listen(oracle: PreferenceOracle) -> Callable[[], list[str]]:
     for model in text_models(oracle):
 
         def hook(
-            _module: Any, _args: Any, given: dict[str, Any], words: Any = model.tokenizer
+            _module: Any, _args: Any, given: dict[str, Any], words: Any = model.encoder.tokenizer
         ) -> None:
             rows = zip(given["input_ids"], given["attention_mask"].bool(), strict=True)
             read.extend(words.decode(tokens[mask]) for tokens, mask in rows)

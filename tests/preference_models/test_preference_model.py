@@ -142,7 +142,7 @@ def answers(oracle, asked):
 
 def as_written(made, folder):
     reader = made.reader
-    write_folder(folder, reader.network, made._config, reader.tokenizer, made.settings)
+    write_folder(folder, reader.network, made._config, reader.encoder.tokenizer, made.settings)
     return getattr(oracles, HEADS[made.head.kind][1])(str(folder))
 
 
@@ -373,7 +373,7 @@ def test_texts_that_a_network_cannot_read_are_told_apart():
     problems = [made.reader.problem(one) for one in [*texts, ((), ())]]
     assert problems[:2] == ["", "has a text of 14 tokens, and 9 are read at most"]
     assert "without tokens, or one that holds a special token" in problems[2]
-    everything = [((number,), (number,)) for number in range(len(made.reader.tokenizer))]
+    everything = [((number,), (number,)) for number in range(len(made.reader.encoder.tokenizer))]
     made.reader._pad = None
     with pytest.raises(UserError, match="has no padding token, and every other one ends a text"):
         made.reader.log_odds(everything)

@@ -39,15 +39,13 @@ class TextModelOracle(TextOracle):
 
     def _load_classifier(
         self, source: Source, config: Any, settings: ModelSettings, batch_size: int, dtype: Dtype
-    ) -> tuple[TextEncoder, TextModel]:
+    ) -> TextModel:
         """A sequence classifier, and what writes its texts."""
-        name, where = type(self).__name__, source.where
-        tokenizer = source.tokenizer()
-        encoder = TextEncoder(tokenizer, settings.template, self.reads, name, where)
+        encoder = TextEncoder(
+            source.tokenizer(), settings.template, self.reads, type(self).__name__, source.where
+        )
         network = source.whole_network("sequence classifier", config, dtype)
-        width, limit = config.num_labels, settings.max_tokens
-        model = TextModel(network, tokenizer, width, batch_size, limit, name, where)
-        return encoder, model
+        return TextModel(network, encoder, config.num_labels, batch_size, settings.max_tokens)
 
     @property
     def last_error(self) -> str:

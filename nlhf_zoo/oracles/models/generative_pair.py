@@ -103,7 +103,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
             raise UserError(
                 f"{source.where} has no chat template: set {_NAME}.chat_template to false"
             )
-        self.encoder = TextEncoder(
+        encoder = TextEncoder(
             tokenizer,
             None if chat_template else question,
             "pair",
@@ -112,16 +112,17 @@ class GenerativePairModelOracle(PairTextModelOracle):
             message=question,
             begins_answer=True,
         )
-        self.label_tokens = _label_tokens(self.encoder, labels)
+        self.label_tokens = _label_tokens(encoder, labels)
         network = source.whole_network("causal language model", config, dtype)
         _refuse_without_last(network, source.where)
-        self.model = _LabelModel(network, tokenizer, 3, batch_size, max_tokens, _NAME, source.where)
+        self.model = _LabelModel(network, encoder, 3, batch_size, max_tokens)
         self.model.label_tokens = self.label_tokens
 
     @property
     @override
     def fingerprint(self) -> str:
-        template = [self.encoder.template, self.encoder.message, self.label_tokens]
+        encoder = self.model.encoder
+        template = [encoder.template, encoder.message, self.label_tokens]
         options = [self.model.max_tokens, self.order, self.temperature, self.min_label_mass]
         return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 

@@ -13,7 +13,6 @@ from typing_extensions import override
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import TextModelOracle
 from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, in_order
-from nlhf_zoo.text_models.encoding import TextEncoder
 from nlhf_zoo.text_models.heads import PairHead
 from nlhf_zoo.text_models.loading import CAUSAL, Dtype, ModelSettings, Source, read_settings
 from nlhf_zoo.text_models.network import TextModel
@@ -27,7 +26,6 @@ class PairTextModelOracle(TextModelOracle):
     """Preferences from outputs for whole pairs, each read in one order or in both."""
 
     reads = "pair"
-    encoder: TextEncoder
     model: TextModel
 
     def __init__(self, order: Order) -> None:
@@ -46,7 +44,8 @@ class PairTextModelOracle(TextModelOracle):
     @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         asked, stopped = self.admitted(questions)
-        tokens = self.encoder.encode_pairs([(q.conversation, q.first, q.second) for q in asked])
+        pairs = [(q.conversation, q.first, q.second) for q in asked]
+        tokens = self.model.encoder.encode_pairs(pairs)
         for numbers, output in self.model.stream(tokens):
             yield from zip(numbers, self._preferences(output).tolist(), strict=True)
         if stopped is not None:
@@ -108,14 +107,12 @@ class PairModelOracle(PairTextModelOracle):
         self._first = _place_of_first(config, first_label, source.where)
         self.temperature = settings.temperature
         self.head = PairHead(config.num_labels, self.temperature)
-        self.encoder, self.model = self._load_classifier(
-            source, config, settings, batch_size, dtype
-        )
+        self.model = self._load_classifier(source, config, settings, batch_size, dtype)
 
     @property
     @override
     def fingerprint(self) -> str:
-        template = [self.encoder.template, self.encoder.message, self._first]
+        template = [self.model.encoder.template, self.model.encoder.message, self._first]
         options = [self.model.max_tokens, self.order, self.temperature]
         return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 

@@ -16,7 +16,6 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import TextModelOracle
 from nlhf_zoo.oracles.text_oracle import Answer, Question
 from nlhf_zoo.records import Conversation
-from nlhf_zoo.text_models.encoding import TextEncoder
 from nlhf_zoo.text_models.heads import BradleyTerryHead, GeneralPreferenceHead, PreferenceHead
 from nlhf_zoo.text_models.loading import SETTINGS_FILE, Dtype, ModelSettings, Source, read_settings
 from nlhf_zoo.text_models.network import TextModel
@@ -113,7 +112,6 @@ class RewardModelOracle(ResponseTextModelOracle):
         self.temperature = _one_temperature([its.temperature for its in settings])
         self.head = BradleyTerryHead(self.temperature)
         self.models = nn.ModuleList()
-        self.encoders: list[TextEncoder] = []
         for name, its in zip(names, settings, strict=True):
             source = Source(name, f"the reward model {name}", revision)
             config = source.config()
@@ -122,16 +120,14 @@ class RewardModelOracle(ResponseTextModelOracle):
                     f"{source.where} has {config.num_labels} outputs: a reward model is a sequence "
                     "classifier with one (num_labels 1)"
                 )
-            encoder, loaded = self._load_classifier(source, config, its, batch_size, dtype)
-            self.encoders.append(encoder)
-            self.models.append(loaded)
+            self.models.append(self._load_classifier(source, config, its, batch_size, dtype))
 
     @property
     @override
     def fingerprint(self) -> str:
         given = [
-            [model.digest, encoder.template, model.max_tokens, weight]
-            for model, encoder, weight in self._parts()
+            [model.digest, model.encoder.template, model.max_tokens, weight]
+            for model, weight in self._parts()
         ]
         return f"{_REWARD} {json.dumps([given, self.temperature, self.penalty_without_end])}"
 
@@ -139,13 +135,12 @@ class RewardModelOracle(ResponseTextModelOracle):
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
         """The weighted reward of each prompt with response [n, 1]."""
         total = torch.zeros(len(texts), 1, dtype=torch.float64)
-        for model, encoder, weight in self._parts():
-            total += weight * model(encoder.encode_responses(texts)).double()
+        for model, weight in self._parts():
+            total += weight * model(model.encoder.encode_responses(texts)).double()
         return total
 
-    def _parts(self) -> list[tuple[TextModel, TextEncoder, float]]:
-        models = [cast("TextModel", model) for model in self.models]
-        return list(zip(models, self.encoders, self.weights, strict=True))
+    def _parts(self) -> list[tuple[TextModel, float]]:
+        return list(zip(cast(list[TextModel], [*self.models]), self.weights, strict=True))
 
 
 @final
@@ -198,20 +193,18 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
         settings = settings.replaced(None, max_tokens, temperature)
         self.temperature = settings.temperature
         self.head = GeneralPreferenceHead(config.num_labels, self.temperature)
-        self.encoder, self.model = self._load_classifier(
-            source, config, settings, batch_size, dtype
-        )
+        self.model = self._load_classifier(source, config, settings, batch_size, dtype)
 
     @property
     @override
     def fingerprint(self) -> str:
         """Weights, tokenizer, template and numbers; where the folder lies does not matter."""
-        options = [self.encoder.template, self.model.max_tokens, self.temperature]
+        options = [self.model.encoder.template, self.model.max_tokens, self.temperature]
         return f"general {self.model.digest} {json.dumps(options)}"
 
     @override
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
-        embedding: Tensor = self.model(self.encoder.encode_responses(texts))
+        embedding: Tensor = self.model(self.model.encoder.encode_responses(texts))
         return embedding
 
 
