@@ -118,8 +118,8 @@ class TextNetwork(nn.Module, ABC):
         pad = _free_token(batch) if self._pad is None else self._pad
         if pad >= self._num_tokens:
             raise UserError(
-                f"{self.encoder.where} has no padding token, and every other one ends a text of the batch: "
-                "give its configuration a pad_token_id"
+                f"{self.encoder.where} has no padding token, and every other one ends a text of "
+                "the batch: give its configuration a pad_token_id"
             )
         self._text_config.pad_token_id = pad
         width, device = max(map(len, batch)), next(self.network.parameters()).device
