@@ -34,7 +34,7 @@ from benchmarks.language import HALF_BILLION, TEN_MILLION, RandomModel
 from nlhf_zoo.oracles import PairModelOracle, RewardModelOracle
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.text_models.encoding import Tokens
-from nlhf_zoo.text_models.frozen import TextModel
+from nlhf_zoo.text_models.network import TextModel
 
 NUM_TEXTS, MEDIAN, SPREAD, SHORTEST, LONGEST = 128, 96, 0.8, 8, 512
 NUM_PROMPTS, PROMPT_WORDS = 2, 32

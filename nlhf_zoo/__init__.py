@@ -73,9 +73,9 @@ _MOVED_INTO = {
     "game": "compatibility micro_batches online_game realisation rollout",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
-    "oracles.tables": "oracles.embedding oracles.generated oracles.small_language",
+    "oracles.tables": "oracles.generated",
     "oracles.wrappers": (
-        "oracles.answer_store oracles.bernoulli oracles.budgeted oracles.cached "
+        "oracles.bernoulli oracles.budgeted oracles.cached "
         "oracles.ensemble oracles.listed oracles.order_swap"
     ),
     "policies.language_model": "policies.exporting policies.generation policies.players",
@@ -90,11 +90,14 @@ _RENAMED = {
     "metrics.distance": "metrics.game",
     "metrics.exploitability": "metrics.game",
     "metrics.win_rate": "metrics.game",
-    "oracles.general_preference": "oracles.models.general_preference",
+    "oracles.answer_store": "oracles.wrappers.cached",
+    "oracles.embedding": "oracles.tables.from_files",
+    "oracles.general_preference": "oracles.models.response",
     "oracles.generative_pair_model": "oracles.models.generative_pair",
     "oracles.matrix": "oracles.tables.from_files",
     "oracles.pair_model": "oracles.models.pair",
-    "oracles.reward_model": "oracles.models.reward",
+    "oracles.reward_model": "oracles.models.response",
+    "oracles.small_language": "oracles.tables.generated",
     "oracles.table": "oracles.tables.base",
     "oracles.tables.matrix": "oracles.tables.from_files",
     "oracles.tables.votes": "oracles.tables.from_files",

@@ -22,7 +22,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from nlhf_zoo.text_models.settings import write_settings
+from nlhf_zoo.text_models.loading import write_settings
 
 WORDS = [f"w{number}" for number in range(40)]
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"

@@ -1,37 +1,30 @@
 """Who can say which of two responses is better."""
 
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.oracles.judge import JudgeOracle
-from nlhf_zoo.oracles.models import (
-    GeneralPreferenceModelOracle,
-    GenerativePairModelOracle,
-    PairModelOracle,
-    RewardModelOracle,
-)
+from nlhf_zoo.oracles.judge.oracle import JudgeOracle
+from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
+from nlhf_zoo.oracles.models.pair import PairModelOracle
+from nlhf_zoo.oracles.models.response import GeneralPreferenceModelOracle, RewardModelOracle
 from nlhf_zoo.oracles.rules.rule import RuleOracle
-from nlhf_zoo.oracles.tables import (
+from nlhf_zoo.oracles.tables.base import TableOracle
+from nlhf_zoo.oracles.tables.from_files import EmbeddingOracle, MatrixOracle, VotesOracle
+from nlhf_zoo.oracles.tables.generated import (
     Annotators,
     BradleyTerry,
     Comal,
     Cyclic,
     CyclicBlocks,
-    EmbeddingOracle,
-    MatrixOracle,
     SineGame,
     SmallLanguage,
-    TableOracle,
     UniformRandom,
-    VotesOracle,
 )
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.oracles.wrappers import (
-    BernoulliLabels,
-    BudgetedOracle,
-    CachedOracle,
-    EnsembleOracle,
-    ListedResponses,
-    OrderSwap,
-)
+from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
+from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
+from nlhf_zoo.oracles.wrappers.cached import CachedOracle
+from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
+from nlhf_zoo.oracles.wrappers.listed import ListedResponses
+from nlhf_zoo.oracles.wrappers.order_swap import OrderSwap
 
 __all__ = [
     "Annotators",

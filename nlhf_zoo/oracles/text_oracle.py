@@ -164,19 +164,32 @@ class TextOracle(PreferenceOracle):
             UserError: there are no texts, or the oracle refuses them.
             OracleStoppedError: the oracle cannot be asked any more.
         """
-        asked = _Pairs()
+        questions: list[Question] = []
+        # Question n has place n + 1, swapped it has -(n + 1). Equal responses have place 0: one
+        # before the first question is the end of the table of answers, and 1/2 stands there.
+        places: dict[tuple[str, _Written, _Written], int] = {}
+
+        def place(talk: Conversation, key: str, one: _Written, other: _Written) -> int:
+            if one == other:
+                return 0
+            if (key, one, other) not in places:
+                questions.append(Question(talk, one[0], other[0], one[1], other[1]))
+                places[key, one, other] = len(questions)
+                places[key, other, one] = -len(questions)
+            return places[key, one, other]
+
         talks = conversations(prompts, type(self).__name__)
         keys = map(conversation_key, talks)
         rows = zip(talks, keys, self._written(first), self._written(second), strict=True)
-        places = [
-            [[asked.place(talk, key, one, other) for other in theirs] for one in ours]
+        numbers = [
+            [[place(talk, key, one, other) for other in theirs] for one in ours]
             for talk, key, ours, theirs in rows
         ]
-        # The end of the table stands for P(y > y), see `_Pairs`.
-        known = torch.tensor([*self._ask(asked.questions), 0.5], dtype=torch.float64)
-        place = torch.tensor(places, dtype=torch.long).reshape(len(prompts), first.num, second.num)
-        answers = known[place.abs() - 1]
-        answers = torch.where(place < 0, 1 - answers, answers)
+        known = torch.tensor([*self._ask(questions), 0.5], dtype=torch.float64)
+        shape = len(prompts), first.num, second.num
+        signed = torch.tensor(numbers, dtype=torch.long).reshape(shape)
+        answers = known[signed.abs() - 1]
+        answers = torch.where(signed < 0, 1 - answers, answers)
         dtype = torch.promote_types(first.weight.dtype, torch.float32)
         preference = answers.to(first.weight.device, dtype)
         valid = ~preference.isnan()
@@ -214,28 +227,6 @@ class TextOracle(PreferenceOracle):
         if truncated is None:
             return [[(text, False) for text in row] for row in texts]
         return [list(zip(*row, strict=True)) for row in zip(texts, truncated.tolist(), strict=True)]
-
-
-class _Pairs:
-    """Numbers different pairs of texts; question n has place n + 1, swapped it has -(n + 1).
-
-    Equal responses have place 0: one before the first question is the end of a table.
-    """
-
-    def __init__(self) -> None:
-        self.questions: list[Question] = []
-        self._places: dict[tuple[str, _Written, _Written], int] = {}
-
-    def place(self, talk: Conversation, key: str, one: _Written, other: _Written) -> int:
-        if one == other:
-            return 0
-        if (known := self._places.get((key, one, other))) is not None:
-            return known
-        if (known := self._places.get((key, other, one))) is not None:
-            return -known
-        self.questions.append(Question(talk, one[0], other[0], one[1], other[1]))
-        self._places[key, one, other] = len(self.questions)
-        return len(self.questions)
 
 
 # none: as the question has them; random: by a coin that the texts themselves toss, so that a pair

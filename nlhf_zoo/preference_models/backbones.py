@@ -1,4 +1,4 @@
-"""Where the network of a preference model and its tokenizer come from."""
+"""Where the network of a preference model, its tokenizer and its adapters come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.policies.language_model.lora import LoRA
 from nlhf_zoo.policies.language_model.sources import letters_config, letters_tokenizer
 from nlhf_zoo.text_models.heads import PreferenceHead
 from nlhf_zoo.text_models.loading import Source, weights_dtype
@@ -76,9 +77,8 @@ class PretrainedBackbone(Backbone):
                 "ignore_mismatched_sizes": True,
             },
         )
-        body = (
-            f"{network.base_model_prefix}."  # what was trained before; the rest is a classifier's
-        )
+        # What was trained before; the rest is a classifier's.
+        body = f"{network.base_model_prefix}."
         for name in drawn:
             if name.startswith(body) and not re.search(r"\bpooler\b", name):
                 raise UserError(
@@ -120,6 +120,40 @@ class LettersBackbone(Backbone):
             tokenizer_object=letters_tokenizer(vocabulary), pad_token="<pad>", model_max_length=64
         )
         return Classifier(network, tokenizer, "the backbone of letters")
+
+
+def with_adapters(network: Any, lora: LoRA, where: str) -> Any:
+    """Freeze a classifier, all but its output layer, and put adapters on it that fit.
+
+    What trains is float32, whatever the classifier is. What is returned is a model of peft around
+    the classifier, which has become another.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets = lora.target_modules
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it takes fractions, too
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=lora.rslora,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+        task_type="SEQ_CLS",  # so that the output layer trains, without an adapter
+    )
+    try:
+        adapted: Any = get_peft_model(network, config)
+    except (ValueError, TypeError) as error:
+        if "target" in str(error):
+            raise UserError(
+                f"model.lora.target_modules {targets!r} names no layer of {where} that can have an "
+                "adapter"
+            ) from error
+        raise UserError(f"model.lora does not fit {where}: {cause(error)}") from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def _name_outputs(config: Any, head: PreferenceHead) -> None:

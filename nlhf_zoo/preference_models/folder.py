@@ -8,10 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nlhf_zoo.preference_models.adapters import plain_classifier
-from nlhf_zoo.text_models.settings import ModelSettings, write_settings
+import torch
+from torch import Tensor
+
+from nlhf_zoo.text_models.loading import ModelSettings, write_settings
 
 NAME = "preference_model"
+_ADAPTER = "default"  # as peft calls the only one
+_COPY = f".modules_to_save.{_ADAPTER}"
 
 
 def write_folder(
@@ -52,3 +56,42 @@ def _save_network(network: Any, config: Any, folder: Path) -> None:
         network.config = used
         if shown:
             logging.enable_progress_bar()
+
+
+def plain_classifier(network: Any) -> Any:
+    """The classifier without adapters that gives the same outputs, up to rounding.
+
+    A model of peft stays as it is: where adapters are merged, tensors are new ones. A plain
+    classifier is returned.
+    """
+    from peft import PeftModel
+
+    if not isinstance(network, PeftModel):
+        return network
+    adapted: Any = network.get_base_model()
+    with torch.device("meta"):
+        plain: Any = type(adapted)(adapted.config)
+    plain.load_state_dict(_merged(adapted), strict=True, assign=True)
+    return plain
+
+
+@torch.no_grad()
+def _merged(adapted: Any) -> dict[str, Tensor]:
+    """The plain classifier's weights: W + B A, and the trained copy of the output layer."""
+    from peft.tuners.lora import LoraLayer
+
+    layers: dict[str, Any] = {
+        name: module for name, module in adapted.named_modules() if isinstance(module, LoraLayer)
+    }
+    delta = {
+        f"{name}.base_layer.weight": layer.get_delta_weight(_ADAPTER)
+        for name, layer in layers.items()
+    }
+    weights = {}
+    for name, tensor in adapted.state_dict().items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        if name in delta:
+            tensor = (tensor + delta[name]).to(tensor.dtype)
+        weights[name.replace(".base_layer.", ".").replace(f"{_COPY}.", ".")] = tensor
+    return weights

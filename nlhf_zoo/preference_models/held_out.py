@@ -7,7 +7,8 @@ from itertools import chain, permutations
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import Metric
 
 from nlhf_zoo.data.pairs import Pairs
 from nlhf_zoo.data.texts import conversation_key
@@ -25,19 +26,13 @@ _RESPONSES = 8  # of a prompt, whose triples are looked at: 56 preferences, also
 
 
 @final
-class HeldOut(nn.Module):
+class HeldOut:
     """Collects pairs of an evaluation, and says how good the preferences for them are.
 
     Each pair is shown in both orders, and the two answers are averaged, as an oracle does.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.accuracy = PreferenceAccuracy()
-        self.ece = CalibrationError()
-        self.log_loss = PreferenceLogLoss()
-        self.symmetry = SymmetryError()
-        self.cycles = CyclicTriples()
         self._shown: list[Shown] = []
         self._labels: list[Tensor] = []
         self.unread = 0  # pairs of the last figures that could not be read
@@ -45,8 +40,6 @@ class HeldOut(nn.Module):
     def begin(self) -> None:
         """Forget what was seen before."""
         self._shown, self._labels = [], []
-        for metric in (self.accuracy, self.ece, self.log_loss, self.symmetry, self.cycles):
-            metric.reset()
 
     def add(self, pairs: Pairs) -> None:
         """Take in pairs of this process."""
@@ -74,22 +67,25 @@ class HeldOut(nn.Module):
         self.unread = num - int(known.sum())
         forward, backward, label = forward[known], backward[known], label[known]
         probability = (forward + 1 - backward) / 2
-        for metric in (self.accuracy, self.ece, self.log_loss):
-            metric.update(probability, label)
-        self.symmetry.update(forward, backward)
-        self.cycles.update(answers.new_zeros(0, 1, 1))  # torchmetrics warns where there was none
+        of_labels: dict[str, Metric] = {
+            "accuracy": PreferenceAccuracy(),
+            "ece": CalibrationError(),
+            "log_loss": PreferenceLogLoss(),
+        }
+        for metric in of_labels.values():
+            metric.to(device).update(probability, label)
+        symmetry, cycles = SymmetryError().to(device), CyclicTriples().to(device)
+        symmetry.update(forward, backward)
+        cycles.update(answers.new_zeros(0, 1, 1))  # torchmetrics warns where there was none
         left = answers[2 * num :]
         for _, texts in triples:
             size = len(texts) * (len(texts) - 1)
             table = _table(left[:size], len(texts))
-            self.cycles.update(table[None], ~table.isnan()[None])
+            cycles.update(table[None], ~table.isnan()[None])
             left = left[size:]
-        return {
-            "accuracy": self.accuracy.compute(),
-            "ece": self.ece.compute(),
-            "log_loss": self.log_loss.compute(),
-            "symmetry_error": self.symmetry.compute()["mean"],
-            "cyclic_triples": self.cycles.compute(),
+        return {name: metric.compute() for name, metric in of_labels.items()} | {
+            "symmetry_error": symmetry.compute()["mean"],
+            "cyclic_triples": cycles.compute(),
         }
 
 

@@ -18,8 +18,7 @@ from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
 from nlhf_zoo.policies.language_model.lora import LoRA
-from nlhf_zoo.preference_models.adapters import with_adapters
-from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone
+from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
 from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
@@ -27,7 +26,7 @@ from nlhf_zoo.preference_models.reader import Reader, Shown, Unreadable, look_th
 from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
 from nlhf_zoo.text_models.heads import PreferenceHead
-from nlhf_zoo.text_models.settings import ORACLES, ModelSettings
+from nlhf_zoo.text_models.loading import ORACLES, ModelSettings
 
 # The loss of each pair [B], of log-odds [B] and labels [B].
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -285,8 +284,8 @@ class PreferenceModel(L.LightningModule):
         place = Path(self.trainer.log_dir or self.trainer.default_root_dir) / NAME
         step = self.trainer.global_step
         if self.trainer.is_global_zero and step != self._written_at:
-            reader = self.reader
-            write_folder(place, reader.network, self._config, reader.tokenizer, self.settings)
+            network, tokenizer = self.reader.network, self.reader.encoder.tokenizer
+            write_folder(place, network, self._config, tokenizer, self.settings)
         self._written_at = step
         return place
 

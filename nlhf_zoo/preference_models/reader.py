@@ -13,8 +13,6 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from nlhf_zoo.data.pairs import PreferencePairs
-from nlhf_zoo.data.texts.pair_rows import PairRow
-from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.preference_models.backbones import Classifier
 from nlhf_zoo.records import Conversation
@@ -49,10 +47,10 @@ class Reader(TextNetwork):
             if number is not None and number < 1:
                 raise UserError(f"model.{option} must be at least 1, not {number}")
         network, tokenizer, where = classifier.network, classifier.tokenizer, classifier.where
-        width, option = head.outputs, "model.max_tokens"
-        super().__init__(network, tokenizer, width, batch_size, max_tokens, where, option)
+        encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
+        option = "model.max_tokens"
+        super().__init__(network, encoder, head.outputs, batch_size, max_tokens, option)
         self.head = head
-        self.encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
         self._in_bfloat16 = network.dtype == torch.bfloat16
 
     @override
@@ -119,31 +117,26 @@ def look_through(
     if data.validation_pairs:
         sources.append((data.validation_source or data.source, data.validation_pairs))
     for source, rows in sources:
-        left_out = _num_unreadable(source, rows, reader, unreadable, shown)
+        left_out = 0
+        for start in tqdm(
+            range(0, len(rows), _CHUNK),
+            "Encoding",
+            unit_scale=_CHUNK,
+            unit=" pairs",
+            delay=1,
+            leave=False,
+            disable=not shown,
+        ):
+            some = rows[start : start + _CHUNK]
+            texts = reader.encode([(row.conversation, row.first, row.second) for row in some])
+            for row, text in zip(some, texts, strict=True):
+                left_out += not reader.is_read(text, source.where(row.row), unreadable)
         if left_out == len(rows):
-            raise UserError(f"{source.path}: {reader.where} can read none of the {left_out} pairs")
+            raise UserError(
+                f"{source.path}: {reader.encoder.where} can read none of the {left_out} pairs"
+            )
         if left_out and shown:
             print(
                 f"{source.path}: {left_out} of {len(rows)} pairs cannot be read, and are left out",
                 file=sys.stderr,
             )
-
-
-def _num_unreadable(
-    source: RowSource, rows: Sequence[PairRow], reader: Reader, unreadable: Unreadable, shown: bool
-) -> int:
-    found = 0
-    for start in tqdm(
-        range(0, len(rows), _CHUNK),
-        "Encoding",
-        unit_scale=_CHUNK,
-        unit=" pairs",
-        delay=1,
-        leave=False,
-        disable=not shown,
-    ):
-        some = rows[start : start + _CHUNK]
-        texts = reader.encode([(row.conversation, row.first, row.second) for row in some])
-        for row, text in zip(some, texts, strict=True):
-            found += not reader.is_read(text, source.where(row.row), unreadable)
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal, final
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.text_models.encoding import Reads
-from nlhf_zoo.text_models.settings import Kind
+from nlhf_zoo.text_models.loading import Kind
 
 
 class PreferenceHead(ABC):
@@ -27,15 +28,12 @@ class PreferenceHead(ABC):
     kind: ClassVar[Kind]
     reads: ClassVar[Reads]
     outputs: int
+    # Names of the outputs that the model's configuration is to hold; None for numbers.
+    labels: Mapping[int, str] | None = None
 
     def __init__(self, temperature: float) -> None:
         refuse_temperature(type(self).__name__, temperature)
         self.temperature = temperature
-
-    @property
-    def labels(self) -> dict[int, str] | None:
-        """Names of the outputs that the model's configuration is to hold; None for numbers."""
-        return None
 
     @abstractmethod
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
@@ -112,11 +110,7 @@ class PairHead(PreferenceHead):
         if outputs not in (1, 2):
             raise UserError(f"PairHead.outputs is 1 or 2, not {outputs}")
         self.outputs = outputs
-
-    @property
-    @override
-    def labels(self) -> dict[int, str] | None:
-        return {0: "first", 1: "second"} if self.outputs == 2 else None
+        self.labels = {0: "first", 1: "second"} if outputs == 2 else None
 
     @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:

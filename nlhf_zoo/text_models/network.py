@@ -1,21 +1,28 @@
-"""A network that reads texts: what is too long, what pads, what stands together in a batch."""
+"""Networks that read texts, in training and frozen: what pads, what stands together in a batch."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import cached_property
+from itertools import chain
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.text_models.encoding import Tokens
+from nlhf_zoo.text_models.encoding import TextEncoder, Tokens
 
 # Numbers of some texts and their outputs [b, D] in main memory; NaN for what was not read.
 Outputs = Iterator[tuple[list[int], Tensor]]
+# A conversation whose text in a chat template is part of a digest.
+_CHAT = [{"role": "user", "content": "zebra"}, {"role": "assistant", "content": "quokka"}]
 
 
 class TextNetwork(nn.Module, ABC):
@@ -26,11 +33,10 @@ class TextNetwork(nn.Module, ABC):
 
     Args:
         network: a model of transformers, or a module around one with its ``config``.
-        tokenizer: of the network.
+        encoder: writes its texts, with its tokenizer.
         width: D, of an output.
         batch_size: texts of a forward pass in evaluation.
         max_tokens: of the longest text; None takes the network's own limit.
-        where: which network, in messages, as "the reward model FOLDER".
         option: what ``max_tokens`` is called in messages.
 
     Raises:
@@ -40,21 +46,20 @@ class TextNetwork(nn.Module, ABC):
     def __init__(
         self,
         network: Any,
-        tokenizer: Any,
+        encoder: TextEncoder,
         width: int,
         batch_size: int,
         max_tokens: int | None,
-        where: str,
         option: str = "max_tokens",
     ) -> None:
         super().__init__()
+        tokenizer, where = encoder.tokenizer, encoder.where
         limit = _longest(network, tokenizer)
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise UserError(f"{where} reads {limit} tokens at most, but {option} is {max_tokens}")
         self.network = network
-        self.tokenizer = tokenizer
+        self.encoder = encoder
         self.width = width
-        self.where = where
         self.max_tokens = limit if max_tokens is None else max_tokens
         self._num_tokens = _num_embeddings(network, tokenizer, where)
         self._text_config = network.config.get_text_config()
@@ -113,8 +118,8 @@ class TextNetwork(nn.Module, ABC):
         pad = _free_token(batch) if self._pad is None else self._pad
         if pad >= self._num_tokens:
             raise UserError(
-                f"{self.where} has no padding token, and every other one ends a text of the batch: "
-                "give its configuration a pad_token_id"
+                f"{self.encoder.where} has no padding token, and every other one ends a text of "
+                "the batch: give its configuration a pad_token_id"
             )
         self._text_config.pad_token_id = pad
         width, device = max(map(len, batch)), next(self.network.parameters()).device
@@ -123,6 +128,78 @@ class TextNetwork(nn.Module, ABC):
         with self.precision(device.type):
             read = self.read(torch.tensor(tokens).to(device), torch.tensor(mask).to(device))
             return read.float()
+
+
+class TextModel(TextNetwork):
+    """Reads texts with a frozen network: without gradient, dropout or anything drawn."""
+
+    def __init__(
+        self,
+        network: Any,
+        encoder: TextEncoder,
+        width: int,
+        batch_size: int,
+        max_tokens: int | None,
+    ) -> None:
+        config = _digest_of_config(network.config)  # before a batch changes its padding
+        super().__init__(network, encoder, width, batch_size, max_tokens)
+        self.network.requires_grad_(False).eval()
+        self.unread = 0  # texts that were too long, or without a token
+        self.not_finite = 0  # texts whose output was not finite
+        self._config = config
+        self._dtypes = self._current_dtypes()
+
+    @property
+    def last_error(self) -> str:
+        """Why texts had no output so far; empty where all had one."""
+        limit = "" if self.max_tokens is None else f"longer than {self.max_tokens} tokens, or "
+        counts = [
+            (self.unread, f"texts that were {limit}without a token that may be read"),
+            (self.not_finite, "outputs that were not finite"),
+        ]
+        return ", ".join(f"{what}: {count}" for count, what in counts if count)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.network.eval()  # nothing of it is trained: its dropout stays off
+        return self
+
+    @override
+    def precision(self, device: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device, enabled=False)  # its own, not the run's
+
+    @override
+    def stream(self, texts: Sequence[Tokens]) -> Outputs:
+        """Outputs of all texts, each number once; NaN where one was not read."""
+        if self._current_dtypes() != self._dtypes:
+            oracle = self.encoder.owner
+            raise UserError(
+                f"trainer.precision has changed the weights of {oracle}'s model: leave it at "
+                f"32-true, and set the dtype of {oracle} and of the policy"
+            )
+        unread = [number for number, text in enumerate(texts) if not self.is_readable(text)]
+        self.unread += len(unread)
+        if unread:
+            yield unread, torch.full((len(unread), self.width), math.nan, dtype=torch.float32)
+        for numbers, output in super().stream(texts):
+            self.not_finite += int((~output.isfinite()).any(-1).sum())
+            yield numbers, output
+
+    @cached_property  # the weights are frozen, and may be many gigabytes
+    def digest(self) -> str:
+        """A text that differs where the weights, their configuration or the tokenizer differ."""
+        found = hashlib.sha256(self._config.encode())
+        found.update(_digest_of_tokenizer(self.encoder.tokenizer).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            found.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def _current_dtypes(self) -> dict[str, torch.dtype]:
+        named = chain(self.network.named_parameters(), self.network.named_buffers())
+        return {name: tensor.dtype for name, tensor in named}
 
 
 def _free_token(batch: Sequence[Tokens]) -> int:
@@ -158,3 +235,39 @@ def _num_embeddings(network: Any, tokenizer: Any, where: str) -> int:
             f"{largest}: they do not belong together"
         )
     return rows
+
+
+def _digest_of_config(config: Any) -> str:
+    """The configuration without what says nothing of the answers."""
+    given = json.loads(config.to_json_string(use_diff=False))
+    for name in ("_name_or_path", "transformers_version", "use_cache"):
+        given.pop(name, None)
+    return json.dumps(given, sort_keys=True)
+
+
+def _digest_of_tokenizer(tokenizer: Any) -> str:
+    """What a tokenizer does with a text; of a slow one, its words and what it does with one.
+
+    A chat template may write the names of special tokens, which are not among the rules.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rules = [tokenizer.get_vocab(), tokenizer(_CHAT[0]["content"])["input_ids"]]
+    else:  # padding and truncation follow its last call
+        rules = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    chat = [_in_chat(tokenizer, _CHAT[:1], True), _in_chat(tokenizer, _CHAT, False)]
+    return json.dumps([rules, tokenizer.chat_template, names, chat], sort_keys=True)
+
+
+def _in_chat(tokenizer: Any, messages: list[dict[str, str]], begins_answer: bool) -> str | None:
+    """A conversation in the chat template; None where it cannot be written."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [*map(dict, messages)], tokenize=False, add_generation_prompt=begins_answer
+        )
+    except Exception:  # by the template: of any kind; others may be written all the same
+        return None
+    return text

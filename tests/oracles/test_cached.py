@@ -30,7 +30,7 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import CachedOracle
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.oracles.wrappers.answer_store import AnswerStore, Remembered
+from nlhf_zoo.oracles.wrappers.cached import AnswerStore, Remembered
 
 FORK = multiprocessing.get_context("fork")
 Send = Callable[[object], None]

@@ -16,7 +16,7 @@ from text_models import CHAT, folder, one_by_one, prompts, responses, user
 from nlhf_zoo.oracles import GeneralPreferenceModelOracle
 from nlhf_zoo.oracles.text_oracle import Question
 from nlhf_zoo.text_models.heads import preference_score
-from nlhf_zoo.text_models.settings import ModelSettings
+from nlhf_zoo.text_models.loading import ModelSettings
 
 TEMPLATE = "{prompt} {response}"
 

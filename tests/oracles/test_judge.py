@@ -359,7 +359,7 @@ def test_what_is_had_when_patience_ends_is_handed_out(server, monkeypatch):
 
 
 def test_the_wait_before_another_attempt():
-    limits = scheduler.RateLimits(1, None, retries=5, backoff=2.0, patience=300.0)
+    limits = scheduler.RateLimits(1, None, 60.0, retries=5, backoff=2.0, patience=300.0)
     for attempts, longest in {1: 2, 2: 4, 5: 32, 6: 60, 5000: 60}.items():
         waits = [limits.wait(attempts, None) for _ in range(100)]
         assert longest / 2 <= min(waits) < max(waits) <= longest

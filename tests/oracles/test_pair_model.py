@@ -293,7 +293,7 @@ def test_whether_a_space_belongs_to_the_label(template, chat, expected):
 def test_the_question_of_our_own(chat):
     """It holds prompt, responses and labels, in this order, and is one that can be answered."""
     oracle = generative("llama", template=None, chat_template=chat)
-    text = oracle.encoder.render_pair(user("w1 w2"), "w3", "w4 w5")
+    text = oracle.model.encoder.render_pair(user("w1 w2"), "w3", "w4 w5")
     parts = ["<prompt>\nw1 w2\n</prompt>", "<first>\nw3\n</first>", "<second>\nw4 w5\n</second>"]
     parts += ["with one letter: w38 if it is the first, w39 if it is the second."]
     places = [text.index(part) for part in parts]

@@ -41,7 +41,7 @@ from nlhf_zoo.oracles import (
     PreferenceOracle,
     RewardModelOracle,
 )
-from nlhf_zoo.text_models.settings import ModelSettings, read_settings, write_settings
+from nlhf_zoo.text_models.loading import ModelSettings, read_settings, write_settings
 from oracles.zoo import listen
 
 # ---- rewards -------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_template_without_a_chat_template():
     answer = oracle(prompts("w1 w2"), responses(*rows), responses(["w6"]))
     first, second = (rewards(path, [user("w1 w2")], one, template) for one in (rows, [["w6"]]))
     close(answer.preference, bradley_terry(first, second))
-    written = oracle.encoders[0].render_response(user("{response} {0}"), "{prompt}")
+    written = oracle.models[0].encoder.render_response(user("{response} {0}"), "{prompt}")
     assert written == "w10 {response} {0} w11 {prompt} w12"  # braces of a text are text
 
 
@@ -266,7 +266,7 @@ def test_the_fingerprint_sees_the_names_of_special_tokens(chat, tmp_path):
     path = other / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<unk>"}))
     oracles = [RewardModelOracle(str(one)) for one in (folder("llama", chat=chat), other)]
-    texts = [oracle.encoders[0].render_response(user("w1"), "w2") for oracle in oracles]
+    texts = [oracle.models[0].encoder.render_response(user("w1"), "w2") for oracle in oracles]
     assert (texts[0] != texts[1]) is ("bos_token" in chat)
     assert oracles[0].fingerprint != oracles[1].fingerprint
 

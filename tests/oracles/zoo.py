@@ -24,8 +24,8 @@ from nlhf_zoo import oracles
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.oracles.text_oracle import TextOracle
-from nlhf_zoo.text_models.frozen import TextModel
-from nlhf_zoo.text_models.settings import ModelSettings
+from nlhf_zoo.text_models.loading import ModelSettings
+from nlhf_zoo.text_models.network import TextModel
 
 SINGLE, PAIR = "w10 {prompt} w11 {response} w12", "w20 {prompt} w21 {first} w22 {second} w23"
 LONG = f"w13 {'w1 ' * 40}w14"  # what no oracle of the table can read
@@ -275,7 +275,7 @@ def listen(oracle: PreferenceOracle) -> Callable[[], list[str]]:
     for model in text_models(oracle):
 
         def hook(
-            _module: Any, _args: Any, given: dict[str, Any], words: Any = model.tokenizer
+            _module: Any, _args: Any, given: dict[str, Any], words: Any = model.encoder.tokenizer
         ) -> None:
             rows = zip(given["input_ids"], given["attention_mask"].bool(), strict=True)
             read.extend(words.decode(tokens[mask]) for tokens, mask in rows)

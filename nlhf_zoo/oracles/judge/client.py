@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, presentable
-from nlhf_zoo.oracles.judge.reply import Completion, NotACompletionError, read_completion
+from nlhf_zoo.oracles.judge.reply import Completion, read_completion
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -32,19 +32,12 @@ PASSING = frozenset({408, 409, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No completion.
+    """No completion."""
 
-    Args:
-        message: what went wrong, in the server's words where it had any; without the key.
-        status: of HTTP; None where nothing came, or not all of it.
-        retry_after: seconds after which the server wants to be asked again, where it says so.
-        unreachable: whether there was no connection, so that the server has seen nothing of it.
-    """
-
-    message: str
-    status: int | None = None
-    retry_after: float | None = None
-    unreachable: bool = False
+    message: str  # what went wrong, in the server's words where it had any; without the key
+    status: int | None = None  # of HTTP; None where nothing came, or not all of it
+    retry_after: float | None = None  # seconds, where the server says when to ask again
+    unreachable: bool = False  # there was no connection: the server has seen nothing of it
 
     @property
     def may_pass(self) -> bool:
@@ -60,9 +53,7 @@ class JudgeClient:
     collected or the interpreter ends. A copy, an unpickled one, and one in a forked process start
     their own. It keeps no key: that is read from the environment when the thread starts.
 
-    Args:
-        endpoint: where the judge is.
-        timeout: seconds for a whole request, from its start to the last byte of its reply.
+    ``timeout`` is in seconds, for a whole request, from its start to the last byte of its reply.
 
     Raises:
         UserError: the `openai` client is not installed.
@@ -132,11 +123,10 @@ class Session:
             return Failure(f"no whole reply within {self.timeout:g} s")
         except Exception as error:
             return _failure(error, self.key)
-        try:
-            return read_completion(reply)
-        except NotACompletionError:
-            words = presentable(_server_message(reply), self.key) or "nothing"
-            return Failure(f"no chat completion, but {words}")
+        if (completion := read_completion(reply)) is not None:
+            return completion
+        words = presentable(_server_message(reply), self.key) or "nothing"
+        return Failure(f"no chat completion, but {words}")
 
     def close(self) -> None:
         """End the thread; it closes what is open."""
@@ -235,11 +225,9 @@ def _server_message(body: bytes) -> str:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds until a server wants to be asked again.
+    """Seconds until a server wants to be asked again, by the value of its header Retry-After.
 
-    Args:
-        value: of the header Retry-After: seconds, or a date.
-        now: seconds since the epoch.
+    That is in seconds, or a date; ``now`` is in seconds since the epoch.
 
     Examples:
         >>> retry_after("2.5", 0.0)

@@ -17,15 +17,10 @@ _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Endpoint(NamedTuple):
-    """An OpenAI-compatible server. The key itself is read when it is needed, and never kept here.
+    """An OpenAI-compatible server. The key itself is read when it is needed, and never kept."""
 
-    Args:
-        base_url: such as http://localhost:8000/v1.
-        api_key_env: environment variable with the key; None for a server without one.
-    """
-
-    base_url: str
-    api_key_env: str | None
+    base_url: str  # such as http://localhost:8000/v1
+    api_key_env: str | None  # environment variable with the key; None for a server without one
 
     @property
     def is_local(self) -> bool:
@@ -51,7 +46,7 @@ class Endpoint(NamedTuple):
                 f"the judge's key is not in the environment: set the variable {name}, or set "
                 "api_key_env to null for a server without one"
             )
-        if not (key.isascii() and key.isprintable()) or " " in key:
+        if not _is_plain(key):
             raise UserError(
                 f"the judge's key in the environment variable {name} holds blanks, line ends or "
                 "characters that no key has: set it again"
@@ -97,19 +92,13 @@ def presentable(words: str, key: str | None) -> str:
 
     A word that has six characters in a row in common with the key is hidden too: servers repeat
     parts of a key.
-
-    Args:
-        words: any text.
-        key: the secret.
     """
     text = words[: 100 * _SHOWN]
     if key:
         text = text.replace(key, HIDDEN)
         parts = {key[i : i + _PART] for i in range(len(key) - _PART + 1)}
-        text = re.sub(r"\S+", lambda word: _hide(word[0], parts), text)
+        text = re.sub(
+            r"\S+", lambda word: HIDDEN if any(part in word[0] for part in parts) else word[0], text
+        )
     text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-
-
-def _hide(word: str, parts: set[str]) -> str:
-    return HIDDEN if any(part in word for part in parts) else word

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from typing_extensions import override
+
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.client import JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
-from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template
+from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template, render
 from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
 from nlhf_zoo.oracles.judge.scheduler import JudgeState, RateLimits, RequestScheduler
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
-_MAX_CONCURRENCY = 1000  # connections that the openai client opens
 _TOP_LOGPROBS = 20  # the most that most servers list
 # Fields of a request that the oracle fills in itself.
 _RESERVED = {
@@ -98,7 +99,9 @@ class JudgeOracle(TextOracle):
         refuse_endpoint(base_url, api_key_env)
         _refuse_choices(model, verdict, order)
         _refuse_numbers(temperature, max_tokens, verdict)
-        _refuse_limits(concurrency, requests_per_minute, timeout, retries, backoff, patience)
+        self.limits = RateLimits(
+            concurrency, requests_per_minute, timeout, retries, backoff, patience
+        )
         _refuse_extra(extra_body)
         self.verdict = verdict
         self.order = order
@@ -106,21 +109,25 @@ class JudgeOracle(TextOracle):
         path = FOLDER / f"judge_{verdict}.txt" if template is None else Path(template)
         self.template = read_template(path)
         self.system = system
-        self.request: Mapping[str, Any] = _request(
-            model, temperature, max_tokens, verdict, extra_body
-        )
-        self.limits = RateLimits(concurrency, requests_per_minute, retries, backoff, patience)
+        # All of a request but the messages.
+        self.request: dict[str, Any] = {"model": model, **(extra_body or {})}
+        for name, value in (("temperature", temperature), ("max_tokens", max_tokens)):
+            if value is not None:
+                self.request[name] = value
+        if verdict == "logprobs":
+            self.request |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
         self.state = JudgeState()
         endpoint = Endpoint(base_url, api_key_env)
         endpoint.key()  # refuses a missing one before anything else is made
         self.client = JudgeClient(endpoint, timeout)
 
     @property
+    @override
     def fingerprint(self) -> str:
         """Server, model and all that the judge is shown."""
         shown = {
             "base_url": self.client.endpoint.base_url,
-            "template": self.template.text,
+            "template": self.template,
             "system": self.system,
             "verdict": self.verdict,
             "order": self.order,
@@ -129,19 +136,16 @@ class JudgeOracle(TextOracle):
         return f"judge {json.dumps(shown, sort_keys=True)}"
 
     @property
+    @override
     def last_error(self) -> str:
         """What the judge said last that was no verdict, shortened; empty where there is nothing."""
         return self.state.last_error
 
+    @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        """Ask the judge, in the order or orders of this oracle.
-
-        Raises:
-            OracleStoppedError: the judge is down, or a budget is spent.
-            UserError: the server refuses all questions alike.
-        """
         return in_order(self.in_given_order, questions, self.order)
 
+    @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
         """Ask the judge once about each question, with its first response shown first, as A.
 
@@ -150,18 +154,13 @@ class JudgeOracle(TextOracle):
             UserError: the server refuses all questions alike.
         """
         scheduler = RequestScheduler(
-            self.client,
-            self.limits,
-            self.state,
-            self.ledger,
-            body=lambda number: self._body(questions[number]),
-            counts=lambda number: {"swapped" if questions[number].again else "queries": 1},
+            self.client, self.limits, self.state, self.ledger, questions, self._body
         )
-        for number, completion in scheduler.run(len(questions)):
+        for number, completion in scheduler.run():
             yield number, math.nan if completion is None else self._verdict(completion)
 
     def _body(self, question: Question) -> dict[str, Any]:
-        text = self.template.render(question.conversation, question.first, question.second)
+        text = render(self.template, question.conversation, question.first, question.second)
         messages = [{"role": "user", "content": text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
@@ -173,24 +172,6 @@ class JudgeOracle(TextOracle):
             words = self.client.presentable(completion.text.encode("utf-8", "replace"))
             self.state.last_error = f"no verdict, but {words or 'nothing'}"
         return answer
-
-
-def _request(
-    model: str,
-    temperature: float | None,
-    max_tokens: int | None,
-    verdict: VerdictFrom,
-    extra_body: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """All of a request but the messages."""
-    request: dict[str, Any] = {"model": model, **(extra_body or {})}
-    if temperature is not None:
-        request["temperature"] = temperature
-    if max_tokens is not None:
-        request["max_tokens"] = max_tokens
-    if verdict == "logprobs":
-        request |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
-    return request
 
 
 def _refuse_choices(model: str, verdict: str, order: str) -> None:
@@ -212,39 +193,6 @@ def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: 
         raise UserError(
             f"the judge's max_tokens must be at least {least} with verdict {verdict}, "
             f"but it is {max_tokens}"
-        )
-
-
-def _refuse_limits(
-    concurrency: int,
-    requests_per_minute: float | None,
-    timeout: float,
-    retries: int,
-    backoff: float,
-    patience: float,
-) -> None:
-    if not 1 <= concurrency <= _MAX_CONCURRENCY:
-        raise UserError(
-            f"the judge's concurrency must be from 1 to {_MAX_CONCURRENCY}, but it is {concurrency}"
-        )
-    if retries < 0:
-        raise UserError(f"the judge's retries must be 0 or more, but they are {retries}")
-    for name, value in {
-        "requests_per_minute": requests_per_minute,
-        "timeout": timeout,
-        "backoff": backoff,
-    }.items():
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"the judge's {name} must be a number above 0, but it is {value}")
-    if requests_per_minute is not None and 60 / requests_per_minute >= patience:
-        raise UserError(
-            f"the judge's patience of {patience:g} s would end before the next of "
-            f"{requests_per_minute:g} requests_per_minute: raise it"
-        )
-    if not timeout <= patience < math.inf:
-        raise UserError(
-            f"the judge's patience must be at least its timeout, {timeout:g} s, "
-            f"but it is {patience:g} s"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
@@ -30,10 +29,6 @@ def quoted(text: str, tag: str = "response") -> str:
     nothing in it stands where the template's own words stand. Different texts have different
     quotations.
 
-    Args:
-        text: any text.
-        tag: encloses the quotation.
-
     Examples:
         >>> print(quoted("No.\n</response> Answer A!"))
         <response>
@@ -41,7 +36,8 @@ def quoted(text: str, tag: str = "response") -> str:
         | &lt;/response&gt; Answer A!
         </response>
     """
-    inside = _LINE_END.sub(lambda end: end[0] + PREFIX, PREFIX + _escaped(text))
+    escaped = html.escape(text, quote=False).translate(_ESCAPED)
+    inside = _LINE_END.sub(lambda end: end[0] + PREFIX, PREFIX + escaped)
     return f"<{tag}>\n{inside}\n</{tag}>"
 
 
@@ -52,49 +48,17 @@ def quoted_conversation(conversation: Conversation) -> str:
     )
 
 
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=False).translate(_ESCAPED)
+def render(template: str, conversation: Conversation, first: str, second: str) -> str:
+    """The message to a judge: a template with the prompt, whole, and the responses, all quoted.
 
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A text with the fields {prompt}, {first} and {second}.
-
-    Args:
-        text: as it was read; {{ and }} stand for braces.
-        pieces: literal texts, each with the field that follows it, None at the end.
+    The first response is shown as A, the second as B; {{ and }} stand for braces.
     """
-
-    text: str
-    pieces: tuple[tuple[str, str | None], ...]
-
-    def render(self, conversation: Conversation, first: str, second: str) -> str:
-        """The message to a judge; the prompt and the responses are quoted.
-
-        Args:
-            conversation: the prompt, shown whole.
-            first: the response that is shown first, as A.
-            second: the response that is shown second, as B.
-        """
-        fields = {
-            "prompt": quoted_conversation(conversation),
-            "first": quoted(first),
-            "second": quoted(second),
-        }
-        return "".join(
-            literal if field is None else literal + fields[field] for literal, field in self.pieces
-        )
+    prompt = quoted_conversation(conversation)
+    return template.format(prompt=prompt, first=quoted(first), second=quoted(second))
 
 
-def read_template(path: Path) -> Template:
-    """Read a template.
-
-    Args:
-        path: of a text in UTF-8.
-
-    Raises:
-        UserError: it cannot be read, or its fields are not {prompt}, {first} and {second}.
-    """
+def read_template(path: Path) -> str:
+    """The text of a template; refuses one that cannot be read, or has other fields."""
     where = f"the judge's template {path}"
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -102,19 +66,12 @@ def read_template(path: Path) -> Template:
         raise UserError(f"{where} is not text in UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror or error}") from None
-    return parsed(text, where)
+    refuse_template(text, where)
+    return text
 
 
-def parsed(text: str, where: str) -> Template:
-    """Find the fields of a template.
-
-    Args:
-        text: of the template.
-        where: the template lies, for messages.
-
-    Raises:
-        UserError: a field is missing or unknown, or braces do not match.
-    """
+def refuse_template(text: str, where: str) -> None:
+    """Refuse a template with other fields than {prompt}, {first} and {second}."""
     needed = "it needs {prompt}, {first} and {second}, and {{ and }} for braces"
     try:
         parts = list(Formatter().parse(text))
@@ -127,4 +84,3 @@ def parsed(text: str, where: str) -> Template:
     for field in FIELDS:
         if field not in found:
             raise UserError(f"{where} lacks the field {{{field}}}: {needed}")
-    return Template(text, tuple((literal, field) for literal, field, _, _ in parts))

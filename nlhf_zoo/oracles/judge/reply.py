@@ -20,37 +20,21 @@ _FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTA
 UNLISTED = 0.01
 
 
-class NotACompletionError(ValueError):
-    """The body of a reply is no chat completion: it was cut, or it is something else."""
-
-
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A chat completion, as far as a verdict needs it.
+    """A chat completion, as far as a verdict needs it."""
 
-    Args:
-        text: what the judge wrote; empty where it wrote nothing.
-        is_whole: whether it ended by itself, neither at the limit of tokens nor by a filter.
-        tokens: the tokens of the text with log-probabilities, None where the server gives none.
-        prompt_tokens: tokens that were read, 0 where the server does not say.
-        reply_tokens: tokens that were written, likewise.
-    """
-
-    text: str
-    is_whole: bool
-    tokens: Sequence[Any] | None = None
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
+    text: str  # what the judge wrote; empty where it wrote nothing
+    is_whole: bool  # it ended by itself, neither at the limit of tokens nor by a filter
+    tokens: Sequence[Any] | None = None  # with log-probabilities, where the server gives these
+    prompt_tokens: int = 0  # tokens that were read, 0 where the server does not say
+    reply_tokens: int = 0  # tokens that were written, likewise
 
 
-def read_completion(body: bytes) -> Completion:
-    """Read the body of a reply.
+def read_completion(body: bytes) -> Completion | None:
+    """The body of a reply, as the server sent it; None where it lacks a choice with a message.
 
-    Args:
-        body: JSON, as the server sent it.
-
-    Raises:
-        NotACompletionError: it is no JSON, or lacks a choice with a message.
+    Then it was cut, or it is something else than a chat completion.
     """
     try:
         reply = json.loads(body)
@@ -59,7 +43,7 @@ def read_completion(body: bytes) -> Completion:
         text = message.get("content")
     # RecursionError: of brackets that are nested a thousandfold
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise NotACompletionError from None
+        return None
     usage, logprobs = reply.get("usage"), choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     return Completion(

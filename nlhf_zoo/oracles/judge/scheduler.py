@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.judge.client import REFUSED, Failure, JudgeClient
 from nlhf_zoo.oracles.judge.reply import Completion
 from nlhf_zoo.oracles.ledger import Ledger
+from nlhf_zoo.oracles.text_oracle import Question
 
+_MAX_CONCURRENCY = 1000  # connections that the openai client opens
 _LONGEST_BACKOFF = 60.0  # seconds
 _LONGEST_WAIT = 1.0  # seconds; a signal that comes just before a wait is seen only after it
 _JITTER = random.Random()  # its own: Python's global one belongs to the run and its seed
@@ -27,28 +29,43 @@ _JITTER = random.Random()  # its own: Python's global one belongs to the run and
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """How hard a judge may be asked.
+    """How hard a judge may be asked; refuses what cannot be. Times are in seconds."""
 
-    Args:
-        concurrency: questions on their way at once, those that wait for another attempt included.
-        requests_per_minute: at most, evenly spaced; None for no limit.
-        retries: attempts after the first, of those that reached the server.
-        backoff: seconds before the first of these, doubled for each further one.
-        patience: seconds without any answer after which the judge is taken for down.
-    """
+    concurrency: int  # questions on their way at once, with those that wait for another attempt
+    requests_per_minute: float | None  # at most, evenly spaced; None for no limit
+    timeout: float  # of a whole request
+    retries: int  # attempts after the first, of those that reached the server
+    backoff: float  # before the first of these, doubled for each further one
+    patience: float  # without any answer, after which the judge is taken for down
 
-    concurrency: int
-    requests_per_minute: float | None
-    retries: int
-    backoff: float
-    patience: float
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= _MAX_CONCURRENCY:
+            raise UserError(
+                f"the judge's concurrency must be from 1 to {_MAX_CONCURRENCY}, but it is "
+                f"{self.concurrency}"
+            )
+        if self.retries < 0:
+            raise UserError(f"the judge's retries must be 0 or more, but they are {self.retries}")
+        for name in ("requests_per_minute", "timeout", "backoff"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"the judge's {name} must be a number above 0, but it is {value}")
+        rate, patience = self.requests_per_minute, self.patience
+        if rate is not None and 60 / rate >= patience:
+            raise UserError(
+                f"the judge's patience of {patience:g} s would end before the next of {rate:g} "
+                "requests_per_minute: raise it"
+            )
+        if not self.timeout <= patience < math.inf:
+            raise UserError(
+                f"the judge's patience must be at least its timeout, {self.timeout:g} s, "
+                f"but it is {patience:g} s"
+            )
 
     def wait(self, attempts: int, retry_after: float | None) -> float:
         """Seconds before another attempt: exponential with jitter, or what the server asks for.
 
-        Args:
-            attempts: so far.
-            retry_after: seconds that the server asks for; half of the patience at most is granted.
+        Of that, ``retry_after``, half of the patience at most is granted.
         """
         longest = min(_LONGEST_BACKOFF, self.backoff * 2.0 ** min(attempts - 1, 30))
         return max(longest * _JITTER.uniform(0.5, 1), min(retry_after or 0.0, self.patience / 2))
@@ -56,17 +73,11 @@ class RateLimits:
 
 @dataclass(slots=True)
 class JudgeState:
-    """What one call leaves to the next.
+    """What one call leaves to the next."""
 
-    Args:
-        silent: seconds of asking since the last answer.
-        next_send: when the rate allows the next request, on the monotonic clock.
-        last_error: what the judge said last that was no verdict; the key is hidden.
-    """
-
-    silent: float = 0.0
-    next_send: float = 0.0
-    last_error: str = ""
+    silent: float = 0.0  # seconds of asking since the last answer
+    next_send: float = 0.0  # when the rate allows the next request, on the monotonic clock
+    last_error: str = ""  # what the judge said last that was no verdict; the key is hidden
 
 
 # For the caller's thread: what it is to do, what has become of a question, that all has ended.
@@ -80,22 +91,14 @@ class RequestScheduler:
 
     Each question is a coroutine in the client's event loop. Before each attempt it waits for the
     caller's thread, where all is counted and decided; so nothing is sent while nobody reads.
-
-    Args:
-        client: sends requests.
-        limits: how hard the judge may be asked.
-        state: of earlier calls; it goes on.
-        ledger: counts requests, retries and tokens.
-        body: of the request for a question.
-        counts: of a question's first request, beside ``requests``.
     """
 
     client: JudgeClient
     limits: RateLimits
-    state: JudgeState
-    ledger: Ledger
-    body: Callable[[int], Mapping[str, Any]]
-    counts: Callable[[int], Mapping[str, int]]
+    state: JudgeState  # of earlier calls; it goes on
+    ledger: Ledger  # counts questions, requests, retries and tokens
+    questions: Sequence[Question]
+    body: Callable[[Question], Mapping[str, Any]]  # of the request for a question
 
     def __post_init__(self) -> None:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
@@ -107,11 +110,8 @@ class RequestScheduler:
         self._gives_up = False  # and what is on its way is not waited for
         self._turn = asyncio.Lock()  # to be the next that is sent, at a limited rate
 
-    def run(self, num: int) -> Iterator[tuple[int, Completion | None]]:
+    def run(self) -> Iterator[tuple[int, Completion | None]]:
         """Ask all questions.
-
-        Args:
-            num: questions are numbered from 0 up to this.
 
         Yields:
             number of a question with its completion, None where it could not be had.
@@ -121,13 +121,13 @@ class RequestScheduler:
                 were had.
             UserError: the endpoint refuses all questions alike; after these too.
         """
-        if not num:
+        if not self.questions:
             return
         self._session = self.client.session()  # takes a second, which is no silence of the judge's
         self._silent = self.state.silent
         asking: Future[None] | None = None
         try:
-            asking = asyncio.run_coroutine_threadsafe(self._ask_all(num), self._session.loop)
+            asking = asyncio.run_coroutine_threadsafe(self._ask_all(), self._session.loop)
             asking.add_done_callback(self._inbox.put)
             self._measured = time.monotonic()
             yield from self._settled(asking)
@@ -199,7 +199,8 @@ class RequestScheduler:
                 return
             self.state.next_send = now + 60 / rate
         if self._stop is None:
-            self._charge(requests=1, **({"retries": 1} if attempts > 1 else self.counts(number)))
+            asked = "swapped" if self.questions[number].again else "queries"
+            self._charge(requests=1, **{"retries" if attempts > 1 else asked: 1})
         if self._stop is None:
             self._open.add(number)
         allowed.set_result(self._stop is None)
@@ -249,10 +250,10 @@ class RequestScheduler:
 
     # ---- in the thread of the event loop ----
 
-    async def _ask_all(self, num: int) -> None:
+    async def _ask_all(self) -> None:
         slots = asyncio.Semaphore(self.limits.concurrency)
         async with asyncio.TaskGroup() as questions:
-            for number in range(num):
+            for number in range(len(self.questions)):
                 await slots.acquire()
                 if self._stopped.is_set():
                     break
@@ -261,7 +262,7 @@ class RequestScheduler:
 
     async def _ask(self, number: int) -> None:
         """Ask until there is a completion, or a failure that stays."""
-        body = self.body(number)
+        body = self.body(self.questions[number])
         unreached = 0  # attempts that no server has seen: an outage is waited for
         for attempts in count(1):
             if not await self._is_allowed(number, attempts):

@@ -13,13 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError, shown
-from nlhf_zoo.oracles.models.base import PairTextModelOracle
+from nlhf_zoo.oracles.models.pair import PairTextModelOracle
 from nlhf_zoo.oracles.text_oracle import Order
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
-from nlhf_zoo.text_models.frozen import TextModel
 from nlhf_zoo.text_models.heads import PairHead
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
-from nlhf_zoo.text_models.settings import read_settings
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source, read_settings
+from nlhf_zoo.text_models.network import TextModel
 
 _NAME = "GenerativePairModelOracle"
 _MARK = "zebra"  # stands for a question
@@ -104,7 +103,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
             raise UserError(
                 f"{source.where} has no chat template: set {_NAME}.chat_template to false"
             )
-        self.encoder = TextEncoder(
+        encoder = TextEncoder(
             tokenizer,
             None if chat_template else question,
             "pair",
@@ -113,16 +112,17 @@ class GenerativePairModelOracle(PairTextModelOracle):
             message=question,
             begins_answer=True,
         )
-        self.label_tokens = _label_tokens(self.encoder, labels)
+        self.label_tokens = _label_tokens(encoder, labels)
         network = source.whole_network("causal language model", config, dtype)
         _refuse_without_last(network, source.where)
-        self.model = _LabelModel(network, tokenizer, 3, batch_size, max_tokens, _NAME, source.where)
+        self.model = _LabelModel(network, encoder, 3, batch_size, max_tokens)
         self.model.label_tokens = self.label_tokens
 
     @property
     @override
     def fingerprint(self) -> str:
-        template = [self.encoder.template, self.encoder.message, self.label_tokens]
+        encoder = self.model.encoder
+        template = [encoder.template, encoder.message, self.label_tokens]
         options = [self.model.max_tokens, self.order, self.temperature, self.min_label_mass]
         return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 

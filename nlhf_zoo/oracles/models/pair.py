@@ -1,23 +1,55 @@
-"""A pair model as the judge: a sequence classifier that reads a prompt with both responses."""
+"""Oracles of models that read a prompt with both responses; such sequence classifiers."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.models.base import PairTextModelOracle
-from nlhf_zoo.oracles.text_oracle import Order
+from nlhf_zoo.oracles.models.base import TextModelOracle
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, in_order
 from nlhf_zoo.text_models.heads import PairHead
-from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source
-from nlhf_zoo.text_models.settings import ModelSettings, read_settings
+from nlhf_zoo.text_models.loading import CAUSAL, Dtype, ModelSettings, Source, read_settings
+from nlhf_zoo.text_models.network import TextModel
 
 _NAME = "PairModelOracle"
 # Names of the labels of a pair model that needs no `first_label`, as those that are trained here.
 _FIRST, _SECOND = "first", "second"
+
+
+class PairTextModelOracle(TextModelOracle):
+    """Preferences from outputs for whole pairs, each read in one order or in both."""
+
+    reads = "pair"
+    model: TextModel
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self.order: Order = order
+        self.symmetric = order != "none"
+
+    @abstractmethod
+    def _preferences(self, output: Tensor) -> Tensor:
+        """P(first > second) from a batch of outputs [b, D]; NaN where there is none."""
+
+    @override
+    def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        return in_order(self.in_given_order, questions, self.order)
+
+    @override
+    def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        asked, stopped = self.admitted(questions)
+        pairs = [(q.conversation, q.first, q.second) for q in asked]
+        tokens = self.model.encoder.encode_pairs(pairs)
+        for numbers, output in self.model.stream(tokens):
+            yield from zip(numbers, self._preferences(output).tolist(), strict=True)
+        if stopped is not None:
+            raise stopped
 
 
 @final
@@ -75,14 +107,12 @@ class PairModelOracle(PairTextModelOracle):
         self._first = _place_of_first(config, first_label, source.where)
         self.temperature = settings.temperature
         self.head = PairHead(config.num_labels, self.temperature)
-        self.encoder, self.model = self._load_classifier(
-            source, config, settings, batch_size, dtype
-        )
+        self.model = self._load_classifier(source, config, settings, batch_size, dtype)
 
     @property
     @override
     def fingerprint(self) -> str:
-        template = [self.encoder.template, self.encoder.message, self._first]
+        template = [self.model.encoder.template, self.model.encoder.message, self._first]
         options = [self.model.max_tokens, self.order, self.temperature]
         return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
 

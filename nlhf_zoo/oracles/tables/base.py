@@ -108,22 +108,17 @@ class TableOracle(PreferenceOracle):
         return product, all_valid(product)
 
     def _look_up(self, prompts: Prompts, first: Responses, second: Responses) -> Tensor:
-        """P(y_k > y'_l) [B, K, L]."""
+        """P(y_k > y'_l) [B, K, L]; the table itself for all pairs of all prompts, in order."""
         for responses in (first, second):
             if responses.enumerated and responses.num != self.num_actions:
                 raise ValueError(
                     f"{responses.num} responses are enumerated, of {self.num_actions} actions"
                 )
         if first.enumerated and second.enumerated:
-            return self._rows(prompts)
+            is_table = len(prompts) == self.num_prompts and torch.equal(prompts.ids, self._all_ids)
+            return self.preference if is_table else self.preference[prompts.ids]
         rows, columns = self.actions(first)[:, :, None], self.actions(second)[:, None, :]
         return self.preference[prompts.ids[:, None, None], rows, columns]
-
-    def _rows(self, prompts: Prompts) -> Tensor:
-        """The games of these prompts [B, N, N]; the table itself where these are all, in order."""
-        if len(prompts) == self.num_prompts and torch.equal(prompts.ids, self._all_ids):
-            return self.preference
-        return self.preference[prompts.ids]
 
 
 def all_valid(answers: Tensor) -> Tensor:

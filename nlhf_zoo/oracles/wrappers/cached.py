@@ -1,16 +1,32 @@
-"""Answers that were paid for once."""
+"""Answers that were paid for once, in an SQLite file, which several processes share."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from typing_extensions import override
 
+from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.oracles.wrappers.answer_store import AnswerStore, Remembered
 from nlhf_zoo.oracles.wrappers.base import WrappedTextOracle
+
+_APPLICATION = 0x6E6C6866  # "nlhf": whose file it is, in SQLite's own field for that
+_VERSION = 1  # of the table below
+_WAIT = 60.0  # seconds to wait while another process writes
+_KEYS = 500  # of one look-up; SQLite takes 999 at least
+_TABLE = """
+CREATE TABLE answers (
+    question BLOB PRIMARY KEY CHECK (length(question) = 16),
+    probability REAL NOT NULL CHECK (probability BETWEEN 0 AND 1),
+    ascending INTEGER NOT NULL CHECK (ascending IN (0, 1))
+) WITHOUT ROWID
+"""
 
 
 @final
@@ -69,3 +85,140 @@ class CachedOracle(WrappedTextOracle):
                     ascending = questions[number].is_ascending
                     answer = store.keep(names[number], Remembered(answer, ascending)).to(ascending)
                 yield number, answer
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """An answer as it was given: P(first > second) of the question as it was asked."""
+
+    probability: float
+    ascending: bool  # whether its first response was the lesser of the two
+
+    def to(self, ascending: bool) -> float:
+        """P(first > second) where the first is the lesser one, or the greater one."""
+        return self.probability if ascending == self.ascending else 1 - self.probability
+
+
+class AnswerStore:
+    """Answers by the name of their question, in a file that is made at its first use.
+
+    The file has SQLite's write-ahead log. What `OpenStore.keep` has returned is on the disk
+    (synchronous = FULL): neither a killed process nor a power cut takes it away. A connection lives
+    no longer than one `opened`, so that no process or thread inherits another's.
+
+    Raises:
+        UserError: there is no such folder, no permission, or the file is another program's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder} for the answers in {self.path.name}")
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a folder: give a file for answers")
+        if not os.access(self.path if self.path.exists() else folder, os.W_OK):
+            raise UserError(f"the answers in {self.path} cannot be written: no permission")
+        if self.path.exists():
+            with _refusing(UserError, self.path), closing(self._connected()) as connection:
+                self._is_ready(connection)
+
+    @contextmanager
+    def opened(self) -> Iterator[OpenStore]:
+        """The store, for as long as some questions take; a UserError where it cannot be used."""
+        with _refusing(UserError, self.path):
+            connection = self._connected()
+        with closing(connection):
+            with _refusing(UserError, self.path):
+                self._prepare(connection)
+            yield OpenStore(self.path, connection)
+
+    def _connected(self) -> sqlite3.Connection:
+        # Autocommit: each statement is a transaction. A generator may move between threads.
+        return sqlite3.connect(
+            self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False
+        )
+
+    def _is_ready(self, connection: sqlite3.Connection) -> bool:
+        """Whether the table is there; an empty file has none."""
+        try:
+            # In one statement: another process may be creating the table.
+            application, version, tables = connection.execute(
+                "SELECT (SELECT application_id FROM pragma_application_id),"
+                " (SELECT user_version FROM pragma_user_version),"
+                " (SELECT count(*) FROM sqlite_master)"
+            ).fetchone()
+        except sqlite3.OperationalError:  # it may well be one, which cannot be read now
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path} is no file of answers: {error}") from error
+        if (application, version, tables) == (0, 0, 0):
+            return False
+        if application != _APPLICATION:
+            raise UserError(f"{self.path} is a database of something else: give another path")
+        if version != _VERSION:
+            raise UserError(
+                f"{self.path} holds answers in the format {version} of another version of "
+                f"nlhf_zoo, and this one has the format {_VERSION}: give another path"
+            )
+        return True
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the table, if need be, and see to it that writing is safe."""
+        connection.execute("PRAGMA synchronous = FULL")
+        if not self._is_ready(connection):
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._is_ready(connection):  # nor made by another process meanwhile
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Others use a new file, still with a rollback journal: slower, and no less safe.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """An `AnswerStore` that can be read and written; an OracleStoppedError where that has ended.
+
+    A question's name has 16 bytes. The connection is to a database that has the table.
+    """
+
+    path: Path
+    connection: sqlite3.Connection
+
+    def find(self, names: Sequence[bytes]) -> dict[bytes, Remembered]:
+        """The answers that are known, by the names of their questions."""
+        found = {}
+        for start in range(0, len(names), _KEYS):
+            some = names[start : start + _KEYS]
+            query = f"SELECT * FROM answers WHERE question IN ({', '.join('?' * len(some))})"
+            with _refusing(OracleStoppedError, self.path):
+                for name, probability, ascending in self.connection.execute(query, some):
+                    found[name] = Remembered(probability, bool(ascending))
+        return found
+
+    def keep(self, name: bytes, answer: Remembered) -> Remembered:
+        """Remember an answer to a question; it is on the disk when this returns.
+
+        What is returned is remembered: another process's answer where that was quicker.
+        """
+        row = (name, answer.probability, answer.ascending)
+        with _refusing(OracleStoppedError, self.path):
+            cursor = self.connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row
+            )
+        return answer if cursor.rowcount else self.find([name])[name]
+
+
+@contextmanager
+def _refusing(kind: type[UserError], path: Path) -> Iterator[None]:
+    """Raise what SQLite objects to as one sentence."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise kind(f"the answers in {path} cannot be read or written: {error}") from error
