@@ -1,7 +1,5 @@
 """Oracles that ask the judge of the tests, and what they are asked."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

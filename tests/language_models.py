@@ -4,8 +4,6 @@ The oracle builds each player's weights by hand and runs one row at a time: no p
 peft, all logits.
 """
 
-from __future__ import annotations
-
 import atexit
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Runs of PreferenceModel in tests: their configuration, the command line in this process."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

@@ -8,8 +8,6 @@ dimension: a test that asks for equal bits of two computations fails on any mach
     NLHF_ROUNDING=1 .venv/bin/pytest -n 2 --dist loadfile
 """
 
-from __future__ import annotations
-
 import zlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs of games: configurations, the command line in processes of their own, what is left."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ They are built from a configuration, never downloaded, and saved to a folder. Th
 large, for outputs far from each other.
 """
 
-from __future__ import annotations
-
 from functools import cache, partial
 
 import judges

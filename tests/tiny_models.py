@@ -5,8 +5,6 @@ the way that a user's model goes. Their weights are large, for next-token laws f
 one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ A new algorithm is one row here: every contract of ``test_contracts.py``, ``test
 ``test_gradients.py`` and ``test_game.py`` then runs over it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The closed form against formulas of the papers, and against the rates of the theory."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What every algorithm in ``zoo.py`` is held to; exceptions are declared, never made by name."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The command line does what its users would expect of it, LightningCLI's traps included."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import functools

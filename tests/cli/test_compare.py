@@ -1,7 +1,5 @@
 """``nlhf compare``: what it writes is what was played, and what it cannot play it refuses first."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import csv

@@ -3,8 +3,6 @@
 Every adapter is random and not zero. What is loaded is never loaded by the code that wrote it.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

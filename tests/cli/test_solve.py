@@ -1,6 +1,6 @@
 """`nlhf solve`: the file that it writes, the table that it prints, and what it refuses."""
 
-from __future__ import annotations
+# ruff: noqa: E501  # tables of one row a line
 
 import json
 import subprocess
@@ -496,14 +496,8 @@ REFUSALS = {
     "unknown algorithm": (f"{ONE} --algorithm Nash", "no class 'Nash': choose one of EGPO"),
     "no algorithm": (f"{ONE} --algorithm torch.nn.Linear", "torch.nn.Linear"),
     "unknown setting": (f"{ONE} --algorithm NashMP --algorithm.etaa 1", "'etaa'"),
-    "setting of none": (
-        f"{ONE} --algorithm.eta 1",
-        "name the class whose options you give: choose one of EGPO",
-    ),
-    "eta is a word": (
-        f"{ONE} --algorithm NashMP --algorithm.eta big",
-        "--algorithm.eta: expected a number or null, but got 'big'",
-    ),
+    "setting of none": (f"{ONE} --algorithm.eta 1", "name the class whose options you give: choose one of EGPO"),
+    "eta is a word": (f"{ONE} --algorithm NashMP --algorithm.eta big", "--algorithm.eta: expected a number or null, but got 'big'"),
     "negative eta": (f"{ONE} --algorithm NashMP --algorithm.eta=-1", "eta must be a finite number"),
     "eta beta above 1": (f"{ONE} --algorithm NashMD --algorithm.eta 11", "eta * beta <= 1"),
     "no closed form": (f"{ONE} --algorithm OnlineDPO", "OnlineDPO has no closed form"),
@@ -517,20 +511,14 @@ REFUSALS = {
     "reference without an action": (f"{ONE} --reference zero.npy", "alternative 2 ('2')"),
     "start sums to 2": (f"{ONE} --algorithm NashMP --start double.npy", "start double.npy sums to"),
     "start without an action": (f"{ONE} --algorithm NashMP --start zero.npy", "start zero.npy"),
-    "one reference for others' alternatives": (
-        "--votes ragged.csv --reference three.npy",
-        "alternatives of their own",
-    ),
-    "reference of an absent alternative": (
-        "--votes ragged.csv --reference absent.npy",
-        "alternative 2 of row 1 a probability",
-    ),
+    "one reference for others' alternatives": ("--votes ragged.csv --reference three.npy", "alternatives of their own"),
+    "reference of an absent alternative": ("--votes ragged.csv --reference absent.npy", "alternative 2 of row 1 a probability"),
     "no such folder": (f"{ONE} --output nowhere/out.npz", "the folder nowhere does not exist"),
     "output is a folder": (f"{ONE} --output .", "is a folder"),
     "output is the input": (f"{ONE} --output game.npy", "would overwrite an input"),
     "diverges": (f"{ONE} --algorithm SPPO --algorithm.eta 1e308", "diverged at update"),
     "step past mu": (f"{ONE} --algorithm OnlineIPO --algorithm.eta 100", "are not negative"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture

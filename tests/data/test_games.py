@@ -1,7 +1,5 @@
 """The laws of every generated game, and what is known about each."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

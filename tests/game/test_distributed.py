@@ -1,7 +1,5 @@
 """Two processes of the CPU (gloo) play the game that one plays."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The loop: when players move, what a step is, what is counted, what invalid answers do."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import replace

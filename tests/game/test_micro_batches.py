@@ -1,7 +1,5 @@
 """A batch that is played and judged part by part, the judge behind the generator."""
 
-from __future__ import annotations
-
 import copy
 import threading
 from pathlib import Path

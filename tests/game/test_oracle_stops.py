@@ -1,7 +1,5 @@
 """Where the oracle stops, the run ends with its last words and a checkpoint, and can go on."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

@@ -4,8 +4,6 @@ SIGKILL comes at points of our choosing: each phase of a round, and each moment 
 checkpoint.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

@@ -4,8 +4,6 @@ Adapters are random and not zero where that matters: the checks see to it themse
 tested, by faults that zero adapters would hide.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from contextlib import closing

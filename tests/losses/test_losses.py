@@ -1,7 +1,5 @@
 """The pure losses: numbers by hand, gradients, minimisers, and what they do at the edges."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Each metric against its function: whole, over batches, over processes and through pickle."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest

@@ -1,7 +1,5 @@
 """A cache of answers: nothing is asked twice, and nothing that was answered is lost."""
 
-from __future__ import annotations
-
 import copy
 import math
 import multiprocessing

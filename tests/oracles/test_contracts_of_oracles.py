@@ -1,7 +1,5 @@
 """What holds of every oracle of texts: each contract runs over the one table of them."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """A population of judges."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

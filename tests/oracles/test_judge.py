@@ -1,7 +1,5 @@
 """A judge behind an endpoint: what it is asked, what is counted, and what nobody may see."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import gc

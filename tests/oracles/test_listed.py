@@ -1,6 +1,6 @@
 """Table games of oracles that read texts."""
 
-from __future__ import annotations
+# ruff: noqa: E501  # tables of one row a line
 
 import itertools
 import json
@@ -184,21 +184,15 @@ LINES = {
         [GOOD, '{"prompt": [{"role": "user", "content": "x"}], "responses": ["a", "b"]}'],
         "line 2 of .* has the prompt of line 1 again",
     ),
-    "responses text": (
-        ['{"prompt": "x", "responses": "a"}'],
-        "has text as responses: write a list",
-    ),
-    "response a number": (
-        ['{"prompt": "x", "responses": ["a", 1]}'],
-        "has a number among its resp",
-    ),
+    "responses text": (['{"prompt": "x", "responses": "a"}'], "has text as responses: write a list"),
+    "response a number": (['{"prompt": "x", "responses": ["a", 1]}'], "has a number among its resp"),
     "response empty": (['{"prompt": "x", "responses": ["a", ""]}'], "has an empty response"),
     "response twice": (['{"prompt": "x", "responses": ["a", "a"]}'], "has the response 'a' twice"),
     "one response": (['{"prompt": "x", "responses": ["a"]}'], "has fewer than two responses"),
     "names of others": ([GOOD[:-1] + ', "names": ["A"]}'], "has 1 names for 2 responses"),
     "names twice": ([GOOD[:-1] + ', "names": ["A", "A"]}'], "has the name 'A' twice"),
     "nothing": ([], "l.jsonl has no lines: there is no prompt to play"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", LINES)

@@ -1,7 +1,5 @@
 """Reward models as oracles; and what all oracles share that load a model and its settings."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

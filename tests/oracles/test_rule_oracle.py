@@ -1,7 +1,5 @@
 """Rules in Python as oracles."""
 
-from __future__ import annotations
-
 import math
 
 import jsonargparse

@@ -1,7 +1,5 @@
 """Oracles around other oracles: budgets, both orders, and how they compose."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

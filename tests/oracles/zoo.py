@@ -4,8 +4,6 @@ A new oracle is one row here: every contract of ``oracles/test_contracts_of_orac
 over it.
 """
 
-from __future__ import annotations
-
 import atexit
 import math
 import shutil

@@ -4,8 +4,6 @@ Every test starts from adapters with random non-zero weights, so that players wh
 differ.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 

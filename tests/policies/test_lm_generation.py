@@ -1,7 +1,5 @@
 """What language models draw: from which law, at what cost, and where a response ends."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """Policies over a table: mixtures, decoding, sampling, players, and what gradients reach."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Responses that can be listed, and the small language."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

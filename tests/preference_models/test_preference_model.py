@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # tables of one row a line
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

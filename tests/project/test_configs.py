@@ -1,7 +1,5 @@
 """Every file in configs/ runs, is complete, and reaches what it is there to show."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

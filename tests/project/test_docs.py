@@ -1,7 +1,5 @@
 """The documentation is true: its commands and examples run, its tables agree with the code."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable
