@@ -22,6 +22,7 @@ from tiny_models import (
     tiny_model,
     tiny_prompts,
 )
+from transformers import AutoConfig
 
 from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
@@ -66,6 +67,16 @@ def tiny_folder(kind):
 
 
 @cache
+def letters(kind, auto=None):
+    """Folder of a model with a chat template, or of a classifier with one output; as above."""
+    path = save_tiny(new_folder() / kind, kind, chat=True, max_position_embeddings=512)
+    if auto is not None:
+        torch.manual_seed(5)
+        auto.from_config(AutoConfig.from_pretrained(path, num_labels=1)).save_pretrained(path)
+    return str(path)
+
+
+@cache
 def shared_policy(kind, lora=LORA):
     """A policy that no test changes."""
     return make_policy(tiny_folder(kind), lora=lora)
@@ -97,13 +108,9 @@ def tuned_adapter():
 
     path = new_folder() / "tuned"
     config = LoraConfig(
-        r=3,
-        lora_alpha=9,
-        lora_dropout=0.5,
-        target_modules=["q_proj", "down_proj"],
-        use_rslora=True,
-        task_type="CAUSAL_LM",
-    )
+        r=3, lora_alpha=9, lora_dropout=0.5, target_modules=["q_proj", "down_proj"],
+        use_rslora=True, task_type="CAUSAL_LM",
+    )  # fmt: skip
     model = get_peft_model(tiny_model("llama"), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -16,14 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PRODUCTS = {
-    "aten::mm",
-    "aten::addmm",
-    "aten::bmm",
-    "aten::baddbmm",
-    "aten::mv",
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
     "aten::_scaled_dot_product_attention_math",
-}
+}  # fmt: skip
 
 
 class RoundedByShape(TorchDispatchMode):

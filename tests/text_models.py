@@ -53,24 +53,15 @@ def tokenizer(chat=CHAT, **options):
 
 
 SMALL = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "num_labels": 1,
-    "bos_token_id": VOCABULARY[BEGIN],
-    "eos_token_id": VOCABULARY[END],
-}
+    "vocab_size": len(VOCABULARY), "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3, "num_labels": 1,
+    "bos_token_id": VOCABULARY[BEGIN], "eos_token_id": VOCABULARY[END],
+}  # fmt: skip
 GPT2 = {
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
+    "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
     **{key: SMALL[key] for key in SMALL if "size" not in key and not key.startswith("num_h")},
     "vocab_size": len(VOCABULARY),
-}
+}  # fmt: skip
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SMALL, max_position_embeddings=64, pad_token_id=None),
     "llama_pad": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),

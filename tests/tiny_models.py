@@ -67,18 +67,11 @@ def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
     import transformers
 
     shape = {
-        "vocab_size": len(VOCABULARY),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.2,
-        "bos_token_id": VOCABULARY.index(BOS),
-        "eos_token_id": EOS_ID,
-        "pad_token_id": None,
-    }
+        "vocab_size": len(VOCABULARY), "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "initializer_range": 0.2,
+        "bos_token_id": VOCABULARY.index(BOS), "eos_token_id": EOS_ID, "pad_token_id": None,
+    }  # fmt: skip
     if kind == "gemma2":
         shape |= {"sliding_window": WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8}
         shape |= {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 3.0}

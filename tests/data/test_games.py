@@ -34,12 +34,6 @@ def test_laws(name, dtype):
     assert ((P >= 0) & (P <= 1)).all()
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_float32_is_the_same_game(name):
-    single, double = EVERY[name](5, torch.float32), EVERY[name](5, torch.float64)
-    torch.testing.assert_close(single.double(), double, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("name", SEEDED)
 def test_the_seed_alone_decides(name):
     before = torch.get_rng_state()

@@ -110,15 +110,10 @@ def attach(
 ) -> TextPrompts:
     """Set the prompts up for one of several processes, without a Trainer."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=game or Game(),
-        global_rank=rank,
-        world_size=size,
-        is_global_zero=rank == 0,
-        accumulate_grad_batches=1,
-        limit_val_batches=1.0,
-        loggers=[],
+        lightning_module=game or Game(), global_rank=rank, world_size=size,
+        is_global_zero=rank == 0, accumulate_grad_batches=1, limit_val_batches=1.0, loggers=[],
         global_step=0,
-    )
+    )  # fmt: skip
     data.setup("fit")
     return data
 

@@ -3,13 +3,13 @@
 # ruff: noqa: E501  # tables of one row a line
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from judges import FairJudge, Judge, beats, opinion
+from rows import write as write_rows
 from zoo import fit
 
 from nlhf_zoo.algorithms import NashMP
@@ -31,12 +31,7 @@ ROWS = [
 
 @pytest.fixture
 def write(tmp_path: Path):
-    def write(*rows: object, name: str = "listed.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return write
+    return lambda *rows, name="listed.jsonl": Path(write_rows(tmp_path / name, *rows))
 
 
 def by_hand(say, rows=ROWS, size=4) -> torch.Tensor:
@@ -198,8 +193,7 @@ LINES = {
 @pytest.mark.parametrize("kind", LINES)
 def test_lines_that_cannot_be_used(kind: str, tmp_path: Path):
     lines, sentence = LINES[kind]
-    path = tmp_path / "l.jsonl"
-    path.write_text("".join(line + "\n" for line in lines))
+    path = write_rows(tmp_path / "l.jsonl", *lines)
     with pytest.raises(UserError, match=sentence) as error:
         ListedResponses(RuleOracle(shorter_wins), path)
     assert "\n" not in str(error.value)

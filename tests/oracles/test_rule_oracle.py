@@ -15,15 +15,6 @@ from nlhf_zoo.records import ProximalStep
 from oracles.zoo import Sums
 
 
-def test_a_rule_is_asked_about_different_texts_once_and_answers_both_ways():
-    rule, value = Sums(), Sums()
-    first, second = responses(["a", "b", "a"]), responses(["a", "c", "b", "c"])
-    answer = RuleOracle(rule, check_symmetry=False)(prompts("x"), first, second)
-    assert sorted(rule.read) == ["x | a | b", "x | a | c", "x | b | c"]
-    expected = [[value("x", a, b) for b in second.text[0]] for a in first.text[0]]
-    torch.testing.assert_close(answer.preference[0], torch.tensor(expected))
-
-
 def test_the_game_counts_what_a_rule_is_asked():
     rule, step = Sums(), ProximalStep({"policy": 1}, ((1, {"policy": 1}),), 1, self_play=True)
     oracle = RuleOracle(rule, check_symmetry=False)
