@@ -329,8 +329,8 @@ def listed(oracle=BEATS, path="l.jsonl"):
     return part("ListedResponses", oracle=oracle, path=path)
 
 
-def population(*oracles, **options):
-    return part("EnsembleOracle", oracles=oracles, **options)
+def population(*members, **options):
+    return part("EnsembleOracle", oracles=members, **options)
 
 
 # Without an optimizer of its own, as by the command line. A round asks about 3 pairs.

@@ -23,31 +23,19 @@ from nlhf_zoo.records import PLAIN, Prompts, Responses
 
 @lm.each_architecture
 @lm.each_way
-def test_players_differ(kind, lora):
-    """A reference taken from `get_base_model` is the adapted model: these would be equal."""
-    policy = lm.shared_policy(kind, lora)
-    prompts, responses = lm.drawn(policy)
-    found = lm.log_probs_of(policy, prompts, responses)
-    with torch.no_grad():
-        found["half"] = policy.log_prob(lm.HALF, prompts, responses)
-    assert set(found) == {"policy", "reference", "anchor", "half"}
-    for one, other in itertools.combinations(found, 2):
-        assert (found[one] - found[other]).abs().min() > 1e-3, (one, other)
-
-
-@lm.each_architecture
-@lm.each_way
 def test_log_prob_is_that_of_the_weights_put_together_by_hand(kind, lora):
     policy = lm.shared_policy(kind, lora)
     prompts, responses = lm.drawn(policy, num=8)
     assert len(set(responses.mask.sum(-1).flatten().tolist())) > 1  # padded on both sides
-    mixed = {"policy": 0.3, "anchor": 0.5, "reference": 0.2}
+    mixed, by_hand = {"policy": 0.3, "anchor": 0.5, "reference": 0.2}, []
     for who in (lm.POLICY, lm.REFERENCE, lm.ANCHOR, lm.HALF, mixed):
         ours = policy.log_prob(who, prompts, responses).detach().double()
-        theirs = lm.log_prob_by_hand(policy, who, prompts, responses)
+        by_hand.append(lm.log_prob_by_hand(policy, who, prompts, responses))
         torch.testing.assert_close(
-            ours, theirs, atol=lm.TOLERANCE, rtol=1e-5, msg=lambda m, w=who: f"{w}: {m}"
+            ours, by_hand[-1], atol=lm.TOLERANCE, rtol=1e-5, msg=lambda m, w=who: f"{w}: {m}"
         )
+    for one, other in itertools.combinations(by_hand, 2):  # players that are mixed up would show
+        assert (one - other).abs().median() > 1e-2
 
 
 def test_the_shape_of_the_adapters_is_the_one_that_was_asked_for():

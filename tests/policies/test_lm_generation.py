@@ -190,13 +190,6 @@ def test_mixtures_draw_from_three_laws():
             assert (p > ERROR_RATE) if other == weight else (p < 1e-12), (weight, other, p)
 
 
-def test_mixtures_at_the_ends_draw_what_their_players_draw():
-    for weight, player in ((0.0, "policy"), (1.0, "reference")):
-        _, mixed = words_drawn(lm.small(), MIXTURES[weight], num=64)
-        _, alone = words_drawn(lm.small(), {player: 1.0}, num=64)
-        assert torch.equal(mixed.tokens, alone.tokens)
-
-
 DECODINGS = [
     Decoding(temperature=0.6), Decoding(temperature=2.0, top_k=3), Decoding(top_p=0.7),
     Decoding(min_p=0.5), Decoding(temperature=1.5, top_k=4, top_p=0.8, min_p=0.1),

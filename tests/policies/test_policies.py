@@ -22,9 +22,7 @@ from nlhf_zoo.records import PLAIN, Decoding, Prompts
 
 C, N = 3, 5
 PLAYERS = ("policy", "anchor", "lookahead")
-RAGGED = torch.tensor(
-    [[True] * 5, [True, False, True, True, False], [True, True, False, False, False]]
-)
+RAGGED = torch.tensor([[True] * 5, [True, False, True, True, False], [True] * 2 + [False] * 3])
 CPU = torch.device("cpu")
 
 
