@@ -64,7 +64,7 @@ def tiny_tokenizer(bos: bool = False, pad: str | None = None, chat: bool = False
 
 def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
     """A random model of one of the architectures, with ``changes`` of its configuration."""
-    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {
         "vocab_size": len(VOCABULARY), "hidden_size": 32, "intermediate_size": 48,
@@ -76,16 +76,11 @@ def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
         shape |= {"sliding_window": WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8}
         shape |= {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 3.0}
     if kind == "gpt2":
-        for name in ("intermediate_size", "num_key_value_heads"):
-            del shape[name]
-    name = {"llama": "Llama", "qwen2": "Qwen2", "gemma2": "Gemma2", "gpt2": "GPT2"}[kind]
-    config = getattr(transformers, f"{name}Config")(**(shape | changes))
-    model_class = getattr(
-        transformers, "GPT2LMHeadModel" if kind == "gpt2" else f"{name}ForCausalLM"
-    )
+        del shape["intermediate_size"], shape["num_key_value_heads"]
+    config = AutoConfig.for_model(kind, **(shape | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(config).eval()
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: Path, kind: str, seed: int = 0, chat: bool = False, **changes: Any) -> Path:

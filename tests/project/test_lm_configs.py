@@ -1,6 +1,7 @@
 """Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,7 @@ def prompts(tmp_path: Path) -> str:
 
 
 def test_each_model_has_a_file_for_each_algorithm():
-    assert {(p.parent.name, p.stem) for p in FILES} == {
-        (m, a) for m in ARCHITECTURES for a in COSTS
-    }
+    assert {(p.parent.name, p.stem) for p in FILES} == {*product(ARCHITECTURES, COSTS)}
 
 
 @every
