@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 
 # Before anything imports them: no window, and no network for a model that was forgotten in a test.

@@ -3,8 +3,6 @@
 Importing torch and lightning takes seconds; a server does it once, and each run is a fork of it.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

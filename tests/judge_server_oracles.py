@@ -1,7 +1,5 @@
 """Oracles that ask the judge of the tests, and what they are asked."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 
@@ -18,8 +16,9 @@ RETRIES = 3
 
 def oracle(server: JudgeServer, **options) -> JudgeOracle:
     """An oracle that does not wait for long between attempts, but for any server to reply."""
-    fast = {"timeout": 600.0, "retries": RETRIES, "backoff": 0.02, "patience": 3600.0}
-    return JudgeOracle("small", server.url, api_key_env=None, **{**fast, **options})
+    given = {"model": "small", "base_url": server.url, "api_key_env": None}
+    given |= {"timeout": 600.0, "retries": RETRIES, "backoff": 0.02, "patience": 3600.0}
+    return JudgeOracle(**given | options)
 
 
 class Clock:

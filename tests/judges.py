@@ -1,7 +1,5 @@
 """Judges of texts that note what they are asked, for tests of what wraps them."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

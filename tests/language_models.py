@@ -4,8 +4,6 @@ The oracle builds each player's weights by hand and runs one row at a time: no p
 peft, all logits.
 """
 
-from __future__ import annotations
-
 import atexit
 import shutil
 import tempfile
@@ -15,15 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from tiny_models import (
-    ARCHITECTURES,
-    make_policy,
-    save_tiny,
-    scatter_adapters,
-    tiny_model,
-    tiny_prompts,
-)
+from transformers import AutoConfig
 
 from nlhf_zoo.data.tables import small_language
 from nlhf_zoo.errors import UserError
@@ -38,7 +30,7 @@ HALF = {"policy": 0.5, "reference": 0.5}
 # machines more than on others. A wrong position, mask or player moves it by a hundred times that.
 TOLERANCE = 1e-4
 
-each_architecture = pytest.mark.parametrize("kind", ARCHITECTURES)
+each_architecture = pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
 each_way = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 
 
@@ -64,13 +56,23 @@ def new_folder():
 @cache
 def tiny_folder(kind):
     """Folder of an architecture's model; no test changes it."""
-    return save_tiny(new_folder() / kind, kind)
+    return tiny_models.save_tiny(new_folder() / kind, kind)
+
+
+@cache
+def letters(kind, auto=None):
+    """Folder of a model with a chat template, or of a classifier with one output; as above."""
+    path = tiny_models.save_tiny(new_folder() / kind, kind, chat=True, max_position_embeddings=512)
+    if auto is not None:
+        torch.manual_seed(5)
+        auto.from_config(AutoConfig.from_pretrained(path, num_labels=1)).save_pretrained(path)
+    return str(path)
 
 
 @cache
 def shared_policy(kind, lora=LORA):
     """A policy that no test changes."""
-    return make_policy(tiny_folder(kind), lora=lora)
+    return tiny_models.make_policy(tiny_folder(kind), lora=lora)
 
 
 @cache
@@ -82,8 +84,8 @@ def small():
 def small_policy(**kwargs):
     oracle = SmallLanguage()
     kwargs = {"max_new_tokens": 3, "names": oracle.action_names} | kwargs
-    policy = make_policy(SmallLanguageModel(), **kwargs)
-    scatter_adapters(policy, 0.4)
+    policy = tiny_models.make_policy(SmallLanguageModel(), **kwargs)
+    tiny_models.scatter_adapters(policy, 0.4)
     return policy
 
 
@@ -99,14 +101,10 @@ def tuned_adapter():
 
     path = new_folder() / "tuned"
     config = LoraConfig(
-        r=3,
-        lora_alpha=9,
-        lora_dropout=0.5,
-        target_modules=["q_proj", "down_proj"],
-        use_rslora=True,
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(tiny_model("llama"), config)
+        r=3, lora_alpha=9, lora_dropout=0.5, target_modules=["q_proj", "down_proj"],
+        use_rslora=True, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    model = get_peft_model(tiny_models.tiny_model("llama"), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -190,7 +188,7 @@ def log_prob_by_hand(policy, who, prompts, responses):
 
 
 def drawn(policy, who=HALF, num=3, decoding=PLAIN, seed=0, texts=None):
-    prompts = tiny_prompts(policy, *([] if texts is None else [texts]))
+    prompts = tiny_models.tiny_prompts(policy, *([] if texts is None else [texts]))
     return prompts, policy.sample(who, prompts, num, decoding, stream(seed))
 
 

@@ -1,7 +1,5 @@
 """Runs of PreferenceModel in tests: their configuration, the command line in this process."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path
@@ -41,12 +39,8 @@ def configuration(folder: Path, kind: str = "general", **model: Any) -> dict[str
             },
         ),
         "data": part(
-            "nlhf_zoo.data.pairs.PreferencePairs",
-            path=str(data / "train.jsonl"),
-            limit=40,
-            batch_size=8,
-            validation_path=str(data / "held_out.jsonl"),
-            num_validation=2,
+            "nlhf_zoo.data.pairs.PreferencePairs", path=str(data / "train.jsonl"), limit=40,
+            batch_size=8, validation_path=str(data / "held_out.jsonl"), num_validation=2,
         ),
         "trainer": {
             "accelerator": "cpu",
@@ -62,7 +56,7 @@ def configuration(folder: Path, kind: str = "general", **model: Any) -> dict[str
             ),
             "callbacks": [part("GameCheckpoint", every_n_train_steps=1)],
         },
-    }
+    }  # fmt: skip
 
 
 def write(folder: Path, config: dict[str, Any]) -> str:

@@ -8,8 +8,6 @@ dimension: a test that asks for equal bits of two computations fails on any mach
     NLHF_ROUNDING=1 .venv/bin/pytest -n 2 --dist loadfile
 """
 
-from __future__ import annotations
-
 import zlib
 from typing import Any
 
@@ -18,14 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PRODUCTS = {
-    "aten::mm",
-    "aten::addmm",
-    "aten::bmm",
-    "aten::baddbmm",
-    "aten::mv",
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
     "aten::_scaled_dot_product_attention_math",
-}
+}  # fmt: skip
 
 
 class RoundedByShape(TorchDispatchMode):

@@ -1,7 +1,5 @@
 """Rows of text in files, and a Trainer that keeps quiet, for tests of what is read."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs of games: configurations, the command line in processes of their own, what is left."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any
@@ -208,14 +206,9 @@ def judged_game(folder: Path, url: str) -> None:
     """A language model whose responses a judge compares; what it says is remembered."""
     config = copy.deepcopy(CASES["language-nash_mp"])
     judge = part(
-        "JudgeOracle",
-        model="small",
-        base_url=url,
-        api_key_env=None,
-        concurrency=2,
-        timeout=200.0,
+        "JudgeOracle", model="small", base_url=url, api_key_env=None, concurrency=2, timeout=200.0,
         backoff=0.05,
-    )
+    )  # fmt: skip
     oracle = part("CachedOracle", oracle=judge, path="answers.sqlite")
     config["model"]["init_args"]["oracle"] = oracle
     config["data"] = part("TextPrompts", path="prompts.jsonl", batch_size=2)

@@ -4,8 +4,6 @@ They are built from a configuration, never downloaded, and saved to a folder. Th
 large, for outputs far from each other.
 """
 
-from __future__ import annotations
-
 from functools import cache, partial
 
 import judges
@@ -55,32 +53,20 @@ def tokenizer(chat=CHAT, **options):
 
 
 SMALL = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "num_labels": 1,
-    "bos_token_id": VOCABULARY[BEGIN],
-    "eos_token_id": VOCABULARY[END],
-}
-GPT2 = {
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
-    **{key: SMALL[key] for key in SMALL if "size" not in key and not key.startswith("num_h")},
-    "vocab_size": len(VOCABULARY),
-}
+    "vocab_size": len(VOCABULARY), "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3, "num_labels": 1,
+    "bos_token_id": VOCABULARY[BEGIN], "eos_token_id": VOCABULARY[END],
+}  # fmt: skip
+SHORT = SMALL | {"max_position_embeddings": 64, "pad_token_id": None}
+PADDED = SMALL | {"pad_token_id": VOCABULARY[PAD]}
 CONFIGS = {
-    "llama": lambda: LlamaConfig(**SMALL, max_position_embeddings=64, pad_token_id=None),
-    "llama_pad": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
+    "llama": lambda: LlamaConfig(**SHORT),
+    "llama_pad": lambda: LlamaConfig(**PADDED),
     "llama_pad_is_end": lambda: LlamaConfig(**SMALL, pad_token_id=VOCABULARY[END]),
     "llama_pad_below_0": lambda: LlamaConfig(**SMALL, pad_token_id=-1),
-    "gpt2": lambda: GPT2Config(**GPT2, pad_token_id=None),
-    "gpt2_pad_is_end": lambda: GPT2Config(**GPT2, pad_token_id=VOCABULARY[END]),
-    "bert": lambda: BertConfig(**SMALL, pad_token_id=VOCABULARY[PAD]),
+    "gpt2": lambda: GPT2Config(**SHORT),
+    "gpt2_pad_is_end": lambda: GPT2Config(**SHORT | {"pad_token_id": VOCABULARY[END]}),
+    "bert": lambda: BertConfig(**PADDED),
     "roberta": lambda: RobertaConfig(
         **SMALL, max_position_embeddings=20, pad_token_id=VOCABULARY[PAD] + 1
     ),

@@ -5,8 +5,6 @@ the way that a user's model goes. Their weights are large, for next-token laws f
 one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,35 +64,23 @@ def tiny_tokenizer(bos: bool = False, pad: str | None = None, chat: bool = False
 
 def tiny_model(kind: str, seed: int = 0, **changes: Any) -> Any:
     """A random model of one of the architectures, with ``changes`` of its configuration."""
-    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {
-        "vocab_size": len(VOCABULARY),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.2,
-        "bos_token_id": VOCABULARY.index(BOS),
-        "eos_token_id": EOS_ID,
-        "pad_token_id": None,
-    }
+        "vocab_size": len(VOCABULARY), "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "initializer_range": 0.2,
+        "bos_token_id": VOCABULARY.index(BOS), "eos_token_id": EOS_ID, "pad_token_id": None,
+    }  # fmt: skip
     if kind == "gemma2":
         shape |= {"sliding_window": WINDOW, "head_dim": 8, "query_pre_attn_scalar": 8}
         shape |= {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 3.0}
     if kind == "gpt2":
-        for name in ("intermediate_size", "num_key_value_heads"):
-            del shape[name]
-    name = {"llama": "Llama", "qwen2": "Qwen2", "gemma2": "Gemma2", "gpt2": "GPT2"}[kind]
-    config = getattr(transformers, f"{name}Config")(**(shape | changes))
-    model_class = getattr(
-        transformers, "GPT2LMHeadModel" if kind == "gpt2" else f"{name}ForCausalLM"
-    )
+        del shape["intermediate_size"], shape["num_key_value_heads"]
+    config = AutoConfig.for_model(kind, **(shape | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(config).eval()
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: Path, kind: str, seed: int = 0, chat: bool = False, **changes: Any) -> Path:

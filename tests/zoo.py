@@ -4,15 +4,14 @@ A new algorithm is one row here: every contract of ``test_contracts.py``, ``test
 ``test_gradients.py`` and ``test_game.py`` then runs over it.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import lightning as L
+import rows
 import torch
 from torch import Tensor
 
@@ -90,12 +89,9 @@ ROWS = [
 ]
 CLOSED_FORM = [row for row in ROWS if row.make().closed_form]
 SURROGATES: list[Surrogate] = [
-    surrogates.proximal_regression,
-    surrogates.ipo_regression,
-    surrogates.policy_gradient,
-    surrogates.sppo_regression,
-    surrogates.logistic,
-]
+    surrogates.proximal_regression, surrogates.ipo_regression, surrogates.policy_gradient,
+    surrogates.sppo_regression, surrogates.logistic,
+]  # fmt: skip
 
 
 def fits(surrogate: Surrogate, step: ProximalStep) -> bool:
@@ -195,6 +191,7 @@ def small_game(
     start: Tensor | None = None,
     lr: float = 0.1,
     game_class: type[OnlineGame] = OnlineGame,
+    wrap: Callable[[MatrixOracle], PreferenceOracle] = lambda oracle: oracle,
     **parts: Any,
 ) -> OnlineGame:
     """A tabular policy in `small_games`; in closed form, or by plain gradient steps."""
@@ -203,7 +200,7 @@ def small_game(
         TensorReference(log_reference), None if start is None else TensorReference(start)
     )
     optimizer = partial(torch.optim.SGD, lr=lr)
-    return game_class(policy, MatrixOracle(P), algorithm, optimizer=optimizer, **parts)
+    return game_class(policy, wrap(MatrixOracle(P)), algorithm, optimizer=optimizer, **parts)
 
 
 class Spy(PreferenceOracle):
@@ -284,15 +281,7 @@ def fit(
     **trainer: Any,
 ) -> OnlineGame:
     """Train through Lightning, without files unless the trainer is to write some."""
-    L.Trainer(
-        max_epochs=-1,
-        accelerator="cpu",
-        devices=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        callbacks=[Budget(rounds=rounds), *callbacks],
-        **({"logger": False, "enable_checkpointing": False} | trainer),
-    ).fit(game, data or TablePrompts())
+    callbacks = [Budget(rounds=rounds), *callbacks]
+    player = rows.trainer(devices=1, limit_val_batches=0, callbacks=callbacks, **trainer)
+    player.fit(game, data or TablePrompts())
     return game

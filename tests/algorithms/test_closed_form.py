@@ -1,9 +1,8 @@
 """The closed form against formulas of the papers, and against the rates of the theory."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -20,15 +19,15 @@ ROUNDS = 5  # by hand
 
 # ---- each algorithm by hand: a second implementation, from the papers' formulas ----
 #
-# x and mu are log-policies of one game, P its preference; each function yields the log-policy
-# after every round. "+ const" is left out: softmax normalises policies where they meet an opponent.
+# x and mu are log-policies of one game, P its preference; each function yields log-policies for
+# ever, one a round. "+ const" is left out: softmax normalises them where they meet an opponent.
 
 
 def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):
     """log pi_{k+1/2} = [log pi_k + eta log mu + (eta/beta) P pi_k] / (1 + eta), and again."""
     eta = eta or 2 * beta
     anchor = x
-    for _ in range(ROUNDS):
+    while True:
         half = (anchor + eta * mu + eta / beta * P @ softmax(anchor)) / (1 + eta)
         x = (anchor + eta * mu + eta / beta * P @ softmax(half)) / (1 + eta)
         anchor = (1 - kappa) * log_softmax(anchor) + kappa * log_softmax(x)
@@ -38,7 +37,7 @@ def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):
 def egpo(P, mu, x, beta, eta=None, scored=None):
     """theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta), and again."""
     eta = eta or 2 / (1 + 2 * beta)
-    for _ in range(ROUNDS):
+    while True:
         half = (1 - eta * beta) * x + eta * beta * (mu + P @ softmax(x) / beta)
         x = (1 - eta * beta) * x + eta * beta * (mu + P @ softmax(half) / beta)
         yield x
@@ -46,7 +45,7 @@ def egpo(P, mu, x, beta, eta=None, scored=None):
 
 def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
     """Mirror descent: pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta P pi_t)."""
-    for _ in range(ROUNDS):
+    while True:
         product = (
             softmax(x) ** (1 - eta * beta)
             * np.exp(mu) ** (eta * beta)
@@ -58,7 +57,7 @@ def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
 
 def nash_md(P, mu, x, beta, eta=None, mixture=None):
     """pi_t^mu ~ pi_t^(1 - eta beta) mu^(eta beta); pi_{t+1} ~ pi_t^mu exp(eta P pi_t^mu)."""
-    for t in range(ROUNDS):
+    for t in count():
         step = eta or 2 / (beta * (t + 2))
         weight = step * beta if mixture is None else mixture
         opponent = softmax((1 - weight) * x + weight * mu)
@@ -68,7 +67,7 @@ def nash_md(P, mu, x, beta, eta=None, mixture=None):
 
 def sppo(P, mu, x, beta, eta=0.3, self_play=True, inner_steps=1):
     """pi_{t+1} ~ pi_t exp(eta P pi_t)."""
-    for _ in range(ROUNDS):
+    while True:
         x = log_softmax(x + eta * P @ softmax(x))
         yield x
 
@@ -77,7 +76,7 @@ def optimistic_mirror_descent(P, mu, x, beta, eta=0.1, regularised=True):
     """log pi_{t+1} = (1 - w) log pi_t + w log mu + 2 eta P pi_t - eta P pi_{t-1}."""
     weight = eta * beta if regularised else 0.0
     previous = x
-    for _ in range(ROUNDS):
+    while True:
         new = (
             (1 - weight) * x + weight * mu + 2 * eta * P @ softmax(x) - eta * P @ softmax(previous)
         )
@@ -87,13 +86,11 @@ def optimistic_mirror_descent(P, mu, x, beta, eta=0.1, regularised=True):
 
 def moving_magnet(P, mu, x, beta, inner, every):
     """The algorithm inside, begun anew every so many rounds with the policy for mu."""
-    left = ROUNDS
-    while left > 0:
+    while True:
         stretch = BY_HAND[inner.algorithm](P, mu, x, beta, **inner.kwargs)
-        for _ in range(min(every, left)):
-            x = next(stretch)
+        for x in islice(stretch, every):
             yield x
-        mu, left = log_softmax(x), left - every
+        mu = log_softmax(x)
 
 
 BY_HAND = {
@@ -120,10 +117,9 @@ def test_rounds_equal_the_formula_by_hand(row, beta):
     log_policies = engine(row.make(), P, mu, start, beta).run(0, ROUNDS).log_policy.log_softmax(-1)
     for game in range(len(P)):
         arrays = (P[game].numpy(), mu[game].numpy(), start[game].numpy())
-        expected = [log_softmax(x) for x in BY_HAND[row.algorithm](*arrays, beta, **row.kwargs)]
-        np.testing.assert_allclose(
-            log_policies[:, game].numpy(), np.stack(expected), atol=1e-12, rtol=0
-        )
+        by_hand = islice(BY_HAND[row.algorithm](*arrays, beta, **row.kwargs), ROUNDS)
+        expected = np.stack([log_softmax(x) for x in by_hand])
+        np.testing.assert_allclose(log_policies[:, game].numpy(), expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])

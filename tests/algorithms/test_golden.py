@@ -6,8 +6,6 @@ reason in the pull request: the file is written anew by
     PYTHONPATH=.:tests python tests/algorithms/test_golden.py
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -8,8 +8,6 @@ Statistics: each coordinate of a mean must lie within four standard errors, whic
 estimate misses with probability 6e-5; about 1,500 are compared, and the seeds are fixed.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -5,8 +5,6 @@ game: its regularised best response gains nothing, and what the regularisation c
 most that. Exploitabilities are compared, for an equilibrium need not be unique.
 """
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The command line does what its users would expect of it, LightningCLI's traps included."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import functools
@@ -17,33 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import runs
 import yaml
 from forked import nlhf
 from paths import ROOT
-from runs import (
-    CASES,
-    ROUNDS,
-    RUN,
-    assert_same_run,
-    configuration,
-    fit,
-    load,
-    part,
-    whole_run,
-    write,
-)
+from runs import part
 
 from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.policies.language_model.players import AdapterPlayers
 
-GAME = configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
+GAME = runs.configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
 
 
 def printed(folder: Path, *args: str, **kwargs: Any) -> dict[str, Any]:
     """The configuration as the parser sees it."""
-    run = fit(folder, *args, "--print_config", **kwargs)
+    run = runs.fit(folder, *args, "--print_config", **kwargs)
     assert run.code == 0, run.err
     return dict(yaml.safe_load(run.out))
 
@@ -57,7 +45,7 @@ def algorithm(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with game.yaml."""
-    write(tmp_path, GAME)
+    runs.write(tmp_path, GAME)
     return tmp_path
 
 
@@ -87,12 +75,13 @@ HELP = {
     "compare": "config output budget.queries seeds betas overwrite",
     "oracle": "responses num_prompts num_responses max_queries output figure",
     "export": "ckpt output player merged config",
+    "doctor": "num_prompts no_rehearsal",
 }
 
 
 @pytest.mark.parametrize("command", HELP)
 def test_help_names_the_options(command: str, capsys):
-    is_ours = command == "oracle"  # the others' is their parser's, and ends the process
+    is_ours = command in ("oracle", "doctor")  # the others' is their parser's, and ends the process
     with nullcontext() if is_ours else pytest.raises(SystemExit, match=r"^0$"):
         main([command, "--help"])
     words = capsys.readouterr().out.split()
@@ -111,35 +100,35 @@ def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
 
 
 def test_fit_says_where_things_lie_and_nothing_else(folder: Path):
-    run = fit(folder)
+    run = runs.fit(folder)
     assert run.code == 0
-    assert run.out == f"Logs, metrics and checkpoint: {RUN}\n"
+    assert run.out == f"Logs, metrics and checkpoint: {runs.RUN}\n"
     assert run.err == ""
-    names = {path.name.split(".")[0] for path in (folder / RUN).iterdir()}
+    names = {path.name.split(".")[0] for path in (folder / runs.RUN).iterdir()}
     assert names == {"checkpoints", "config", "events", "history", "hparams"}
 
 
 def test_saved_configuration_gives_the_same_run(folder: Path):
-    assert fit(folder).code == 0
-    saved = folder / RUN / "config.yaml"
+    assert runs.fit(folder).code == 0
+    saved = folder / runs.RUN / "config.yaml"
     assert nlhf("fit", "-c", str(saved), folder=folder).code == 0
     again = folder / "runs/game/version_1"
-    assert (again / "history.bin").read_bytes() == (folder / RUN / "history.bin").read_bytes()
+    assert (again / "history.bin").read_bytes() == (folder / runs.RUN / "history.bin").read_bytes()
     assert (again / "config.yaml").read_bytes() == saved.read_bytes()
 
 
 def test_the_command_line_wins(folder: Path):
-    run = fit(folder, "--model.algorithm", "EGPO", "--model.algorithm.eta", "0.25")
+    run = runs.fit(folder, "--model.algorithm", "EGPO", "--model.algorithm.eta", "0.25")
     assert run.code == 0
-    saved = yaml.safe_load((folder / RUN / "config.yaml").read_text())
+    saved = yaml.safe_load((folder / runs.RUN / "config.yaml").read_text())
     name, arguments = algorithm(saved)
     assert (name, arguments["eta"]) == ("EGPO", 0.25)
-    assert "networks.lookahead" in "".join(load(folder)["state_dict"])
+    assert "networks.lookahead" in "".join(runs.load(folder)["state_dict"])
 
 
 def test_the_seed_is_that_of_the_run(folder: Path):
     for seed in ("3", "4"):
-        assert fit(folder, "--seed_everything", seed).code == 0
+        assert runs.fit(folder, "--seed_everything", seed).code == 0
     one, other = (read_history(folder / f"runs/game/version_{i}") for i in (0, 1))
     assert not np.allclose(one["exploitability"][0], other["exploitability"][0])
 
@@ -172,7 +161,7 @@ def import_from(folder: Path, *modules: str) -> None:
 def test_a_game_of_ones_own(name: str, imported: tuple[str, ...], folder: Path):
     (folder / "my_game.py").write_text(MY_GAME)
     before = functools.partial(import_from, folder, *imported)
-    run = fit(folder, "--model", name, "--model.shout", "hello", before=before)
+    run = runs.fit(folder, "--model", name, "--model.shout", "hello", before=before)
     assert run.code == 0, run.err
     assert run.out.splitlines()[0] == "hello"
 
@@ -199,9 +188,9 @@ def test_callbacks_are_appended_with_a_plus_and_replaced_without(folder: Path):
 
 
 def test_interpolation_is_relative_and_resolved_last(folder: Path):
-    config = configuration(algorithm=part("NashMD", eta="${..mixture}", mixture=0.125))
+    config = runs.configuration(algorithm=part("NashMD", eta="${..mixture}", mixture=0.125))
     config["model"]["init_args"]["algorithm"]["init_args"]["eta"] = "${.mixture}"
-    write(folder, config)
+    runs.write(folder, config)
     assert algorithm(printed(folder))[1]["eta"] == 0.125
     assert algorithm(printed(folder, "--model.algorithm.mixture", "0.25"))[1]["eta"] == 0.25
 
@@ -213,18 +202,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["a,b,x", "b,c,x", "c,a,x", "b,a,y"]
     (folder / "votes.csv").write_text("\n".join(["winner,loser,prompt", *rows]) + "\n")
     oracle = part("VotesOracle", votes="votes.csv")
-    write(
-        folder, configuration(algorithm=part("NashMP"), oracle=oracle, policy=part("TabularPolicy"))
+    runs.write(
+        folder,
+        runs.configuration(algorithm=part("NashMP"), oracle=oracle, policy=part("TabularPolicy")),
     )
-    run = fit(folder)
+    run = runs.fit(folder)
     assert run.code == 0, run.err
     return folder
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_evaluation_gives_the_figures_of_the_last_round(command: str, finished: Path):
-    history = read_history(finished / RUN)
-    before = (finished / RUN / "config.yaml").read_bytes()
+    history = read_history(finished / runs.RUN)
+    before = (finished / runs.RUN / "config.yaml").read_bytes()
     run = nlhf(command, "--config", "game.yaml", "--ckpt_path", "last", folder=finished)
     assert run.code == 0, run.err
     figures = dict(re.findall(r"│\s+([\w/]+)\s+│\s+([\d.e+-]+)\s+│", run.out))
@@ -237,7 +227,7 @@ def test_evaluation_gives_the_figures_of_the_last_round(command: str, finished: 
         "step": history["round"][-1],
     }.items():
         assert float(figures[tag]) == pytest.approx(value, rel=1e-6, abs=1e-9), tag
-    assert (finished / RUN / "config.yaml").read_bytes() == before
+    assert (finished / runs.RUN / "config.yaml").read_bytes() == before
     assert [path.name for path in (finished / "runs/game").iterdir()] == ["version_0"]
 
 
@@ -247,14 +237,14 @@ def test_predict_prints_the_probabilities(finished: Path):
     rows = list(csv.DictReader(run.out.splitlines()))
     assert [row["response"] for row in rows] == ["a", "b", "c", "b", "a"]
     assert [row["prompt"] for row in rows] == ["0", "0", "0", "1", "1"]
-    logits = load(finished)["state_dict"]["policy.networks.policy.logits"]
+    logits = runs.load(finished)["state_dict"]["policy.networks.policy.logits"]
     logits[1, 2] = -np.inf
     expected = logits.softmax(-1).flatten()[:5]
     assert [float(row["probability"]) for row in rows] == pytest.approx(expected.tolist())
 
 
 def test_a_logger_can_be_left_out(folder: Path):
-    run = fit(folder, "--trainer.logger", "false", "--trainer.default_root_dir", "here")
+    run = runs.fit(folder, "--trainer.logger", "false", "--trainer.default_root_dir", "here")
     assert run.code == 0, run.err
     assert len(read_history(folder / "here")["round"]) > 1
     assert not (folder / "runs").exists()
@@ -355,10 +345,10 @@ OLD_PATHS = {
 
 
 def test_a_run_that_was_saved_under_old_paths_resumes_and_is_the_same(tmp_path: Path):
-    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
     config["trainer"]["callbacks"].append(part("HealthCheck"))
-    whole_run(tmp_path / "whole", config)
-    saved = (tmp_path / "whole" / RUN / "config.yaml").read_text()
+    runs.whole_run(tmp_path / "whole", config)
+    saved = (tmp_path / "whole" / runs.RUN / "config.yaml").read_text()
     for new, old in OLD_PATHS.items():
         assert re.search(rf"class_path: {new}$", saved, flags=re.MULTILINE), new
         saved = re.sub(rf"class_path: {new}$", f"class_path: {old}", saved, flags=re.MULTILINE)
@@ -366,17 +356,17 @@ def test_a_run_that_was_saved_under_old_paths_resumes_and_is_the_same(tmp_path: 
     old_run = tmp_path / "old"
     old_run.mkdir()
     (old_run / "game.yaml").write_text(saved)
-    assert fit(old_run).code == 0
-    assert_same_run(tmp_path / "whole", old_run)
+    assert runs.fit(old_run).code == 0
+    runs.assert_same_run(tmp_path / "whole", old_run)
     # ... and a run that it made goes on, with paths of either kind.
-    (old_run / RUN / "config.yaml").write_text(saved)
-    config["trainer"]["callbacks"][1] = part("Budget", rounds=ROUNDS + 2)
-    write(old_run, config)
-    run = fit(old_run, "--ckpt_path", "last")
+    (old_run / runs.RUN / "config.yaml").write_text(saved)
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=runs.ROUNDS + 2)
+    runs.write(old_run, config)
+    run = runs.fit(old_run, "--ckpt_path", "last")
     assert run.code == 0, run.err
-    assert load(old_run)["online_game"]["progress"]["round"] == ROUNDS + 2
+    assert runs.load(old_run)["online_game"]["progress"]["round"] == runs.ROUNDS + 2
     other = saved.replace("nlhf_zoo.algorithms.NashMP", "nlhf_zoo.algorithms.EGPO")
-    (old_run / RUN / "config.yaml").write_text(other)
-    run = fit(old_run, "--ckpt_path", "last")
+    (old_run / runs.RUN / "config.yaml").write_text(other)
+    run = runs.fit(old_run, "--ckpt_path", "last")
     assert run.code == 2
     assert "algorithm.class_path = nlhf_zoo.algorithms.EGPO, the configuration has" in run.sentence

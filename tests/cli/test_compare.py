@@ -1,7 +1,5 @@
 """``nlhf compare``: what it writes is what was played, and what it cannot play it refuses first."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import csv
@@ -52,13 +50,10 @@ def fit_file(name: str) -> str:
 def small() -> dict:
     """A comparison that takes a second."""
     return {
-        "output": "out",
-        "budget": {"queries": 7},
-        "betas": [0.1],
-        "seeds": [0, 1],
+        "output": "out", "budget": {"queries": 7}, "betas": [0.1], "seeds": [0, 1],
         "games": copy.deepcopy({"uniform": UNIFORM, "cycle": CYCLE}),
         "algorithms": {name: {"config": fit_file(name.lower())} for name in ("EGPO", "SPPO")},
-    }
+    }  # fmt: skip
 
 
 @pytest.fixture

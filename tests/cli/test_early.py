@@ -1,7 +1,5 @@
 """What is misspelt is refused before torch is imported, in the parser's own words."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

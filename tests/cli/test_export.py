@@ -3,8 +3,6 @@
 Every adapter is random and not zero. What is loaded is never loaded by the code that wrote it.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -13,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ROOT
+from rows import write
+from runs import differences
 from tiny_models import TURN, make_policy, save_tiny, scatter_adapters
 
 from nlhf_zoo.cli.export import read_policy
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.policies import SmallLanguageModel
+from nlhf_zoo.policies import LoRA, SmallLanguageModel
 
 TOKENS = torch.tensor([[5, 6, 7, 4, 7, 6], [7, 7, 4, 5, 6, 5]])
 DEFAULTS = {"do_sample": True, "temperature": 0.7, "top_k": 5, "repetition_penalty": 1.3}
@@ -62,11 +62,6 @@ def weights(policy):
     return {name: value.clone() for name, value in policy.state_dict().items()}
 
 
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
 def adapter_config(folder):
     return json.loads((folder / "adapter_config.json").read_text())
 
@@ -80,7 +75,7 @@ def test_an_adapter_is_loaded_by_peft(folders, tmp_path, kind, player):
     policy = make_policy(folders[kind])
     before, logits = weights(policy), played(policy, player)
     policy.export(tmp_path / "out", player)
-    assert_same(weights(policy), before)
+    assert differences(weights(policy), before) == []
     torch.testing.assert_close(
         with_peft(folders[kind], tmp_path / "out"), logits, atol=1e-6, rtol=0
     )
@@ -102,7 +97,7 @@ def test_a_merged_model_is_loaded_by_transformers(folders, tmp_path, kind, playe
     torch.testing.assert_close(again, logits[player], atol=1e-4, rtol=0)
     assert player != "reference" or torch.equal(again, logits[player])
     # The policy goes on as it was: its base is not a merged one that was unmerged.
-    assert_same(weights(policy), before)
+    assert differences(weights(policy), before) == []
     assert all(torch.equal(played(policy, p), logits[p]) for p in policy.players)
     written = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert {key: written[key] for key in DEFAULTS} == DEFAULTS
@@ -130,7 +125,7 @@ def test_full_fine_tuning_is_a_model(folders, tmp_path, merged, player):
     before = weights(policy)
     policy.export(tmp_path / "out", player, merged)
     assert torch.equal(with_transformers(tmp_path / "out"), played(policy, player))
-    assert_same(weights(policy), before)
+    assert differences(weights(policy), before) == []
     assert not (tmp_path / "out/adapter_config.json").exists()
 
 
@@ -166,14 +161,12 @@ def test_a_model_without_a_folder_is_written_beside_its_adapter(tmp_path):
     torch.testing.assert_close(with_peft(base, tmp_path / "out"), logits, atol=1e-4, rtol=0)
     assert torch.equal(with_transformers(base), played(policy, "reference"))
     assert AutoTokenizer.from_pretrained(base)("abc")["input_ids"] == [0, 1, 2]
-    assert_same(weights(policy), before)
+    assert differences(weights(policy), before) == []
     policy.export(tmp_path / "whole", merged=True)
     torch.testing.assert_close(with_transformers(tmp_path / "whole"), logits, atol=1e-4, rtol=0)
 
 
 def test_scaled_and_partial_adapters(folders, tmp_path):
-    from nlhf_zoo.policies import LoRA
-
     lora = LoRA(r=3, alpha=5.5, target_modules=["q_proj", "embed_tokens"], rslora=True)
     policy = make_policy(folders["llama"], lora=lora)
     logits = played(policy, "policy")
@@ -218,7 +211,7 @@ def test_a_folder_is_whole_or_not_there(folders, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         policy.export(tmp_path / "out", merged=True)
     assert [*tmp_path.iterdir()] == []
-    assert_same(weights(policy), before)
+    assert differences(weights(policy), before) == []
 
 
 def test_an_empty_folder_is_taken(folders, tmp_path):
@@ -241,8 +234,7 @@ def test_weights_in_4_bits_are_not_merged(folders, tmp_path):
 def run(folders, tmp_path_factory):
     """A short run on a local model, by the command line."""
     folder = tmp_path_factory.mktemp("run")
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(f'{{"prompt": "{text}"}}\n' for text in ["go on.", "a", "b c d."]))
+    prompts = write(folder / "prompts.jsonl", *({"prompt": x} for x in ("go on.", "a", "b c d.")))
     main(
         [
             *("fit", "--config", str(ROOT / "configs/language/nash_mp.yaml")),
@@ -251,7 +243,7 @@ def run(folders, tmp_path_factory):
             *("--model.oracle.function", "nlhf_zoo.oracles.rules.shorter_wins"),
             *("--model.rollout.num_responses", "2", "--model.rollout.num_opponents", "2"),
             *("--model.optimizer.lr", "0.1"),
-            *("--data", "TextPrompts", "--data.path", str(prompts), "--data.batch_size", "2"),
+            *("--data", "TextPrompts", "--data.path", prompts, "--data.batch_size", "2"),
             *("--trainer.callbacks", "Budget", "--trainer.callbacks.rounds", "2"),
             *("--trainer.callbacks+", "GameCheckpoint"),
             *("--trainer.logger.save_dir", str(folder)),
@@ -283,7 +275,7 @@ assert not [name for name in sys.modules if name.startswith("nlhf_zoo")]
     assert done.returncode == 0, done.stderr
     # What was trained, as Lightning's checkpoint has it, in a model of peft's own making.
     state = torch.load(ckpt, weights_only=True)["state_dict"]
-    policy = make_policy(folders["llama"], players=("anchor", "lookahead"), lora=lora_of_the_run())
+    policy = make_policy(folders["llama"], ("anchor", "lookahead"), lora=LoRA(r=8, alpha=16))
     for player in ("policy", "lookahead"):
         for name, parameter in policy._players.named_parameters():
             if f".{player}." in name:
@@ -293,12 +285,6 @@ assert not [name for name in sys.modules if name.startswith("nlhf_zoo")]
     assert (ours - played(policy, "reference")).abs().max() > 0.1
     whole = torch.load(tmp_path / "whole.pt")
     torch.testing.assert_close(whole, played(policy, "lookahead"), atol=1e-4, rtol=0)
-
-
-def lora_of_the_run():
-    from nlhf_zoo.policies import LoRA
-
-    return LoRA(r=8, alpha=16)
 
 
 def test_misuse_is_one_sentence(run, tmp_path, refused):

@@ -1,7 +1,5 @@
 """`nlhf oracle`: its figures against counting by hand, what it asks, and what it refuses."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # tables of one row a line
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -108,10 +106,7 @@ FITS = {
     "dtype of the policy": ([*FIT, "--model.policy.dtype", "float16"], "float16"),
     "dtype of the oracle": ([*FIT, "--model.oracle.dtype", "float16"], r"dtype: .*'float16'"),
     "no games": ([*FIT, "--model.oracle.num_games", "0"], "num_games must be at least 1"),
-    "even cycle": (
-        [*FIT, "--model.oracle", "Cyclic", "--model.oracle.num_actions", "4"],
-        "num_actions must be odd",
-    ),
+    "even cycle": ([*FIT, "--model.oracle", "Cyclic", "--model.oracle.num_actions", "4"], "num_actions must be odd"),
     "too large": ([*FIT, "--model.oracle.num_actions", "1000000"], "will not fit in memory"),
     "config missing": (["fit", "--config", "no.yaml"], "--config: File does not exist: .*no.yaml"),
     "config a folder": (["fit", "--config", "folder"], "--config: Path is not a file"),
@@ -124,10 +119,7 @@ FITS = {
     "ckpt_path missing": ([*FIT, "--ckpt_path", "no.ckpt"], "no.ckpt is no file: give a checkpoint"),
     "ckpt_path a folder": ([*FIT, "--ckpt_path", "folder"], "folder is no file"),
     "ckpt_path last": ([*FIT, "--ckpt_path", "last"], "no run in runs/tabular/nash_mp has a check"),
-    "ckpt_path last, no logger": (
-        [*FIT, "--trainer.logger", "false", "--ckpt_path", "last"],
-        "ckpt_path last needs trainer.logger",
-    ),
+    "ckpt_path last, no logger": ([*FIT, "--trainer.logger", "false", "--ckpt_path", "last"], "ckpt_path last needs trainer.logger"),
     "ckpt_path no checkpoint": ([*FIT, "--ckpt_path", "key.yaml"], "key.yaml is no checkpoint"),
     "ckpt_path other pickle": ([*FIT, "--ckpt_path", "pickle.npy"], "pickle.npy is no checkpoint"),
     "save_dir a file": ([*FIT, "--trainer.logger.save_dir", "key.yaml"], "key.yaml cannot be written"),
@@ -152,10 +144,7 @@ FITS = {
          "--model.policy.reference.probabilities", "[0.5, 0.5, 0.0]"],
         "must be above 0 for every action",
     ),
-    "reference file": (
-        [*REFERENCE, "FileReference", "--model.policy.reference.path", "no.npy"],
-        "reference no.npy does not exist",
-    ),
+    "reference file": ([*REFERENCE, "FileReference", "--model.policy.reference.path", "no.npy"], "reference no.npy does not exist"),
     "validate, unknown option": (["validate", *FIT[1:], "--nonsense", "1"], "nonsense"),
     "validate, no checkpoint": (["validate", *FIT[1:], "--ckpt_path", "last"], "no run in runs/"),
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Pairs for preference models: what is read, what is refused, and in which order it is given."""
 
-from __future__ import annotations
+# ruff: noqa: E501  # tables of one row a line
 
 import itertools
 from types import SimpleNamespace
@@ -97,10 +97,7 @@ def label(**changed):
 # The second row of a file of labels, and what is said of it.
 BAD = {
     "not JSON": ("{prompt: 1}", "is not JSON"),
-    "no rejected": (
-        {"prompt": "p", "chosen": "a"},
-        "has no column 'rejected'.*it has prompt, chosen",
-    ),
+    "no rejected": ({"prompt": "p", "chosen": "a"}, "has no column 'rejected'.*it has prompt, chosen"),
     "no columns": ({"text": "p"}, r"has no column 'first'|has no column 'chosen'"),
     "no probability": ({"prompt": "p", "first": "a", "second": "b"}, "no column 'probability'"),
     "no prompt": ({"chosen": "a", "rejected": "b"}, "has no column 'prompt'"),
@@ -112,18 +109,12 @@ BAD = {
     "number": (label(prompt=3), "neither text nor a list of messages as 'prompt', but a number"),
     "surrogate": (label(chosen="\ud800"), "chosen that is not Unic"),
     "one of each": (label(chosen=TALK), "text and a list of messages as 'chosen' and 'rejected'"),
-    "no response": (
-        {"chosen": TALK, "rejected": [user("p")]},
-        "messages as 'rejected' that do not end with the assistant's",
-    ),
+    "no response": ({"chosen": TALK, "rejected": [user("p")]}, "messages as 'rejected' that do not end with the assistant's"),
     "no text": (
         {"chosen": TALK, "rejected": [{"role": "assistant", "content": 3}]},
         "has as 'rejected' a message whose content is a number, not text",
     ),
-    "no messages": (
-        {"chosen": [], "rejected": TALK},
-        "messages as 'chosen' that do not end with the",
-    ),
+    "no messages": ({"chosen": [], "rejected": TALK}, "messages as 'chosen' that do not end with the"),
     "other beginnings": (
         {"chosen": TALK, "rejected": [user("q"), assistant("b")]},
         "conversations as 'chosen' and 'rejected' that differ before their last message",
@@ -133,7 +124,7 @@ BAD = {
         "has a 'prompt' that is not what its responses answer",
     ),
     "answered prompt": (label(prompt=TALK), "ends with a message of the assistant's"),
-}
+}  # fmt: skip
 BAD_PROBABILITIES = {
     1.5: "has 1.5 as 'probability', which is no probability",
     -1: "has -1 as 'probability'",

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # tables of one row a line
 
-from __future__ import annotations
-
 import csv
 import json
 import sys
@@ -112,15 +110,10 @@ def attach(
 ) -> TextPrompts:
     """Set the prompts up for one of several processes, without a Trainer."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=game or Game(),
-        global_rank=rank,
-        world_size=size,
-        is_global_zero=rank == 0,
-        accumulate_grad_batches=1,
-        limit_val_batches=1.0,
-        loggers=[],
+        lightning_module=game or Game(), global_rank=rank, world_size=size,
+        is_global_zero=rank == 0, accumulate_grad_batches=1, limit_val_batches=1.0, loggers=[],
         global_step=0,
-    )
+    )  # fmt: skip
     data.setup("fit")
     return data
 
@@ -157,18 +150,14 @@ TALK = [system("s"), user("a"), assistant("b"), user("c d")]
 READ = {
     "conversations": ([TALK, [user("e")]], {}, [TALK, [user("e")]]),
     "text": (["a"], {"as_conversation": True}, [[user("a")]]),
-    "a system message": (
-        ["a"],
-        {"as_conversation": True, "system": "be brief"},
-        [[system("be brief"), user("a")]],
-    ),
+    "a system message": (["a"], {"as_conversation": True, "system": "be brief"}, [[system("be brief"), user("a")]]),
     "an answer is left out when asked for": (
         [[user("a"), assistant("b")], [user("c")]],
         {"drop_last_assistant": True},
         [[user("a")], [user("c")]],
     ),
     "other keys are not read": ([[user("a") | {"model": "x"}]], {}, [[user("a")]]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", READ)
@@ -409,10 +398,7 @@ FILES = {
     "UTF-16": (GOOD.encode("utf-16"), {}, "byte order mark: save it as UTF-8"),
     "Latin-1": (lines(GOOD) + b'\n{"prompt": "\xe9"}', {}, "line 2 .* is not text in UTF-8"),
     "duplicate key": (lines('{"prompt": "a", "prompt": "b"}'), {}, "line 1 .* key 'prompt' twice"),
-    "duplicate role": (
-        lines('{"prompt": [{"role": "user", "role": "user", "content": "a"}]}'),
-        {}, "the key 'role' twice",
-    ),
+    "duplicate role": (lines('{"prompt": [{"role": "user", "role": "user", "content": "a"}]}'), {}, "the key 'role' twice"),
     "missing column": (
         lines(GOOD, '{"question": "a", "id": 1}'), {},
         r"line 2 .* no column 'prompt': set data\.column to one of question, id",
@@ -431,9 +417,7 @@ FILES = {
         lines(GOOD, GOOD, '{"prompt": "unspeakable"}'), {},
         "line 3 .* cannot be encoded: the chat template refuses a prompt",
     ),
-    "the policy refuses all": (
-        lines(*['{"prompt": "unspeakable"}'] * 2), {}, "^the chat template refuses a prompt$",
-    ),
+    "the policy refuses all": (lines(*['{"prompt": "unspeakable"}'] * 2), {}, "^the chat template refuses a prompt$"),
     "system for text": (lines(GOOD), {"system": "s"}, r"data\.system .* set data\.as_conversation"),
     "dropping for text": (lines(GOOD), {"drop_last_assistant": True}, "is for conversations"),
     "too many a batch": (lines(GOOD, GOOD), {"batch_size": 3}, "1 x 3 prompts .* are 2 prompts only"),
@@ -442,23 +426,14 @@ FILES = {
         r"2 of 3 prompts of .* more than data\.max_prompt_tokens = 1 tokens, the first of them "
         r"line 2 of .* with 3: raise it, or set data\.too_long to drop or truncate",
     ),
-    "all too long": (
-        lines('{"prompt": "a b"}'), {"max_prompt_tokens": 1, "too_long": "drop"},
-        "all 1 of 1 prompts",
-    ),
-    "no room": (
-        lines(GOOD, '{"prompt": "' + 1001 * "a " + '"}'), {},
-        "line 2 of .* cannot be answered: no room for a response",
-    ),
+    "all too long": (lines('{"prompt": "a b"}'), {"max_prompt_tokens": 1, "too_long": "drop"}, "all 1 of 1 prompts"),
+    "no room": (lines(GOOD, '{"prompt": "' + 1001 * "a " + '"}'), {}, "line 2 of .* cannot be answered: no room for a response"),
     "no room for the beginning": (
         lines('{"prompt": "a b"}'),
         {"max_prompt_tokens": 1, "too_long": "truncate", "policy": Words(bos=True)},
         "leaves no room beside the 1 tokens",
     ),
-    "a policy that reads no text": (
-        lines(GOOD, GOOD), {"policy": Deaf()},
-        r"and Deaf does not: choose another model\.policy",
-    ),
+    "a policy that reads no text": (lines(GOOD, GOOD), {"policy": Deaf()}, r"and Deaf does not: choose another model\.policy"),
     "all held out": (lines(GOOD, GOOD), {"num_validation": 2}, "is 2, which leaves none of 2"),
 }  # fmt: skip
 
@@ -485,9 +460,7 @@ TALKS = {
         [user("a")], {"max_prompt_tokens": 9, "too_long": "truncate"},
         r"one that is cut breaks its chat template: set data\.too_long to drop",
     ),
-    "too long talk": (
-        [user("a b c")], {"max_prompt_tokens": 2}, r"with 5: raise it, or set data\.too_long to drop$",
-    ),
+    "too long talk": ([user("a b c")], {"max_prompt_tokens": 2}, r"with 5: raise it, or set data\.too_long to drop$"),
 }  # fmt: skip
 
 # Arguments beside a good file, and what is said before it is read.
@@ -500,10 +473,7 @@ ARGUMENTS = {
     "too_long": ({"too_long": "cut", "max_prompt_tokens": 3}, "too_long is one of .* not 'cut'"),
     "system": ({"system": " "}, r"data\.system is an empty message"),
     "no file": ({"path": "none.jsonl"}, r"there is no file none\.jsonl of prompts"),
-    "other file": (
-        {"path": __file__},
-        r"test_text_prompts.py is not known to hold .* \.jsonl file",
-    ),
+    "other file": ({"path": __file__}, r"test_text_prompts.py is not known to hold .* \.jsonl file"),
     "no folder": ({"path": "/none/such"}, "is no file and no folder, and cannot be the name"),
     "three parts": ({"path": "a/b/c"}, "is no file and no folder, and cannot be the name"),
     "a space": ({"path": "a b"}, "'a b' is no file and no folder"),
@@ -513,7 +483,7 @@ ARGUMENTS = {
     "no validation file": ({"validation_path": "none.json"}, r"no file none\.json of prompts"),
     "validation split of a file": ({"validation_split": "test"}, "split 'test'"),
     "validation on training": ({"validation_split": "train"}, "are those of training"),
-}
+}  # fmt: skip
 
 
 def setup(path, batch_size=1, policy=None, **options):

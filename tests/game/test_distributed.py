@@ -1,7 +1,5 @@
 """Two processes of the CPU (gloo) play the game that one plays."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess
@@ -167,12 +165,9 @@ def test_two_processes_of_their_own(tmp_path: Path):
     config["trainer"] |= {"devices": 2, "strategy": "ddp"}
     write(tmp_path / "two", config)
     done = subprocess.run(
-        [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"],
-        cwd=tmp_path / "two",
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+        [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"], cwd=tmp_path / "two",
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=280,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_same_game(load(tmp_path / "one"), load(tmp_path / "two"), atol=1e-6)

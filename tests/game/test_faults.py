@@ -1,7 +1,5 @@
 """What once went wrong without a word; each test failed on the fault that it names."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from zoo import fit, normal_logits, small_game

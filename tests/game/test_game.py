@@ -1,7 +1,5 @@
 """The loop: when players move, what a step is, what is counted, what invalid answers do."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import replace
@@ -10,20 +8,8 @@ import lightning as L
 import pytest
 import torch
 import yaml
+import zoo
 from paths import CONFIGS
-from zoo import (
-    BETA,
-    CLOSED_FORM,
-    UNIFORM,
-    TensorReference,
-    all_prompts,
-    engine,
-    fit,
-    judge,
-    normal_logits,
-    scatter_players,
-    small_games,
-)
 
 from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import proximal_regression
@@ -59,15 +45,8 @@ def linear_decay(optimizer):
     return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=20)
 
 
-ALL_KINDS = [
-    NashMP(),
-    EGPO(),
-    OnlineIPO(),
-    SPPO(),
-    OnlineDPO(),
-    NashMD(),
-    OnlineIPO(surrogate=proximal_regression),
-]
+ALL_KINDS = [made() for made in (NashMP, EGPO, OnlineIPO, SPPO, OnlineDPO, NashMD)]
+ALL_KINDS.append(OnlineIPO(surrogate=proximal_regression))
 
 
 def each(*algorithms):
@@ -81,13 +60,13 @@ all_kinds = each(*ALL_KINDS)
 
 
 def make_game(algorithm, rollout=None, kind=TabularPolicy, num_games=C, wrap=None, **kwargs):
-    P, log_reference = small_games(num_games, N)
+    P, log_reference = zoo.small_games(num_games, N)
     oracle = MatrixOracle(P) if wrap is None else wrap(MatrixOracle(P))
-    start = TensorReference(normal_logits(num_games, N, seed=6))
+    start = zoo.TensorReference(zoo.normal_logits(num_games, N, seed=6))
     torch.manual_seed(0)  # of an MLP's weights
-    policy = kind(TensorReference(log_reference), start)
+    policy = kind(zoo.TensorReference(log_reference), start)
     parts = {"optimizer": sgd, "rollout": rollout, "realisation": GradientSteps()} | kwargs
-    return OnlineGame(policy, oracle, algorithm, BETA, **parts)
+    return OnlineGame(policy, oracle, algorithm, zoo.BETA, **parts)
 
 
 def parameters(game, player="policy"):
@@ -108,14 +87,14 @@ def double_backward(
     game = make_game(algorithm, Sample(4, 3), kind)
     optimizer = optimizer(list(game.policy.networks["policy"].parameters()))
     scheduler = linear_decay(optimizer) if scheduled else None
-    prompts, drawn = all_prompts(game), 0
+    prompts, drawn = zoo.all_prompts(game), 0
 
     def gradient_step(step):
         nonlocal drawn
         stream = random_stream(0, 0, drawn, torch.device("cpu"))
         drawn += 1
         responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
-        payoffs = judge(game, step, prompts, responses, opponents)
+        payoffs = zoo.judge(game, step, prompts, responses, opponents)
         optimizer.zero_grad()
         game.improve(step, prompts, responses, payoffs).backward()
         optimizer.step()
@@ -123,7 +102,7 @@ def double_backward(
             scheduler.step()
 
     for number in range(rounds):
-        first, second = algorithm.steps(BETA, number)
+        first, second = algorithm.steps(zoo.BETA, number)
         weights, state = parameters(game), copy.deepcopy(optimizer.state_dict())
         for _ in range(first.gradient_steps):
             gradient_step(first)
@@ -155,13 +134,15 @@ def test_extragradient_is_a_double_backward_bit_for_bit(algorithm, kind, optimiz
     schedule = linear_decay if scheduled else None
     game = make_game(algorithm, Sample(4, 3), kind, optimizer=optimizer, lr_scheduler=schedule)
     start = parameters(game)
-    fit(game, rounds=5)
+    zoo.fit(game, rounds=5)
     assert equal(parameters(game), double_backward(algorithm, kind, optimizer, 5, scheduled))
     assert not equal(parameters(game), start)
 
 
 def test_the_comparison_sees_an_optimiser_state_that_was_not_restored():
-    game = fit(make_game(EGPO(), Sample(4, 3), optimizer=adam, lr_scheduler=linear_decay), rounds=5)
+    game = zoo.fit(
+        make_game(EGPO(), Sample(4, 3), optimizer=adam, lr_scheduler=linear_decay), rounds=5
+    )
     right = double_backward(EGPO(), TabularPolicy, adam, 5, True)
     no_state = double_backward(EGPO(), TabularPolicy, adam, 5, True, restore_state=False)
     old_rate = double_backward(EGPO(), TabularPolicy, adam, 5, True, restore_groups=True)
@@ -172,13 +153,13 @@ def test_the_comparison_sees_an_optimiser_state_that_was_not_restored():
 
 def test_enumerated_egpo_is_the_paper_s_loss_by_autograd():
     """By its own formula: sum_yy' pi pi' (D log(pi/mu) - D P pi'' / beta)^2, from the matrix."""
-    P, log_mu = small_games(C, N)
-    theta = normal_logits(C, N, seed=6).log_softmax(-1)
+    P, log_mu = zoo.small_games(C, N)
+    theta = zoo.normal_logits(C, N, seed=6).log_softmax(-1)
 
     def half_step(at, opponent):
         logits = at.clone().requires_grad_()
         log_pi = logits.log_softmax(-1)
-        d = log_pi - log_mu - torch.einsum("cij,cj->ci", P, opponent.softmax(-1)) / BETA
+        d = log_pi - log_mu - torch.einsum("cij,cj->ci", P, opponent.softmax(-1)) / zoo.BETA
         weight = log_pi.detach().exp()
         square = (d[:, :, None] - d[:, None, :]) ** 2
         loss = (weight[:, :, None] * weight[:, None, :] * square).sum((1, 2)).mean()
@@ -187,30 +168,30 @@ def test_enumerated_egpo_is_the_paper_s_loss_by_autograd():
     game = make_game(EGPO(), optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
     for _ in range(6):
         theta = half_step(theta, half_step(theta, theta))
-    fit(game, rounds=6)
+    zoo.fit(game, rounds=6)
     torch.testing.assert_close(game.log_policy(), theta.log_softmax(-1), atol=1e-12, rtol=0)
 
 
 def test_a_gradient_step_on_uniform_responses_is_the_exact_step():
     """The gradient of 2 Var(d) under uniform weights is 4/N (d - mean d): a step of EGPO."""
     eta = 0.5
-    rate = eta * BETA * N / 4 * C  # the loss is a mean over C games
-    game = make_game(EGPO(scored=UNIFORM), optimizer=lambda p: torch.optim.SGD(p, lr=rate))
-    P, log_reference = small_games(C, N)
-    exact = engine(EGPO(eta), P, log_reference, game.log_policy()).run(0, 10).log_policy[-1]
-    fit(game, rounds=10)
+    rate = eta * zoo.BETA * N / 4 * C  # the loss is a mean over C games
+    game = make_game(EGPO(scored=zoo.UNIFORM), optimizer=lambda p: torch.optim.SGD(p, lr=rate))
+    P, log_reference = zoo.small_games(C, N)
+    exact = zoo.engine(EGPO(eta), P, log_reference, game.log_policy()).run(0, 10).log_policy[-1]
+    zoo.fit(game, rounds=10)
     torch.testing.assert_close(game.log_policy(), exact.log_softmax(-1), atol=1e-12, rtol=0)
 
 
 def test_a_second_fit_starts_from_a_new_optimiser():
     """A half step goes back to the new optimiser's state, not to that of the first fit."""
-    game = fit(make_game(EGPO(), optimizer=adam), rounds=3)
+    game = zoo.fit(make_game(EGPO(), optimizer=adam), rounds=3)
     other = make_game(EGPO(), optimizer=adam)
     with torch.no_grad():
         for new, old in zip(other.policy.parameters(), game.policy.parameters(), strict=True):
             new.copy_(old)
-    fit(game, rounds=5)
-    fit(other, rounds=2)
+    zoo.fit(game, rounds=5)
+    zoo.fit(other, rounds=2)
     assert equal(parameters(game), parameters(other))
 
 
@@ -231,7 +212,7 @@ class Watch(L.Callback):
 
 def watch(algorithm, rounds=3):
     callback = Watch()
-    fit(make_game(algorithm, Sample(3, 2)), rounds, callbacks=[callback])
+    zoo.fit(make_game(algorithm, Sample(3, 2)), rounds, callbacks=[callback])
     return callback.seen
 
 
@@ -287,8 +268,8 @@ def test_the_magnet_moves_every_so_many_rounds():
 def test_the_reference_never_moves(algorithm):
     game = make_game(algorithm, Sample(4, 2), optimizer=adam)
     before = game.log_policy("reference").clone()
-    assert torch.equal(before, small_games(C, N)[1].log_softmax(-1))
-    fit(game, rounds=5)
+    assert torch.equal(before, zoo.small_games(C, N)[1].log_softmax(-1))
+    zoo.fit(game, rounds=5)
     assert torch.equal(game.log_policy("reference"), before)
     assert not torch.equal(game.log_policy("policy"), before)
 
@@ -301,8 +282,8 @@ def test_the_reference_never_moves(algorithm):
 def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optimizer):
     whole = make_game(algorithm, num_games=8, optimizer=optimizer)
     parts = make_game(algorithm, num_games=8, optimizer=optimizer)
-    fit(whole, rounds=4, data=TablePrompts(batch_size=8))
-    fit(parts, rounds=4, data=TablePrompts(batch_size=1), accumulate_grad_batches=8)
+    zoo.fit(whole, rounds=4, data=TablePrompts(batch_size=8))
+    zoo.fit(parts, rounds=4, data=TablePrompts(batch_size=1), accumulate_grad_batches=8)
     for player in whole.policy.networks:
         for one, other in zip(parameters(whole, player), parameters(parts, player), strict=True):
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
@@ -316,20 +297,22 @@ def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optim
 
 def test_games_of_a_batch_do_not_meet():
     """Together or alone: the same policies, but for the mean over the batch."""
-    together = fit(make_game(EGPO()), rounds=4)
-    P, log_reference = small_games(C, N)
-    start = normal_logits(C, N, seed=6).log_softmax(-1)
+    together = zoo.fit(make_game(EGPO()), rounds=4)
+    P, log_reference = zoo.small_games(C, N)
+    start = zoo.normal_logits(C, N, seed=6).log_softmax(-1)
     for game in range(C):
         pick = slice(game, game + 1)
         alone = OnlineGame(
-            TabularPolicy(TensorReference(log_reference[pick]), TensorReference(start[pick])),
+            TabularPolicy(
+                zoo.TensorReference(log_reference[pick]), zoo.TensorReference(start[pick])
+            ),
             MatrixOracle(P[pick]),
             EGPO(),
-            BETA,
+            zoo.BETA,
             optimizer=lambda p: torch.optim.SGD(p, lr=0.3 / C, momentum=0.9),
             realisation=GradientSteps(),
         )
-        fit(alone, rounds=4)
+        zoo.fit(alone, rounds=4)
         torch.testing.assert_close(
             alone.log_policy(), together.log_policy()[pick], atol=1e-12, rtol=0
         )
@@ -338,25 +321,25 @@ def test_games_of_a_batch_do_not_meet():
 def test_samples_of_two_steps_and_two_seeds_differ(monkeypatch):
     game = make_game(OnlineIPO(), Sample(50))
     first, second = (
-        game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream())
+        game.rollout.play(game.step, game.policy, zoo.all_prompts(game), game._random_stream())
         for _ in "ab"
     )
     assert not torch.equal(first[0].tokens, second[0].tokens)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     game.progress.batches = 0
-    other = game.rollout.play(game.step, game.policy, all_prompts(game), game._random_stream())
+    other = game.rollout.play(game.step, game.policy, zoo.all_prompts(game), game._random_stream())
     assert not torch.equal(first[0].tokens, other[0].tokens)
 
 
 # ---- the closed form through the Trainer ----
 
 
-@pytest.mark.parametrize("row", CLOSED_FORM, ids=str)
+@pytest.mark.parametrize("row", zoo.CLOSED_FORM, ids=str)
 def test_the_closed_form_in_training_steps_is_the_closed_form(row):
     game = make_game(row.make(), realisation=ClosedForm(rounds_per_step=7))
-    start, (P, log_reference) = game.log_policy(), small_games(C, N)
-    exact = engine(row.make(), P, log_reference, start).run(0, 23)
-    fit(game, rounds=23)
+    start, (P, log_reference) = game.log_policy(), zoo.small_games(C, N)
+    exact = zoo.engine(row.make(), P, log_reference, start).run(0, 23)
+    zoo.fit(game, rounds=23)
     torch.testing.assert_close(
         game.log_policy(), exact.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0
     )
@@ -370,7 +353,7 @@ def test_the_closed_form_in_training_steps_is_the_closed_form(row):
 @pytest.mark.parametrize(("queries", "rounds"), [(0, 0), (1, 0), (7, 3), (8, 4)])
 def test_a_round_that_would_exceed_the_budget_is_not_begun(realisation, queries, rounds):
     game = make_game(NashMP(), realisation=realisation)
-    fit(game, None, callbacks=[Budget(queries=queries)])
+    zoo.fit(game, None, callbacks=[Budget(queries=queries)])
     assert game.progress.round == rounds
     assert game.progress.queries_per_prompt == 2 * rounds
     assert game.finished
@@ -419,10 +402,10 @@ def gradient_on(algorithm, scored, opponents, **silence):
     """Gradient of the loss [C, N] with these responses, and the game."""
     rollout = Sample(scored.num, opponents[0].num)
     game = make_game(algorithm, rollout, wrap=lambda oracle: Silent(oracle, **silence))
-    scatter_players(game)
+    zoo.scatter_players(game)
     scored = replace(scored, version=game.policy.stamp(game.step.sampler))
-    payoffs = judge(game, game.step, all_prompts(game), scored, opponents)
-    loss = game.improve(game.step, all_prompts(game), scored, payoffs)
+    payoffs = zoo.judge(game, game.step, zoo.all_prompts(game), scored, opponents)
+    loss = game.improve(game.step, zoo.all_prompts(game), scored, payoffs)
     return torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0], game
 
 
@@ -431,9 +414,9 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
     """Drawn before a gradient step, trained on after it."""
     game = make_game(OnlineDPO(), Sample(4, 1))
     game.allow_stale = allowed
-    prompts, step = all_prompts(game), game.step
+    prompts, step = zoo.all_prompts(game), game.step
     drawn, opponents = game.rollout.play(step, game.policy, prompts, torch.Generator())
-    payoffs = judge(game, step, prompts, drawn, opponents)
+    payoffs = zoo.judge(game, step, prompts, drawn, opponents)
     assert game.improve(step, prompts, drawn, payoffs).isfinite()  # fresh
     game.versions.moved("policy")  # as after a gradient step
     if allowed:
@@ -446,7 +429,7 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
 def test_an_oracle_that_does_not_answer_ends_the_run():
     def play(silent, rounds):
         game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: Silent(o, prompts=silent))
-        return fit(game, rounds=rounds, callbacks=())
+        return zoo.fit(game, rounds=rounds, callbacks=())
 
     with pytest.raises(UserError, match="Silent had no valid answer to 67% of what it was asked"):
         play((0, 1), 30)
@@ -455,7 +438,7 @@ def test_an_oracle_that_does_not_answer_ends_the_run():
 
 
 def opponents_of(algorithm, scored, *actions):
-    return [scored] if algorithm.steps(BETA, 0)[0].self_play else [drawn(*actions)]
+    return [scored] if algorithm.steps(zoo.BETA, 0)[0].self_play else [drawn(*actions)]
 
 
 @all_kinds
@@ -500,7 +483,7 @@ def test_an_invalid_answer_is_never_a_label(algorithm):
 def test_a_batch_without_any_answer_moves_nothing(algorithm):
     game = make_game(algorithm, Sample(3, 2), wrap=lambda oracle: Silent(oracle, (0, 1, 2)))
     before = parameters(game)
-    fit(game, rounds=2)
+    zoo.fit(game, rounds=2)
     assert equal(parameters(game), before)
     steps = 2 * sum(step.gradient_steps for step in game.plan)
     assert game.progress.unjudged == C * steps
@@ -513,8 +496,8 @@ def test_enumerated_responses_may_be_invalid_too(algorithm):
     gradients = []
     for lie in (0.0, math.nan):
         game = make_game(algorithm, wrap=lambda oracle, lie=lie: Silent(oracle, (1,), 2, lie))
-        scatter_players(game)
-        loss = game.training_step(all_prompts(game), 0)
+        zoo.scatter_players(game)
+        loss = game.training_step(zoo.all_prompts(game), 0)
         gradients.append(torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0])
         assert game.progress.unjudged == 1
     assert torch.equal(*gradients)

@@ -1,7 +1,5 @@
 """Each public hook of the game is one that the loop takes: a subclass may override it."""
 
-from __future__ import annotations
-
 import inspect
 from collections import Counter
 from dataclasses import replace

@@ -4,8 +4,6 @@ Languages are so small that every response is listed, every player's adapters ar
 zero, and what a game should do is written here again, on tables of probabilities.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Lightning keeps what `game/lightning_internals.py` relies on: one test for each function."""
 
-from __future__ import annotations
-
 import lightning as L
 import pytest
 import torch

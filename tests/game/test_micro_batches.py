@@ -1,7 +1,5 @@
 """A batch that is played and judged part by part, the judge behind the generator."""
 
-from __future__ import annotations
-
 import copy
 import threading
 from pathlib import Path
@@ -22,14 +20,11 @@ def drawn(num: int, length: int, value: int) -> Responses:
     """Two responses to each of ``num`` prompts, of so many tokens."""
     tokens = torch.full((num, 2, length), value)
     return Responses(
-        tokens,
-        torch.ones_like(tokens, dtype=torch.bool),
-        torch.full((num, 2), 0.5),
-        text=[[f"{value}a", f"{value}b"] for _ in range(num)],
-        version=3,
+        tokens, torch.ones_like(tokens, dtype=torch.bool), torch.full((num, 2), 0.5),
+        text=[[f"{value}a", f"{value}b"] for _ in range(num)], version=3,
         truncated=torch.tensor([[True, False]] * num),
         log_prob=torch.full((num, 2), -float(length)),
-    )
+    )  # fmt: skip
 
 
 def payoffs(prompts: Prompts) -> Payoffs:

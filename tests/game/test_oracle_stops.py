@@ -1,7 +1,5 @@
 """Where the oracle stops, the run ends with its last words and a checkpoint, and can go on."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import os
@@ -11,22 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 from judge_server import JudgeServer
 from judge_server_oracles import patience_ends_in_an_outage
-from runs import (
-    CASES,
-    LAST,
-    RUN,
-    assert_same_game,
-    differences,
-    fit,
-    judged_game,
-    load,
-    part,
-    scalars,
-    whole_run,
-    write,
-)
+from rows import write as write_rows
 
 from nlhf_zoo.errors import OracleStoppedError
 
@@ -58,7 +44,7 @@ def rarely(config: dict[str, Any]) -> None:
 
 def stops(folder: Path, call: int, *args: str, process: int = 0) -> None:
     """Run until the table stops at a call: its words, without a traceback."""
-    run = fit(folder, *args, before=functools.partial(stop_at, call, process))
+    run = runs.fit(folder, *args, before=functools.partial(stop_at, call, process))
     assert run.code == 2
     assert run.sentence == f"nlhf: error: {WORDS}" or (
         process and "oracle of another process" in run.sentence
@@ -68,8 +54,8 @@ def stops(folder: Path, call: int, *args: str, process: int = 0) -> None:
 
 def goes_on(folder: Path, whole: Path) -> None:
     """Resume, and end where the uninterrupted run has."""
-    assert fit(folder, *LAST).code == 0
-    assert_same_game(whole, folder)
+    assert runs.fit(folder, *runs.LAST).code == 0
+    runs.assert_same_game(whole, folder)
 
 
 # Two calls a training step for the optimistic one: it stops between the two, when one label is
@@ -84,51 +70,51 @@ def goes_on(folder: Path, whole: Path) -> None:
     ],
 )
 def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...], tmp_path: Path):
-    config = copy.deepcopy(CASES[name])
-    whole_run(tmp_path / "whole", config)
+    config = copy.deepcopy(runs.CASES[name])
+    runs.whole_run(tmp_path / "whole", config)
     rarely(config)
     for number, call in enumerate(calls):
         stopped = tmp_path / f"stopped{number}"
-        write(stopped, config)
+        runs.write(stopped, config)
         stops(stopped, call)
         goes_on(stopped, tmp_path / "whole")
 
 
 def test_a_run_that_stops_again_and_again(tmp_path: Path):
-    config = copy.deepcopy(CASES["sampled-egpo"])
-    whole_run(tmp_path / "whole", config)
+    config = copy.deepcopy(runs.CASES["sampled-egpo"])
+    runs.whole_run(tmp_path / "whole", config)
     stopped = tmp_path / "stopped"
-    write(stopped, config)
+    runs.write(stopped, config)
     for number in range(3):
-        stops(stopped, 6 + number, *(LAST if number else ()))
+        stops(stopped, 6 + number, *(runs.LAST if number else ()))
     goes_on(stopped, tmp_path / "whole")
 
 
 def test_a_stop_behind_a_validation(tmp_path: Path):
     """It asks, too: calls 3 and 6 are its own. The axis of what is logged stays the same."""
-    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
     config["trainer"] |= {"val_check_interval": 2, "check_val_every_n_epoch": None}
     config["trainer"] |= {"limit_val_batches": 1}
-    whole_run(tmp_path / "whole", config)
+    runs.whole_run(tmp_path / "whole", config)
     rarely(config)
     for call in (4, 7):
         stopped = tmp_path / f"stopped{call}"
-        write(stopped, config)
+        runs.write(stopped, config)
         stops(stopped, call)
         goes_on(stopped, tmp_path / "whole")
 
 
 def test_where_one_process_stops_all_do(tmp_path: Path):
     """None waits for the other for ever, and the checkpoint is that of both."""
-    config = copy.deepcopy(CASES["sampled-nash_mp"])
+    config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
     config["trainer"] |= {"devices": 2, "strategy": "ddp_fork"}
-    config["data"] = part("TablePrompts", batch_size=2)
+    config["data"] = runs.part("TablePrompts", batch_size=2)
     rarely(config)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    whole_run(whole, config)
-    write(stopped, config)
+    runs.whole_run(whole, config)
+    runs.write(stopped, config)
     stops(stopped, 7, process=1)
-    assert load(stopped)["global_step"] == 6
+    assert runs.load(stopped)["global_step"] == 6
     goes_on(stopped, whole)
 
 
@@ -142,17 +128,20 @@ def shorter_wins(prompt, first, second):
 
 def game_of_texts(folder: Path, rounds: int, processes: int) -> list[str]:
     """Play with a language model whose responses a rule judges; the questions that it got."""
-    config = copy.deepcopy(CASES["language-nash_mp"])
-    oracle = part("RuleOracle", function="rule_that_counts.shorter_wins", check_symmetry=False)
+    config = copy.deepcopy(runs.CASES["language-nash_mp"])
+    oracle = runs.part("RuleOracle", function="rule_that_counts.shorter_wins", check_symmetry=False)
     config["model"]["init_args"]["oracle"] = oracle
-    config["data"] = part("TextPrompts", path="prompts.jsonl", batch_size=2)
-    config["trainer"]["callbacks"] = [part("Budget", rounds=rounds), part("GameCheckpoint")]
+    config["data"] = runs.part("TextPrompts", path="prompts.jsonl", batch_size=2)
+    config["trainer"]["callbacks"] = [
+        runs.part("Budget", rounds=rounds),
+        runs.part("GameCheckpoint"),
+    ]
     if processes > 1:
         config["trainer"] |= {"devices": processes, "strategy": "ddp_fork"}
-    write(folder, config)
+    runs.write(folder, config)
     (folder / "rule_that_counts.py").write_text(RULE)
-    (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "{c}"}}\n' for c in "abcd"))
-    run = fit(folder, *(LAST if (folder / RUN).exists() else ()))
+    write_rows(folder / "prompts.jsonl", *({"prompt": letter} for letter in "abcd"))
+    run = runs.fit(folder, *(runs.LAST if (folder / runs.RUN).exists() else ()))
     assert run.code == 0, run.err
     return (folder / "asked").read_text().splitlines()
 
@@ -161,11 +150,11 @@ def game_of_texts(folder: Path, rounds: int, processes: int) -> list[str]:
 def test_what_was_asked_is_in_checkpoint_and_logs(processes: int, tmp_path: Path):
     for rounds in (2, 4):  # the second goes on with the first
         asked = game_of_texts(tmp_path, rounds, processes)
-        counts = load(tmp_path)["online_game"]["ledgers"]["ledger"]
+        counts = runs.load(tmp_path)["online_game"]["ledgers"]["ledger"]
         assert counts["queries"] == len(asked)
         assert (counts["swapped"], counts["cache_hits"], counts["invalid"]) == (0, 0, 0)
         assert counts["microseconds"] > 0
-    shown = scalars(tmp_path)
+    shown = runs.scalars(tmp_path)
     assert float.fromhex(shown["ledger/queries", 4]) == len(asked)
     # Equal words are never asked about: fewer questions than the algorithm's own count.
     assert float.fromhex(shown["oracle/queries", 4]) == 4 * 4 * (2 * processes) * 4 * 2
@@ -180,30 +169,30 @@ def messages(server: JudgeServer, since: int = 0) -> set[str]:
 def test_a_judge_that_goes_down_ends_the_run_and_nothing_is_lost(tmp_path: Path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with JudgeServer(keep=1) as server:
-        judged_game(whole, server.url)
-        assert fit(whole).code == 0
+        runs.judged_game(whole, server.url)
+        assert runs.fit(whole).code == 0
         asked = len(messages(server))
         server.stop()
         server.start(away_after=asked // 3)
-        judged_game(stopped, server.url)
-        run = fit(stopped, before=patience_ends_in_an_outage)
+        runs.judged_game(stopped, server.url)
+        run = runs.fit(stopped, before=patience_ends_in_an_outage)
         assert run.code == 2
         assert re.search(
             r"the judge at \S+ has given no answer for 300 s \(its last words: .*Connect", run.err
         )
         assert run.sentence.startswith("nlhf: error: ")
         assert "Traceback" not in run.err
-        steps = load(stopped)["global_step"]
-        assert 0 < steps < load(whole)["global_step"]
+        steps = runs.load(stopped)["global_step"]
+        assert 0 < steps < runs.load(whole)["global_step"]
         with sqlite3.connect(stopped / "answers.sqlite") as answers:
             (kept,) = answers.execute("SELECT count(*) FROM answers").fetchone()
         assert kept > 0
         server.stop()
         server.start(port=server.port)
         before = len(server.entries())
-        assert fit(stopped, *LAST).code == 0
+        assert runs.fit(stopped, *runs.LAST).code == 0
         assert len(messages(server, before)) == asked - 2 * kept  # both orders of what was not kept
-    one, other = load(whole), load(stopped)
+    one, other = runs.load(whole), runs.load(stopped)
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        assert differences(one[key], other[key], key) == []
+        assert runs.differences(one[key], other[key], key) == []
     assert one["online_game"]["progress"] == other["online_game"]["progress"]

@@ -4,8 +4,6 @@ SIGKILL comes at points of our choosing: each phase of a round, and each moment 
 checkpoint.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import os
@@ -20,23 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import torch
 import yaml
 from forked import KILLED
 from paths import ROOT
-from runs import (
-    CASES,
-    LAST,
-    ROUNDS,
-    RUN,
-    assert_same_game,
-    assert_same_run,
-    fit,
-    load,
-    part,
-    whole_run,
-    write,
-)
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
@@ -97,48 +83,48 @@ def kill_at(point: str, batches: int) -> None:
         patch(*places[point])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
-    steps = whole_run(tmp_path / "whole", CASES[name])
+    steps = runs.whole_run(tmp_path / "whole", runs.CASES[name])
     # Each case has two of the points, at steps in different phases; all cases together have all.
     points = CLOSED_POINTS if name.startswith("closed") else POINTS
-    number = list(CASES).index(name)
+    number = list(runs.CASES).index(name)
     chosen = [points[(2 * number + i) % len(points)] for i in (0, 1)]
     steps_at = sorted(random.Random(name).sample(range(3, steps), 2))
     killed = tmp_path / "killed"
-    write(killed, CASES[name])
+    runs.write(killed, runs.CASES[name])
     for i, (point, at) in enumerate(zip(chosen, steps_at, strict=True)):
-        resume = LAST if i else ()
-        run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
+        resume = runs.LAST if i else ()
+        run = runs.fit(killed, *resume, before=functools.partial(kill_at, point, at))
         assert run.code == KILLED, (point, run.err)
-    run = fit(killed, *LAST)
+    run = runs.fit(killed, *runs.LAST)
     assert run.code == 0, run.err
-    assert_same_run(tmp_path / "whole", killed)
+    runs.assert_same_run(tmp_path / "whole", killed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_killed_at_every_point(name: str, tmp_path: Path):
-    steps = whole_run(tmp_path / "whole", CASES[name])
+    steps = runs.whole_run(tmp_path / "whole", runs.CASES[name])
     points = CLOSED_POINTS if name.startswith("closed") else POINTS
     for point in points:
         killed = tmp_path / point
-        write(killed, CASES[name])
+        runs.write(killed, runs.CASES[name])
         for at in range(3, steps, 1 + steps // 8):
-            begun = (killed / RUN / "checkpoints/last.ckpt").is_file()
-            resume = LAST if begun else ()
-            run = fit(killed, *resume, before=functools.partial(kill_at, point, at))
+            begun = (killed / runs.RUN / "checkpoints/last.ckpt").is_file()
+            resume = runs.LAST if begun else ()
+            run = runs.fit(killed, *resume, before=functools.partial(kill_at, point, at))
             assert run.code == KILLED, (point, at, run.err)
-        assert fit(killed, *LAST).code == 0
-        assert_same_run(tmp_path / "whole", killed)
+        assert runs.fit(killed, *runs.LAST).code == 0
+        runs.assert_same_run(tmp_path / "whole", killed)
 
 
 def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
-    config = copy.deepcopy(CASES["sampled-egpo"])
-    config["trainer"]["callbacks"][1] = part("Budget", rounds=10**6)
+    config = copy.deepcopy(runs.CASES["sampled-egpo"])
+    config["trainer"]["callbacks"][1] = runs.part("Budget", rounds=10**6)
     killed = tmp_path / "killed"
-    write(killed, config)
-    checkpoint = killed / RUN / "checkpoints/last.ckpt"
+    runs.write(killed, config)
+    checkpoint = killed / runs.RUN / "checkpoints/last.ckpt"
     command = [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (
@@ -154,21 +140,21 @@ def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
         finally:
             process.kill()
     assert process.returncode == KILLED, (tmp_path / "log").read_text()
-    rounds = load(killed)["online_game"]["progress"]["round"] + 5
-    config["trainer"]["callbacks"][1] = part("Budget", rounds=rounds)
+    rounds = runs.load(killed)["online_game"]["progress"]["round"] + 5
+    config["trainer"]["callbacks"][1] = runs.part("Budget", rounds=rounds)
     for folder in (killed, tmp_path / "whole"):
-        write(folder, config)
-    assert fit(killed, *LAST).code == 0
-    assert fit(tmp_path / "whole").code == 0
-    assert load(killed)["online_game"]["progress"]["round"] == rounds
-    assert_same_run(tmp_path / "whole", killed)
+        runs.write(folder, config)
+    assert runs.fit(killed, *runs.LAST).code == 0
+    assert runs.fit(tmp_path / "whole").code == 0
+    assert runs.load(killed)["online_game"]["progress"]["round"] == rounds
+    runs.assert_same_run(tmp_path / "whole", killed)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has spent its budget; to be copied, not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    whole_run(folder, CASES["sampled-nash_mp"])
+    runs.whole_run(folder, runs.CASES["sampled-nash_mp"])
     return folder
 
 
@@ -180,44 +166,44 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def change(folder: Path, **parts: Any) -> None:
     """Change sections of a run's configuration."""
-    write(folder, yaml.safe_load((folder / "game.yaml").read_text()) | parts)
+    runs.write(folder, yaml.safe_load((folder / "game.yaml").read_text()) | parts)
 
 
 @pytest.mark.parametrize("interval", [1, 100])
 def test_a_raised_budget_goes_on(interval: int, finished: Path, tmp_path: Path):
     config = yaml.safe_load((finished / "game.yaml").read_text())
     callbacks = config["trainer"]["callbacks"]
-    callbacks[2] = part("GameCheckpoint", every_n_train_steps=interval)
-    callbacks[1] = part("Budget", rounds=4)
-    write(tmp_path, config)
-    assert fit(tmp_path).code == 0
-    callbacks[1] = part("Budget", rounds=ROUNDS)
-    write(tmp_path, config)
-    assert fit(tmp_path, *LAST).code == 0
-    assert_same_game(tmp_path, finished, logs=False)
+    callbacks[2] = runs.part("GameCheckpoint", every_n_train_steps=interval)
+    callbacks[1] = runs.part("Budget", rounds=4)
+    runs.write(tmp_path, config)
+    assert runs.fit(tmp_path).code == 0
+    callbacks[1] = runs.part("Budget", rounds=runs.ROUNDS)
+    runs.write(tmp_path, config)
+    assert runs.fit(tmp_path, *runs.LAST).code == 0
+    runs.assert_same_game(tmp_path, finished, logs=False)
 
 
 def test_a_finished_run_plays_no_more(finished: Path, run: Path):
-    assert fit(run, *LAST).code == 0
-    assert_same_run(finished, run)
+    assert runs.fit(run, *runs.LAST).code == 0
+    runs.assert_same_run(finished, run)
     assert [path.name for path in (run / "runs/game").iterdir()] == ["version_0"]
-    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
+    config = yaml.safe_load((run / runs.RUN / "config.yaml").read_text())
     # config.yaml starts such a run afresh: it neither resumes nor writes into this one's folder.
     assert config["ckpt_path"] is None
     assert config["trainer"]["logger"]["init_args"]["version"] is None
 
 
 def test_a_checkpoint_by_its_file_is_resumed_in_place(finished: Path, run: Path):
-    assert fit(run, "--ckpt_path", str(RUN / "checkpoints/last.ckpt")).code == 0
-    assert_same_run(finished, run)
+    assert runs.fit(run, "--ckpt_path", str(runs.RUN / "checkpoints/last.ckpt")).code == 0
+    runs.assert_same_run(finished, run)
 
 
 def test_last_is_that_of_the_last_run(run: Path):
-    shutil.copytree(run / RUN, run / "runs/game/version_10")
-    shutil.copytree(run / RUN, run / "runs/game/version_9")
+    shutil.copytree(run / runs.RUN, run / "runs/game/version_10")
+    shutil.copytree(run / runs.RUN, run / "runs/game/version_9")
     (run / "runs/game/version_11").mkdir()  # a run without a checkpoint
     before = {p: p.stat().st_mtime_ns for p in run.glob("runs/game/*/config.yaml")}
-    assert fit(run, *LAST).code == 0
+    assert runs.fit(run, *runs.LAST).code == 0
     changed = [p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t]
     assert changed == ["version_10"]
 
@@ -232,18 +218,18 @@ def test_last_is_that_of_the_last_run(run: Path):
         ("seed_everything", "4", r"run had seed_everything = 3, the configuration has 4"),
     ],
 )
-@pytest.mark.parametrize("checkpoint", ["last", str(RUN / "checkpoints/last.ckpt")])
+@pytest.mark.parametrize("checkpoint", ["last", str(runs.RUN / "checkpoints/last.ckpt")])
 def test_another_configuration_is_refused(
     checkpoint: str, option: str, value: str, sentence: str, run: Path
 ):
-    done = fit(run, f"--{option}", value, "--ckpt_path", checkpoint)
+    done = runs.fit(run, f"--{option}", value, "--ckpt_path", checkpoint)
     assert done.code == 2
     assert re.search(sentence, done.err)
 
 
 def test_last_without_a_checkpoint_is_refused(tmp_path: Path):
-    write(tmp_path, CASES["closed-egpo"])
-    done = fit(tmp_path, *LAST)
+    runs.write(tmp_path, runs.CASES["closed-egpo"])
+    done = runs.fit(tmp_path, *runs.LAST)
     assert done.code == 2
     assert "no run in runs/game has a checkpoint: leave it out to start afresh" in done.err
     assert not (tmp_path / "runs").exists()
@@ -251,18 +237,22 @@ def test_last_without_a_checkpoint_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_half_a_checkpoint_is_refused(kept: float, run: Path):
-    path = run / RUN / "checkpoints/last.ckpt"
+    path = run / runs.RUN / "checkpoints/last.ckpt"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    done = fit(run, *LAST)
+    done = runs.fit(run, *runs.LAST)
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "last.ckpt is no checkpoint, or not a whole one" in done.err
 
 
 def test_a_checkpoint_of_another_size_is_refused(run: Path):
-    shutil.copy(run / RUN / "checkpoints/last.ckpt", run / "mine.ckpt")  # nothing beside it tells
-    done = fit(run, "--model.oracle.init_args.oracle.num_actions", "5", "--ckpt_path", "mine.ckpt")
+    shutil.copy(
+        run / runs.RUN / "checkpoints/last.ckpt", run / "mine.ckpt"
+    )  # nothing beside it tells
+    done = runs.fit(
+        run, "--model.oracle.init_args.oracle.num_actions", "5", "--ckpt_path", "mine.ckpt"
+    )
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "does not fit the model" in done.err
@@ -270,10 +260,10 @@ def test_a_checkpoint_of_another_size_is_refused(run: Path):
 
 def test_a_checkpoint_does_not_replace_the_configuration(run: Path):
     """LightningCLI alone takes model arguments from the file: https://github.com/Lightning-AI/pytorch-lightning/pull/21455."""
-    checkpoint = torch.load(run / RUN / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(run / runs.RUN / "checkpoints/last.ckpt", weights_only=True)
     checkpoint["hyper_parameters"] = {"beta": 0.9}
-    torch.save(checkpoint, run / RUN / "checkpoints/mine.ckpt")
-    done = fit(run, "--ckpt_path", str(RUN / "checkpoints/mine.ckpt"))
+    torch.save(checkpoint, run / runs.RUN / "checkpoints/mine.ckpt")
+    done = runs.fit(run, "--ckpt_path", str(runs.RUN / "checkpoints/mine.ckpt"))
     assert done.code == 0, done.err
-    config = yaml.safe_load((run / RUN / "config.yaml").read_text())
+    config = yaml.safe_load((run / runs.RUN / "config.yaml").read_text())
     assert config["model"]["init_args"]["beta"] == 0.1

@@ -1,7 +1,5 @@
 """The pure losses: numbers by hand, gradients, minimisers, and what they do at the edges."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 
@@ -173,12 +171,9 @@ def minimise(loss_at, start):
     """The logits where a loss is least."""
     logits = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [logits],
-        max_iter=500,
-        tolerance_grad=1e-14,
-        tolerance_change=0,
+        [logits], max_iter=500, tolerance_grad=1e-14, tolerance_change=0,
         line_search_fn="strong_wolfe",
-    )
+    )  # fmt: skip
 
     def closure():
         optimizer.zero_grad()

@@ -1,7 +1,5 @@
 """Each metric against its function: whole, over batches, over processes and through pickle."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest
@@ -141,9 +139,8 @@ def test_the_declared_direction_is_true(metric, arguments, expected):
 
 
 def _two_processes(rank, path):
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{path}/store", rank=rank, world_size=2
-    )
+    store = f"file://{path}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     part = slice(0, 2) if rank == 0 else slice(2, None)  # unequal shares
     results = []
     for metric, arguments, _ in TABLE:

@@ -1,7 +1,5 @@
 """Metrics of preferences against counting by hand, in loops that share no code with them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

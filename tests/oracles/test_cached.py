@@ -1,7 +1,5 @@
 """A cache of answers: nothing is asked twice, and nothing that was answered is lost."""
 
-from __future__ import annotations
-
 import copy
 import math
 import multiprocessing
@@ -334,9 +332,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path):
 
 
 def test_places_where_there_can_be_none(tmp_path: Path):
-    assert f"there is no folder {tmp_path}/nowhere for" in refused(
-        tmp_path / "nowhere" / "a.sqlite"
-    )
+    assert f"there is no folder {tmp_path}/nowhere for" in refused(tmp_path / "nowhere/a.sqlite")
     assert "is a folder: give a file for answers" in refused(tmp_path)
     if Path("/proc").is_dir():  # where nobody can make a file
         sentence = refused("/proc/a.sqlite")

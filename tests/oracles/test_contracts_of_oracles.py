@@ -1,7 +1,5 @@
 """What holds of every oracle of texts: each contract runs over the one table of them."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import inspect
@@ -128,8 +126,12 @@ def test_an_order_can_be_left_as_it_is(row):
     assert (both.symmetric, random.symmetric, none.symmetric) == (True, True, False)
     plain = dict(none.answers(ASKED))
     turned = dict(none.answers([question.swapped() for question in ASKED]))
-    drawn, mean = dict(random.answers(ASKED)), dict(both.answers(ASKED))
+    mean, heard = dict(both.answers(ASKED)), listen(random)
+    drawn = dict(random.answers(ASKED))
+    assert len(heard()) == spent(random)["queries"] == len(ASKED)
+    assert spent(random)["swapped"] == 0
     back = dict(random.answers([question.swapped() for question in ASKED]))
+    assert 0 < sum(abs(drawn[number] - plain[number]) < 1e-5 for number in plain) < len(ASKED)
     # Nothing is swapped in a look as it is shown.
     assert answered(both.in_given_order(ASKED)) == plain
     for number in plain:

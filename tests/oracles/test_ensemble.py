@@ -1,7 +1,5 @@
 """A population of judges."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math
@@ -86,11 +84,9 @@ def test_precision_is_the_highest_of_the_members():
 def test_members_without_a_table_give_none():
     oracle = EnsembleOracle([EmbeddingOracle(num_actions=3, dim=2, seed=s) for s in (0, 1)])
     assert oracle.table is None
-    everyone = actions([0, 1, 2], enumerated=True)
-    product, _ = oracle.expected(Prompts(torch.tensor([0])), everyone, everyone)
-    by_hand = sum(
-        m.expected(Prompts(torch.tensor([0])), everyone, everyone)[0] for m in oracle.members
-    )
+    asked = Prompts(torch.tensor([0])), *2 * [actions([0, 1, 2], enumerated=True)]
+    product, _ = oracle.expected(*asked)
+    by_hand = sum(member.expected(*asked)[0] for member in oracle.members)
     torch.testing.assert_close(product, by_hand / 2)
 
 
@@ -196,10 +192,10 @@ def test_agreement_on_texts_is_that_of_the_last_calls():
 
 
 def test_what_cannot_be_compared_is_not_logged():
-    def logged(*oracles):
+    def logged(*members):
         metrics = {}
         logger = SimpleNamespace(log_metrics=lambda values, step: metrics.update(values))
-        game = OnlineGame(TabularPolicy(), EnsembleOracle([*oracles]), NashMP())
+        game = OnlineGame(TabularPolicy(), EnsembleOracle([*members]), NashMP())
         QueryLog().on_train_batch_end(SimpleNamespace(loggers=[logger]), game, None, None, 0)
         return metrics
 
@@ -246,9 +242,9 @@ def listed(tmp_path, *lines: str) -> ListedResponses:
     return ListedResponses(RuleOracle(shorter_wins), path)
 
 
-def refused(oracles, weights=None) -> str:
+def refused(members, weights=None) -> str:
     with pytest.raises(UserError) as error:
-        EnsembleOracle(oracles, weights)
+        EnsembleOracle(members, weights)
     return str(error.value)
 
 

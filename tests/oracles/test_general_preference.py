@@ -1,7 +1,5 @@
 """The oracle of general preferences: embeddings, and their skew-symmetric form."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from functools import partial

@@ -1,7 +1,5 @@
 """A judge behind an endpoint: what it is asked, what is counted, and what nobody may see."""
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import gc
@@ -24,9 +22,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
-import torch
 from judge_server import JudgeServer, rule
-from judge_server_oracles import Clock, oracle, patience_ends_in_an_outage, questions, texts
+from judge_server_oracles import Clock, oracle, patience_ends_in_an_outage, questions
 from paths import ROOT
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
@@ -34,7 +31,6 @@ from nlhf_zoo.oracles.judge import client, scheduler
 from nlhf_zoo.oracles.judge.client import Failure, Session, retry_after
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.text_oracle import Question
-from nlhf_zoo.records import Prompts
 
 KEY = "sk-test-7fQ2/xY+93hFz0PqLm"
 
@@ -58,38 +54,6 @@ def named(name: str, num: int = 1) -> list[Question]:
 
 
 # ---- what is asked -------------------------------------------------------------------------------
-
-
-def test_both_orders_are_asked_and_averaged(server):
-    judge, mine = oracle(server), texts("self-play", 2, 4)
-    said = judge(Prompts(torch.arange(2), text=["x", "y"]), mine, mine)
-    for b, row in enumerate(mine.text):
-        for k, one in enumerate(row):
-            for m, other in enumerate(row):
-                wanted = 0.5 if k == m else (rule(one, other) + 1 - rule(other, one)) / 2
-                assert said.preference[b, k, m].item() == pytest.approx(wanted, abs=1e-12)
-    pairs = 2 * 4 * 3 // 2
-    assert said.valid.all()
-    assert judge.ledger["queries"] == judge.ledger["swapped"] == pairs
-    assert judge.ledger["requests"] == 2 * pairs
-    assert judge.ledger["retries"] == judge.ledger["invalid"] == 0
-    assert judge.ledger["prompt_tokens"] == 100 * 2 * pairs
-
-
-@pytest.mark.parametrize("order", ["none", "random"])
-def test_one_order_is_asked(server, order):
-    judge, asked = oracle(server, order=order), named(f"order {order}", 12)
-    answers = dict(judge.answers(asked))
-    turned = 0
-    for number, question in enumerate(asked):
-        (straight, swapped) = (len(of(server, one)) for one in (question, question.swapped()))
-        assert straight + swapped == 1
-        turned += swapped
-        p = rule(question.first, question.second), 1 - rule(question.second, question.first)
-        assert answers[number] == pytest.approx(p[swapped], abs=1e-12)
-    assert turned == 0 if order == "none" else 0 < turned < 12
-    assert judge.symmetric == (order == "random")
-    assert judge.ledger["queries"] == judge.ledger["requests"] == 12
 
 
 def test_as_shown_is_what_the_judge_said(server):
@@ -141,21 +105,12 @@ def test_a_request_holds_what_it_should_and_nothing_else(server, monkeypatch):
     assert entry["request"] == {"model": "small", "temperature": 0.0, "max_tokens": 256}
 
 
-def test_the_fingerprint_tells_judges_apart(server, tmp_path, monkeypatch):
+def test_the_fingerprint_tells_templates_apart_and_not_keys(server, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     (tmp_path / "mine.txt").write_text("{prompt} {first} {second}")
-    base = {"model": "m", "base_url": server.url, "api_key_env": "JUDGE_KEY"}
-    changes = [
-        {}, {"model": "n"}, {"base_url": "http://localhost:1"}, {"order": "none"}, {"system": "x"},
-        {"verdict": "logprobs"}, {"template": str(tmp_path / "mine.txt")}, {"temperature": 0.5},
-        {"max_tokens": 9}, {"extra_body": {"seed": 1}},
-    ]  # fmt: skip
-    prints = [JudgeOracle(**{**base, **change}).fingerprint for change in changes]
-    assert len(set(prints)) == len(changes)
-    assert not any(KEY in one for one in prints)
-    # How hard it is asked, and with which key, does not matter.
-    same = {**base, "api_key_env": None, "concurrency": 2, "retries": 0, "patience": 1e3}
-    assert JudgeOracle(**same).fingerprint == prints[0]
+    plain = oracle(server, patience=1e6).fingerprint
+    assert oracle(server, template=str(tmp_path / "mine.txt")).fingerprint != plain
+    assert JudgeOracle("small", server.url, "JUDGE_KEY").fingerprint == plain
 
 
 # ---- what fails ----------------------------------------------------------------------------------
@@ -419,7 +374,15 @@ def test_a_budget_ends_the_asking_and_hands_out_what_is_had(server, field, most,
     }
 
 
-def test_an_interrupt_ends_it_at_once():
+@pytest.fixture
+def interrupts():
+    """Interrupts are heard: what a shell has begun in the background is deaf to them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_it_at_once(interrupts):
     with JudgeServer(always="timeout") as server:
         judge = oracle(server, timeout=1e6, patience=1e6)  # else it would never end
 
@@ -502,11 +465,9 @@ def in_child(judges: list[JudgeOracle], queue) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_copies_threads_forks_and_running_loops(server):
+def test_threads_forks_and_running_loops(server):
     judges = [oracle(server)]  # the only one who holds it
     check(judges[0], "before")
-    check(copy.deepcopy(judges[0]), "a copy")
-    check(pickle.loads(pickle.dumps(judges[0])), "unpickled")
     in_threads(lambda name: check(judges[0], name))
 
     async def notebook():
@@ -594,18 +555,9 @@ def test_nothing_is_left_open(server):
         assert sum(thread.name == "nlhf judge" for thread in threading.enumerate()) == 2
         print("done")
     """
-    options = [
-        "-X",
-        "dev",
-        "-W",
-        "error",
-        "-W",
-        "ignore::DeprecationWarning",
-        "-W",
-        "ignore::FutureWarning",
-    ]
+    options = "-X dev -W error -W ignore::DeprecationWarning -W ignore::FutureWarning"
     run = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(code)],
+        [sys.executable, *options.split(), "-c", textwrap.dedent(code)],
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert run.stdout.strip() == "done", run.stderr

@@ -1,7 +1,5 @@
 """Judgements with faults: each answer is the right one or invalid, and each request is counted."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

@@ -1,7 +1,5 @@
 """Games that a language model judges, through the command line; the judge is on loopback."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """Quotations that nothing can end, templates, and what counts as a verdict."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Mistakes with a judge's options: one sentence, exit code 2, before anything is asked."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

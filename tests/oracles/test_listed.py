@@ -1,15 +1,15 @@
 """Table games of oracles that read texts."""
 
-from __future__ import annotations
+# ruff: noqa: E501  # tables of one row a line
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from judges import FairJudge, Judge, beats, opinion
+from rows import write as write_rows
 from zoo import fit
 
 from nlhf_zoo.algorithms import NashMP
@@ -31,12 +31,7 @@ ROWS = [
 
 @pytest.fixture
 def write(tmp_path: Path):
-    def write(*rows: object, name: str = "listed.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return write
+    return lambda *rows, name="listed.jsonl": Path(write_rows(tmp_path / name, *rows))
 
 
 def by_hand(say, rows=ROWS, size=4) -> torch.Tensor:
@@ -184,28 +179,21 @@ LINES = {
         [GOOD, '{"prompt": [{"role": "user", "content": "x"}], "responses": ["a", "b"]}'],
         "line 2 of .* has the prompt of line 1 again",
     ),
-    "responses text": (
-        ['{"prompt": "x", "responses": "a"}'],
-        "has text as responses: write a list",
-    ),
-    "response a number": (
-        ['{"prompt": "x", "responses": ["a", 1]}'],
-        "has a number among its resp",
-    ),
+    "responses text": (['{"prompt": "x", "responses": "a"}'], "has text as responses: write a list"),
+    "response a number": (['{"prompt": "x", "responses": ["a", 1]}'], "has a number among its resp"),
     "response empty": (['{"prompt": "x", "responses": ["a", ""]}'], "has an empty response"),
     "response twice": (['{"prompt": "x", "responses": ["a", "a"]}'], "has the response 'a' twice"),
     "one response": (['{"prompt": "x", "responses": ["a"]}'], "has fewer than two responses"),
     "names of others": ([GOOD[:-1] + ', "names": ["A"]}'], "has 1 names for 2 responses"),
     "names twice": ([GOOD[:-1] + ', "names": ["A", "A"]}'], "has the name 'A' twice"),
     "nothing": ([], "l.jsonl has no lines: there is no prompt to play"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", LINES)
 def test_lines_that_cannot_be_used(kind: str, tmp_path: Path):
     lines, sentence = LINES[kind]
-    path = tmp_path / "l.jsonl"
-    path.write_text("".join(line + "\n" for line in lines))
+    path = write_rows(tmp_path / "l.jsonl", *lines)
     with pytest.raises(UserError, match=sentence) as error:
         ListedResponses(RuleOracle(shorter_wins), path)
     assert "\n" not in str(error.value)

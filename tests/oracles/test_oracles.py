@@ -1,6 +1,6 @@
 """Oracles over tables and embeddings, and what they read: matrices, distributions and votes."""
 
-from __future__ import annotations
+# ruff: noqa: E501  # tables of one row a line
 
 import importlib
 import inspect
@@ -77,10 +77,8 @@ ZOO = {
     "SineGame": lambda **given: oracles.SineGame(num_actions=12, seed=1, **given),
     "Annotators": lambda **given: oracles.Annotators(seed=1, **given),
     "SmallLanguage": lambda: oracles.SmallLanguage(num_letters=4, length=2),
-    "EmbeddingOracle": lambda **given: EmbeddingOracle(
-        num_actions=11, dim=4, seed=1, block_size=30, **given
-    ),
-}
+    "EmbeddingOracle": lambda **given: EmbeddingOracle(num_actions=11, dim=4, seed=1, block_size=30, **given),
+}  # fmt: skip
 
 
 # Those of texts have rows in tests/oracles/zoo.py and in test_contracts_of_oracles.py; those
@@ -594,14 +592,8 @@ REFUSED = {
         )
         for prior in (-1.0, float("nan"), float("inf"))
     },
-    "no vote, no prior": (
-        lambda at: read_votes(write(at, FEW_VOTES), 0.0),
-        "nobody compared 'A' with 'C' in votes",
-    ),
-    "count 0": (
-        lambda at: read_votes(write(at, "winner,loser,count\nA,B,0\n"), 0.0),
-        "nobody compared 'A' with 'B'",
-    ),
+    "no vote, no prior": (lambda at: read_votes(write(at, FEW_VOTES), 0.0), "nobody compared 'A' with 'C' in votes"),
+    "count 0": (lambda at: read_votes(write(at, "winner,loser,count\nA,B,0\n"), 0.0), "nobody compared 'A' with 'B'"),
     "matrix missing": (lambda at: read_matrix(at / "none.npy"), "does not exist"),
     "matrix a folder": (read_matrix, "is not a file"),
     "ending": (lambda at: read_matrix(write(at, "0.5", "P.txt")), r"must end in \.npy or \.csv"),
@@ -612,14 +604,11 @@ REFUSED = {
     "tensor": (lambda at: MatrixOracle(torch.full((2, 2), 0.7)), "the matrix"),
     "embeddings": (lambda at: EmbeddingOracle(write(at, "1,2", "v.csv")), r"must end in \.npy"),
     "dim odd": (lambda at: EmbeddingOracle(num_actions=5, dim=3), "dim must be even, but it is 3"),
-    "one action": (
-        lambda at: EmbeddingOracle(num_actions=1, dim=2),
-        "num_actions and dim of at least 2",
-    ),
+    "one action": (lambda at: EmbeddingOracle(num_actions=1, dim=2), "num_actions and dim of at least 2"),
     "scale": (lambda at: EmbeddingOracle(scale=float("inf")), "scale must be a finite"),
     "block": (lambda at: EmbeddingOracle(block_size=0), "block_size must be at least 1"),
     "large": (lambda at: EmbeddingOracle(num_actions=10**12, dim=64), "will not fit in memory"),
-}
+}  # fmt: skip
 
 
 def saved(save=np.save) -> bytes:

@@ -2,25 +2,22 @@
 
 # ruff: noqa: E501  # tables of one row a line
 
-from __future__ import annotations
-
 import itertools
-import json
 import math
 import re
 import shutil
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
 from forked import nlhf
-from language_models import new_folder, refused
+from language_models import letters, refused
 from paths import ROOT
+from rows import write
 from text_models import CHAT, PAD, VOCABULARY, folder, prompts, responses, tokenizer, user
 from tiny_models import save_tiny
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -50,17 +47,6 @@ OWN_MESSAGE = (
 )
 causal = partial(folder, auto=AutoModelForCausalLM)
 plain = partial(generative, chat_template=False)
-
-
-@cache
-def letters(kind, auto=None):
-    """Folder of a model on letters, of transformers' own kind of tokenizer; or a classifier."""
-    path = save_tiny(new_folder() / kind, kind, chat=True, max_position_embeddings=512)
-    if auto is not None:
-        config = AutoConfig.from_pretrained(path, num_labels=1)
-        torch.manual_seed(5)
-        auto.from_config(config).save_pretrained(path)
-    return str(path)
 
 
 class Alone:
@@ -425,8 +411,8 @@ def game(tmp_path_factory):
     """A folder with a policy's model and prompts."""
     folder = tmp_path_factory.mktemp("game")
     save_tiny(folder / "policy", "llama", chat=True)
-    rows = [{"prompt": text} for text in ("to be", "a", "go on.", "why?", "no.", "so", "x", "y z")]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = ("to be", "a", "go on.", "why?", "no.", "so", "x", "y z")
+    write(folder / "prompts.jsonl", *({"prompt": text} for text in texts))
     return folder
 
 

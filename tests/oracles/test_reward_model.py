@@ -1,7 +1,5 @@
 """Reward models as oracles; and what all oracles share that load a model and its settings."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -265,10 +263,10 @@ def test_the_fingerprint_sees_the_names_of_special_tokens(chat, tmp_path):
     other = shutil.copytree(folder("llama", chat=chat), tmp_path / "other")
     path = other / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<unk>"}))
-    oracles = [RewardModelOracle(str(one)) for one in (folder("llama", chat=chat), other)]
-    texts = [oracle.models[0].encoder.render_response(user("w1"), "w2") for oracle in oracles]
+    both = [RewardModelOracle(str(one)) for one in (folder("llama", chat=chat), other)]
+    texts = [oracle.models[0].encoder.render_response(user("w1"), "w2") for oracle in both]
     assert (texts[0] != texts[1]) is ("bos_token" in chat)
-    assert oracles[0].fingerprint != oracles[1].fingerprint
+    assert both[0].fingerprint != both[1].fingerprint
 
 
 def test_the_fingerprint_sees_what_the_chat_template_writes(monkeypatch):

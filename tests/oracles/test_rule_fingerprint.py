@@ -1,7 +1,5 @@
 """What the fingerprint of a rule sees: two rules with different answers have different ones."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import operator

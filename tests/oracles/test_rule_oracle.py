@@ -1,7 +1,5 @@
 """Rules in Python as oracles."""
 
-from __future__ import annotations
-
 import math
 
 import jsonargparse
@@ -10,34 +8,9 @@ import torch
 from language_models import refused
 from text_models import prompts, responses
 
-from nlhf_zoo.game.payoffs import PayoffEstimator
 from nlhf_zoo.oracles import PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.rules import LengthBetween, Mentions, shorter_wins
-from nlhf_zoo.records import ProximalStep
 from oracles.zoo import Sums
-
-
-def test_a_rule_is_asked_about_different_texts_once_and_answers_both_ways():
-    rule, value = Sums(), Sums()
-    first, second = responses(["a", "b", "a"]), responses(["a", "c", "b", "c"])
-    answer = RuleOracle(rule, check_symmetry=False)(prompts("x"), first, second)
-    assert sorted(rule.read) == ["x | a | b", "x | a | c", "x | b | c"]
-    expected = [[value("x", a, b) for b in second.text[0]] for a in first.text[0]]
-    torch.testing.assert_close(answer.preference[0], torch.tensor(expected))
-
-
-def test_the_game_counts_what_a_rule_is_asked():
-    rule, step = Sums(), ProximalStep({"policy": 1}, ((1, {"policy": 1}),), 1, self_play=True)
-    oracle = RuleOracle(rule, check_symmetry=False)
-    mine = responses(["a", "b", "c"])
-    payoffs = PayoffEstimator(oracle, lambda _: 0, lambda: ["policy"])(
-        step, prompts("x"), mine, [mine]
-    )
-    assert payoffs.queries == len(rule.read) == 3
-    others = [[rule("x", a, b) for b in "abc" if b != a] for a in "ab"]
-    # The response itself is among its K opponents, with 1/2.
-    expected = [1 / 6 + sum(row) / 3 for row in others]
-    torch.testing.assert_close(payoffs.payoff[0, :2], torch.tensor(expected))
 
 
 def test_symmetry_is_checked_in_the_first_batches():

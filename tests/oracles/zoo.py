@@ -4,8 +4,6 @@ A new oracle is one row here: every contract of ``oracles/test_contracts_of_orac
 over it.
 """
 
-from __future__ import annotations
-
 import atexit
 import math
 import shutil
@@ -250,8 +248,12 @@ ROWS = [
     ),
     Row(
         oracles.JudgeOracle, judge, lambda calls, texts: calls, orders=2,
-        unreadable={"is_silent": True}, readable=False, same={"concurrency": 2},
-        others=({"order": "none"}, {"system": "x"}, {"max_tokens": 9}),
+        unreadable={"is_silent": True}, readable=False, same={"concurrency": 2, "retries": 0},
+        others=(
+            {"order": "none"}, {"system": "x"}, {"max_tokens": 9}, {"model": "another"},
+            {"base_url": "http://localhost:1"}, {"verdict": "logprobs"}, {"temperature": 0.5},
+            {"extra_body": {"seed": 1}},
+        ),
         refuses=(({"order": "twice"}, "order must be one of none, random, both, not 'twice'"),),
     ),
     Row(oracles.CachedOracle, cached, lambda calls, texts: texts, others=MODELS),

@@ -1,7 +1,5 @@
 """Prompts as a language model reads them, and what it refuses, in one sentence each."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

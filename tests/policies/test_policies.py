@@ -1,7 +1,5 @@
 """Policies over a table: mixtures, decoding, sampling, players, and what gradients reach."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -24,9 +22,7 @@ from nlhf_zoo.records import PLAIN, Decoding, Prompts
 
 C, N = 3, 5
 PLAYERS = ("policy", "anchor", "lookahead")
-RAGGED = torch.tensor(
-    [[True] * 5, [True, False, True, True, False], [True, True, False, False, False]]
-)
+RAGGED = torch.tensor([[True] * 5, [True, False, True, True, False], [True] * 2 + [False] * 3])
 CPU = torch.device("cpu")
 
 
@@ -232,14 +228,9 @@ def test_other_precisions_are_refused(kind, dtype):
 
 DECODINGS = [
     PLAIN,
-    Decoding(temperature=2.0),
-    Decoding(temperature=0.3),
-    Decoding(temperature=math.inf),
-    Decoding(top_k=1),
-    Decoding(top_k=3),
-    Decoding(top_k=50),
-    Decoding(top_p=0.6),
-    Decoding(top_p=0.01),
+    *(Decoding(temperature=temperature) for temperature in (2.0, 0.3, math.inf)),
+    *(Decoding(top_k=top_k) for top_k in (1, 3, 50)),
+    *(Decoding(top_p=top_p) for top_p in (0.6, 0.01)),
     Decoding(min_p=0.3),
     Decoding(temperature=2.0, top_k=4, top_p=0.8, min_p=0.2),
 ]
@@ -373,17 +364,10 @@ def test_a_policy_needs_a_table():
         TabularPolicy().bind((), None)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"temperature": 0.0},
-        {"temperature": math.nan},
-        {"top_k": -1},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"min_p": 1.0},
-    ],
-)
-def test_decodings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Decoding(**wrong)
+WRONG = {"temperature": (0.0, math.nan), "top_k": (-1,), "top_p": (0.0, 1.1), "min_p": (1.0,)}
+
+
+@pytest.mark.parametrize(("name", "wrong"), [(name, v) for name in WRONG for v in WRONG[name]])
+def test_decodings_out_of_range_are_refused(name, wrong):
+    with pytest.raises(ValueError, match=name):
+        Decoding(**{name: wrong})

@@ -1,29 +1,12 @@
 """Responses that can be listed, and the small language."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
+import language_models as lm
 import numpy as np
 import pytest
 import torch
-from language_models import (
-    HALF,
-    POLICY,
-    REFERENCE,
-    TOLERANCE,
-    counted,
-    laws_along,
-    shared_policy,
-    small,
-    small_policy,
-    small_prompts,
-    stream,
-    sum_along,
-    tiny_folder,
-    words_law,
-)
 from tiny_models import (
     EOS_ID,
     PAD,
@@ -45,46 +28,46 @@ from nlhf_zoo.records import PLAIN, Responses
 
 
 def test_all_words_are_listed_and_their_probabilities_sum_to_one():
-    prompts = small_prompts(small())
-    listed = small().enumerate(prompts)
+    prompts = lm.small_prompts(lm.small())
+    listed = lm.small().enumerate(prompts)
     assert [*listed.text[2]] == small_language.words()
     assert listed.enumerated
     assert listed.tokens.shape == (4, 512, 3)
     each = Responses(listed.tokens, listed.mask, listed.weight)  # not listed: row by row
-    for who in (POLICY, REFERENCE, HALF):
+    for who in (lm.POLICY, lm.REFERENCE, lm.HALF):
         with torch.no_grad():
-            at_once, by_row = (small().log_prob(who, prompts, r) for r in (listed, each))
+            at_once, by_row = (lm.small().log_prob(who, prompts, r) for r in (listed, each))
         torch.testing.assert_close(at_once.exp().sum(-1), torch.ones(4))
-        torch.testing.assert_close(at_once, by_row, atol=TOLERANCE, rtol=1e-5)
+        torch.testing.assert_close(at_once, by_row, atol=lm.TOLERANCE, rtol=1e-5)
 
 
 def test_one_pass_over_prefixes_is_what_listed_responses_cost():
     """64 prefixes of two letters instead of 512 words."""
-    prompts = small_prompts(small())
-    with counted(small()) as seen, torch.no_grad():
-        small().log_prob(POLICY, prompts, small().enumerate(prompts))
+    prompts = lm.small_prompts(lm.small())
+    with lm.counted(lm.small()) as seen, torch.no_grad():
+        lm.small().log_prob(lm.POLICY, prompts, lm.small().enumerate(prompts))
     assert seen == [4 * 64 * 4]
 
 
 def test_gradients_of_listed_responses_are_those_of_each():
-    policy = small_policy()
-    prompts = small_prompts(policy, (2, 0))
+    policy = lm.small_policy()
+    prompts = lm.small_prompts(policy, (2, 0))
     listed = policy.enumerate(prompts)
-    weight = torch.randn(2, 512, generator=stream())
+    weight = torch.randn(2, 512, generator=lm.stream())
     found = []
     for responses in (listed, Responses(listed.tokens, listed.mask, listed.weight)):
         policy.zero_grad()
-        (policy.log_prob(POLICY, prompts, responses) * weight).sum().backward()
+        (policy.log_prob(lm.POLICY, prompts, responses) * weight).sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad]))
     scale = float(found[0].abs().max())
     torch.testing.assert_close(found[0], found[1], atol=1e-5 * scale, rtol=1e-4)
 
 
 def test_listed_responses_of_some_prompts_in_another_order():
-    whole = words_law(small(), HALF)
-    prompts = small_prompts(small(), (2, 0))
+    whole = lm.words_law(lm.small(), lm.HALF)
+    prompts = lm.small_prompts(lm.small(), (2, 0))
     with torch.no_grad():
-        some = small().log_prob(HALF, prompts, small().enumerate(prompts)).exp()
+        some = lm.small().log_prob(lm.HALF, prompts, lm.small().enumerate(prompts)).exp()
     torch.testing.assert_close(some, whole[[2, 0]])
 
 
@@ -140,17 +123,17 @@ def test_listed_responses_may_differ_in_length_and_between_prompts(names):
     widths = [[len(name) + 1 for name in row] for row in names]
     assert listed.mask.sum(-1).tolist() == widths
     each = Responses(listed.tokens, listed.mask, listed.weight)
-    for who in (POLICY, REFERENCE, HALF):
+    for who in (lm.POLICY, lm.REFERENCE, lm.HALF):
         with torch.no_grad():
             found = policy.log_prob(who, prompts, listed)
             by_row = policy.log_prob(who, prompts, each)
         torch.testing.assert_close(found.exp().sum(-1), torch.ones(3))
-        torch.testing.assert_close(found, by_row, atol=TOLERANCE, rtol=1e-5)
+        torch.testing.assert_close(found, by_row, atol=lm.TOLERANCE, rtol=1e-5)
     # By hand: the plain model on "x:a" and its end.
     x, colon, a = (VOCABULARY.index(letter) for letter in "x:a")
-    laws = laws_along(ShortWords().load().model, [x, colon], [a, EOS_ID])
-    found = policy.log_prob(REFERENCE, prompts, listed)[0, 0]
-    assert float(found) == pytest.approx(sum_along(laws, [a, EOS_ID]).item(), abs=1e-5)
+    laws = lm.laws_along(ShortWords().load().model, [x, colon], [a, EOS_ID])
+    found = policy.log_prob(lm.REFERENCE, prompts, listed)[0, 0]
+    assert float(found) == pytest.approx(lm.sum_along(laws, [a, EOS_ID]).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("missing", ["b", "cc"])
@@ -159,22 +142,22 @@ def test_listed_responses_that_are_not_all_are_refused(missing):
     policy = short_policy(names)
     prompts = tiny_prompts(policy, ("x:",))
     with pytest.raises(UserError, match=r"have a probability of 0\.\d+ only"):
-        policy.log_prob(POLICY, prompts, policy.enumerate(prompts))
+        policy.log_prob(lm.POLICY, prompts, policy.enumerate(prompts))
 
 
 def test_responses_that_cannot_be_written_are_refused():
-    policy = make_policy(tiny_folder("llama"), names=[["fine", "Ähm"]])
+    policy = make_policy(lm.tiny_folder("llama"), names=[["fine", "Ähm"]])
     with pytest.raises(UserError, match="cannot write the response 'Ähm'"):
         policy.enumerate(tiny_prompts(policy, ("go on.",)))
 
 
 def test_an_oracle_without_words_lists_nothing():
-    assert shared_policy("llama").enumerate(tiny_prompts(shared_policy("llama"))) is None
+    assert lm.shared_policy("llama").enumerate(tiny_prompts(lm.shared_policy("llama"))) is None
     partly = torch.ones(4, 512, dtype=torch.bool)
     partly[1, 7] = False
     policy = CausalLMPolicy(SmallLanguageModel(), max_new_tokens=3)
     policy.bind((), partly, SmallLanguage().action_names)
-    assert policy.enumerate(small_prompts(policy)) is None
+    assert policy.enumerate(lm.small_prompts(policy)) is None
 
 
 # ---- the small language ----
@@ -185,7 +168,7 @@ def test_the_small_language_by_hand():
     words = small_language.words()
     assert len(words) == 512
     assert [words[n] for n in (0, 1, 8, 511)] == ["aaa", "aab", "aba", "hhh"]
-    weights = 1.5 * torch.randn(4, 3, 8, generator=stream(3), dtype=torch.float64)
+    weights = 1.5 * torch.randn(4, 3, 8, generator=lm.stream(3), dtype=torch.float64)
     P = small_language.preference(1.5, 2.0, 3)
     pairs = [(0, "abc", "hgf"), (3, "ddd", "ade"), (1, "aaa", "aab"), (2, "fed", "def")]
     for x, one, other in pairs:
@@ -211,14 +194,14 @@ def test_without_quality_each_third_beats_the_next():
 
 def test_words_are_judged_by_their_text():
     oracle = SmallLanguage()
-    prompts = small_prompts(small())
-    first, second = (small().sample(POLICY, prompts, 5, PLAIN, stream(s)) for s in (0, 1))
+    prompts = lm.small_prompts(lm.small())
+    first, second = (lm.small().sample(lm.POLICY, prompts, 5, PLAIN, lm.stream(s)) for s in (0, 1))
     found = oracle(prompts, first, second).preference
     words = small_language.words()
     for b, k, j in np.ndindex(4, 5, 5):
         row, column = words.index(first.text[b][k]), words.index(second.text[b][j])
         assert found[b, k, j] == oracle.table[b, row, column]
-    product, valid = oracle.expected(prompts, first, small().enumerate(prompts))
+    product, valid = oracle.expected(prompts, first, lm.small().enumerate(prompts))
     assert valid.all()
     rows = torch.tensor([[words.index(w) for w in row] for row in first.text])
     expected = oracle.table.gather(1, rows[..., None].expand(-1, -1, 512)).mean(-1)
@@ -227,9 +210,9 @@ def test_words_are_judged_by_their_text():
 
 def test_what_is_no_word_is_refused():
     oracle = SmallLanguage()
-    policy = small_policy(max_new_tokens=4)
-    prompts = small_prompts(policy)
-    longer_words = policy.sample(POLICY, prompts, 2, PLAIN, stream())
+    policy = lm.small_policy(max_new_tokens=4)
+    prompts = lm.small_prompts(policy)
+    longer_words = policy.sample(lm.POLICY, prompts, 2, PLAIN, lm.stream())
     match = r"is no word of the small language, as 'aaa' is: set model.policy.max_new_tokens"
     with pytest.raises(UserError, match=match):
         oracle(prompts, longer_words, longer_words)

@@ -5,8 +5,6 @@ first letter. A general preference model learns the cycle, and the policy that i
 mixes over the groups; a Bradley-Terry model must rank them, and the policy ends in a corner.
 """
 
-from __future__ import annotations
-
 import json
 import runpy
 from pathlib import Path

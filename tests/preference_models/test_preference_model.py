@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # tables of one row a line
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -527,9 +525,8 @@ def test_a_run_that_diverges_says_so(tmp_path):
 def test_no_held_out_pairs_to_validate_on(tmp_path):
     config = configuration(tmp_path)
     config["data"]["init_args"] |= {"validation_path": None, "num_validation": None}
-    assert "there are no validation pairs" in refused(
-        "validate", "--config", write(tmp_path, config)
-    )
+    said = refused("validate", "--config", write(tmp_path, config))
+    assert "there are no validation pairs" in said
 
 
 def test_backbones_that_are_no_classifiers(tmp_path):

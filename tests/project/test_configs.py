@@ -1,8 +1,6 @@
 """Every file in configs/ runs, is complete, and reaches what it is there to show."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,17 @@ def _repository(tmp_path: Path) -> None:
 
 def named(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
+
+
+def slow_unless(by_default: Callable[[Path], bool], paths: list[Path]) -> Any:
+    """Some files by default, and the others as slow tests."""
+    return pytest.mark.parametrize(
+        "path",
+        [
+            pytest.param(path, id=named(path), marks=[] if by_default(path) else [pytest.mark.slow])
+            for path in paths
+        ],
+    )
 
 
 small = pytest.mark.parametrize("path", [p for p in TABULAR if p.stem not in LARGE], ids=named)
@@ -101,13 +110,7 @@ def test_print_config_is_the_file(path: Path, tmp_path: Path):
     assert_printed(path, run.out)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=named(path), marks=[pytest.mark.slow] if path.stem in LARGE else [])
-        for path in [*TABULAR, *VARIANTS]
-    ],
-)
+@slow_unless(lambda path: path.stem not in LARGE, [*TABULAR, *VARIANTS])
 def test_one_step_for_a_trial(path: Path, tmp_path: Path):
     run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
     assert run.code == 0, run.err

@@ -1,7 +1,5 @@
 """The documentation is true: its commands and examples run, its tables agree with the code."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io
@@ -51,9 +49,7 @@ def text_of(page: str) -> str:
 
 def blocks(page: str, kind: str) -> list[str]:
     """The code blocks of a kind in a page."""
-    return re.findall(
-        rf"^```{re.escape(kind)}\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", text_of(page), re.M | re.S)
 
 
 def commands(page: str) -> list[str]:
@@ -72,9 +68,7 @@ def nav_files(nav):
 
 
 def test_the_navigation_names_every_page_once():
-    config = re.sub(
-        r"^plugins:.*?(?=^\S)", "", text_of("mkdocs.yml"), flags=re.MULTILINE | re.DOTALL
-    )
+    config = re.sub(r"^plugins:.*?(?=^\S)", "", text_of("mkdocs.yml"), flags=re.M | re.S)
     nav = list(nav_files(yaml.safe_load(config)["nav"]))
     assert sorted(nav) == [page.relative_to(DOCS).as_posix() for page in PAGES]
 
@@ -114,7 +108,7 @@ def test_every_algorithm_has_a_page(cls):
     number = cls.paper.removeprefix("arXiv:")
     assert f"[arXiv:{number}](https://arxiv.org/abs/{number})" in text
     assert commands(page) == [f"nlhf fit --config configs/tabular/{name}.yaml"]
-    assert {*HEADINGS} <= {*re.findall(r"^## (.*)$", text, re.MULTILINE)}
+    assert {*HEADINGS} <= {*re.findall(r"^## (.*)$", text, re.M)}
     assert "(../metrics.md)" in text
     assert f"../figures/{name}.png" in text
     assert f"\n::: nlhf_zoo.algorithms.{cls.__name__}\n" in text
@@ -130,7 +124,7 @@ NO_PROSE = re.compile(rf" *([#|<>:]|!\[|!!!|\?\?\?|\[\^|--8<--|$)| {{4}}(?!{ITEM
 def prose(page: Path) -> list[str]:
     """The lines of a page; those of code, tables, headings, images and admonitions are empty."""
     text = page.read_text(encoding="utf-8")
-    text = re.sub(r"^( *```).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^( *```).*?^\1$", "", text, flags=re.M | re.S)
     return ["" if NO_PROSE.match(line) else line for line in text.splitlines()]
 
 
@@ -174,11 +168,11 @@ def site(tmp_path_factory):
 def test_a_page_is_what_its_source_says(page, site):
     """A fence that is none swallows headings, and three backticks come out."""
     html = (site / page.with_suffix(".html")).read_text(encoding="utf-8")
-    (article,) = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    (article,) = re.findall(r"<article.*?</article>", html, re.S)
     assert "```" not in article
-    source = re.sub(r"^```.*?^```$", "", text_of(f"docs/{page}.md"), flags=re.M | re.DOTALL)
+    source = re.sub(r"^```.*?^```$", "", text_of(f"docs/{page}.md"), flags=re.M | re.S)
     wanted = [line.removeprefix("## ") for line in source.splitlines() if line.startswith("## ")]
-    found = re.findall(r"<h2[^>]*>(.*?)<a class=\"headerlink", article, re.DOTALL)
+    found = re.findall(r"<h2[^>]*>(.*?)<a class=\"headerlink", article, re.S)
     shown = [unescape(re.sub("<[^>]+>", "", heading)) for heading in found]
     bare = [re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in wanted]
     assert [heading for heading in shown if heading in bare] == bare
@@ -204,7 +198,7 @@ def make(cls):
 def test_the_table_of_algorithms_agrees_with_their_declarations():
     text = text_of("README.md")
     told = {}
-    for row in re.findall(r"^\| (\[.*) \|$", text, re.MULTILINE):
+    for row in re.findall(r"^\| (\[.*) \|$", text, re.M):
         name, *cells = row.split(" | ")
         told[re.search(r"\((docs/algorithms/\w+\.md)\)", name)[1]] = cells
     assert told == {
@@ -216,7 +210,7 @@ def test_the_table_of_algorithms_agrees_with_their_declarations():
         ]
         for cls in ALGORITHMS
     }
-    in_one_line = re.findall(r"^- `(\w+)`: \w", text, re.MULTILINE)
+    in_one_line = re.findall(r"^- `(\w+)`: \w", text, re.M)
     assert [f"docs/algorithms/{snake_case(name)}.md" for name in in_one_line] == [*told]
 
 
@@ -225,11 +219,11 @@ def test_every_option_is_told(command):
     section = text_of("docs/command_line.md").split(f"\n## {command}\n")[1].split("\n## ")[0]
     shown = play(f"nlhf {command} --help")
     assert shown.code == 0
-    options = set(re.findall(r"^  --(\w+)", shown.output, re.MULTILINE))
+    options = set(re.findall(r"^  --(\w+)", shown.output, re.M))
     options -= {"help", "config", "print_config"}
     assert len(options) > 5
     for option in options:
-        assert re.search(rf"^\| `(--)?{option}\b", section, re.MULTILINE), f"--{option} is not told"
+        assert re.search(rf"^\| `(--)?{option}\b", section, re.M), f"--{option} is not told"
 
 
 def test_the_files_of_the_commands_are_told(tmp_path):
@@ -244,9 +238,7 @@ def test_the_files_of_the_commands_are_told(tmp_path):
 
 
 def test_the_figures_of_every_round_are_told():
-    told = dict(
-        re.findall(r"^\| `(\w+/\w+)` \| `(\w+)` \|", text_of("docs/metrics.md"), re.MULTILINE)
-    )
+    told = dict(re.findall(r"^\| `(\w+/\w+)` \| `(\w+)` \|", text_of("docs/metrics.md"), re.M))
     assert {name: tag for tag, name in told.items() if name != "queries"} == TAGS
 
 
@@ -293,7 +285,7 @@ def bring_a_model(folder: Path) -> None:
     save_tiny(folder / "my_model", "llama", chat=True, max_position_embeddings=256)
     rows = [json.dumps({"prompt": prompt}) for prompt in ("name a fruit.", "a", "b?", "tell me")]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
-    (rule,) = re.findall(r"```python\n(def shorter_wins.*?)```", text_of("README.md"), re.DOTALL)
+    (rule,) = re.findall(r"```python\n(def shorter_wins.*?)```", text_of("README.md"), re.S)
     (folder / "my_rules.py").write_text(rule)
 
 
@@ -324,9 +316,7 @@ def masked(text: str) -> list[str]:
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
 def test_the_tables_of_solve_are_what_it_prints(played, page):
     pairs = re.findall(
-        r"^```bash\n(nlhf solve [^\n]*)\n```\n\n```text\n(.*?)^```$",
-        text_of(page),
-        re.MULTILINE | re.DOTALL,
+        r"^```bash\n(nlhf solve [^\n]*)\n```\n\n```text\n(.*?)^```$", text_of(page), re.M | re.S
     )
     assert pairs
     printed = {run.command: run.output for run in played[1]}
@@ -344,7 +334,7 @@ def test_every_logged_tag_is_explained(played):
         accumulator.Reload()
         logged |= set(accumulator.Tags()["scalars"])
     text = text_of("docs/metrics.md")
-    rows = dict(re.findall(r"^\| `([\w/]+)` \|(.*)$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w/]+)` \|(.*)$", text, re.M))
     # What these pages run need not train on text, nor end a response, nor ask a population.
     kinds = "language models|TextPrompts|EnsembleOracle"
     elsewhere = {tag for tag, row in rows.items() if re.search(kinds, row)}

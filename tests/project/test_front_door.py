@@ -1,7 +1,5 @@
 """One import gives every public name, late; what moved is found under its old name."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

@@ -4,8 +4,6 @@ The layers themselves stand in pyproject.toml. What they cannot say is what an i
 run time; that is asked here, each time in a fresh interpreter.
 """
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

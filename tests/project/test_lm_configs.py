@@ -1,25 +1,22 @@
 """Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
 
-from __future__ import annotations
-
-import json
 import math
-from collections.abc import Callable
-from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from forked import nlhf
+from language_models import letters
 from paths import CONFIGS
-from tiny_models import save_tiny, tiny_tokenizer
+from rows import user, write
+from transformers import AutoModelForSequenceClassification
 
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies.language_model.generation import TransformersGenerator
-from project.test_configs import assert_complete, assert_printed, named, read
+from project.test_configs import assert_complete, assert_printed, named, read, slow_unless
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
 FILES = sorted(path for name in ARCHITECTURES for path in (CONFIGS / "lm" / name).glob("*.yaml"))
@@ -45,68 +42,14 @@ every = pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=named)
 recipe = pytest.mark.parametrize("path", FILES, ids=named)
 
 
-def slow_unless(by_default: Callable[[Path], bool], paths: list[Path]) -> Any:
-    """Some files by default, and the others as slow tests."""
-    return pytest.mark.parametrize(
-        "path",
-        [
-            pytest.param(path, id=named(path), marks=[] if by_default(path) else [pytest.mark.slow])
-            for path in paths
-        ],
-    )
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of small models of an architecture, and of a reward model, made when needed."""
-
-    @cache
-    def folder_of(kind: str) -> Path:
-        path = tmp_path_factory.mktemp(kind) / "model"
-        if kind == "reward_model":
-            save_reward_model(path)
-        else:
-            save_tiny(path, kind, chat=True)
-        return path
-
-    return folder_of
-
-
-def save_reward_model(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    words = tiny_tokenizer(bos=True, pad="<pad>", chat=True)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        initializer_range=0.5,
-        num_labels=1,
-        pad_token_id=words.pad_token_id,
-        max_position_embeddings=128,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        LlamaForSequenceClassification(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-
-
 @pytest.fixture
-def prompts(tmp_path: Path) -> Path:
+def prompts(tmp_path: Path) -> str:
     texts = ("to be or not?", "a", "go on.", "who is it?", "why", "no more.", "one. two.")
-    path = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": [{"role": "user", "content": text}]} for text in texts]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write(tmp_path / "prompts.jsonl", *({"prompt": [user(text)]} for text in texts))
 
 
 def test_each_model_has_a_file_for_each_algorithm():
-    assert {(p.parent.name, p.stem) for p in FILES} == {
-        (m, a) for m in ARCHITECTURES for a in COSTS
-    }
+    assert {(p.parent.name, p.stem) for p in FILES} == {*product(ARCHITECTURES, COSTS)}
 
 
 @every
@@ -134,11 +77,7 @@ def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: 
 
 @slow_unless(lambda path: (path.parent.name, path.stem) in BY_DEFAULT, FILES)
 def test_trains_a_small_model_of_the_same_architecture(
-    path: Path,
-    folder: Callable[[str], Path],
-    prompts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Only paths and sizes differ: precision, LoRA, decoding and steps are the file's own."""
     steps, queries, generations = COSTS[path.stem]
@@ -154,18 +93,14 @@ def test_trains_a_small_model_of_the_same_architecture(
     monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.chdir(tmp_path)
-    base = folder(ARCHITECTURES[path.parent.name])
+    base = letters(ARCHITECTURES[path.parent.name])
     changes = {
-        "model.policy.model.name": base,
-        "model.policy.max_new_tokens": 4,
-        "model.oracle.model": folder("reward_model"),
-        "data.path": prompts,
-        "data.batch_size": BATCH,
-        "trainer.accelerator": "cpu",
-        "trainer.enable_progress_bar": "false",
-        "trainer.accumulate_grad_batches": 1,
+        "model.policy.model.name": base, "model.policy.max_new_tokens": 4,
+        "model.oracle.model": letters("llama", AutoModelForSequenceClassification),
+        "data.path": prompts, "data.batch_size": BATCH, "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false", "trainer.accumulate_grad_batches": 1,
         "trainer.max_steps": steps * updates,
-    }
+    }  # fmt: skip
     main(["fit", "--config", str(path), *(f"--{name}={value}" for name, value in changes.items())])
     (cli,) = trained
     game: OnlineGame = cli.model
@@ -185,7 +120,7 @@ def test_trains_a_small_model_of_the_same_architecture(
     assert {name.split(".")[-2] for name in kept} == players
 
 
-def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: Path) -> None:
+def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: str) -> None:
     from transformers import AutoModelForCausalLM
 
     players = game.policy._players
@@ -206,10 +141,8 @@ def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: Path) -
         assert not now[name].requires_grad
 
 
-def test_a_users_own_model_prompts_and_rule(
-    folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "go on."}\n' * 4)
+def test_a_users_own_model_prompts_and_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "prompts.jsonl", *[{"prompt": "go on."}] * 4)
     (tmp_path / "my_own_rules.py").write_text(
         "def shorter_wins(prompt, first, second):\n"
         "    assert prompt == 'go on.'\n"
@@ -218,7 +151,7 @@ def test_a_users_own_model_prompts_and_rule(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_model").symlink_to(folder("qwen2"))
+    (tmp_path / "my_model").symlink_to(letters("qwen2"))
     own = "--model.policy.model my_model --data.path prompts.jsonl"
     own += " --model.oracle.function my_own_rules.shorter_wins"
     less = "--model.policy.max_new_tokens 8 --trainer.callbacks.rounds 2 --trainer.accelerator cpu"

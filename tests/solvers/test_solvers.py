@@ -1,7 +1,5 @@
 """The solvers against brute force, closed forms, linear programmes and the laws of the game."""
 
-from __future__ import annotations
-
 import math
 from decimal import Decimal, getcontext
 
