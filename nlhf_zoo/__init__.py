@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",
-    "data.texts": "data.conversations data.listed_responses data.pair_rows data.prompt_rows",
+    "data.texts": "data.conversations data.listed_responses data.pair_rows",
     "game": "compatibility micro_batches online_game realisation rollout",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
@@ -83,7 +83,8 @@ _MOVED_INTO = {
 _RENAMED = {
     "callbacks.health_check": "health.suite",
     "callbacks.resume_state": "callbacks.random_state",
-    "phases": "game.step_timer",
+    "data.prompt_rows": "data.text_prompts",
+    "phases": "game.micro_batches",
     "metrics.base": "metrics.game",
     "metrics.distance": "metrics.game",
     "metrics.exploitability": "metrics.game",
@@ -99,7 +100,9 @@ _RENAMED = {
     "oracles.texts": "oracles.text_oracle",
     "oracles.votes": "oracles.tables.from_files",
     "policies.causal_lm": "policies.language_model.policy",
+    "policies.mlp": "policies.finite",
     "policies.model_source": "policies.language_model.sources",
+    "policies.tabular": "policies.finite",
     "preference_models.heads": "text_models.heads",
     "preference_models.unreadable": "preference_models.reader",
     "scoring": "game.log_probs",

@@ -52,41 +52,6 @@ class _Rows:
         self.log_policy[target] = there if weight == 1 else torch.lerp(here, there, weight)
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A step with what does not change from round to round worked out once."""
-
-    centre: Mixture
-    same_centre: bool  # as the step before, and no player of it has moved
-    writes: str
-    payoff: list[tuple[float, Mixture]]  # (s a_j, o_j)
-    opponent: Mixture | None  # the only one, where there is but one
-    opponent_is_centre: bool
-    scale: float  # s a_j of the only opponent
-
-
-def _moves(steps: Sequence[ProximalStep]) -> list[_Move]:
-    """The moves of one round."""
-    moves = []
-    for i, step in enumerate(steps):
-        same_centre = i > 0 and step.centre == steps[i - 1].centre
-        same_centre = same_centre and steps[i - 1].writes not in step.centre
-        payoff = [(step.step_size * a, o) for a, o in step.payoff]
-        opponent = payoff[0][1] if len(payoff) == 1 else None
-        moves.append(
-            _Move(
-                step.centre,
-                same_centre,
-                step.writes,
-                payoff,
-                opponent,
-                opponent == step.centre,
-                payoff[0][0],
-            )
-        )
-    return moves
-
-
 class ClosedFormRounds:
     """An algorithm on C games of N actions, step by step in closed form.
 
@@ -154,12 +119,12 @@ class ClosedFormRounds:
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
         queries: list[int] = []
         asked = 0
-        constant = None if algorithm.scheduled else _moves(algorithm.steps(self.beta, first_round))
+        constant = None if algorithm.scheduled else algorithm.steps(self.beta, first_round)
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for number, row in enumerate(trajectory.unbind(0), first_round):
                 if constant is None:
                     self._combinations.clear()  # a new plan has mixtures of its own
-                asked += self._round(constant or _moves(algorithm.steps(self.beta, number)), row)
+                asked += self._round(constant or algorithm.steps(self.beta, number), row)
                 if (number + 1) % _NORMALISE_EVERY == 0:
                     row.sub_(row.logsumexp(-1, keepdim=True))
                 algorithm.end_round(self.players, number)
@@ -182,29 +147,31 @@ class ClosedFormRounds:
         """Every player's log-policy but the reference's, up to a constant [C, N] each."""
         return {name: tensor[:, 0] for name, tensor in self.players.log_policy.items()}
 
-    def _round(self, moves: Sequence[_Move], row: Tensor) -> int:
+    def _round(self, steps: Sequence[ProximalStep], row: Tensor) -> int:
         """One round, whose policy is written into ``row``. Returns the queries."""
         players = self.players.log_policy
         asked = 0
-        centre = row
-        for move in moves:
-            if not move.same_centre:
-                centre = self._combine(move.centre)
-            out = row if move.writes == "policy" else None
-            if move.opponent is not None:
-                opponent = centre if move.opponent_is_centre else self._combine(move.opponent)
-                probability = self._probability(opponent)
-                new = torch.baddbmm(centre, probability, self.table, alpha=-move.scale, out=out)
+        centre, before = row, None
+        for step in steps:
+            # Worked out again only where it is another, or a player of it has moved.
+            if before is None or step.centre != before.centre or before.writes in step.centre:
+                centre = self._combine(step.centre)
+            out = row if step.writes == "policy" else None
+            if len(step.payoff) == 1:
+                ((coefficient, mixture),) = step.payoff
+                opponent = centre if mixture == step.centre else self._combine(mixture)
+                probability, scale = self._probability(opponent), step.step_size * coefficient
+                new = torch.baddbmm(centre, probability, self.table, alpha=-scale, out=out)
                 asked += 1
             else:
                 new = centre
-                for coefficient, mixture in move.payoff:
+                for coefficient, mixture in step.payoff:
                     product, fresh = self._product(mixture)
                     asked += fresh
-                    new = torch.add(new, product, alpha=coefficient)
+                    new = torch.add(new, product, alpha=step.step_size * coefficient)
                 if out is not None:
                     new = out.copy_(new)
-            players[move.writes] = new
+            players[step.writes], before = new, step
         return asked
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:

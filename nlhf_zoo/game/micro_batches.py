@@ -1,10 +1,13 @@
-"""Playing and judging a batch part by part, the judge behind the generator where that is wanted."""
+"""Playing and judging a batch part by part, overlapping where that is wanted, and by the clock."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -14,15 +17,16 @@ from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.records import Prompts, Responses
 
+PHASES = ("generate", "judge", "score", "update")
 # Scored responses to some prompts, and those of each opponent; in self-play one object twice.
 Played = tuple[Responses, Sequence[Responses]]
 Play = Callable[[Prompts], Played]
 Judging = Callable[[Prompts, Responses, Sequence[Responses]], Payoffs]
 
 
+@dataclass(frozen=True, slots=True)
 class MicroBatches:
     """Splits a batch of prompts, so that judging may overlap with the generation of the next part.
 
@@ -37,16 +41,17 @@ class MicroBatches:
         UserError: there is nothing to overlap.
     """
 
-    def __init__(self, parts: int = 1, overlap: bool = False) -> None:
-        if parts < 1:
-            raise UserError(f"model.micro_batches must be at least 1, but it is {parts}")
-        if overlap and parts == 1:
+    parts: int = 1
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise UserError(f"model.micro_batches must be at least 1, but it is {self.parts}")
+        if self.overlap and self.parts == 1:
             raise UserError(
                 "model.overlap_judging needs a next part to draw meanwhile: set "
                 "model.micro_batches to 2 or more"
             )
-        self.parts = parts
-        self.overlap = overlap
 
     def __call__(
         self, prompts: Prompts, play: Play, judge: Judging, timer: StepTimer
@@ -123,3 +128,54 @@ def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
 def _joined_or_none(tensors: Sequence[Tensor | None]) -> Tensor | None:
     there = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(there) if there else None
+
+
+@dataclass(slots=True)
+class StepTimer:
+    """Seconds spent in each phase, since the last ``take`` and in all.
+
+    A GPU is waited for at each border.
+
+    ``update`` is what Lightning does between the loss and the end of the optimiser step: backward,
+    gradients of other processes, clipping, the step itself.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    total: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    _update_began: float | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what runs inside as this phase."""
+        began = _now()
+        try:
+            yield
+        finally:
+            self._add(name, began)
+
+    def begin_update(self) -> None:
+        """The loss is computed: what follows counts as `update`."""
+        self._update_began = _now()
+
+    def end_update(self) -> None:
+        """The optimiser has stepped: `update` ends."""
+        if self._update_began is not None:
+            self._add("update", self._update_began)
+            self._update_began = None
+
+    def _add(self, phase: str, began: float) -> None:
+        spent = _now() - began
+        self.seconds[phase] += spent
+        self.total[phase] += spent
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far, and begin again."""
+        seconds = self.seconds
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        return seconds
+
+
+def _now() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError, cause
-from nlhf_zoo.policies.language_model.lora import LoRA
+from nlhf_zoo.policies.language_model.players import LoRA
 
 _ADAPTER = "default"  # as peft calls the only one
 _COPY = f".modules_to_save.{_ADAPTER}"

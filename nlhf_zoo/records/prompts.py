@@ -38,7 +38,6 @@ class Prompts:
     conversations: Sequence[Conversation] | None = None
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.ids.dim() != 1 or self.ids.dtype != torch.long:
             raise ValueError(
                 f"Prompts.ids must be long [B], not {self.ids.dtype} {[*self.ids.shape]}"

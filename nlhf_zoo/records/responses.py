@@ -39,7 +39,6 @@ class Responses:
     log_prob: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.tokens.dim() != 3 or self.tokens.shape != self.mask.shape:
             shapes = f"{[*self.tokens.shape]} and mask {[*self.mask.shape]}"
             raise ValueError(f"Responses.tokens {shapes} must both be [B, K, T]")
@@ -130,7 +129,6 @@ class Comparison:
     valid: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.preference.dim() != 3 or self.preference.shape != self.valid.shape:
             raise ValueError(
                 f"Comparison.preference {[*self.preference.shape]} and valid {[*self.valid.shape]} "

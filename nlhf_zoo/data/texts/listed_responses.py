@@ -13,7 +13,7 @@ from nlhf_zoo.data.texts.conversations import (
     conversation_key,
     last_messages,
 )
-from nlhf_zoo.data.texts.json_lines import Row, kind, read_lines
+from nlhf_zoo.data.texts.row_source import Row, kind, read_lines
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
@@ -52,7 +52,7 @@ def read_listed(path: str | Path) -> ListedRows:
         for key in ("prompt", "responses"):
             if key not in row.values:
                 raise row.error(f"has no {key}: write objects such as {_EXAMPLE}")
-        prompts.append(checked_prompt(row.values["prompt"], row.where, "prompt"))
+        prompts.append(checked_prompt(row, row.values["prompt"], "prompt"))
         key = conversation_key(as_conversation(prompts[-1]))
         if (before := lines.setdefault(key, row.number)) != row.number:
             raise row.error(
@@ -79,7 +79,7 @@ def _texts(row: Row, what: str) -> list[str]:
     for text in cell:
         if not isinstance(text, str):
             raise row.error(f"has {kind(text)} among its {what}s: write a list of texts")
-        if checked_text(text, row.where, what) in texts:
+        if checked_text(row, text, what) in texts:
             raise row.error(f"has the {what} {text[:60]!r} twice")
         texts.append(text)
     return texts
