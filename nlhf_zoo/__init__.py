@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 _MOVED_INTO = {
     "algorithms": "closed_form",
     "data.tables": "data.games data.small_language data.votes",
-    "data.texts": "data.conversations data.listed_responses data.pair_rows",
+    "data.texts": "data.conversations data.pair_rows",
     "game": "compatibility micro_batches online_game realisation rollout",
     "health": "callbacks.reference_fingerprint",
     "oracles.rules": "oracles.rule",
@@ -83,6 +83,7 @@ _MOVED_INTO = {
 _RENAMED = {
     "callbacks.health_check": "health.suite",
     "callbacks.resume_state": "callbacks.random_state",
+    "data.listed_responses": "data.texts.conversations",
     "data.prompt_rows": "data.text_prompts",
     "phases": "game.micro_batches",
     "metrics.base": "metrics.game",

@@ -7,8 +7,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import count, islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning as L
@@ -181,20 +181,14 @@ class EndlessBatches(Sampler[list[int]]):
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
-        consumed = self.consumed()
-        order_of: tuple[int, Sequence[int]] = (-1, [])
-        while True:
+        order = lru_cache(maxsize=1)(self._order)
+        for consumed in count(self.consumed()):
             played, part = divmod(consumed, self.repeats * self.accumulate)
             batch = played * self.accumulate + part % self.accumulate
             first = (batch * self.world_size + self.rank) * self.batch_size
-            chosen = []
-            for place in range(first, first + self.batch_size):
-                number, index = divmod(place, self.num_prompts)
-                if order_of[0] != number:
-                    order_of = (number, self._order(number))
-                chosen.append(order_of[1][index])
-            yield chosen
-            consumed += 1
+            places = range(first, first + self.batch_size)
+            passes = (divmod(place, self.num_prompts) for place in places)
+            yield [order(number)[index] for number, index in passes]
 
     def _order(self, number: int) -> Sequence[int]:
         if number == 0 and self.first_pass is not None:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
@@ -33,16 +33,12 @@ class MicroBatches:
     Responses are drawn in the order of the parts, and judged in that order by one thread at a time:
     whether the two overlap changes neither what is drawn nor what an oracle is asked, nor when.
 
-    Args:
-        parts: into how many parts a batch is split, at most.
-        overlap: judge a part while the next one is played.
-
     Raises:
         UserError: there is nothing to overlap.
     """
 
-    parts: int = 1
-    overlap: bool = False
+    parts: int = 1  # that a batch is split into, at most
+    overlap: bool = False  # judge a part while the next one is played
 
     def __post_init__(self) -> None:
         if self.parts < 1:
@@ -114,20 +110,13 @@ def _joined(played: Sequence[Played]) -> Played:
 
 
 def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
-    return Payoffs(
-        torch.cat([part.payoff for part in parts]),
-        torch.cat([part.valid for part in parts]),
-        parts[0].queries,  # for each prompt, as the next
-        parts[0].answers,
-        sum(part.invalid for part in parts),
-        _joined_or_none([part.preference for part in parts]),
-        _joined_or_none([part.pair_valid for part in parts]),
-    )
-
-
-def _joined_or_none(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(there) if there else None
+    """The parts' payoffs as one; queries and answers are for each prompt, as in every part."""
+    tensors: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("payoff", "valid", "preference", "pair_valid")
+        if getattr(parts[0], name) is not None
+    }
+    return replace(parts[0], invalid=sum(part.invalid for part in parts), **tensors)
 
 
 @dataclass(slots=True)

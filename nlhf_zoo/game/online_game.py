@@ -347,10 +347,7 @@ class OnlineGame(L.LightningModule):
         return log_prob_of_all(self.policy, "policy", prompts)
 
     def log_policy(self, player: str = "policy") -> Tensor:
-        """Log-probabilities of all responses to all prompts of a table, without gradient [C, N].
-
-        Args:
-            player: whose.
+        """A player's log-probabilities of all responses to a table's prompts, no gradient [C, N].
 
         Raises:
             UserError: the responses cannot be listed.
