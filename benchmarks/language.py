@@ -40,10 +40,10 @@ from nlhf_zoo.algorithms import NashMD, OnlineDPO
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.callbacks import QueryLog, TimeLog
 from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.game.micro_batches import PHASES
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
-from nlhf_zoo.game.step_timer import PHASES
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA
 from nlhf_zoo.policies.language_model.generation import TransformersGenerator

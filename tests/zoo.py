@@ -268,7 +268,7 @@ def scatter_players(game: OnlineGame, scale: float = 0.7) -> None:
     with torch.no_grad():
         for number, (player, network) in enumerate(game.policy.networks.items()):
             # As if the game had moved them: no product is shared.
-            game.versions.returned(player, 100 + number)
+            game.versions[player] = 100 + number
             logits = next(iter(network.parameters()))
             logits += scale * normal_logits(logits.shape[-1], seed=100 + number)
 

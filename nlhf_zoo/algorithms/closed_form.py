@@ -25,66 +25,11 @@ _NORMALISE_EVERY = 256
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The policy after each of R rounds in succession.
+    """The policy after each of R rounds in succession."""
 
-    Args:
-        first_round: number of rounds played when the first row was reached (0 is the start).
-        queries: preference queries for each prompt so far, int [R].
-        log_policy: log-probabilities of all actions, up to a constant [R, C, N].
-    """
-
-    first_round: int
-    queries: Tensor
-    log_policy: Tensor
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Named log-policies [C, 1, N]; never written in place, so a copy is a reference."""
-
-    log_policy: dict[str, Tensor]
-
-    def copy_(self, source: str, target: str) -> None:
-        self.log_policy[target] = self.log_policy[source]
-
-    def lerp_(self, source: str, target: str, weight: float) -> None:
-        here, there = self.log_policy[target], self.log_policy[source]
-        self.log_policy[target] = there if weight == 1 else torch.lerp(here, there, weight)
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A step with what does not change from round to round worked out once."""
-
-    centre: Mixture
-    same_centre: bool  # as the step before, and no player of it has moved
-    writes: str
-    payoff: list[tuple[float, Mixture]]  # (s a_j, o_j)
-    opponent: Mixture | None  # the only one, where there is but one
-    opponent_is_centre: bool
-    scale: float  # s a_j of the only opponent
-
-
-def _moves(steps: Sequence[ProximalStep]) -> list[_Move]:
-    """The moves of one round."""
-    moves = []
-    for i, step in enumerate(steps):
-        same_centre = i > 0 and step.centre == steps[i - 1].centre
-        same_centre = same_centre and steps[i - 1].writes not in step.centre
-        payoff = [(step.step_size * a, o) for a, o in step.payoff]
-        opponent = payoff[0][1] if len(payoff) == 1 else None
-        moves.append(
-            _Move(
-                step.centre,
-                same_centre,
-                step.writes,
-                payoff,
-                opponent,
-                opponent == step.centre,
-                payoff[0][0],
-            )
-        )
-    return moves
+    first_round: int  # rounds played when the first row was reached (0 is the start)
+    queries: Tensor  # preference queries for each prompt so far, int [R]
+    log_policy: Tensor  # log-probabilities of all actions, up to a constant [R, C, N]
 
 
 class ClosedFormRounds:
@@ -131,80 +76,88 @@ class ClosedFormRounds:
         )
         self._reference = log_reference.masked_fill(absent, 0.0)[:, None]
         self._combinations: dict[int, tuple[Mixture, Callable[[], Tensor]]] = {}
-        players: dict[str, Tensor] = {}
+        # By player, [C, 1, N]; never written in place, so a copy is a reference.
+        self._players: dict[str, Tensor] = {}
         for name, tensor in logits.items():
             row = tensor.detach().masked_fill(absent, 0.0)[:, None].clone()
             # Copies of one policy are one tensor, so that their product is asked for once.
-            copies = (other for other in players.values() if from_start and torch.equal(other, row))
-            players[name] = next(copies, row)
-        self.players = _Rows(players)
-        self._remembered = [(players[name], p[:, None]) for name, p in (products or {}).items()]
+            others = self._players.values() if from_start else ()
+            self._players[name] = next((o for o in others if torch.equal(o, row)), row)
+        self._remembered = [
+            (self._players[name], product[:, None]) for name, product in (products or {}).items()
+        ]
+
+    def copy_(self, source: str, target: str) -> None:
+        """As ``PlayerMoves.copy_``; algorithms call it at the end of a round."""
+        self._players[target] = self._players[source]
+
+    def lerp_(self, source: str, target: str, weight: float) -> None:
+        """As ``PlayerMoves.lerp_``; algorithms call it at the end of a round."""
+        here, there = self._players[target], self._players[source]
+        self._players[target] = there if weight == 1 else torch.lerp(here, there, weight)
 
     def run(self, first_round: int, rounds: int) -> Trajectory:
-        """Play rounds on.
+        """The policy after each of some rounds, which follow the ``first_round`` played so far.
 
-        Args:
-            first_round: rounds played so far.
-            rounds: how many to play.
-
-        Returns:
-            the policy after each round, with the queries of *these* rounds (not of those before).
+        The queries are those of *these* rounds (not of those before).
         """
-        algorithm, players = self.algorithm, self.players.log_policy
+        algorithm, players = self.algorithm, self._players
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
         queries: list[int] = []
         asked = 0
-        constant = None if algorithm.scheduled else _moves(algorithm.steps(self.beta, first_round))
+        constant = None if algorithm.scheduled else algorithm.steps(self.beta, first_round)
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for number, row in enumerate(trajectory.unbind(0), first_round):
                 if constant is None:
                     self._combinations.clear()  # a new plan has mixtures of its own
-                asked += self._round(constant or _moves(algorithm.steps(self.beta, number)), row)
+                asked += self._round(constant or algorithm.steps(self.beta, number), row)
                 if (number + 1) % _NORMALISE_EVERY == 0:
                     row.sub_(row.logsumexp(-1, keepdim=True))
-                algorithm.end_round(self.players, number)
+                algorithm.end_round(self, number)
                 queries.append(asked)
         # The players must not be views of a trajectory that is handed out.
         shared = {id(t): t.clone() for t in players.values()}
         self._remembered = [(shared[id(t)], p) for t, p in self._remembered if id(t) in shared]
-        self.players.log_policy = {name: shared[id(t)] for name, t in players.items()}
+        self._players = {name: shared[id(t)] for name, t in players.items()}
         log_policy = trajectory if self._mask is None else trajectory + self._mask
         return Trajectory(first_round + 1, torch.tensor(queries), log_policy[:, :, 0])
 
     def products(self) -> dict[str, Tensor]:
         """The remembered products, by a player that they belong to [C, N] each."""
         return {
-            next(name for name, t in self.players.log_policy.items() if t is owner): product[:, 0]
+            next(name for name, t in self._players.items() if t is owner): product[:, 0]
             for owner, product in self._remembered
         }
 
     def logits(self) -> dict[str, Tensor]:
         """Every player's log-policy but the reference's, up to a constant [C, N] each."""
-        return {name: tensor[:, 0] for name, tensor in self.players.log_policy.items()}
+        return {name: tensor[:, 0] for name, tensor in self._players.items()}
 
-    def _round(self, moves: Sequence[_Move], row: Tensor) -> int:
+    def _round(self, steps: Sequence[ProximalStep], row: Tensor) -> int:
         """One round, whose policy is written into ``row``. Returns the queries."""
-        players = self.players.log_policy
+        players = self._players
         asked = 0
-        centre = row
-        for move in moves:
-            if not move.same_centre:
-                centre = self._combine(move.centre)
-            out = row if move.writes == "policy" else None
-            if move.opponent is not None:
-                opponent = centre if move.opponent_is_centre else self._combine(move.opponent)
-                probability = self._probability(opponent)
-                new = torch.baddbmm(centre, probability, self.table, alpha=-move.scale, out=out)
+        centre, before = row, None
+        for step in steps:
+            # Worked out again only where it is another, or a player of it has moved.
+            if before is None or step.centre != before.centre or before.writes in step.centre:
+                centre = self._combine(step.centre)
+            out = row if step.writes == "policy" else None
+            if len(step.payoff) == 1:
+                ((coefficient, mixture),) = step.payoff
+                opponent = centre if mixture == step.centre else self._combine(mixture)
+                probability, scale = self._probability(opponent), step.step_size * coefficient
+                new = torch.baddbmm(centre, probability, self.table, alpha=-scale, out=out)
                 asked += 1
             else:
                 new = centre
-                for coefficient, mixture in move.payoff:
+                for coefficient, mixture in step.payoff:
                     product, fresh = self._product(mixture)
                     asked += fresh
-                    new = torch.add(new, product, alpha=coefficient)
+                    new = torch.add(new, product, alpha=step.step_size * coefficient)
                 if out is not None:
                     new = out.copy_(new)
-            players[move.writes] = new
+            players[step.writes], before = new, step
         return asked
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
@@ -214,7 +167,7 @@ class ClosedFormRounds:
             if tensor is owner:
                 return product, False
         product = torch.bmm(self._probability(owner), self.table).neg_()
-        alive = {id(t) for t in self.players.log_policy.values()}
+        alive = {id(t) for t in self._players.values()}
         self._remembered = [(t, p) for t, p in self._remembered if id(t) in alive]
         if id(owner) in alive:
             self._remembered.append((owner, product))
@@ -240,14 +193,14 @@ class ClosedFormRounds:
             return lambda: self._reference
         (first, weight), *others = moving
         if not others and fixed is not None:
-            return lambda: torch.add(fixed, self.players.log_policy[first], alpha=weight)
+            return lambda: torch.add(fixed, self._players[first], alpha=weight)
         if not others and weight == 1:
-            return lambda: self.players.log_policy[first]
+            return lambda: self._players[first]
 
         def combine() -> Tensor:
-            total = weight * self.players.log_policy[first]
+            total = weight * self._players[first]
             for player, w in others:
-                total = torch.add(total, self.players.log_policy[player], alpha=w)
+                total = torch.add(total, self._players[player], alpha=w)
             return total if fixed is None else total + fixed
 
         return combine

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from nlhf_zoo.data.batches import EpochBatches, loader
-from nlhf_zoo.data.stream import Loaded, TextData
+from nlhf_zoo.data.stream import EpochBatches, Loaded, TextData, loader
 from nlhf_zoo.data.texts.pair_rows import (
     EXAMPLE,
     Columns,

@@ -8,8 +8,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from nlhf_zoo.data.batches import game_batches, loader
-from nlhf_zoo.data.stream import refuse_below_one
+from nlhf_zoo.data.stream import game_batches, loader, refuse_below_one
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Prompts
 

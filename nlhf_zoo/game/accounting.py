@@ -13,7 +13,6 @@ import torch
 from nlhf_zoo.errors import OracleStoppedError
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.progress import Progress
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import TextOracle
@@ -21,6 +20,21 @@ from nlhf_zoo.records import Responses
 
 _T = TypeVar("_T")
 _STEPS = 20  # training steps that the share of invalid answers is taken over
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the game stands; all of it survives a resume."""
+
+    round: int = 0  # rounds that are finished
+    step: int = 0  # proximal steps that are finished in this round
+    gradient_step: int = 0  # gradient steps that are finished in this proximal step
+    batches: int = 0  # training steps that this process has played
+    queries: int = 0  # preference queries of all processes
+    queries_per_prompt: int = 0  # of each prompt of a batch, as algorithms are compared by
+    invalid: int = 0  # answers of the oracle that could not be had
+    unjudged: int = 0  # prompts that left the loss because none of their answers was valid
+    tokens: int = 0  # that all processes have drawn, of scored responses and of opponents
 
 
 @dataclass

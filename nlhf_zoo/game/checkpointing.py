@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.progress import Progress
+from nlhf_zoo.game.accounting import Progress
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def round_start(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Copy the policy's parameters and the optimiser's state, by the number of the parameter."""
     state = {
-        index: _clone(optimizer.state[parameter])
+        index: copy.deepcopy(optimizer.state[parameter])
         for index, parameter in enumerate(_parameters(optimizer))
         if parameter in optimizer.state
     }
@@ -42,12 +43,8 @@ def return_to(start: dict[str, Any], policy: Policy, optimizer: torch.optim.Opti
         # A checkpoint's lies in main memory; a step count stays there, as torch has it.
         optimizer.state[parameter] = {
             name: v.to(parameter.device) if isinstance(v, Tensor) and v.dim() else v
-            for name, v in _clone(state).items()
+            for name, v in copy.deepcopy(state).items()
         }
-
-
-def _clone(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: v.clone() if isinstance(v, Tensor) else v for name, v in state.items()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.rollout import Rollout
-from nlhf_zoo.policies.tabular import TabularPolicy
+from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Batch, ProximalStep
 
 if TYPE_CHECKING:

@@ -1,52 +1,53 @@
-"""Playing and judging a batch part by part, the judge behind the generator where that is wanted."""
+"""Playing and judging a batch part by part, overlapping where that is wanted, and by the clock."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.records import Prompts, Responses
 
+PHASES = ("generate", "judge", "score", "update")
 # Scored responses to some prompts, and those of each opponent; in self-play one object twice.
 Played = tuple[Responses, Sequence[Responses]]
 Play = Callable[[Prompts], Played]
 Judging = Callable[[Prompts, Responses, Sequence[Responses]], Payoffs]
 
 
+@dataclass(frozen=True, slots=True)
 class MicroBatches:
     """Splits a batch of prompts, so that judging may overlap with the generation of the next part.
 
     Responses are drawn in the order of the parts, and judged in that order by one thread at a time:
     whether the two overlap changes neither what is drawn nor what an oracle is asked, nor when.
 
-    Args:
-        parts: into how many parts a batch is split, at most.
-        overlap: judge a part while the next one is played.
-
     Raises:
         UserError: there is nothing to overlap.
     """
 
-    def __init__(self, parts: int = 1, overlap: bool = False) -> None:
-        if parts < 1:
-            raise UserError(f"model.micro_batches must be at least 1, but it is {parts}")
-        if overlap and parts == 1:
+    parts: int = 1  # that a batch is split into, at most
+    overlap: bool = False  # judge a part while the next one is played
+
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise UserError(f"model.micro_batches must be at least 1, but it is {self.parts}")
+        if self.overlap and self.parts == 1:
             raise UserError(
                 "model.overlap_judging needs a next part to draw meanwhile: set "
                 "model.micro_batches to 2 or more"
             )
-        self.parts = parts
-        self.overlap = overlap
 
     def __call__(
         self, prompts: Prompts, play: Play, judge: Judging, timer: StepTimer
@@ -109,17 +110,61 @@ def _joined(played: Sequence[Played]) -> Played:
 
 
 def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
-    return Payoffs(
-        torch.cat([part.payoff for part in parts]),
-        torch.cat([part.valid for part in parts]),
-        parts[0].queries,  # for each prompt, as the next
-        parts[0].answers,
-        sum(part.invalid for part in parts),
-        _joined_or_none([part.preference for part in parts]),
-        _joined_or_none([part.pair_valid for part in parts]),
-    )
+    """The parts' payoffs as one; queries and answers are for each prompt, as in every part."""
+    tensors: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("payoff", "valid", "preference", "pair_valid")
+        if getattr(parts[0], name) is not None
+    }
+    return replace(parts[0], invalid=sum(part.invalid for part in parts), **tensors)
 
 
-def _joined_or_none(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    there = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(there) if there else None
+@dataclass(slots=True)
+class StepTimer:
+    """Seconds spent in each phase, since the last ``take`` and in all.
+
+    A GPU is waited for at each border.
+
+    ``update`` is what Lightning does between the loss and the end of the optimiser step: backward,
+    gradients of other processes, clipping, the step itself.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    total: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    _update_began: float | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what runs inside as this phase."""
+        began = _now()
+        try:
+            yield
+        finally:
+            self._add(name, began)
+
+    def begin_update(self) -> None:
+        """The loss is computed: what follows counts as `update`."""
+        self._update_began = _now()
+
+    def end_update(self) -> None:
+        """The optimiser has stepped: `update` ends."""
+        if self._update_began is not None:
+            self._add("update", self._update_began)
+            self._update_began = None
+
+    def _add(self, phase: str, began: float) -> None:
+        spent = _now() - began
+        self.seconds[phase] += spent
+        self.total[phase] += spent
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far, and begin again."""
+        seconds = self.seconds
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        return seconds
+
+
+def _now() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

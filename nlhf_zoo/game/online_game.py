@@ -18,16 +18,14 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game import checkpointing
-from nlhf_zoo.game.accounting import Accounts, sum_over_processes
+from nlhf_zoo.game.accounting import Accounts, Progress, sum_over_processes
 from nlhf_zoo.game.compatibility import check_parts, check_precision
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import log_prob_of_all, refuse_stale, score, training_figures
-from nlhf_zoo.game.micro_batches import MicroBatches
-from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs
-from nlhf_zoo.game.progress import Progress, Versions
+from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
+from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs, Versions
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
-from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.random_streams import random_stream, training_seed
@@ -213,7 +211,7 @@ class OnlineGame(L.LightningModule):
         if step.writes != "policy":
             self.copy_("policy", step.writes)
             checkpointing.return_to(self.round_start, self.policy, self._torch_optimizer())
-            self.versions.returned("policy", self.round_start["version"])
+            self.versions["policy"] = self.round_start["version"]
         progress.step += 1
         if progress.step < len(self.plan):
             return
@@ -349,10 +347,7 @@ class OnlineGame(L.LightningModule):
         return log_prob_of_all(self.policy, "policy", prompts)
 
     def log_policy(self, player: str = "policy") -> Tensor:
-        """Log-probabilities of all responses to all prompts of a table, without gradient [C, N].
-
-        Args:
-            player: whose.
+        """A player's log-probabilities of all responses to a table's prompts, no gradient [C, N].
 
         Raises:
             UserError: the responses cannot be listed.

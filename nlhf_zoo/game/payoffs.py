@@ -9,10 +9,29 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nlhf_zoo.game.progress import Versions
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
+
+
+class Versions(dict[str, int]):
+    """A number for each player's weights: equal numbers mean equal weights.
+
+    It changes when the weights move, and is copied when they are. By it samples say which weights
+    drew them, and a product is remembered for as long as its players do not move.
+    """
+
+    def of(self, player: str) -> int:
+        """A player's number: -1 for the reference, which never moves, 0 for one that has not."""
+        return -1 if player == "reference" else self.get(player, 0)
+
+    def moved(self, player: str) -> None:
+        """A player has got weights that none had before."""
+        self[player] = max([0, *self.values()]) + 1
+
+    def copied(self, source: str, target: str) -> None:
+        """A player has got another's weights."""
+        self[target] = self.of(source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.policies.tabular import TabularPolicy
+from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Prompts, ProximalStep
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.data.stream import EndlessBatches
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.oracles.answers import Asked, listening

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.game.micro_batches import StepTimer
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.random_streams import random_stream
 

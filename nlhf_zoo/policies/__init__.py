@@ -1,11 +1,11 @@
 """Policies and the distributions that they start from."""
 
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.finite import MLPPolicy, TabularPolicy
 from nlhf_zoo.policies.language_model.generation import Generator, TransformersGenerator
-from nlhf_zoo.policies.language_model.lora import LoRA
+from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained, SmallLanguageModel
-from nlhf_zoo.policies.mlp import MLPPolicy
 from nlhf_zoo.policies.reference import (
     FileReference,
     GivenReference,
@@ -13,7 +13,6 @@ from nlhf_zoo.policies.reference import (
     Reference,
     UniformReference,
 )
-from nlhf_zoo.policies.tabular import TabularPolicy
 
 __all__ = [
     "CausalLMPolicy",

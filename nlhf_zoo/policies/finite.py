@@ -1,4 +1,4 @@
-"""Policies over the actions of a table: everything but the network that makes the logits."""
+"""Policies over the actions of a table: one logit an action, or a network that makes the logits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,12 @@ class FinitePolicy(Policy, ABC):
     log_reference: Tensor
     support: Tensor
 
-    def __init__(self, reference: Reference | None, start: Reference | None, dtype: str) -> None:
+    def __init__(
+        self,
+        reference: Reference | None = None,
+        start: Reference | None = None,
+        dtype: str = "float64",
+    ) -> None:
         super().__init__()
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {dtype}")
@@ -132,6 +138,95 @@ class FinitePolicy(Policy, ABC):
     @override
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.networks["policy"].named_parameters())
+
+
+class TabularPolicy(FinitePolicy):
+    """One logit for each action of each prompt; the only policy that can take steps in closed form.
+
+    Args:
+        reference: the reference policy mu; uniform if it is not given.
+        start: where the policy starts; at the reference if it is not given.
+        dtype: float32 or float64.
+    """
+
+    @override
+    def make_network(self, log_start: Tensor) -> nn.Module:
+        return _LogitTable(log_start)
+
+    def logits(self) -> dict[str, Tensor]:
+        """The logits of every player but the reference [C, N]: the tensors, not copies."""
+        return {player: next(network.parameters()) for player, network in self.networks.items()}
+
+
+class _LogitTable(nn.Module):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits.clone())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.logits[ids]
+
+
+class MLPPolicy(FinitePolicy):
+    """A multilayer perceptron of its own for each prompt or game, whose outputs are logits.
+
+    It is the neural policy of the EGPO simulation, arXiv 2503.08942.
+
+    The input is a constant vector of ones; the output is added to the starting logits, and the
+    last layer starts at zero, so that the policy starts exactly at ``start``.
+
+    Args:
+        reference: the reference policy mu; uniform if it is not given.
+        start: where the policy starts; at the reference if it is not given.
+        width: units of a hidden layer.
+        layers: linear layers, the last one among them.
+        dtype: float32 or float64.
+    """
+
+    def __init__(
+        self,
+        reference: Reference | None = None,
+        start: Reference | None = None,
+        width: int = 10,
+        layers: int = 3,
+        dtype: str = "float64",
+    ) -> None:
+        super().__init__(reference, start, dtype)
+        if width < 1 or layers < 1:
+            raise ValueError(
+                f"width and layers must be at least 1, but they are {width} and {layers}"
+            )
+        self.width = width
+        self.layers = layers
+
+    @override
+    def make_network(self, log_start: Tensor) -> nn.Module:
+        return _BatchedMLP(log_start, self.width, self.layers)
+
+
+class _BatchedMLP(nn.Module):
+    offset: Tensor
+
+    def __init__(self, log_start: Tensor, width: int, layers: int) -> None:
+        super().__init__()
+        num_prompts, num_actions = log_start.shape
+        self.width = width
+        sizes = [width] * layers + [num_actions]
+        bound = width**-0.5  # as torch.nn.Linear starts
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
+            scale = 0.0 if layer == layers - 1 else bound
+            for parameters, rows in ((self.weights, inputs), (self.biases, 1)):
+                start = torch.empty(num_prompts, rows, outputs, dtype=log_start.dtype)
+                parameters.append(nn.Parameter(start.uniform_(-scale, scale)))
+        self.register_buffer("offset", log_start.clone())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = torch.ones(len(ids), 1, self.width, dtype=self.offset.dtype, device=ids.device)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias[ids], hidden if layer == 0 else hidden.relu(), weight[ids])
+        return self.offset[ids] + hidden[:, 0]
 
 
 def _responses(actions: Tensor, weight: Tensor, enumerated: bool) -> Responses:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
 from nlhf_zoo.errors import UserError, cause
-from nlhf_zoo.policies.language_model.lora import LoRA
+from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.policies.language_model.sources import letters_config, letters_tokenizer
 from nlhf_zoo.text_models.heads import PreferenceHead
 from nlhf_zoo.text_models.loading import Source, weights_dtype

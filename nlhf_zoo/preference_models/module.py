@@ -17,7 +17,7 @@ from typing_extensions import override
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
-from nlhf_zoo.policies.language_model.lora import LoRA
+from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
 from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut

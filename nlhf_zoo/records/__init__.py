@@ -3,8 +3,7 @@
 Letters: B prompts, K responses, L opponents, T tokens, N actions.
 """
 
-from nlhf_zoo.records.prompts import Conversation, Prompts
-from nlhf_zoo.records.responses import Comparison, Responses
+from nlhf_zoo.records.played import Comparison, Conversation, Prompts, Responses
 from nlhf_zoo.records.steps import PLAIN, Batch, Decoding, Mixture, ProximalStep, starts_as
 
 __all__ = [

@@ -35,7 +35,6 @@ class Decoding:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, but it is {self.temperature}")
         if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p < 1:
@@ -87,11 +86,6 @@ class ProximalStep:
     reference: str = "reference"
 
     def __post_init__(self) -> None:
-        """Check that the step can be played.
-
-        Raises:
-            ValueError: the step contradicts itself.
-        """
         for name, mixture in [
             ("centre", self.centre),
             ("sampler", self.sampler),

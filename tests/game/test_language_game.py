@@ -55,7 +55,7 @@ def scatter(game, player, seed, scale=0.3):
     stream = torch.Generator().manual_seed(seed)
     for parameter in game.policy._players.parameters_of(player).values():
         parameter.copy_(scale * torch.randn(parameter.shape, generator=stream))
-    game.versions.returned(player, 100 + seed)  # as if the game had moved it: no product is shared
+    game.versions[player] = 100 + seed  # as if the game had moved it: no product is shared
 
 
 def trained(policy):

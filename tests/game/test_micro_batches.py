@@ -10,9 +10,8 @@ import torch
 from runs import CASES, RUN, differences, fit, load, whole_run, write
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.game.micro_batches import MicroBatches
+from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.step_timer import StepTimer
 from nlhf_zoo.records import Prompts, Responses
 
 

@@ -26,7 +26,7 @@ from nlhf_zoo.algorithms import EGPO, NashMD, NashMP, OnlineDPO, OptimisticMirro
 from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.quiet import quiet
-from nlhf_zoo.data.batches import EndlessBatches
+from nlhf_zoo.data.stream import EndlessBatches
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.payoffs import PayoffEstimator

@@ -15,7 +15,7 @@ from tiny_models import EOS_ID, make_policy, save_tiny, scatter_adapters, tiny_m
 
 from nlhf_zoo.policies import LoRA, Pretrained
 from nlhf_zoo.policies.base import mix
-from nlhf_zoo.policies.language_model.token_log_prob import token_log_prob
+from nlhf_zoo.policies.language_model.scoring import token_log_prob
 from nlhf_zoo.records import PLAIN, Prompts, Responses
 
 # ---- players ----

@@ -10,7 +10,7 @@ from typing import Any
 from nlhf_zoo.cli.oracle.report import ReportOptions, parse, report
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.trainer import LookingCLI, run
-from nlhf_zoo.data.texts.listed_responses import read_listed
+from nlhf_zoo.data.texts.conversations import read_listed
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.oracles.asking import ResponseSample, draw_samples, listed_samples

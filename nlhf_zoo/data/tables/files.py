@@ -48,11 +48,7 @@ def read_matrix(path: str | Path) -> Matrix:
 
 
 def as_preference(values: NDArray[np.generic] | Tensor, where: str) -> Tensor:
-    """A checked preference of one game or several, float64 [C, N, N].
-
-    Args:
-        values: [N, N] or [C, N, N].
-        where: what to call it in an error.
+    """A checked preference, [N, N] or [C, N, N], as float64 [C, N, N]; ``where`` is for errors.
 
     Raises:
         UserError: it is not square, holds a number outside [0, 1], or P + P^T is not 1.

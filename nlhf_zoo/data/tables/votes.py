@@ -40,15 +40,6 @@ class Votes:
     prompts: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Vote:
-    prompt: str
-    winner: str
-    loser: str
-    count: float
-    tie: bool
-
-
 @dataclass(slots=True)
 class _Counts:
     """Votes of one prompt: places of the alternatives, and counts by (place, place)."""
@@ -56,12 +47,12 @@ class _Counts:
     place: dict[str, int] = field(default_factory=dict)
     wins: dict[tuple[int, int], float] = field(default_factory=lambda: defaultdict(float))
 
-    def add(self, vote: _Vote) -> None:
-        one, other = (self.place.setdefault(n, len(self.place)) for n in (vote.winner, vote.loser))
+    def add(self, winner: str, loser: str, count: float, tie: bool) -> None:
+        one, other = (self.place.setdefault(name, len(self.place)) for name in (winner, loser))
         # A tie is half a win for each.
-        self.wins[one, other] += vote.count / 2 if vote.tie else vote.count
-        if vote.tie:
-            self.wins[other, one] += vote.count / 2
+        self.wins[one, other] += count / 2 if tie else count
+        if tie:
+            self.wins[other, one] += count / 2
 
     def matrix(self, size: int) -> Tensor:
         """Wins and half the ties, [size, size]."""
@@ -93,8 +84,7 @@ def read_votes(path: str | Path, prior: float = 1.0) -> Votes:
     counts: dict[str, _Counts] = {}
     for row, at in read_rows(Path(path), "votes"):
         if columns:
-            vote = _vote(row, columns, at)
-            counts.setdefault(vote.prompt, _Counts()).add(vote)
+            _add_vote(counts, row, columns, at)
         else:
             columns = _columns(row, Path(path))
     if not counts:
@@ -136,7 +126,7 @@ def _columns(header: list[str], path: Path) -> list[str]:
     return header
 
 
-def _vote(row: list[str], columns: list[str], at: str) -> _Vote:
+def _add_vote(counts: dict[str, _Counts], row: list[str], columns: list[str], at: str) -> None:
     if len(row) != len(columns):
         raise UserError(f"{at} has {len(row)} fields, but there are {len(columns)} columns")
     value = dict(zip(columns, row, strict=True))
@@ -152,7 +142,8 @@ def _vote(row: list[str], columns: list[str], at: str) -> _Vote:
     if tie not in ("0", "1"):
         raise UserError(f"{at} has the tie {tie!r}: write 1 for a tie and 0 for a win")
     count = _count(value.get("count", "1"), at)
-    return _Vote(value.get("prompt", ""), value["winner"], value["loser"], count, tie == "1")
+    of_prompt = counts.setdefault(value.get("prompt", ""), _Counts())
+    of_prompt.add(value["winner"], value["loser"], count, tie == "1")
 
 
 def _count(text: str, at: str) -> float:

@@ -1,7 +1,6 @@
 """Rows of text: prompts, pairs, listed responses."""
 
-from nlhf_zoo.data.texts.conversations import conversation_key, message
-from nlhf_zoo.data.texts.listed_responses import ListedRows, read_listed
+from nlhf_zoo.data.texts.conversations import ListedRows, conversation_key, message, read_listed
 from nlhf_zoo.data.texts.pair_rows import Columns, PairRow
 from nlhf_zoo.data.texts.row_source import RowSource
 

@@ -1,19 +1,22 @@
-"""Prompts and responses as a row holds them, texts or lists of messages, checked.
+"""Prompts and responses as a row holds them, texts or lists of messages, checked; lists of them.
 
-``where`` and ``column`` say in an error where a cell stands and what its column is called.
+``column`` is what the column of a cell is called, for errors.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nlhf_zoo.data.texts.json_lines import kind
+from nlhf_zoo.data.texts.row_source import Row, kind, read_lines
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
 _ROLES = ("system", "user", "assistant")
+_EXAMPLE = '{"prompt": "...", "responses": ["...", "..."]}'
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -44,8 +47,8 @@ def as_conversations(prompts: Sequence[str | Conversation]) -> list[Conversation
 
 
 def checked_prompt(
+    row: Row,
     cell: object,
-    where: str,
     column: str,
     drop_last_assistant: bool = False,
     remedy: str = "leave it out",
@@ -60,79 +63,138 @@ def checked_prompt(
         UserError: it is neither, a text is empty, or the messages leave nothing to answer.
     """
     if isinstance(cell, str):
-        return checked_text(cell, where, "prompt")
+        return checked_text(row, cell, "prompt")
     if not isinstance(cell, list):
-        raise _neither(cell, where, column)
-    checked = [_checked_message(one, where) for one in cell]
+        raise _neither(row, cell, column)
+    checked = [_checked_message(row, one) for one in cell]
     roles = [one["role"] for one in checked]
     if roles[-1:] == ["assistant"]:
         if not drop_last_assistant:
-            raise UserError(
-                f"{where} ends with a message of the assistant's, which would be the answer: "
-                + remedy
+            raise row.error(
+                f"ends with a message of the assistant's, which would be the answer: {remedy}"
             )
         checked, roles = checked[:-1], roles[:-1]
     if roles[-1:] != ["user"]:
-        raise UserError(f"{where} does not end with a message of the user's: nothing to answer")
+        raise row.error("does not end with a message of the user's: nothing to answer")
     if "system" in roles[1:]:
-        raise UserError(f"{where} has a system message that is not the first")
+        raise row.error("has a system message that is not the first")
     return checked
 
 
-def checked_response(cell: object, where: str, column: str) -> tuple[list[Any] | None, str]:
+def checked_response(row: Row, cell: object, column: str) -> tuple[list[Any] | None, str]:
     """The messages before a response, unchecked, None where it is text alone; and the response.
 
     Raises:
         UserError: it is neither a text nor the assistant's last message, or it is not Unicode.
     """
     if isinstance(cell, str):
-        return None, _checked_unicode(cell, where, column)
+        return None, _checked_unicode(row, cell, column)
     if not isinstance(cell, list):
-        raise _neither(cell, where, repr(column))
+        raise _neither(row, cell, repr(column))
     last = cell[-1] if cell else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
-        raise UserError(
-            f"{where} has messages as {column!r} that do not end with the assistant's, which "
-            "would be the response"
+        raise row.error(
+            f"has messages as {column!r} that do not end with the assistant's, which would be the "
+            "response"
         )
     content = last.get("content")
     if not isinstance(content, str):
-        raise UserError(
-            f"{where} has as {column!r} a message whose content is {kind(content)}, not text"
-        )
-    return cell[:-1], _checked_unicode(content, where, column)
+        raise row.error(f"has as {column!r} a message whose content is {kind(content)}, not text")
+    return cell[:-1], _checked_unicode(row, content, column)
 
 
-def checked_text(text: str, where: str, what: str) -> str:
+def checked_text(row: Row, text: str, what: str) -> str:
     """A text that is not empty, and is Unicode."""
     if not text.strip():
-        raise UserError(f"{where} has an empty {what}")
-    return _checked_unicode(text, where, what)
+        raise row.error(f"has an empty {what}")
+    return _checked_unicode(row, text, what)
 
 
-def _checked_unicode(text: str, where: str, what: str) -> str:
+def _checked_unicode(row: Row, text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
-        raise UserError(
-            f"{where} has a {what} that is not Unicode: {error.reason} at character {error.start}"
+        raise row.error(
+            f"has a {what} that is not Unicode: {error.reason} at character {error.start}"
         ) from error
     return text
 
 
-def _checked_message(cell: object, where: str) -> dict[str, str]:
+def _checked_message(row: Row, cell: object) -> dict[str, str]:
     if not isinstance(cell, dict) or not {"role", "content"} <= cell.keys():
-        raise UserError(f"{where} has a message without role and content: {kind(cell)}")
+        raise row.error(f"has a message without role and content: {kind(cell)}")
     role, content = cell["role"], cell["content"]
     if role not in _ROLES:
-        known = ", ".join(_ROLES)
-        raise UserError(f"{where} has a message of role {role!r}: choose one of {known}")
+        raise row.error(f"has a message of role {role!r}: choose one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
-        raise UserError(f"{where} has a message whose content is {kind(content)}, not text")
-    return message(role, checked_text(content, where, "message"))
+        raise row.error(f"has a message whose content is {kind(content)}, not text")
+    return message(role, checked_text(row, content, "message"))
 
 
-def _neither(cell: object, where: str, column: str) -> UserError:
-    return UserError(
-        f"{where} has neither text nor a list of messages as {column}, but {kind(cell)}"
-    )
+def _neither(row: Row, cell: object, column: str) -> UserError:
+    return row.error(f"has neither text nor a list of messages as {column}, but {kind(cell)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRows:
+    """C prompts, each with responses of its own number.
+
+    Args:
+        prompts: C texts; of a conversation, its last message.
+        conversations: C conversations, None where all prompts are plain text; among conversations,
+            a text is one message of the user's.
+        responses: C lists of texts, two or more and all different.
+        names: names of the responses, C lists; the responses themselves where a line has none.
+    """
+
+    prompts: list[str]
+    conversations: list[Conversation] | None
+    responses: list[list[str]]
+    names: list[list[str]]
+
+
+def read_listed(path: str | Path) -> ListedRows:
+    """Read and check one object a line: prompt, responses and, optionally, names.
+
+    Raises:
+        UserError: the file cannot be read, or a line cannot be used.
+    """
+    prompts: list[str | Conversation] = []
+    lines: dict[str, int] = {}
+    responses: list[list[str]] = []
+    names: list[list[str]] = []
+    for row in read_lines(path, _EXAMPLE):
+        for key in ("prompt", "responses"):
+            if key not in row.values:
+                raise row.error(f"has no {key}: write objects such as {_EXAMPLE}")
+        prompts.append(checked_prompt(row, row.values["prompt"], "prompt"))
+        key = conversation_key(as_conversation(prompts[-1]))
+        if (before := lines.setdefault(key, row.number)) != row.number:
+            raise row.error(
+                f"has the prompt of line {before + 1} again: list all responses to a prompt in "
+                "one line"
+            )
+        responses.append(_texts(row, "response"))
+        if len(responses[-1]) < 2:
+            raise row.error("has fewer than two responses: there is nothing to compare")
+        names.append(_texts(row, "name") if "names" in row.values else responses[-1])
+        if len(names[-1]) != len(responses[-1]):
+            raise row.error(f"has {len(names[-1])} names for {len(responses[-1])} responses")
+    if not prompts:
+        raise UserError(f"{path} has no lines: there is no prompt to play")
+    return ListedRows(last_messages(prompts), as_conversations(prompts), responses, names)
+
+
+def _texts(row: Row, what: str) -> list[str]:
+    """Different texts, none of them empty."""
+    cell = row.values[f"{what}s"]
+    if not isinstance(cell, list):
+        raise row.error(f"has {kind(cell)} as {what}s: write a list of texts")
+    texts: list[str] = []
+    for text in cell:
+        if not isinstance(text, str):
+            raise row.error(f"has {kind(text)} among its {what}s: write a list of texts")
+        if checked_text(row, text, what) in texts:
+            raise row.error(f"has the {what} {text[:60]!r} twice")
+        texts.append(text)
+    return texts

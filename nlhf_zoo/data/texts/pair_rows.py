@@ -15,8 +15,7 @@ from nlhf_zoo.data.texts.conversations import (
     checked_response,
     conversation_key,
 )
-from nlhf_zoo.data.texts.json_lines import Row, kind
-from nlhf_zoo.data.texts.row_source import RowSource
+from nlhf_zoo.data.texts.row_source import Row, RowSource, kind
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
@@ -163,7 +162,7 @@ def _has_label(row: Row, columns: Columns) -> bool:
 def _pair(row: Row, columns: Columns, has_label: bool) -> PairRow:
     names = columns.responses(has_label)
     (begun, first), (other, second) = (
-        checked_response(row.values[name], row.where, name) for name in names
+        checked_response(row, row.values[name], name) for name in names
     )
     if (begun is None) != (other is None):
         raise row.error(
@@ -183,12 +182,12 @@ def _pair(row: Row, columns: Columns, has_label: bool) -> PairRow:
 def _prompt(row: Row, columns: Columns, beginning: list[Any]) -> Conversation:
     """The prompt: the common beginning of the responses, and the prompt's column."""
     column = repr(columns.prompt)
-    begun = as_conversation(checked_prompt(beginning, row.where, column)) if beginning else None
+    begun = as_conversation(checked_prompt(row, beginning, column)) if beginning else None
     if columns.prompt not in row.values:
         if begun is None:
             raise _no_column(columns.prompt, row)
         return begun
-    prompt = checked_prompt(row.values[columns.prompt], row.where, column)
+    prompt = checked_prompt(row, row.values[columns.prompt], column)
     messages = as_conversation(prompt)
     if begun is None:
         return messages

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from nlhf_zoo.data.texts.conversations import message
-from nlhf_zoo.data.texts.listed_responses import ListedRows
+from nlhf_zoo.data.texts.conversations import ListedRows, message
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, RuleOracle

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from nlhf_zoo.data.tables.files import require_memory
-from nlhf_zoo.data.texts.listed_responses import ListedRows, read_listed
+from nlhf_zoo.data.texts.conversations import ListedRows, read_listed
 from nlhf_zoo.errors import UserError, shown
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.tables.base import DTYPES, Precision, TableOracle

@@ -108,7 +108,7 @@ class TransformersGenerator(Generator):
 
         mixture = {player: weight for player, weight in request.who.items() if weight}
         names = list(mixture) if players.one_call else list(mixture)[:1]
-        draw = _draw_processor(players, request, mixture)
+        draw = _Draw(players, request, mixture)
         rows, copies = request.num, len(names)
         tokens = request.tokens.repeat_interleave(rows, 0).repeat(copies, 1)
         mask = request.mask.repeat_interleave(rows, 0).repeat(copies, 1).long()
@@ -217,39 +217,30 @@ class _Companion:
         return logits
 
 
-def _draw_processor(players: Players, request: Request, mixture: Mixture) -> Any:
-    """A logits processor that draws the next token, and leaves no other to choose."""
-    from transformers import LogitsProcessor
+class _Draw:
+    """A logits processor that draws the next token of a mixture, and leaves no other to choose."""
 
-    rows = len(request.tokens) * request.num
-    device = request.tokens.device
-    weights = list(mixture.values())
-    warped = warp(request.decoding)
-    ends = torch.tensor(list(request.ends), dtype=torch.long, device=device)
-    companions = []
-    if not players.one_call:
+    def __init__(self, players: Players, request: Request, mixture: Mixture) -> None:
+        self.rng = request.rng
+        self.weights = [*mixture.values()]
+        self.warped = None if request.decoding.is_plain else warp(request.decoding)
         mask = request.mask.repeat_interleave(request.num, 0)
-        companions = [_Companion(players.module(p), mask) for p in list(mixture)[1:]]
+        others = [] if players.one_call else [*mixture][1:]
+        self.companions = [_Companion(players.module(player), mask) for player in others]
+        self.ends = torch.tensor([*request.ends], dtype=torch.long, device=mask.device)
+        self.log_prob = torch.zeros(len(mask), device=mask.device)
+        self.ended = torch.zeros_like(self.log_prob, dtype=torch.bool)
 
-    class Draw(LogitsProcessor):
-        """Draws from the mixture of the rows' laws."""
-
-        def __init__(self) -> None:
-            self.log_prob = torch.zeros(rows, device=device)
-            self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
-
-        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            laws = [*scores.split(rows), *(c.logits(input_ids) for c in companions)]
-            log_prob = mix(laws, weights)
-            plain = request.decoding.is_plain
-            probability = log_prob.exp() if plain else warped(log_prob).softmax(-1)
-            token = draw_one(probability, request.rng)
-            self.log_prob += log_prob.gather(1, token)[:, 0].masked_fill(self.ended, 0.0)
-            self.ended |= torch.isin(token[:, 0], ends)
-            # In place: `generate` hands over a copy, and takes the largest.
-            return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
-
-    return Draw()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = len(self.ended)
+        laws = [*scores.split(rows), *(c.logits(input_ids) for c in self.companions)]
+        log_prob = mix(laws, self.weights)
+        law = log_prob.exp() if self.warped is None else self.warped(log_prob).softmax(-1)
+        token = draw_one(law, self.rng)
+        self.log_prob += log_prob.gather(1, token)[:, 0].masked_fill(self.ended, 0.0)
+        self.ended |= torch.isin(token[:, 0], self.ends)
+        # In place: `generate` hands over a copy, and takes the largest.
+        return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
 
 
 class DecodedText(Sequence[Sequence[str]]):

@@ -19,8 +19,7 @@ from nlhf_zoo.policies.language_model.generation import (
     Request,
     TransformersGenerator,
 )
-from nlhf_zoo.policies.language_model.lora import LoRA
-from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, Players
+from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained

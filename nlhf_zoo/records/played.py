@@ -1,13 +1,101 @@
-"""Responses, and what an oracle says of pairs of them."""
+"""Prompts, responses to them, and what an oracle says of pairs of responses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+# What was said so far: messages with `role` and `content`.
+Conversation = Sequence[Mapping[str, str]]
+
+_TENSORS = ("ids", "tokens", "mask")
+_WORDS = ("text", "conversations")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A batch of prompts.
+
+    Args:
+        ids: which prompts these are, LongTensor[B]; for a table the row of the game.
+        tokens: token ids [B, S], None for a table.
+        mask: 1 where ``tokens`` is not padding [B, S], None for a table.
+        text: the prompts as text, where there is one; of a conversation, its last message.
+        conversations: the prompts as conversations, B lists of messages with ``role`` and
+            ``content``; None for prompts that are plain text or rows of a table.
+    """
+
+    ids: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    text: Sequence[str] | None = None
+    conversations: Sequence[Conversation] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.dim() != 1 or self.ids.dtype != torch.long:
+            raise ValueError(
+                f"Prompts.ids must be long [B], not {self.ids.dtype} {[*self.ids.shape]}"
+            )
+        if (self.tokens is None) != (self.mask is None):
+            raise ValueError("Prompts.tokens and Prompts.mask come together or not at all")
+        for name, words in self._given(_WORDS).items():
+            if len(words) != len(self.ids):
+                raise ValueError(f"Prompts.{name} has {len(words)} entries, not {len(self.ids)}")
+        if self.tokens is None or self.mask is None:
+            return
+        if self.tokens.shape != self.mask.shape or self.tokens.shape[:1] != self.ids.shape:
+            raise ValueError(
+                f"Prompts.tokens {[*self.tokens.shape]} and mask {[*self.mask.shape]} must be "
+                f"[B, S] with B = {len(self.ids)}"
+            )
+
+    def __len__(self) -> int:
+        """The number of prompts, B."""
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int]) -> Prompts:
+        """Some of the prompts, in the padding of all."""
+        taken = torch.tensor([*rows], dtype=torch.long, device=self.ids.device)
+        given = {name: tensor[taken] for name, tensor in self._given(_TENSORS).items()}
+        given |= {name: [words[i] for i in rows] for name, words in self._given(_WORDS).items()}
+        return replace(self, **given)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Prompts]) -> Prompts:
+        """Different prompts, with the same fields, as one; the shorter are padded on the left."""
+        given: dict[str, Any] = {}
+        for name in parts[0]._given(_TENSORS):
+            rows = [getattr(part, name) for part in parts]
+            if name != "ids":
+                longest = max(row.shape[1] for row in rows)
+                rows = [pad(row, (longest - row.shape[1], 0)) for row in rows]
+            given[name] = torch.cat(rows)
+        for name in parts[0]._given(_WORDS):
+            given[name] = [one for part in parts for one in getattr(part, name)]
+        return cls(**given)
+
+    def split(self, parts: int) -> list[Prompts]:
+        """These prompts in parts of nearly equal size; fewer where there are fewer prompts."""
+        parts = min(parts, len(self))
+        if parts < 2:
+            return [self]
+        ends = [len(self) * part // parts for part in range(parts + 1)]
+        return [self.take(range(*both)) for both in pairwise(ends)]
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """These prompts on another device (Lightning moves batches by this method)."""
+        tensors = self._given(_TENSORS)
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        """The fields of these names that are not None."""
+        return {name: found for name in names if (found := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +127,6 @@ class Responses:
     log_prob: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.tokens.dim() != 3 or self.tokens.shape != self.mask.shape:
             shapes = f"{[*self.tokens.shape]} and mask {[*self.mask.shape]}"
             raise ValueError(f"Responses.tokens {shapes} must both be [B, K, T]")
@@ -55,9 +142,7 @@ class Responses:
     def joined(cls, parts: Sequence[Responses]) -> Responses:
         """Sampled responses to different prompts as one record.
 
-        Args:
-            parts: of the same number of responses and the same version; the shorter ones are padded
-                behind their end.
+        All are of one version and as many a prompt; the shorter are padded behind their end.
         """
         longest = max(part.tokens.shape[2] for part in parts)
 
@@ -130,7 +215,6 @@ class Comparison:
     valid: Tensor
 
     def __post_init__(self) -> None:
-        """Check the shapes."""
         if self.preference.dim() != 3 or self.preference.shape != self.valid.shape:
             raise ValueError(
                 f"Comparison.preference {[*self.preference.shape]} and valid {[*self.valid.shape]} "
@@ -138,13 +222,10 @@ class Comparison:
             )
 
     def average(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted average over the second responses, and its validity, [B, K] both.
+        """Average over the second responses by their ``weight`` [B, L], and its validity, [B, K].
 
         Weights are renormalised over the valid answers; a response without any valid answer is
         invalid.
-
-        Args:
-            weight: of the second responses [B, L].
         """
         weight = weight[:, None, :] * self.valid
         total = weight.sum(-1)
