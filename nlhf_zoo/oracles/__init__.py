@@ -5,7 +5,7 @@ from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
 from nlhf_zoo.oracles.models.pair import PairModelOracle
 from nlhf_zoo.oracles.models.response import GeneralPreferenceModelOracle, RewardModelOracle
-from nlhf_zoo.oracles.rules.rule import RuleOracle
+from nlhf_zoo.oracles.rules.rule_oracle import RuleOracle
 from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.tables.from_files import EmbeddingOracle, MatrixOracle, VotesOracle
 from nlhf_zoo.oracles.tables.generated import (
