@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.lightning_internals import (
+    is_trial,
     is_written,
     log_training_step,
     stand_behind_batch,
@@ -87,9 +88,7 @@ class GameCheckpoint(ModelCheckpoint):
     def _write_last_step(self, trainer: L.Trainer, game: OnlineGame) -> None:
         """Write a checkpoint as of the last optimiser step, once; all processes call this."""
         position, self._position = self._position, None
-        if position is None or trainer.state.fn != TrainerFn.FITTING:
-            return
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # as below
+        if position is None or trainer.state.fn != TrainerFn.FITTING or is_trial(trainer):
             return
         game.rewind(position)
         stand_behind_batch(trainer, self._accumulated)
@@ -99,9 +98,7 @@ class GameCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The end of a run seldom falls on a multiple of the interval."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its debugging connector
-            return
-        if not is_written(self, trainer):
+        if not is_trial(trainer) and not is_written(self, trainer):
             write_last(self, trainer)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:

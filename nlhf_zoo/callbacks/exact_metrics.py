@@ -14,6 +14,7 @@ from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.callbacks.history import History
 from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
 
@@ -79,9 +80,8 @@ class ExactMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
-        dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its debugging connector
         folder = trainer.log_dir  # asks all processes
-        if trainer.is_global_zero and folder is not None and not dry:
+        if trainer.is_global_zero and folder is not None and not is_trial(trainer):
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
             self._history = History(Path(folder), names, len(game.log_policy()))
             self._history.cut(self._rows)

@@ -21,16 +21,12 @@ from nlhf_zoo.data.prompts import TablePrompts, table_prompts
 from nlhf_zoo.data.text_prompts import TextPrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.compatibility import check_precision
+from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
 
 
-def is_trial(trainer: L.Trainer) -> bool:
-    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # lightning sets it elsewhere
-
-
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
-    return list(trainer.callbacks)  # type: ignore[attr-defined]  # likewise
+    return list(trainer.callbacks)  # type: ignore[attr-defined]  # its connector sets them
 
 
 def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:

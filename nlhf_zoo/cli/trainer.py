@@ -29,7 +29,7 @@ from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.lightning_internals import is_played_elsewhere
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
@@ -137,7 +137,7 @@ class GameCLI(LightningCLI):
             refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, PreferenceModel):
             refusals.refuse_other_data(self.trainer, self.datamodule)
-        if not refusals.is_trial(self.trainer):
+        if not is_trial(self.trainer):
             refusals.refuse_unwritable(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
@@ -164,7 +164,7 @@ class GameCLI(LightningCLI):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
-        if self.trainer.is_global_zero and not refusals.is_trial(self.trainer):
+        if self.trainer.is_global_zero and not is_trial(self.trainer):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
             print(f"Logs, metrics and checkpoint: {folder}")

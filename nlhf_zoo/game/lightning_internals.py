@@ -1,4 +1,4 @@
-"""What Lightning 2.6.6 keeps private and this package needs: an upgrade breaks here, or nowhere.
+"""What Lightning 2.6.6 keeps private, or from type checkers: an upgrade breaks here, or nowhere.
 
 `tests/game/test_lightning_internals.py` holds Lightning to each of these.
 """
@@ -16,6 +16,11 @@ def trainer_of(module: L.LightningModule) -> L.Trainer | None:
     """The trainer of a module, None without one: `module.trainer` would raise."""
     trainer: L.Trainer | None = module._trainer
     return trainer
+
+
+def is_trial(trainer: L.Trainer) -> bool:
+    """Whether this is a `fast_dev_run`, which leaves nothing behind."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # its debugging connector's
 
 
 def log_training_step(trainer: L.Trainer) -> None:

@@ -38,6 +38,11 @@ def test_a_module_has_a_trainer_or_none(tmp_path):
     assert internals.trainer_of(trainer.lightning_module) is trainer
 
 
+@pytest.mark.parametrize("steps", [False, True, 2])
+def test_a_trial_is_one(steps):
+    assert internals.is_trial(L.Trainer(accelerator="cpu", fast_dev_run=steps)) is bool(steps)
+
+
 def test_a_step_is_logged_before_the_checkpoint_that_counts_it(tmp_path):
     logger = Logger()
     seen: list[list[int]] = []
