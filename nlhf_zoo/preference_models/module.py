@@ -53,6 +53,7 @@ class PreferenceModel(L.LightningModule):
             special token of the tokenizer; nothing is cut.
         dropout: use the backbone's dropout in training.
         eval_batch_size: texts of a forward pass in evaluation.
+        chat_template_kwargs: values of variables of the chat template.
 
     Raises:
         UserError: the parts do not fit each other.
@@ -71,6 +72,7 @@ class PreferenceModel(L.LightningModule):
         unreadable: Unreadable = "refuse",
         dropout: bool = False,
         eval_batch_size: int = 16,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if template is not None:
@@ -88,7 +90,13 @@ class PreferenceModel(L.LightningModule):
         self.unreadable: Unreadable = unreadable
         self.dropout = dropout
         self._config = copy.deepcopy(loaded.network.config)  # a batch changes its padding
-        self.reader = Reader(loaded, head, template, max_tokens, eval_batch_size)
+        variables = chat_template_kwargs or {}
+        self.reader = Reader(loaded, head, template, max_tokens, eval_batch_size, variables)
+        if self.reader.padding_gap() > 1:
+            raise UserError(
+                f"{loaded.where} says something else of a short text where a longer one stands "
+                "beside it in a batch, so that it would learn from padding: take another backbone"
+            )
         if lora is not None:
             self.reader.network = with_adapters(loaded.network, lora, loaded.where)
         elif loaded.network.dtype != torch.float32:
@@ -97,7 +105,7 @@ class PreferenceModel(L.LightningModule):
                 "is trained: set model.lora, or the backbone's dtype to float32"
             )
         self.settings = ModelSettings(
-            head.kind, template, self.reader.max_tokens, float(head.temperature)
+            head.kind, template, self.reader.max_tokens, float(head.temperature), variables
         )
         self.held_out = HeldOut()
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing

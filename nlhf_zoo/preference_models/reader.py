@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -42,12 +42,20 @@ class Reader(TextNetwork):
         template: str | None,
         max_tokens: int | None,
         batch_size: int,
+        chat_template_kwargs: Mapping[str, Any],
     ) -> None:
         for option, number in (("max_tokens", max_tokens), ("eval_batch_size", batch_size)):
             if number is not None and number < 1:
                 raise UserError(f"model.{option} must be at least 1, not {number}")
         network, tokenizer, where = classifier.network, classifier.tokenizer, classifier.where
-        encoder = TextEncoder(tokenizer, template, head.reads, "PreferenceModel", where)
+        encoder = TextEncoder(
+            tokenizer,
+            template,
+            head.reads,
+            "PreferenceModel",
+            where,
+            variables=chat_template_kwargs,
+        )
         option = "model.max_tokens"
         super().__init__(network, encoder, head.outputs, batch_size, max_tokens, option)
         self.head = head

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,9 @@ _AUTO: Mapping[Head, str] = {
 }
 # Beside a preference model that was trained here.
 SETTINGS_FILE = "preference_model.json"
-FORMAT = 1
+# Models of format 1 were trained on texts with all that the tokenizer puts around them, whether the
+# template has it or not, and without types of tokens.
+FORMAT = 2
 # pair: reads both responses; reward: one, to a reward; general: one, to an embedding.
 Kind = Literal["pair", "reward", "general"]
 ORACLES: Mapping[Kind, str] = {
@@ -122,22 +124,30 @@ class ModelSettings:
     template: str | None = None  # with the fields of the kind; None for the chat template
     max_tokens: int | None = None  # of the longest text; None for the model's own limit
     temperature: float = 1.0  # divides the logit of a preference
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    format: int = FORMAT
 
     def replaced(
-        self, template: str | None, max_tokens: int | None, temperature: float | None
+        self,
+        template: str | None,
+        max_tokens: int | None,
+        temperature: float | None,
+        chat_template_kwargs: Mapping[str, Any] | None,
     ) -> ModelSettings:
         """The settings with what is given, each that is not None, in place of their own."""
         given: dict[str, Any] = {
             "template": template,
             "max_tokens": max_tokens,
             "temperature": temperature,
+            "chat_template_kwargs": chat_template_kwargs,
         }
         return replace(self, **{name: it for name, it in given.items() if it is not None})
 
 
 def write_settings(folder: Path, settings: ModelSettings) -> None:
     """Write the file into the folder of a model, all of it or nothing."""
-    text = json.dumps({"format": FORMAT, **asdict(settings)}, indent=2, ensure_ascii=False)
+    given = {"format": settings.format, **asdict(settings)}
+    text = json.dumps(given, indent=2, ensure_ascii=False)
     with written(folder / SETTINGS_FILE) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
 
@@ -180,11 +190,15 @@ def _parsed(path: Path) -> ModelSettings:
         given = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from error
-    names = {"format", *ModelSettings.__slots__}
-    if not isinstance(given, dict) or given.keys() != names:
+    if not isinstance(given, dict) or given.get("format") not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{path} is no object with a format of at most {FORMAT}: install a newer nlhf_zoo"
+        )
+    if given["format"] == 1:
+        given.setdefault("chat_template_kwargs", {})
+    names = {*ModelSettings.__slots__}
+    if given.keys() != names:
         raise UserError(f"{path} must be an object of {', '.join(sorted(names))}")
-    if given.pop("format") != FORMAT:
-        raise UserError(f"{path} has another format than {FORMAT}: install a newer nlhf_zoo")
     for name, (fits, wanted) in _VALUES.items():
         if not fits(given[name]):
             raise UserError(f"{path}: {name} must be {wanted}, not {given[name]!r}")
@@ -202,4 +216,5 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: type(value) in (int, float) and math.isfinite(value) and value > 0,
         "a finite number above 0",
     ),
+    "chat_template_kwargs": (lambda value: isinstance(value, dict), "an object"),
 }

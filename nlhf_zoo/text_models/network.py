@@ -17,12 +17,18 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.text_models.chat import in_chat
 from nlhf_zoo.text_models.encoding import TextEncoder, Tokens
+from nlhf_zoo.text_models.token_types import token_types
 
 # Numbers of some texts and their outputs [b, D] in main memory; NaN for what was not read.
 Outputs = Iterator[tuple[list[int], Tensor]]
 # A conversation whose text in a chat template is part of a digest.
 _CHAT = [{"role": "user", "content": "zebra"}, {"role": "assistant", "content": "quokka"}]
+
+
+# What rounding makes of an output in batches of different shape, in units of 1 and its own size.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 class TextNetwork(nn.Module, ABC):
@@ -62,6 +68,7 @@ class TextNetwork(nn.Module, ABC):
         self.width = width
         self.max_tokens = limit if max_tokens is None else max_tokens
         self._num_tokens = _num_embeddings(network, tokenizer, where)
+        self._types = token_types(network, encoder)
         self._text_config = network.config.get_text_config()
         self._text_config.use_cache = False  # each text is read once
         pad = self._text_config.pad_token_id
@@ -73,14 +80,20 @@ class TextNetwork(nn.Module, ABC):
     def precision(self, device: str) -> AbstractContextManager[Any]:
         """The context of a forward pass: of which precision its products are."""
 
-    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What the network gives for a batch [b, T], padded on the right: a classifier's [b, D]."""
-        found: Tensor = self.network(input_ids=tokens, attention_mask=mask).logits
+    def read(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the network gives for a batch, padded on the right: a classifier's [b, D].
+
+        Args:
+            batch: ``input_ids``, ``attention_mask`` and, where it needs them, ``token_type_ids``
+                [b, T].
+        """
+        found: Tensor = self.network(**batch).logits
         return found
 
     def is_readable(self, text: Tokens) -> bool:
         """Whether a text is in a batch."""
-        return len(text) > 0 and (self.max_tokens is None or len(text) <= self.max_tokens)
+        is_short = self.max_tokens is None or len(text) <= self.max_tokens
+        return len(text) > 0 and is_short and (self._types is None or self._types.fit(text))
 
     def forward(self, texts: Sequence[Tokens]) -> Tensor:
         """Outputs of texts [n, D] in main memory, without gradient; NaN where one was not read.
@@ -123,11 +136,34 @@ class TextNetwork(nn.Module, ABC):
             )
         self._text_config.pad_token_id = pad
         width, device = max(map(len, batch)), next(self.network.parameters()).device
-        tokens = [[*text, *[pad] * (width - len(text))] for text in batch]
-        mask = [[1] * len(text) + [0] * (width - len(text)) for text in batch]
+        rows = {
+            "input_ids": [[*text, *[pad] * (width - len(text))] for text in batch],
+            "attention_mask": [[1] * len(text) + [0] * (width - len(text)) for text in batch],
+        }
+        if self._types is not None:
+            types = map(self._types.of, batch)
+            rows["token_type_ids"] = [[*row, *[0] * (width - len(row))] for row in types]
         with self.precision(device.type):
-            read = self.read(torch.tensor(tokens).to(device), torch.tensor(mask).to(device))
+            read = self.read({name: torch.tensor(row).to(device) for name, row in rows.items()})
             return read.float()
+
+    @torch.no_grad()
+    def padding_gap(self) -> float:
+        """How far the output for a short text in a batch with a longer one is from that alone.
+
+        In units of what rounding may make; 0 where the limit of tokens leaves no longer text.
+        """
+        short, *longer = self.encoder.tokens([self.encoder.example(n) for n in (1, 8, 4, 2)])
+        texts = [text for text in longer if self.is_readable(text) and len(text) > len(short)]
+        if not texts:
+            return 0.0
+        mode = self.network.training
+        self.network.eval()
+        alone, together = self.outputs([short])[0], self.outputs([short, texts[0]])[0]
+        self.network.train(mode)
+        rounding = _ROUNDING.get(next(self.network.parameters()).dtype, 0.1)
+        gap = float((alone - together).abs().max() / (rounding * (1 + alone.abs().max())))
+        return math.inf if math.isnan(gap) and bool(alone.isfinite().all()) else gap
 
 
 class TextModel(TextNetwork):
@@ -148,6 +184,18 @@ class TextModel(TextNetwork):
         self.not_finite = 0  # texts whose output was not finite
         self._config = config
         self._dtypes = self._current_dtypes()
+
+    def refuse_dependence(self) -> None:
+        """Refuse batches where the output for a text depends on the others'.
+
+        Raises:
+            UserError: it does.
+        """
+        if self.batch_size > 1 and self.padding_gap() > 1:
+            raise UserError(
+                f"{self.encoder.where} says something else of a short text where a longer one "
+                f"stands beside it in a batch: set {self.encoder.owner}.batch_size to 1"
+            )
 
     @property
     def last_error(self) -> str:
@@ -185,6 +233,12 @@ class TextModel(TextNetwork):
         for numbers, output in super().stream(texts):
             self.not_finite += int((~output.isfinite()).any(-1).sum())
             yield numbers, output
+
+    @property
+    def variant(self) -> list[dict[str, Any]]:
+        """What a fingerprint holds of how texts are read beside their template; often nothing."""
+        types = {} if self._types is None else {"token_types": True}
+        return [found] if (found := self.encoder.variant | types) else []
 
     @cached_property  # the weights are frozen, and may be many gigabytes
     def digest(self) -> str:
@@ -256,18 +310,15 @@ def _digest_of_tokenizer(tokenizer: Any) -> str:
     else:  # padding and truncation follow its last call
         rules = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    chat = [_in_chat(tokenizer, _CHAT[:1], True), _in_chat(tokenizer, _CHAT, False)]
+    chat = [_example(tokenizer, _CHAT[:1], True), _example(tokenizer, _CHAT, False)]
     return json.dumps([rules, tokenizer.chat_template, names, chat], sort_keys=True)
 
 
-def _in_chat(tokenizer: Any, messages: list[dict[str, str]], begins_answer: bool) -> str | None:
+def _example(tokenizer: Any, messages: list[dict[str, str]], begins_answer: bool) -> str | None:
     """A conversation in the chat template; None where it cannot be written."""
     if not tokenizer.chat_template:
         return None
     try:
-        text: str = tokenizer.apply_chat_template(
-            [*map(dict, messages)], tokenize=False, add_generation_prompt=begins_answer
-        )
+        return in_chat(tokenizer, messages, begins_answer, {})
     except Exception:  # by the template: of any kind; others may be written all the same
         return None
-    return text

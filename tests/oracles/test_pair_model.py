@@ -203,7 +203,14 @@ def test_a_language_model_is_read_as_each_text_alone(name, chat):
     path, rows, given = letters(name), LETTERS, {"template": QUESTION, "labels": ("a", "b")}
     if name not in ("qwen2", "gemma2"):
         path, rows, given = causal(name), WORDS, {"template": PAIR, "labels": ("w38", "w39")}
-    make = partial(GenerativePairModelOracle, path, chat_template=chat, batch_size=5, **given)
+    make = partial(
+        GenerativePairModelOracle,
+        path,
+        chat_template=chat,
+        min_label_mass=0.0,
+        batch_size=5,
+        **given,
+    )
     check_orders(make, Alone(path, chat=chat, **given), rows)
 
 
@@ -428,6 +435,7 @@ PLAYED = {
     "pair": lambda: ["--model.oracle.model", letters("llama", AutoModelForSequenceClassification)],
     "generative": lambda: [
         "--model.oracle", "GenerativePairModelOracle", "--model.oracle.model", letters("llama"),
+        "--model.oracle.min_label_mass", "0",
         "--model.oracle.labels", "[a, b]",
         "--model.oracle.template", "p: {prompt} a: {first} b: {second}",
     ],

@@ -293,7 +293,8 @@ def test_settings_are_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["preference_model.json"]
     given = json.loads((tmp_path / "preference_model.json").read_text())
     assert given == {
-        "format": 1, "kind": "general", "template": None, "max_tokens": None, "temperature": 1.0
+        "format": 2, "kind": "general", "template": None, "max_tokens": None, "temperature": 1.0,
+        "chat_template_kwargs": {},
     }  # fmt: skip
     assert read_settings(str(tmp_path / "none"), "pair", "Oracle") is None
 
@@ -348,7 +349,8 @@ def test_a_model_of_another_kind_names_its_oracle(oracle, kind, right, tmp_path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "another format than 1"),
+        ({"format": 3}, "no object with a format of at most 2: install a newer nlhf_zoo"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs must be an object"),
         ({"kind": "triple"}, "kind must be one of pair, reward, general, not 'triple'"),
         ({"kind": []}, r"kind must be one of pair, reward, general, not \[\]"),
         ({"template": 3}, "template must be a text or null"),
@@ -356,7 +358,7 @@ def test_a_model_of_another_kind_names_its_oracle(oracle, kind, right, tmp_path)
         ({"max_tokens": True}, "max_tokens must be a number of at least 1"),
         ({"temperature": 0}, "temperature must be a finite number above 0, not 0"),
         ({"temperature": math.inf}, "temperature must be a finite number above 0, not inf"),
-        ({"more": 1}, "must be an object of format, kind, max_tokens, temperature, template"),
+        ({"more": 1}, "must be an object of chat_template_kwargs, format, kind, max_tokens, "),
         (None, "is no JSON"),
     ],
 )

@@ -124,7 +124,7 @@ def pair(model_: str = "gpt2", copied: bool = False, **options: Any) -> oracles.
 
 def generative(model_: str = "gpt2", **options: Any) -> oracles.GenerativePairModelOracle:
     """Of a model of words."""
-    given = {"template": PAIR, "labels": ("w38", "w39"), **options}
+    given = {"template": PAIR, "labels": ("w38", "w39"), "min_label_mass": 0.0, **options}
     return oracles.GenerativePairModelOracle(model(model_, auto=AutoModelForCausalLM), **given)
 
 

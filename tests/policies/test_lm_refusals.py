@@ -19,6 +19,7 @@ from language_models import (
 )
 from tiny_models import (
     BOS,
+    EOS,
     EOS_ID,
     PAD_ID,
     VOCABULARY,
@@ -28,6 +29,8 @@ from tiny_models import (
     tiny_prompts,
     tiny_tokenizer,
 )
+from tokenizers import processors
+from transformers import AutoTokenizer
 
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, ModelSource, Pretrained
 from nlhf_zoo.policies.language_model.sources import Loaded
@@ -64,6 +67,45 @@ def test_plain_text_has_what_the_tokenizer_adds():
         assert prompts.tokens[0][prompts.mask[0]].tolist() == [*first, *letters]
         assert (prompts.tokens[0][~prompts.mask[0]] == shared_policy(kind).pad).all()
         assert not prompts.mask[0, :2].any()
+
+
+def test_a_text_begins_once_and_ends_as_its_writer_ended_it(tmp_path):
+    """Whatever stands in it already, and whatever the tokenizer puts behind a text by itself."""
+    path = shutil.copytree(tiny_folder("llama"), tmp_path / "model")
+    words = tiny_tokenizer(bos=True)
+    first, end = (words.convert_tokens_to_ids(token) for token in (BOS, EOS))
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", special_tokens=[(BOS, first), (EOS, end)]
+    )
+    words.save_pretrained(path)
+    assert AutoTokenizer.from_pretrained(path)("ab")["input_ids"][-1] == end
+    texts = ["ab", f"{BOS}ab", f"{BOS}ab{EOS}", f"{BOS}{BOS}ab"]
+    prompts = make_policy(path).encode(Prompts(torch.arange(4), text=texts))
+    letters = [VOCABULARY.index(c) for c in "ab"]
+    found = [row[mask].tolist() for row, mask in zip(prompts.tokens, prompts.mask, strict=True)]
+    once = [first, *letters]
+    assert found == [once, once, [*once, end], [first, *once]]  # the last one's writer wrote two
+
+
+def test_variables_of_a_chat_template(tmp_path):
+    """They reach it, and what it does not know is refused."""
+    path = save_tiny(tmp_path / "model", "gpt2", chat=True)
+    words = AutoTokenizer.from_pretrained(path)
+    words.chat_template += "{% if enable_thinking is false %}.:.{% endif %}"
+    words.save_pretrained(path)
+    talk = Prompts(torch.arange(1), conversations=[conversation("hi.")])
+    plain, quick = (
+        make_policy(path, chat_template_kwargs=given).encode(talk).tokens[0].tolist()
+        for given in (None, {"enable_thinking": False})
+    )
+    assert quick == [*plain, *(VOCABULARY.index(c) for c in ".:.")]
+    for given, match in (
+        ({"enable_thinkin": False}, "does not mention enable_thinkin$"),
+        ({"tokenize": True}, "tokenize is no variable of a chat template: leave it out"),
+    ):
+        refused(match, make_policy, path, chat_template_kwargs=given)
+    bare = {"chat_template_kwargs": {"enable_thinking": False}}
+    refused("policy's tokenizer has no chat template", make_policy, tiny_folder("gpt2"), **bare)
 
 
 def test_prompts_with_tokens_keep_them():

@@ -42,10 +42,18 @@ class TextModelOracle(TextOracle):
     ) -> TextModel:
         """A sequence classifier, and what writes its texts."""
         encoder = TextEncoder(
-            source.tokenizer(), settings.template, self.reads, type(self).__name__, source.where
+            source.tokenizer(),
+            settings.template,
+            self.reads,
+            type(self).__name__,
+            source.where,
+            variables=settings.chat_template_kwargs,
+            first_format=settings.format == 1,
         )
         network = source.whole_network("sequence classifier", config, dtype)
-        return TextModel(network, encoder, config.num_labels, batch_size, settings.max_tokens)
+        made = TextModel(network, encoder, config.num_labels, batch_size, settings.max_tokens)
+        made.refuse_dependence()
+        return made
 
     @property
     def last_error(self) -> str:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from nlhf_zoo.errors import UserError, shown
 from nlhf_zoo.oracles.models.pair import PairTextModelOracle
 from nlhf_zoo.oracles.text_oracle import Order
+from nlhf_zoo.text_models.chat import in_chat
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
 from nlhf_zoo.text_models.heads import PairHead
 from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source, read_settings
@@ -58,11 +59,14 @@ class GenerativePairModelOracle(PairTextModelOracle):
         order: in which the responses are shown: "none" as they come, "random" by a coin that the
             two texts toss, "both" averages the two orders.
         temperature: divides the logits.
-        min_label_mass: least probability of the two labels together; 0 admits any.
+        min_label_mass: least probability of the two labels together; 0 admits any. Below the
+            default the model wants to write something else, and says nothing of the pair.
         batch_size: texts of a forward pass.
         max_tokens: of the longest text; None takes the model's own limit.
         dtype: of the weights; "auto" is bfloat16 on a GPU that has it, else float32.
         revision: of the hub's repository.
+        chat_template_kwargs: values of variables of the chat template, such as
+            `{enable_thinking: false}`.
     """
 
     def __init__(
@@ -73,11 +77,12 @@ class GenerativePairModelOracle(PairTextModelOracle):
         labels: tuple[str, str] = ("A", "B"),
         order: Order = "both",
         temperature: float = 1.0,
-        min_label_mass: float = 0.0,
+        min_label_mass: float = 0.01,
         batch_size: int = 16,
         max_tokens: int | None = None,
         dtype: Dtype = "auto",
         revision: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(order)
         self._refuse_options(None, temperature, batch_size, max_tokens)
@@ -111,12 +116,14 @@ class GenerativePairModelOracle(PairTextModelOracle):
             source.where,
             message=question,
             begins_answer=True,
+            variables=chat_template_kwargs or {},
         )
         self.label_tokens = _label_tokens(encoder, labels)
         network = source.whole_network("causal language model", config, dtype)
         _refuse_without_last(network, source.where)
         self.model = _LabelModel(network, encoder, 3, batch_size, max_tokens)
         self.model.label_tokens = self.label_tokens
+        self.model.refuse_dependence()
 
     @property
     @override
@@ -124,7 +131,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
         encoder = self.model.encoder
         template = [encoder.template, encoder.message, self.label_tokens]
         options = [self.model.max_tokens, self.order, self.temperature, self.min_label_mass]
-        return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
+        return f"{_NAME} {json.dumps([self.model.digest, template, options, *self.model.variant])}"
 
     @property
     def label_mass(self) -> float:
@@ -156,13 +163,13 @@ class _LabelModel(TextModel):
     label_tokens: tuple[int, int]
 
     @override
-    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def read(self, batch: dict[str, Tensor]) -> Tensor:
         # Logits at the texts' last tokens alone: at all of them they would fill the memory. What
         # follows a token, here padding, does not change its law.
-        last = mask.sum(-1) - 1
+        last = batch["attention_mask"].sum(-1) - 1
         places, row_of = last.unique(return_inverse=True)
-        output = self.network(input_ids=tokens, attention_mask=mask, logits_to_keep=places)
-        law = output.logits[torch.arange(len(tokens), device=tokens.device), row_of]
+        output = self.network(**batch, logits_to_keep=places)
+        law = output.logits[torch.arange(len(last), device=last.device), row_of]
         log_prob = law.float().log_softmax(-1)[:, list(self.label_tokens)]
         return torch.cat([log_prob, log_prob.logsumexp(-1, keepdim=True)], dim=-1)
 
@@ -238,10 +245,9 @@ def _joined(encoder: TextEncoder, text: str, label: str) -> list[str]:
 def _joined_in_chat(encoder: TextEncoder, text: str, label: str) -> list[str]:
     """What the chat template itself puts before an answer; nothing where it cannot be seen."""
     chat = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": label}]
-    written = encoder.tokenizer.apply_chat_template
     try:
-        asked = written(chat[:1], tokenize=False, add_generation_prompt=True)
-        answered = written(chat, tokenize=False)
+        asked = in_chat(encoder.tokenizer, chat[:1], True, encoder.variables)
+        answered = in_chat(encoder.tokenizer, chat, False, encoder.variables)
     except Exception:  # by the template: of any kind; a question is asked without this anyhow
         return []
     before, found, _ = answered.removeprefix(asked).partition(label)

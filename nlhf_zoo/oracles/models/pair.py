@@ -84,6 +84,7 @@ class PairModelOracle(PairTextModelOracle):
         max_tokens: of the longest text; None takes the model's own limit.
         dtype: of the weights; "auto" is bfloat16 on a GPU that has it, else float32.
         revision: of the hub's repository.
+        chat_template_kwargs: values of variables of the chat template.
     """
 
     def __init__(
@@ -97,11 +98,12 @@ class PairModelOracle(PairTextModelOracle):
         max_tokens: int | None = None,
         dtype: Dtype = "auto",
         revision: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(order)
         self._refuse_options(template, temperature, batch_size, max_tokens)
         found = read_settings(model, "pair", _NAME, revision) or ModelSettings("pair")
-        settings = found.replaced(template, max_tokens, temperature)
+        settings = found.replaced(template, max_tokens, temperature, chat_template_kwargs)
         source = Source(model, f"the pair model {model}", revision)
         config = source.config()
         self._first = _place_of_first(config, first_label, source.where)
@@ -114,7 +116,7 @@ class PairModelOracle(PairTextModelOracle):
     def fingerprint(self) -> str:
         template = [self.model.encoder.template, self.model.encoder.message, self._first]
         options = [self.model.max_tokens, self.order, self.temperature]
-        return f"{_NAME} {json.dumps([self.model.digest, template, options])}"
+        return f"{_NAME} {json.dumps([self.model.digest, template, options, *self.model.variant])}"
 
     @override
     def _preferences(self, output: Tensor) -> Tensor:

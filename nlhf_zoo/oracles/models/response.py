@@ -6,7 +6,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,7 @@ class RewardModelOracle(ResponseTextModelOracle):
         penalty_without_end: subtracted from the (weighted) reward of a response that was cut at the
             limit of new tokens.
         revision: of the hub's repository, of one model.
+        chat_template_kwargs: values of variables of the chat template.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RewardModelOracle(ResponseTextModelOracle):
         dtype: Dtype = "auto",
         penalty_without_end: float = 0.0,
         revision: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         names = [model] if isinstance(model, str) else model
@@ -108,7 +110,8 @@ class RewardModelOracle(ResponseTextModelOracle):
             read_settings(name, "reward", _REWARD, revision) or ModelSettings("reward")
             for name in names
         ]
-        settings = [its.replaced(template, max_tokens, temperature) for its in found]
+        given = template, max_tokens, temperature, chat_template_kwargs
+        settings = [its.replaced(*given) for its in found]
         self.temperature = _one_temperature([its.temperature for its in settings])
         self.head = BradleyTerryHead(self.temperature)
         self.models = nn.ModuleList()
@@ -126,7 +129,7 @@ class RewardModelOracle(ResponseTextModelOracle):
     @override
     def fingerprint(self) -> str:
         given = [
-            [model.digest, model.encoder.template, model.max_tokens, weight]
+            [model.digest, model.encoder.template, model.max_tokens, weight, *model.variant]
             for model, weight in self._parts()
         ]
         return f"{_REWARD} {json.dumps([given, self.temperature, self.penalty_without_end])}"
@@ -164,6 +167,8 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
         max_tokens: of the longest prompt with response; None takes the limit of the training.
         dtype: of its weights; "auto" is bfloat16 on a GPU that has it, else float32.
         revision: of the hub's repository.
+        chat_template_kwargs: values of variables of the chat template; None takes those of the
+            training.
     """
 
     def __init__(
@@ -174,6 +179,7 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
         max_tokens: int | None = None,
         dtype: Dtype = "auto",
         revision: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._refuse_options(None, temperature, batch_size, max_tokens)
@@ -190,7 +196,7 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
                 f"{source.where} has {config.num_labels} outputs: an embedding has an even number "
                 "of them"
             )
-        settings = settings.replaced(None, max_tokens, temperature)
+        settings = settings.replaced(None, max_tokens, temperature, chat_template_kwargs)
         self.temperature = settings.temperature
         self.head = GeneralPreferenceHead(config.num_labels, self.temperature)
         self.model = self._load_classifier(source, config, settings, batch_size, dtype)
@@ -200,7 +206,7 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
     def fingerprint(self) -> str:
         """Weights, tokenizer, template and numbers; where the folder lies does not matter."""
         options = [self.model.encoder.template, self.model.max_tokens, self.temperature]
-        return f"general {self.model.digest} {json.dumps(options)}"
+        return f"general {self.model.digest} {json.dumps([*options, *self.model.variant])}"
 
     @override
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:

@@ -48,6 +48,8 @@ class CausalLMPolicy(Policy):
         length_normalised: divide a log-probability by the number of tokens, as some published code
             does; it is then no log-probability any more.
         compile: compile the model's body for scoring.
+        chat_template_kwargs: values of variables of the tokenizer's chat template, such as
+            `{enable_thinking: false}`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class CausalLMPolicy(Policy):
         dropout: bool = False,
         length_normalised: bool = False,
         compile: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1 or softmax_chunk < 0:
@@ -86,6 +89,7 @@ class CausalLMPolicy(Policy):
         self.dropout = dropout
         self.length_normalised = length_normalised
         self.compile_body = compile
+        self.chat_template_kwargs = chat_template_kwargs or {}
         self._players: Players
         self.tokenizer: Any = None
         self._encoder: PromptEncoder
@@ -129,7 +133,12 @@ class CausalLMPolicy(Policy):
         if not self.dropout:  # now, for adapters have some too
             _switch_dropout_off(self._players)
         self._encoder = PromptEncoder(
-            self.tokenizer, self.pad, self.ends, self.max_new_tokens, _context(model.config)
+            self.tokenizer,
+            self.pad,
+            self.ends,
+            self.max_new_tokens,
+            _context(model.config),
+            self.chat_template_kwargs,
         )
         trained_mode = self.dropout or self.gradient_checkpointing
         self._score = Scorer(self._players, self.softmax_chunk, self.compile_body, trained_mode)
@@ -198,8 +207,8 @@ class CausalLMPolicy(Policy):
     def encode(self, prompts: Prompts) -> Prompts:
         """Prompts with tokens, padded on the left; those that have tokens keep them.
 
-        Plain text gets the special tokens that the tokenizer adds by itself, a conversation its
-        chat template and the opening of an answer.
+        Plain text begins as the tokenizer begins every text, once, and ends as it was written. A
+        conversation gets the chat template and the opening of an answer.
 
         Raises:
             UserError: there is no chat template, no text, or no room for a response.

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.records import Prompts
+from nlhf_zoo.text_models.added_tokens import AddedTokens, added_tokens
+from nlhf_zoo.text_models.chat import Variables, in_chat, refuse_variables
 
 
 @dataclass(slots=True)
@@ -23,7 +25,14 @@ class PromptEncoder:
     ends: Sequence[int]  # tokens that end a response; the first stands behind a listed response
     room: int  # tokens of the longest response
     positions: int | None  # that the model has; None where it does not say so
+    variables: Variables  # of the chat template
     _listed: dict[tuple[str, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _added: AddedTokens = field(init=False)
+
+    def __post_init__(self) -> None:
+        option = "model.policy.chat_template_kwargs"
+        refuse_variables(self.tokenizer, self.variables, option, "the policy's tokenizer")
+        self._added = added_tokens(self.tokenizer)
 
     def __call__(self, prompts: Prompts) -> Prompts:
         """As ``CausalLMPolicy.encode``."""
@@ -44,7 +53,7 @@ class PromptEncoder:
         if prompts.conversations is not None:
             rows = [self._templated(list(c)) for c in prompts.conversations]
         elif prompts.text is not None:
-            rows = [list(self.tokenizer(text)["input_ids"]) for text in prompts.text]
+            rows = [self._plain(text) for text in prompts.text]
         else:
             raise UserError(
                 "a language model needs prompts of text: use an oracle with texts such as "
@@ -56,21 +65,24 @@ class PromptEncoder:
         tokens, mask = _padded(rows, self.pad, "left")
         return Prompts(prompts.ids, tokens, mask, prompts.text, prompts.conversations)
 
+    def _plain(self, text: str) -> list[int]:
+        """A text as it begins for this model, and as its writer ended it."""
+        tokens = self.tokenizer(text)["input_ids"]
+        return list(self._added.without_end(self._added.begun_once(tokens)))
+
     def _templated(self, conversation: list[Any]) -> list[int]:
         if self.tokenizer.chat_template is None:
             raise UserError(
                 "a prompt is a conversation, but the policy's tokenizer has no chat template: "
                 "take an instruction-tuned model, or prompts of plain text"
             )
-        from jinja2 import TemplateError
-
         try:
-            tokens = self.tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, return_dict=False
-            )
-        except TemplateError as error:  # Gemma's refuses a system message, for instance
-            raise UserError(f"the policy's chat template refuses a prompt: {error}") from error
-        return [int(token) for token in tokens]
+            text = in_chat(self.tokenizer, conversation, True, self.variables)
+        except Exception as error:  # of any kind; Gemma's refuses a system message, for instance
+            raise UserError(
+                f"the policy's chat template refuses a prompt: {cause(error)}"
+            ) from error
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def listed(self, responses: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Tokens and mask [B, N, T] of listed responses, each with its end if the model has one.
