@@ -1,11 +1,13 @@
-"""One checkpoint, ``last.ckpt``, always whole; and the random state in it."""
+"""Two checkpoints, ``last.ckpt`` and the one before, always whole; and the random state in them."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from nlhf_zoo.callbacks.trained_state import refuse_not_finite
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.lightning_internals import (
     is_trial,
@@ -25,12 +28,15 @@ from nlhf_zoo.game.lightning_internals import (
 )
 from nlhf_zoo.game.online_game import OnlineGame
 
+PREVIOUS = "previous.ckpt"  # beside the last one
+
 
 class GameCheckpoint(ModelCheckpoint):
     """Write `checkpoints/last.ckpt` every so often, and at the end; `--ckpt_path last` resumes it.
 
     Also where the oracle has stopped, because a server is down or a budget is spent: the run can go
-    on from the last optimiser step as if nothing had happened.
+    on from the last optimiser step as if nothing had happened. The one before it stays, as
+    `previous.ckpt`. Neither is replaced by weights that are not finite: the run ends.
 
     Args:
         every_n_train_steps: training steps between two; in closed form one training step plays
@@ -52,6 +58,7 @@ class GameCheckpoint(ModelCheckpoint):
         )
         self._position: dict[str, Any] | None = None  # of the game at the last optimiser step
         self._accumulated = 0  # batches since then
+        self._has_written = False  # whether this process has written a checkpoint
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run begins."""
@@ -102,18 +109,42 @@ class GameCheckpoint(ModelCheckpoint):
             write_last(self, trainer)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        """Write beside the file and rename.
+        """Write beside the file and rename; the one before stays, under another name.
 
         Lightning writes where temporary files lie and moves; from another file system that is a
         copy, which a kill would leave half done.
+
+        Raises:
+            DivergenceError: what was trained is not finite; the file stays as it was.
         """
+        place = Path(filepath)
+        refuse_not_finite(trainer, trainer.lightning_module, place)
         for logger in trainer.loggers:
             logger.save()  # what was logged must be on disk before the checkpoint that counts it
         beside = f"{filepath}.part"
         super()._save_checkpoint(trainer, beside)
         if trainer.is_global_zero:
-            os.replace(beside, filepath)
+            # Else it is not known to be whole: that may be why another was resumed from.
+            resumed = Path(trainer.ckpt_path or "").resolve()
+            if self._has_written or place.resolve() == resumed:
+                _keep(place)
+            os.replace(beside, place)
+        trainer.strategy.barrier()  # a process that ends may take the others with it
+        self._has_written = True
         self._last_checkpoint_saved = filepath
+
+
+def _keep(last: Path) -> None:
+    """Let the last checkpoint be the previous one too, so that at no time there is none."""
+    if not last.is_file():
+        return
+    beside = last.with_name(f"{PREVIOUS}.part")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(last, beside)
+    except OSError:  # a file system without links
+        shutil.copyfile(last, beside)
+    os.replace(beside, last.with_name(PREVIOUS))
 
 
 class ResumeState(L.Callback):

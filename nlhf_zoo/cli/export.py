@@ -18,6 +18,7 @@ from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.policies import CausalLMPolicy, Policy
 from nlhf_zoo.policies.language_model.exporting import refuse_folder
 
@@ -113,6 +114,7 @@ def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
                 f"{ckpt} is no checkpoint of {config}: it {what} {len(names)} parameters, "
                 f"{min(names)} among them"
             )
+    refuse_diverged(state)
     try:
         policy.load_state_dict(state, strict=False)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.game.accounting import Progress
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
@@ -98,7 +99,8 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     """Take back what ``save`` holds beside the tensors.
 
     Raises:
-        UserError: the checkpoint is no game's, or lacks what trains here.
+        UserError: the checkpoint is no game's, lacks what trains here, or is of a run that had
+            diverged.
     """
     if "online_game" not in checkpoint:
         raise UserError("the checkpoint holds no online game: give one that `nlhf fit` has written")
@@ -108,6 +110,7 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
             f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
             f"parameters, {missing[0]} among them"
         )
+    refuse_diverged({name: checkpoint["state_dict"][name] for name in _parameters_kept(game)})
     state = checkpoint["online_game"]
     game.progress = Progress(**state["progress"])
     game.versions.clear()
@@ -116,6 +119,10 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     game.estimator.products = dict(state["products"])
     for name, ledger in ledgers(game.oracle).items():
         ledger.restore(state.get("ledgers", {}).get(name, {}))
+
+
+def _parameters_kept(game: OnlineGame) -> set[str]:
+    return checkpoint_keys(game) & {name for name, _ in game.named_parameters()}
 
 
 def _frozen(game: OnlineGame) -> set[str]:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.finite import not_finite, refuse_diverged
 from nlhf_zoo.losses.preference import cross_entropy
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
@@ -277,6 +278,8 @@ class PreferenceModel(L.LightningModule):
                 f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
                 f"parameters, {missing[0]} among them"
             )
+        state = checkpoint["state_dict"]
+        refuse_diverged({name: state[name] for name in self._trained()})
         self.batches = checkpoint["preference_model"]["batches"]
 
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -288,7 +291,16 @@ class PreferenceModel(L.LightningModule):
         return self.state_dict().keys() - frozen
 
     def _write(self) -> Path:
-        """Write the folder, once a step."""
+        """Write the folder, once a step.
+
+        Raises:
+            DivergenceError: what was trained is not finite.
+        """
+        if name := not_finite(self._trained()):
+            raise DivergenceError(
+                f"training diverged: after optimiser step {self.trainer.global_step} {name} is not "
+                "finite, so lower the learning rate"
+            )
         place = Path(self.trainer.log_dir or self.trainer.default_root_dir) / NAME
         step = self.trainer.global_step
         if self.trainer.is_global_zero and step != self._written_at:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.files import written
+from nlhf_zoo.finite import not_finite
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Head = Literal["sequence classifier", "causal language model"]
@@ -95,6 +97,7 @@ class Source:
         safe = {"use_safetensors": True, "output_loading_info": True}
         kind = getattr(transformers, _AUTO[head])
         network, report = self._load(kind, refusal, {**options, **safe})
+        refuse_not_finite(self.where, dict(network.named_parameters()))
         other_sizes = [name for name, *_ in report["mismatched_keys"]]
         return network, sorted([*map(str, report["missing_keys"]), *other_sizes])
 
@@ -114,6 +117,19 @@ class Source:
             )
         except Exception as error:  # of files, the network, the hub: too many kinds to name
             raise UserError(f"{refusal}: {cause(error)}") from error
+
+
+def refuse_not_finite(where: str, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights of files that are not finite, before anything that is computed says worse.
+
+    Raises:
+        UserError: which model it is, and which of its weights.
+    """
+    if name := not_finite(weights):
+        raise UserError(
+            f"{where} has weights that are not finite, {name} among them: its files are damaged, "
+            "or the run that wrote them had diverged"
+        )
 
 
 @dataclass(frozen=True, slots=True)

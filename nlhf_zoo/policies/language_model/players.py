@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.text_models.loading import refuse_not_finite
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
@@ -137,6 +138,8 @@ class AdapterPlayers(Players):
         self._config = self._model.peft_config["policy"]
         self.names = ("policy",)
         self._base_is_reference = start is None
+        if start is not None:
+            refuse_not_finite(f"model.policy.adapter {start}", self.parameters_of("policy"))
         self._refuse_what_cannot_be_switched()
         self._layers = [m for m in self._model.modules() if isinstance(m, LoraLayer)]
         if start is None:
