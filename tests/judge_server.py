@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gzip
 import hashlib
 import html
 import json
@@ -120,7 +121,7 @@ def fault_of(seed: int, share: float, first: str, second: str) -> tuple[str | No
 # ---- what it says --------------------------------------------------------------------------------
 
 
-def completion(text: str, finish: str = "stop", logprobs: Any = None) -> bytes:
+def completion(text: Any, finish: Any = "stop", logprobs: Any = None) -> bytes:
     choice = {"index": 0, "message": {"role": "assistant", "content": text}}
     choice |= {"finish_reason": finish, "logprobs": logprobs}
     usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
@@ -128,14 +129,37 @@ def completion(text: str, finish: str = "stop", logprobs: Any = None) -> bytes:
     return json.dumps({**reply, "choices": [choice], "usage": usage}).encode()
 
 
-def verdict(request: dict[str, Any], probability: float) -> bytes:
+def verdict(request: dict[str, Any], probability: float, manner: str = "plain") -> bytes:
+    """A reply; the manner in which it is given changes nothing of what it says."""
     if not request.get("logprobs"):
-        return completion(json.dumps({"probability": probability}))
-    listed = {"A": probability / 2, " A": probability / 2, "B": 1 - probability, "The": 0.0}
-    top = [{"token": t, "logprob": math.log(max(p, 1e-12))} for t, p in listed.items()]
+        text = json.dumps({"probability": probability})
+        if manner == "thinks":
+            text = f'<think>\nPerhaps {{"better": "A"}}? No.\n</think>\n\n```json\n{text}\n```'
+        parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]
+        parts += [{"type": "text", "text": half} for half in (text[:9], text[9:])]
+        return completion(parts if manner == "parts" else text)
     letter = "A" if probability > 0.5 else "B"
-    token = {"token": letter, "logprob": top[0]["logprob"], "top_logprobs": top}
-    return completion(letter, "stop", {"content": [token]})
+    tokens = [token(letter, probability)]
+    if manner == "thinks":  # where nobody sees it, but the log-probabilities do (sglang#25055)
+        thoughts = [("<think>", 0.5), ("A", 0.9), (" or", 0.5), (" B", 0.1), ("</think>", 0.5)]
+        tokens = [token(*thought) for thought in [*thoughts, ("\n\n", 0.5)]] + tokens
+        tokens.append(token("<|im_end|>", 0.5))
+    return completion(letter, "stop", {"content": tokens})
+
+
+def token(name: str, probability: float) -> dict[str, Any]:
+    """A token with five alternatives, A with a probability among them."""
+    half = probability / 2
+    listed = {"A": half, " A": half, "B": 1 - probability, "The": 0.0, "I": 0.0}
+    top = [{"token": t, "logprob": math.log(max(p, 1e-12))} for t, p in listed.items()]
+    return {"token": name, "logprob": top[0]["logprob"], "top_logprobs": top}
+
+
+def moderated(text: str) -> int | None:
+    """The status with which a server refuses one text in fifty; None for the others."""
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    number = int.from_bytes(digest, "big") % 150
+    return (403, 451, 400)[number] if number < 3 else None
 
 
 SAID: dict[str, bytes] = {
@@ -148,6 +172,7 @@ SAID: dict[str, bytes] = {
     "truncated": completion('{"better": "A"}')[:-40],
     "empty": b"",
     "no_json": b"<html>Bad gateway</html>",
+    "gzip": gzip.compress(completion('{"better": "A"}')),
 }
 
 
@@ -196,6 +221,11 @@ class Connection(asyncio.Protocol):
         self.server.open += 1
         self.server.asked += 1
         fault = self.server.fault(first, second, number)
+        if self.server.options.manner == "moderates" and fault is None:
+            status = moderated(first) or moderated(second)
+            fault = status and f"status_{status}"
+        if self.server.options.manner == "five" and request.get("top_logprobs", 0) > 5:
+            fault = "status_400"
         self.server.log(
             event="asked", first=first, second=second, attempt=number, fault=fault,
             authorization=authorization, headers=headers, told=steered(message),
@@ -205,9 +235,11 @@ class Connection(asyncio.Protocol):
         )  # fmt: skip
         self.server.go_away_in_time()
         if fault is None:
-            self.later(http(200, verdict(request, thought(message, self.server.options.taste))))
+            options = self.server.options
+            said = verdict(request, thought(message, options.taste), options.manner)
+            self.later(http(200, said))
         elif fault in SAID:
-            self.later(http(200, SAID[fault]))
+            self.later(http(200, SAID[fault], *["content-encoding: gzip"] * (fault == "gzip")))
         elif fault.startswith("status_"):
             self.refuse(int(fault.removeprefix("status_")), authorization)
         else:
@@ -296,7 +328,7 @@ class Server:
 
     def fault(self, first: str, second: str, number: int) -> str | None:
         if self.options.always:
-            return str(self.options.always)
+            return str(self.options.always) if self.asked > self.options.after else None
         name, times = fault_of(self.options.seed, self.options.faults, first, second)
         return name if number <= times else None
 
@@ -394,6 +426,8 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the schedule of faults")
     add("--faults", type=float, default=0.0, help="share of the questions that have one")
     add("--always", help="one fault for all questions")
+    add("--after", type=int, default=0, help="requests before the fault of --always")
+    add("--manner", choices=["plain", "thinks", "parts", "five", "moderates"], default="plain")
     add("--delay", type=float, default=0.0, help="seconds before each reply")
     add("--retry-after", default="", help="header of replies with status 429")
     add("--hold", type=int, default=0, help="no reply until so many requests are open at once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 import re
@@ -89,7 +90,8 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
     - the arguments that a part names in its `may_change_on_resume`: where a judge is reached and
       how long it is waited for, where answers are remembered, what they may cost;
     - keys with `validation` in them, which say what rows are held out, where nothing is trained;
-    - another path of the same class or function of this package.
+    - another path of the same class or function of this package;
+    - an argument that the version of the run did not have yet, at its default.
 
     All of `trainer` may change, budgets among it. Without a file nothing is refused.
     """
@@ -100,7 +102,9 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
     was, now = (dict(flatten({key: of.get(key) for key in sections})) for of in (saved, config))
     for key in sorted(was.keys() | now.keys()):
         if not _is_same(was.get(key), now.get(key)) and not (
-            _may_differ(key, now) or (not trains and "validation" in key)
+            _may_differ(key, now)
+            or (not trains and "validation" in key)
+            or (key not in was and _is_new(key, now))
         ):
             raise UserError(
                 f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
@@ -122,6 +126,17 @@ def _may_differ(key: str, config: dict[str, Any]) -> bool:
     part, _, name = key.rpartition(".init_args.")
     declared = getattr(_named(str(config.get(f"{part}.class_path"))), "may_change_on_resume", ())
     return name in declared
+
+
+def _is_new(key: str, config: dict[str, Any]) -> bool:
+    """Whether an argument has its default, as a run has it whose version did not know it."""
+    part, _, name = key.rpartition(".init_args.")
+    named = _named(str(config.get(f"{part}.class_path")))
+    arguments = inspect.signature(named).parameters if callable(named) else {}
+    default = arguments[name].default if name in arguments else inspect.Parameter.empty
+    return default is not inspect.Parameter.empty and dict(flatten(default, key)) == {
+        key: config[key]
+    }
 
 
 def _named(path: str) -> object:

@@ -70,7 +70,8 @@ def test_a_judge_that_says_nothing_of_use_ends_the_run_with_its_last_words(tmp_p
     assert run.code == 2
     assert re.search(
         r"CachedOracle had no valid answer to 100% of what it was asked in the last 20 training "
-        r"steps.*model.max_invalid.*its last words: no verdict, but I'm sorry, but I can't compare",
+        r"steps.*model.max_invalid.*its last words: no verdict, for it is not one JSON object, but "
+        r"I'm sorry, but I can't compare",
         run.sentence,
     )
     progress = load(tmp_path)["online_game"]["progress"]  # there is a checkpoint
@@ -99,7 +100,16 @@ def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
         judge = config["model"]["init_args"]["oracle"]["init_args"]["oracle"]["init_args"]
         judge |= {"base_url": server.url, "patience": 400.0}
         config["trainer"]["callbacks"] = [part("Budget", rounds=2), *callbacks[1:]]
+        # As of a version that had no such option: only its default is what the run had.
+        saved = tmp_path / RUN / "config.yaml"
+        text, number = re.subn(r"\n +top_logprobs: 20", "", saved.read_text())
+        assert number == 1
+        saved.write_text(text)
         write(tmp_path, config)
+        other = "--model.oracle.init_args.oracle.init_args.top_logprobs=5"
+        run = fit(tmp_path, other, "--ckpt_path", "last")
+        assert run.code == 2
+        assert re.search(r"had \S+top_logprobs = nothing, the configuration has 5", run.sentence)
         run = fit(tmp_path, "--ckpt_path", "last")
         assert run.code == 0, run.err
         judge |= {"model": "smaller"}

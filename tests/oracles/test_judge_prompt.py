@@ -1,19 +1,15 @@
-"""Quotations that nothing can end, templates, and what counts as a verdict."""
+"""Quotations that nothing can end, and templates."""
 
-import json
-import math
 import re
 
-import judge_server
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge_server import JudgeServer, completion, responses, rule, steered
+from judge_server import JudgeServer, responses, rule, steered
 from judge_server_oracles import oracle
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.prompt import FOLDER, quoted, read_template, refuse_template, render
-from nlhf_zoo.oracles.judge.reply import json_verdict, logprobs_verdict, read_completion
 from nlhf_zoo.oracles.text_oracle import Question
 
 ORDER = "verdict=A"
@@ -101,106 +97,6 @@ def test_a_template_with_other_fields_is_refused(text, sentence):
     assert "{{ and }}" in str(refused.value)
 
 
-# ---- verdicts ------------------------------------------------------------------------------------
-
-NAN = math.nan
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ('{"better": "A"}', 1), ('{"better": "B"}', 0), ('{"better": "tie"}', 0.5),
-        (' \n{"better": "A"}\n', 1), ('{"reason": "so", "better": "B"}', 0),
-        ('{"probability": 0.25}', 0.25), ('{"probability": 1}', 1), ('{"probability": 0}', 0),
-        ('{"better": "a"}', NAN), ('{"better": "A "}', NAN), ('{"better": "C"}', NAN),
-        ('{"better": 1}', NAN), ('{"better": null}', NAN), ('{"better": ["A"]}', NAN),
-        ('{"better": "A", "probability": 0.9}', NAN), ('{"better": "A", "better": "B"}', NAN),
-        ('{"x": {"a": 1, "a": 2}, "better": "A"}', NAN), ('{"verdict": {"better": "A"}}', NAN),
-        ('{"better": "A"}{"better": "B"}', NAN), ('{"better": "A"} so be it', NAN),
-        ('```json\n{"better": "A"}\n```', 1.0), ('```\n{"better": "B"}```\n', 0.0),
-        ('So:\n```json\n{"better": "A"}\n```', NAN), ('```python\n{"better": "A"}\n```', NAN),
-        ('```json\n{"better": "A"}\n```\n```json\n{"better": "A"}\n```', NAN),
-        ('["A"]', NAN), ('"A"', NAN), ("A", NAN),
-        ('{"probability": 1.01}', NAN), ('{"probability": -0.1}', NAN),
-        ('{"probability": NaN}', NAN), ('{"probability": Infinity}', NAN),
-        ('{"probability": 1e999}', NAN), ('{"probability": true}', NAN),
-        ('{"probability": "0.5"}', NAN), ('{"probability": ' + "9" * 5000 + "}", NAN),
-        ('{"better": "A"', NAN), ("{}", NAN), ("", NAN), ("[" * 10**5, NAN),
-    ],
-)  # fmt: skip
-def test_a_json_verdict_is_one_object(text, wanted):
-    said = json_verdict(read_completion(completion(text)))
-    assert said == pytest.approx(wanted, nan_ok=True)
-    assert math.isnan(json_verdict(read_completion(completion(text, "length"))))
-    assert math.isnan(json_verdict(read_completion(completion(text, "content_filter"))))
-
-
-def listed(letter: str, top: dict[str, object], before: int = 0) -> dict:
-    """A token with its alternatives, after some white space."""
-    top_list = [{"token": token, "logprob": value} for token, value in top.items()]
-    blank = {"token": "\n", "logprob": 0.0, "top_logprobs": [{"token": "A", "logprob": 0.0}]}
-    token = {"token": letter, "logprob": 0.0, "top_logprobs": top_list}
-    return {"content": [*[blank] * before, token]}
-
-
-@pytest.mark.parametrize(
-    ("letter", "top", "before", "wanted"),
-    [
-        ("A", {"A": math.log(0.6), "B": math.log(0.2), "I": math.log(0.1)}, 0, 0.75),
-        (" B", {" B": math.log(0.4), "B": math.log(0.2), "A": math.log(0.2)}, 1, 0.25),
-        ("A", {"A": math.log(0.99), "I": math.log(0.005)}, 0, 1.0),  # B at most at 0.005
-        ("A", {"A": math.log(0.6), "I": math.log(0.2)}, 0, NAN),  # B may be anything up to 0.2
-        ("A", {"I": math.log(0.6)}, 0, NAN),
-        ("A", {"A": math.log(0.9), "B": 2.0}, 0, NAN),
-        ("A", {"A": "x", "B": -1.0}, 0, NAN),
-        ("A", {"A": None, "B": -1.0}, 0, NAN),
-        ("A", {"A": math.nan, "B": -1.0}, 0, NAN),
-        ("I", {"A": math.log(0.6), "B": math.log(0.2)}, 0, NAN),
-    ],
-)
-def test_a_verdict_of_log_probabilities(letter, top, before, wanted):
-    logprobs = listed(letter, top, before)
-    text = "\n" * before + letter
-    said = logprobs_verdict(read_completion(completion(text, "stop", logprobs)))
-    assert said == pytest.approx(wanted, nan_ok=True)
-    assert math.isnan(logprobs_verdict(read_completion(completion(text, "length", logprobs))))
-    longer = completion(text + " is", "stop", logprobs)  # the article, perhaps
-    assert math.isnan(logprobs_verdict(read_completion(longer)))
-
-
-def test_tokens_of_one_text_add_up_and_the_same_one_counts_once():
-    """Two tokens that decode to "A": the least probable alone would turn the verdict round."""
-    top = [{"token": "A", "logprob": -0.1, "bytes": [65]}, {"token": "B", "logprob": -3.0}]
-    top += [{"token": "A", "logprob": -6.0, "bytes": [32, 65]}, {"token": "B", "logprob": -3.0}]
-    tokens = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": top}]}
-    said = logprobs_verdict(read_completion(completion("A", "stop", tokens)))
-    mass = math.exp(-0.1) + math.exp(-6)
-    assert said == pytest.approx(mass / (mass + math.exp(-3)))
-
-
 @pytest.mark.parametrize("mark", ["[|endofturn|]", "[|assistant|]", "[INST]", "[ /INST ]", "[SEP]"])
 def test_a_mark_in_brackets_is_broken(mark):
     assert mark not in quoted(f"ok{mark}")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"null", b"[]", b"3", b"{}", b'{"choices": []}', b'{"choices": null}', b"\xff\xfe",
-     b'{"choices": [{}]}', b'{"choices": [{"message": null}]}', b'{"error": {"message": "x"}}',
-     b"[" * 10**5],
-)  # fmt: skip
-def test_what_is_no_completion(body):
-    assert read_completion(body) is None
-
-
-@pytest.mark.parametrize("usage", [None, 3, {}, {"prompt_tokens": "9"}, {"prompt_tokens": -1}])
-def test_tokens_are_counted_where_the_server_says_so(usage):
-    body = json.loads(completion("x"))
-    assert read_completion(json.dumps(body).encode()).prompt_tokens == 100
-    assert read_completion(json.dumps({**body, "usage": usage}).encode()).prompt_tokens == 0
-
-
-def test_a_reply_without_text_is_no_verdict():
-    body = json.loads(judge_server.SAID["refusal"])
-    body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "No."}
-    assert math.isnan(json_verdict(read_completion(json.dumps(body).encode())))

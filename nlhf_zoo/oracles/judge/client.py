@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
 import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _CLOSING = 5.0  # seconds that open connections have to end
-
-# Of one question: the same request would be refused again.
-REFUSED = frozenset({400, 413, 422})
+LONGEST_REPLY = 2**24  # bytes; twenty log-probabilities for each of ten thousand tokens fit
 # Of the moment: the same request may succeed later. So may all from 500 on.
 PASSING = frozenset({408, 409, 425, 429})
 
@@ -38,10 +37,13 @@ class Failure:
     status: int | None = None  # of HTTP; None where nothing came, or not all of it
     retry_after: float | None = None  # seconds, where the server says when to ask again
     unreachable: bool = False  # there was no connection: the server has seen nothing of it
+    unreadable: bool = False  # the reply is none that is read, and would be the same again
 
     @property
     def may_pass(self) -> bool:
         """Whether the same request may succeed later."""
+        if self.unreadable:
+            return False
         return self.status is None or self.status in PASSING or self.status >= 500
 
 
@@ -84,10 +86,11 @@ class JudgeClient:
                 new.close()
         return session
 
-    def presentable(self, body: bytes) -> str:
-        """What a server sent, for a message."""
+    def presentable(self, words: str) -> str:
+        """What a server said, for a message."""
         session = self._sessions.get(os.getpid())
-        return presentable(_server_message(body), session.key if session else None)
+        key = session.key if session else os.environ.get(self.endpoint.api_key_env or "")
+        return presentable(words, key)
 
     def close(self) -> None:
         """End the thread and its connections; the next request starts another."""
@@ -163,6 +166,7 @@ def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]
 
     headers: dict[str, Any] = {
         "Accept": "application/json",
+        "Accept-Encoding": "identity",  # a few compressed bytes may be gigabytes
         "Content-Type": "application/json",
         "User-Agent": "nlhf_zoo",
         "Authorization": f"Bearer {key}",
@@ -185,10 +189,48 @@ def _make_client(endpoint: Endpoint, key: str | None) -> tuple[AsyncOpenAI, Any]
         timeout=None,  # `post` limits the whole, not each of its parts
         # By aiohttp: a third less work for each request than the client's own default.
         http_client=openai.DefaultAioHttpClient(
-            timeout=None, follow_redirects=False, trust_env=not endpoint.is_local
+            timeout=None,
+            follow_redirects=False,
+            trust_env=not endpoint.is_local,
+            event_hooks={"response": [_limit]},  # of errors, too
         ),
     )
     return client, {} if key else {"headers": {"Authorization": openai.Omit()}}
+
+
+class _UnreadableError(Exception):
+    """A reply that is too long, or compressed."""
+
+
+async def _limit(response: Any) -> None:
+    """Let no more of a reply be read than one may be long."""
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise _UnreadableError(f"a reply in the encoding {encoding}, which was not asked for")
+    kind: Any = type(response.stream)
+    response.stream = _limited(kind)(response.stream)
+
+
+@functools.cache
+def _limited(kind: Any) -> Any:
+    """What the client takes for a stream of a kind, and ends where it is too long."""
+
+    class Limited(kind):  # type: ignore[misc]  # of the library that `openai` uses, httpx or httpx2
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in self.stream:
+                size += len(part)
+                if size > LONGEST_REPLY:
+                    raise _UnreadableError(f"a reply of more than {LONGEST_REPLY} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
+    return Limited
 
 
 def _failure(error: Exception, key: str | None) -> Failure:
@@ -196,16 +238,19 @@ def _failure(error: Exception, key: str | None) -> Failure:
     import aiohttp
     import openai
 
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    if isinstance(causes[-1], _UnreadableError):
+        return Failure(presentable(str(causes[-1]), key), unreadable=True)
     if isinstance(error, openai.APIStatusError):
         response = error.response
-        message = presentable(_server_message(response.content), key) or response.reason_phrase
+        said = _server_message(response.content)
+        message = presentable(said, key) or presentable(response.reason_phrase, key)
         wait = retry_after(response.headers.get("retry-after"), time.time())
         return Failure(f"status {error.status_code}, {message}", error.status_code, wait)
     # Some exceptions of aiohttp's are passed on as they are.
     if isinstance(error, openai.APIConnectionError | aiohttp.ClientError):
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__) is not None:
-            causes.append(cause)
         message = presentable(f"{type(causes[-1]).__name__} {causes[-1]}", key)
         refused = (ConnectionRefusedError, aiohttp.ClientConnectorError)
         return Failure(message, unreachable=any(isinstance(one, refused) for one in causes))

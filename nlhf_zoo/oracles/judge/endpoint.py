@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
+import string
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -12,7 +14,10 @@ from nlhf_zoo.errors import UserError
 
 HIDDEN = "[hidden]"
 _SHOWN = 200  # characters of what a server said in a message
-_PART = 6  # characters of a key that may not be shown either, in a row
+_PART = 6  # letters and digits of a key that may not be shown either, in a row
+_LONGEST_PART = 15  # letters and digits in a row, of a name
+_LETTERS = string.ascii_letters + string.digits
+_RUN = re.compile(r"[A-Za-z0-9+/=_.:~-]{20,}")
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -87,18 +92,60 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
 
 
-def presentable(words: str, key: str | None) -> str:
+def presentable(words: str, key: str | None, most: int = _SHOWN) -> str:
     """What a server said, as a part of one sentence: the key hidden, on one line, not too long.
 
-    A word that has six characters in a row in common with the key is hidden too: servers repeat
-    parts of a key.
+    A part of the key that has six of its letters and digits in a row is hidden too, whatever stands
+    between them, and so are those of the key in base64 and in hexadecimal: servers repeat keys in
+    many ways. What is no word, but a long run of signs, may be another of these.
     """
-    text = words[: 100 * _SHOWN]
+    text = "".join(one if one.isprintable() else " " for one in words[: 100 * most])
+    text = " ".join(text.split())[: 3 * most]
     if key:
         text = text.replace(key, HIDDEN)
-        parts = {key[i : i + _PART] for i in range(len(key) - _PART + 1)}
-        text = re.sub(
-            r"\S+", lambda word: HIDDEN if any(part in word[0] for part in parts) else word[0], text
-        )
-    text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        for form in _forms(key):
+            text = _without(text, form)
+    text = _RUN.sub(lambda run: run[0] if _is_wordy(run[0]) else HIDDEN, text)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _forms(key: str) -> list[str]:
+    """A key as a server may write it; in base64 by where it begins in a group of three bytes."""
+    raw = key.encode()
+    groups = [base64.b64encode(bytes(before) + raw).decode().rstrip("=") for before in range(3)]
+    # Without the letters that hold bits of what stands before it, or behind.
+    return [key, raw.hex(), *(group[(0, 2, 3)[at] : -1] for at, group in enumerate(groups))]
+
+
+def _without(text: str, form: str) -> str:
+    """A text whose parts that have letters and digits in common with a form are hidden."""
+    secret = "".join(filter(str.isalnum, form)).lower()
+    parts = {secret[i : i + _PART] for i in range(len(secret) - _PART + 1)}
+    letters = [place for place, one in enumerate(text) if one.isalnum()]
+    plain = "".join(text[place].lower()[0] for place in letters)
+    hidden: list[list[int]] = []  # first and last place of each part
+    for at in range(len(plain) - _PART + 1):
+        if plain[at : at + _PART] not in parts:
+            continue
+        first, last = letters[at], letters[at + _PART - 1]
+        if hidden and first <= hidden[-1][1]:
+            hidden[-1][1] = last
+        else:
+            hidden.append([first, last])
+    for first, last in reversed(hidden):
+        before, after = text[:first], text[last + 1 :]
+        text = before.rstrip(_LETTERS) + HIDDEN + after.lstrip(_LETTERS)
+    return text
+
+
+def _is_wordy(run: str) -> bool:
+    """Whether a run of letters, digits and signs may be a name or an address."""
+    parts = [part for part in re.split(r"[^A-Za-z0-9]+", run) if part]
+    return len(run) > 3 * len(parts) and all(
+        len(part) <= _LONGEST_PART or (part.isalpha() and _capitals(part[1:]) <= len(part) / 5)
+        for part in parts
+    )
+
+
+def _capitals(text: str) -> int:
+    return sum(map(str.isupper, text))

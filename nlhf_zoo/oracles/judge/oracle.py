@@ -14,11 +14,12 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.judge.client import JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
 from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template, render
-from nlhf_zoo.oracles.judge.reply import READERS, Completion, VerdictFrom
-from nlhf_zoo.oracles.judge.scheduler import JudgeState, RateLimits, RequestScheduler
+from nlhf_zoo.oracles.judge.reply import Completion
+from nlhf_zoo.oracles.judge.scheduler import RateLimits, RequestScheduler
+from nlhf_zoo.oracles.judge.state import JudgeState
+from nlhf_zoo.oracles.judge.verdict import NO_LOG_PROBS, READERS, VerdictFrom
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
-_TOP_LOGPROBS = 20  # the most that most servers list
 # Fields of a request that the oracle fills in itself.
 _RESERVED = {
     "model",
@@ -67,6 +68,8 @@ class JudgeOracle(TextOracle):
             the server says how long to wait, that long.
         patience: seconds without any answer after which the judge is taken for down, and the run
             ends with a checkpoint.
+        top_logprobs: tokens that the server is to list with verdict logprobs, A and B among them;
+            20 is the most that most servers list, and some list fewer.
     """
 
     tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
@@ -93,12 +96,13 @@ class JudgeOracle(TextOracle):
         retries: int = 5,
         backoff: float = 0.5,
         patience: float = 300.0,
+        top_logprobs: int = 20,
     ) -> None:
         super().__init__()
         api_key_env = api_key_env or None  # on a command line null would be a text
         refuse_endpoint(base_url, api_key_env)
         _refuse_choices(model, verdict, order)
-        _refuse_numbers(temperature, max_tokens, verdict)
+        _refuse_numbers(temperature, max_tokens, top_logprobs, verdict)
         self.limits = RateLimits(
             concurrency, requests_per_minute, timeout, retries, backoff, patience
         )
@@ -115,7 +119,7 @@ class JudgeOracle(TextOracle):
             if value is not None:
                 self.request[name] = value
         if verdict == "logprobs":
-            self.request |= {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+            self.request |= {"logprobs": True, "top_logprobs": top_logprobs}
         self.state = JudgeState()
         endpoint = Endpoint(base_url, api_key_env)
         endpoint.key()  # refuses a missing one before anything else is made
@@ -167,11 +171,18 @@ class JudgeOracle(TextOracle):
         return {**self.request, "messages": messages}
 
     def _verdict(self, completion: Completion) -> float:
-        answer = READERS[self.verdict](completion)
-        if math.isnan(answer):
-            words = self.client.presentable(completion.text.encode("utf-8", "replace"))
-            self.state.last_error = f"no verdict, but {words or 'nothing'}"
-        return answer
+        verdict = READERS[self.verdict](completion)
+        if verdict.why == NO_LOG_PROBS and not self.state.has_verdicts:
+            raise UserError(
+                f"{NO_LOG_PROBS}: set the judge's verdict to json, or take a server that has "
+                "`logprobs` and `top_logprobs`"
+            )
+        if verdict.why:
+            why, words = map(self.client.presentable, (verdict.why, completion.text))
+            self.state.last_error = f"no verdict, for {why}, but {words or 'nothing'}"
+        else:
+            self.state.has_verdicts = True
+        return verdict.probability
 
 
 def _refuse_choices(model: str, verdict: str, order: str) -> None:
@@ -183,7 +194,9 @@ def _refuse_choices(model: str, verdict: str, order: str) -> None:
         raise UserError(f"the judge's order must be one of {', '.join(ORDERS)}, not {order!r}")
 
 
-def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: str) -> None:
+def _refuse_numbers(
+    temperature: float | None, max_tokens: int | None, top_logprobs: int, verdict: str
+) -> None:
     if temperature is not None and not 0 <= temperature < math.inf:
         raise UserError(
             f"the judge's temperature must be 0 or a number above, but it is {temperature}"
@@ -194,6 +207,8 @@ def _refuse_numbers(temperature: float | None, max_tokens: int | None, verdict: 
             f"the judge's max_tokens must be at least {least} with verdict {verdict}, "
             f"but it is {max_tokens}"
         )
+    if top_logprobs < 2:  # A and B
+        raise UserError(f"the judge's top_logprobs must be at least 2, but it is {top_logprobs}")
 
 
 def _refuse_extra(extra_body: Mapping[str, Any] | None) -> None:

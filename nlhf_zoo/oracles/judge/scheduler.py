@@ -16,8 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, final
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.oracles.judge.client import REFUSED, Failure, JudgeClient
+from nlhf_zoo.oracles.judge.client import Failure, JudgeClient
 from nlhf_zoo.oracles.judge.reply import Completion
+from nlhf_zoo.oracles.judge.state import JudgeState
 from nlhf_zoo.oracles.ledger import Ledger
 from nlhf_zoo.oracles.text_oracle import Question
 
@@ -69,15 +70,6 @@ class RateLimits:
         """
         longest = min(_LONGEST_BACKOFF, self.backoff * 2.0 ** min(attempts - 1, 30))
         return max(longest * _JITTER.uniform(0.5, 1), min(retry_after or 0.0, self.patience / 2))
-
-
-@dataclass(slots=True)
-class JudgeState:
-    """What one call leaves to the next."""
-
-    silent: float = 0.0  # seconds of asking since the last answer
-    next_send: float = 0.0  # when the rate allows the next request, on the monotonic clock
-    last_error: str = ""  # what the judge said last that was no verdict; the key is hidden
 
 
 # For the caller's thread: what it is to do, what has become of a question, that all has ended.
@@ -210,12 +202,13 @@ class RequestScheduler:
         self._open.discard(number)
         if isinstance(outcome, Completion):
             self._silent = 0.0
+            self.state.answer()
             self._charge(prompt_tokens=outcome.prompt_tokens, reply_tokens=outcome.reply_tokens)
-        elif outcome.status in REFUSED:
-            self._silent = 0.0
         elif not outcome.may_pass:
-            self._give_up(self._refusal(outcome))
-            return False
+            self._silent = 0.0
+            if self.state.refusal(self.questions[number].prompt_key, outcome.status):
+                self._give_up(self._refusal(outcome))
+                return False
         return True
 
     def _charge(self, **counts: int) -> None:
@@ -240,13 +233,15 @@ class RequestScheduler:
 
     def _refusal(self, failure: Failure) -> UserError:
         endpoint = self.client.endpoint
-        check = "base_url and model"
+        where, said = f"the judge at {endpoint.base_url}", f"({failure.message})"
+        if self.state.has_answers:  # what was had and trained is kept
+            number = len(self.state.refused)
+            last = "its last question" if number == 1 else f"its last {number} questions"
+            return OracleStoppedError(f"{where} has refused {last} {said}: mend that, and go on")
+        check = "base_url, model and what the server can do"
         if failure.status in (401, 403):
             check = f"the key in {endpoint.api_key_env}" if endpoint.api_key_env else "api_key_env"
-        return UserError(
-            f"the judge at {endpoint.base_url} refuses every question ({failure.message}): "
-            f"check {check}"
-        )
+        return UserError(f"{where} refuses every question {said}: check {check}")
 
     # ---- in the thread of the event loop ----
 
