@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import warnings
@@ -10,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from omegaconf.errors import OmegaConfBaseException
 
+from nlhf_zoo.cli.callables import refuse_callable
 from nlhf_zoo.cli.signatures import choices
 from nlhf_zoo.errors import UserError
 
@@ -35,8 +37,8 @@ def shorten(message: str) -> str:
     lines = [line for line in lines if line and not _NOISE.match(line)]
     if missing := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{option}{_no_class(missing[1], keys[-1:])}"
-    if function := re.search(r"a function or a callable class: (.*)\. Got value: (\S+)", message):
-        return f"{option}{function[2]} cannot be imported: {function[1]}"
+    if problem := re.search(r"expects a function or a callable class: (.*)", message):
+        return option + _no_callable(problem[1])
     if re.search(r"but \S+ is abstract", message):
         return f"{option}name the class whose options you give{_choices(keys[-1:])}"
     causes = [line for line in lines if not re.match("Expected an? |Not a valid subclass", line)]
@@ -80,6 +82,21 @@ def _no_class(name: str, keys: list[str]) -> str:
     return f"there is no class {name!r}{_choices(keys)}"
 
 
+def _no_callable(problem: str) -> str:
+    """What is wrong with a callable, without the names of types in Python's own words."""
+    fits = re.match(
+        r"Expected '(.+?)' to be a (?:function that returns|subclass of) (.+?)\. ?", problem
+    )
+    if fits is None:
+        cause, _, value = problem.partition(". Got value: ")
+        return f"{value or 'what is named'} cannot be imported: {cause}"
+    kinds = re.findall(r"(?!class\b|Union\b)\b[A-Z]\w*", fits[2])
+    wanted = " or ".join(kinds)
+    return (
+        f"{fits[1]} must be a class below {wanted}, or a function that is annotated to return one"
+    )
+
+
 def _choices(keys: list[str]) -> str:
     """The classes that may stand behind an option, as the end of a sentence."""
     base = _BASES.get(keys[0] if keys else "")
@@ -100,6 +117,15 @@ class SentenceParser(ArgumentParser):
         if args is not None and not self.exit_on_error:  # a part's parser
             args = [re.sub(r"(?s)(?<=^--)([\w.]+)=(.*)", _as_yaml, one) for one in args]
         return super().parse_args(args, *others, **options)
+
+    def instantiate(self, namespace: Namespace, *others: Any, **options: Any) -> Namespace:
+        """Make the parts; callables are looked at before any of them is called."""
+        for action in self._actions:
+            annotation = getattr(action, "_typehint", inspect.Parameter.empty)
+            if annotation is not inspect.Parameter.empty and action.dest in namespace:
+                refuse_callable(action.dest, annotation, namespace[action.dest])
+        made: Namespace = super().instantiate(namespace, *others, **options)
+        return made
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong."""

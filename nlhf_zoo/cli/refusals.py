@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
+from nlhf_zoo import optimizers
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
 from nlhf_zoo.cli.parser import as_user_errors
 from nlhf_zoo.data.pairs import PreferencePairs
@@ -23,6 +24,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.compatibility import check_precision
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.preference_models import PreferenceModel
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
@@ -54,8 +56,7 @@ def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
     """Refuse parts that do not fit the trainer."""
-    with as_user_errors("--model.optimizer or --model.lr_scheduler: "):
-        game.configure_optimizers()
+    refuse_optimizer(trainer, game)
     check_precision(trainer.precision)
     closed_form = game.realisation.closed_form
     if closed_form and trainer.world_size > 1:
@@ -74,6 +75,19 @@ def refuse_misfits(
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
+
+
+def refuse_optimizer(trainer: L.Trainer, module: OnlineGame | PreferenceModel) -> None:
+    """Refuse an optimiser or a schedule that cannot be made, or fails in its first step."""
+    with as_user_errors("--model.optimizer or --model.lr_scheduler: "):
+        module.configure_optimizers()
+    if isinstance(module, OnlineGame) and module.realisation.closed_form:
+        return  # which takes none
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    # Where there are several processes, devices are theirs.
+    device = trainer.strategy.root_device
+    if trainer.world_size == 1 or device.type == "cpu":
+        optimizers.refuse_failing_step(parameters, module.optimizer, device)
 
 
 def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:

@@ -137,6 +137,7 @@ class GameCLI(LightningCLI):
             refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, PreferenceModel):
             refusals.refuse_other_data(self.trainer, self.datamodule)
+            refusals.refuse_optimizer(self.trainer, self.model)
         if not is_trial(self.trainer):
             refusals.refuse_unwritable(self.trainer)
 

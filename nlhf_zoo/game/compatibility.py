@@ -109,7 +109,11 @@ def _try_loss(
         preference=torch.full((1, num, num), 0.5) if compared else None,
         pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
     )
+    name = type(algorithm).__name__
     try:
-        algorithm.loss(step, batch)
+        loss = algorithm.loss(step, batch)
     except ValueError as error:
-        raise UserError(f"{type(algorithm).__name__}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
+    if not isinstance(loss, torch.Tensor) or loss.shape != (1,):
+        made = f"shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{loss!r:.60}"
+        raise UserError(f"{name}: the loss of one prompt must be a tensor [1], but it is {made}")

@@ -26,6 +26,7 @@ from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs, Versions
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
+from nlhf_zoo.optimizers import SEVERAL_CALLS
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.random_streams import random_stream, training_seed
@@ -199,7 +200,10 @@ class OnlineGame(L.LightningModule):
 
         Here, and not at the end of a batch: so accumulation and checkpoints agree with the plan.
         """
+        batches = self.progress.batches
         super().optimizer_step(*args, **kwargs)  # whatever Lightning hands over
+        if self.progress.batches > batches + 1:
+            raise UserError(SEVERAL_CALLS)
         self.timer.end_update()
         progress, step = self.progress, self.step
         self._accumulated = 0

@@ -12,6 +12,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nlhf_zoo import optimizers
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.policies.finite import TabularPolicy
@@ -149,11 +150,7 @@ class GradientSteps(Realisation):
 
     @override
     def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
-        optimizer = game.optimizer(parameters)
-        if game.lr_scheduler is None:
-            return optimizer
-        schedule = {"scheduler": game.lr_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return optimizers.configure(parameters, game.optimizer, game.lr_scheduler)
 
     @override
     def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nlhf_zoo import optimizers
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.finite import not_finite, refuse_diverged
@@ -82,6 +83,7 @@ class PreferenceModel(L.LightningModule):
             raise UserError(
                 f"model.unreadable is one of {get_args(Unreadable)}, not {unreadable!r}"
             )
+        _refuse_loss(loss)
         source = PretrainedBackbone(backbone) if isinstance(backbone, str) else backbone
         loaded = source.load(head)
         self.head = head
@@ -209,11 +211,8 @@ class PreferenceModel(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(list(self._trained().values()))
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = {"scheduler": self.lr_scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        parameters = list(self._trained().values())
+        return optimizers.configure(parameters, self.optimizer, self.lr_scheduler)
 
     @override
     def configure_callbacks(self) -> list[L.Callback]:
@@ -308,6 +307,14 @@ class PreferenceModel(L.LightningModule):
             write_folder(place, network, self._config, tokenizer, self.settings)
         self._written_at = step
         return place
+
+
+def _refuse_loss(loss: Loss) -> None:
+    """Refuse what is no loss of a pair: its mean would be another, or none."""
+    value: object = loss(torch.zeros(1), torch.full((1,), 0.5))
+    if not isinstance(value, Tensor) or value.shape != (1,):
+        made = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.60}"
+        raise UserError(f"model.loss must give a tensor [1] of one pair, but it gives {made}")
 
 
 def _shown(pairs: Pairs) -> list[Shown]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -112,10 +113,16 @@ class Source:
 
     def _load(self, kind: Any, refusal: str, options: Mapping[str, Any]) -> Any:
         try:
-            return kind.from_pretrained(
-                self.name, revision=self.revision, trust_remote_code=False, **options
-            )
+            with _no_questions():
+                return kind.from_pretrained(
+                    self.name, revision=self.revision, trust_remote_code=False, **options
+                )
         except Exception as error:  # of files, the network, the hub: too many kinds to name
+            if "trust_remote_code" in str(error):
+                raise UserError(
+                    f"{refusal}: it needs code of its own, which is never run, so take one that "
+                    "transformers knows"
+                ) from error
             raise UserError(f"{refusal}: {cause(error)}") from error
 
 
@@ -130,6 +137,22 @@ def refuse_not_finite(where: str, weights: Mapping[str, Tensor]) -> None:
             f"{where} has weights that are not finite, {name} among them: its files are damaged, "
             "or the run that wrote them had diverged"
         )
+
+
+@contextmanager
+def _no_questions() -> Iterator[None]:
+    """Parts of a model that bring code are refused, where transformers 5.23 would ask.
+
+    It hands `trust_remote_code` on to the model, and to none of the parts that it is made of.
+    """
+    from transformers import dynamic_module_utils
+
+    waits = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = waits
 
 
 @dataclass(frozen=True, slots=True)

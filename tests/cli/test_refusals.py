@@ -15,9 +15,20 @@ DPO = ["fit", "--config", str(ROOT / "configs/tabular/online_dpo.yaml")]
 MATRIX = [*FIT, "--model.oracle", "MatrixOracle", "--model.oracle.matrix"]
 VOTES = [*FIT, "--model.oracle", "VotesOracle", "--model.oracle.votes"]
 REFERENCE = [*FIT, "--model.policy.reference"]
+RULE = [*DPO, "--model.oracle", "RuleOracle", "--model.oracle.function"]
+MKDIR = "{class_path: os.mkdir, init_args: {path: made}}"  # which would be seen
 GRADIENT = ["--model.realisation", "GradientSteps"]
 SAMPLE = ["--model.rollout", "Sample"]
 CALLBACK = "--trainer.callbacks"
+
+# Functions of the user's own, which may say what they return, and return something else.
+OWN = """
+import torch
+def mean(step, batch) -> torch.Tensor: return batch.log_prob.mean()
+def nothing(parameters): open("made", "w")
+def no_optimizer(parameters) -> torch.optim.Optimizer: return None
+def no_schedule(optimizer) -> torch.optim.lr_scheduler.LRScheduler: return 0
+"""
 
 # What is given, and what is said.
 FITS = {
@@ -76,6 +87,51 @@ FITS = {
         "NashMP: the logistic loss compares responses with each other",
     ),
     "surrogate unknown": ([*FIT, "--model.algorithm.surrogate", "nlhf_zoo.none"], "surrogate"),
+    "surrogate of another kind": (
+        [*FIT, "--model.algorithm.surrogate", "os.getcwd"],
+        r"algorithm\.surrogate: os.getcwd must be a class below Tensor, or a function that is annota",
+    ),
+    "surrogate with options": (
+        [*FIT, "--model.algorithm.surrogate", MKDIR],
+        "surrogate: os.mkdir is a function, which takes no options: give its name alone",
+    ),
+    "surrogate of no tensor": (
+        [*FIT, *GRADIENT, "--model.algorithm.surrogate", "own.mean"],
+        r"NashMP: the loss of one prompt must be a tensor \[1\], but it is shape \[\]",
+    ),
+    "optimizer with options": (
+        [*DPO, "--model.optimizer", MKDIR], "optimizer: os.mkdir is a function, which takes no opt",
+    ),
+    "optimizer of another kind": (
+        [*DPO, "--model.optimizer", "own.nothing"],
+        "own.nothing must be a class below Optimizer, or a function that is annotated to return one",
+    ),
+    "optimizer of no stub": ([*DPO, "--model.optimizer", "builtins.print"], r"model\.optimizer: "),
+    "optimizer that is none": (
+        [*DPO, "--model.optimizer", "own.no_optimizer"],
+        "model.optimizer made None, and not a torch.optim.Optimizer",
+    ),
+    "optimizer of several calls": (
+        [*DPO, "--model.optimizer", "LBFGS"], "computes the loss several times in a step",
+    ),
+    "optimizer of sparse gradients": (
+        [*DPO, "--model.optimizer", "SparseAdam"], "model.optimizer cannot take a step: SparseAdam",
+    ),
+    "schedule with options": (
+        [*DPO, "--model.lr_scheduler", MKDIR], "lr_scheduler: os.mkdir is a function",
+    ),
+    "schedule that is none": (
+        [*DPO, "--model.lr_scheduler", "own.no_schedule"],
+        "model.lr_scheduler made 0, and not a schedule",
+    ),
+    "factors of a schedule": (
+        [*DPO, "--model.lr_scheduler", "LambdaLR", "--model.lr_scheduler.lr_lambda", "os.getpid"],
+        "lr_lambda: .*getpid must be a function that is annotated to return float",
+    ),
+    "rule of another kind": (
+        [*RULE, "os.execl"], "function: os.execl must be a function that is annotated to return flo",
+    ),
+    "rule with options": ([*RULE, MKDIR], "function: os.mkdir is a function, which takes no opt"),
     "temperature 0": ([*FIT, "--model.algorithm.opponent.temperature", "0"], "temperature .* above 0"),
     "top_p 2": ([*FIT, "--model.algorithm.opponent.top_p", "2"], "0 < top_p <= 1"),
     "learning rate": ([*DPO, "--model.optimizer.lr=-1"], "optimizer.*[Ii]nvalid learning rate: -1"),
@@ -161,6 +217,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bad.yaml": "a: [1,\n b: }\n",
         "key.yaml": "modell: 1\n",
         "interpolation.yaml": "model:\n  init_args:\n    beta: ${nowhere.x}\n",
+        "own.py": OWN,
         "gap.csv": "winner,loser\na,b\nc,d\n",
     }
     for name, text in texts.items():

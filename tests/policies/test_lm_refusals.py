@@ -1,5 +1,6 @@
 """Prompts as a language model reads them, and what it refuses, in one sentence each."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tiny_models import (
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, ModelSource, Pretrained
 from nlhf_zoo.policies.language_model.sources import Loaded
 from nlhf_zoo.records import PLAIN, Prompts
@@ -254,3 +256,21 @@ def test_an_attention_that_works_is_taken(kind):
     """PyTorch's own where the architecture has it; Gemma-2's cap on scores needs the plain one."""
     config = shared_policy(kind)._players.language_model("policy").config
     assert config._attn_implementation == ("eager" if kind == "gemma2" else "sdpa")
+
+
+def test_no_part_of_a_model_asks_whether_its_code_may_run(tmp_path, monkeypatch):
+    """transformers 5.23 does not hand `trust_remote_code` on to the parts of a model, and asks."""
+    folder = save_tiny(tmp_path, "llama")
+    trace = tmp_path / "was_run"
+    (folder / "code.py").write_text(f"open({str(trace)!r}, 'w')\nclass Vision: pass\n")
+    # No class of transformers fits this vision tower, so that only its own code could make it.
+    vision = {"model_type": "blip_2_vision_model", "auto_map": {"AutoModel": "code.Vision"}}
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 1, "hidden_size": 32}
+    whole = {"model_type": "gemma3", "text_config": text, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(whole))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "yes")
+    with pytest.raises(UserError, match="needs code of its own, which is never run, so take"):
+        Pretrained(str(folder)).load()
+    assert not asked
+    assert not trace.exists()

@@ -1,0 +1,97 @@
+"""The optimiser of what trains, and its schedule: made by a user's callables, and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from nlhf_zoo.errors import UserError, cause
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeSchedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+SEVERAL_CALLS = (
+    "the optimiser computes the loss several times in a step, and responses would be drawn and "
+    "judged anew each time: give model.optimizer one that computes it once, such as Adam"
+)
+
+
+def configure(
+    parameters: Sequence[nn.Parameter],
+    make_optimizer: MakeOptimizer,
+    make_schedule: MakeSchedule | None,
+) -> Any:
+    """Make both, as ``configure_optimizers`` returns them; the schedule moves with each step.
+
+    Raises:
+        UserError: one of them is something else, or the optimiser calls its closure several times.
+    """
+    optimizer = make_optimizer(parameters)
+    _require(optimizer, Optimizer, "model.optimizer", "a torch.optim.Optimizer")
+    if _calls_in_a_step(parameters, make_optimizer) > 1:
+        raise UserError(SEVERAL_CALLS)
+    if make_schedule is None:
+        return optimizer
+    schedule = make_schedule(optimizer)
+    kinds = (LRScheduler, ReduceLROnPlateau)
+    _require(schedule, kinds, "model.lr_scheduler", "a schedule of torch.optim.lr_scheduler")
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def refuse_failing_step(
+    parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer, device: torch.device
+) -> None:
+    """Refuse an optimiser that cannot take a step on dense gradients, as SparseAdam cannot.
+
+    Args:
+        parameters: what it is to train; they stay as they are.
+        make_optimizer: makes it.
+        device: where it will train.
+    """
+    try:
+        _rehearse(parameters, make_optimizer, device)
+    except Exception as error:  # of a user's own optimiser: of any kind
+        raise UserError(f"model.optimizer cannot take a step: {cause(error)}") from error
+
+
+def _require(made: object, kinds: Any, option: str, wanted: str) -> None:
+    if not isinstance(made, kinds):
+        raise UserError(f"{option} made {made!r:.60}, and not {wanted}: name another")
+
+
+def _calls_in_a_step(parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer) -> int:
+    """How often an optimiser calls its closure in its first step; 0 where that step fails here."""
+    try:
+        return _rehearse(parameters, make_optimizer, torch.device("cpu"))
+    except Exception:  # it may need another device; where it trains, it will say what is wrong
+        return 0
+
+
+def _rehearse(
+    parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer, device: torch.device
+) -> int:
+    """Take a step on small twins of the parameters; how often the loss was computed in it."""
+    kinds = {(parameter.ndim, parameter.dtype) for parameter in parameters}
+    calls = 0
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        twins = [
+            nn.Parameter(torch.zeros([2] * ndim, dtype=dtype, device=device))
+            for ndim, dtype in sorted(kinds, key=str)
+        ]
+        optimizer: Any = make_optimizer(twins)
+
+        def closure() -> Tensor:
+            nonlocal calls
+            calls += 1
+            optimizer.zero_grad()
+            loss = torch.stack([(twin - 1).square().sum().float() for twin in twins]).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return calls
