@@ -76,6 +76,8 @@ def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None
         main(args)
     except SystemExit as end:
         code = end.code
+        if end.__cause__ is not None:  # unexpected: its traceback is in a file, and is wanted here
+            traceback.print_exception(end.__cause__)
     except BaseException:
         traceback.print_exc()
         code = 1

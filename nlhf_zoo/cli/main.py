@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from nlhf_zoo import __version__
+from nlhf_zoo.cli.errors import end
 from nlhf_zoo.errors import UserError
 
 _HELP = f"""nlhf {__version__}: Nash learning from human feedback
@@ -44,7 +45,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with code 2 and one sentence on standard error for a mistake of the user's
-            making.
+            making; with 70, and the name of the file that holds the traceback, for what was not
+            expected.
     """
     argv = list(sys.argv[1:] if args is None else args)
     if not argv or argv[0] in ("-h", "--help"):
@@ -74,13 +76,11 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])
             raise UserError(f"{command!r} is no command of nlhf: choose one of {known}")
-    except UserError as error:
-        sentence = " ".join(str(error).split()) or type(error).__name__
-        print(f"nlhf: error: {sentence}", file=sys.stderr)
-        raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except Exception as error:
+        end(error)
 
 
 @contextmanager

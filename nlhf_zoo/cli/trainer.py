@@ -16,10 +16,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
@@ -180,47 +178,29 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
-    try:
-        with quiet():
-            cli(
-                args[0],
-                seed_everything_default=0,
-                trainer_defaults={
-                    "callbacks": [
-                        ResumeState(),
-                        HealthCheck(),
-                        ReferenceFingerprint(),
-                        QueryLog(),
-                        TimeLog(),
-                        GameProgressBar(),
-                    ],
-                    **GAME_TRAINER,
-                },
-                save_config_callback=resuming.SaveGameConfig,
-                save_config_kwargs={"overwrite": True},
-                parser_class=GameArgumentParser,
-                parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=list(args),
-            )
-    except MisconfigurationException as error:
-        raise UserError(shorten(str(error))) from error
-    except BrokenPipeError:
-        raise
-    except ProcessRaisedException as error:  # with the traceback of another process
-        messages = re.findall(r"^nlhf_zoo\.errors\.\w+: (.+)$", str(error), re.MULTILINE)
-        if not messages:
-            raise
-        raise UserError(messages[-1]) from error
-    except OSError as error:  # a full disk, a folder that may not be written to
-        raise UserError(
-            f"{error.filename or 'input or output'}: {error.strerror or error}"
-        ) from error
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        raise UserError(f"the checkpoint does not fit the model: {shorten(str(error))}") from error
+    with quiet():
+        cli(
+            args[0],
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [
+                    ResumeState(),
+                    HealthCheck(),
+                    ReferenceFingerprint(),
+                    QueryLog(),
+                    TimeLog(),
+                    GameProgressBar(),
+                ],
+                **GAME_TRAINER,
+            },
+            save_config_callback=resuming.SaveGameConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=GameArgumentParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
 
 
 class PromptCollector(L.Callback):
