@@ -11,7 +11,7 @@ import lightning as L
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import players, probe, scoring
+from nlhf_zoo.health import adapters, players, probe, scoring
 from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
@@ -128,6 +128,7 @@ def _checks(
         yield "mixtures", partial(players.mixture_of_one, game, tried)
         yield "training", partial(players.policy_alone_trains, game)
         yield "gradient", partial(players.gradient_reaches, game, tried)
+        yield "adapters' gradient", partial(adapters.gradient_everywhere, game, tried)
         yield "padding", partial(scoring.padding_and_batch, game, tried)
         yield "dropout", partial(scoring.dropout_off, game, tried)
         yield "end of sequence", partial(scoring.end_scored_once, game, tried)
@@ -141,4 +142,5 @@ def _checks(
     game.eval()
     yield "speed", partial(scoring.speed, game, prompts)
     yield "size", partial(scoring.size, game)
+    yield "adapters' share", partial(adapters.weights_with_adapters, game)
     yield "queries", lambda: Note("the oracle was asked", f"{asked.queries} queries")

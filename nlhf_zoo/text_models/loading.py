@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,7 @@ SETTINGS_FILE = "preference_model.json"
 # Models of format 1 were trained on texts with all that the tokenizer puts around them, whether the
 # template has it or not, and without types of tokens.
 FORMAT = 2
+_HUB_SECONDS = 10.0  # that an answer of the hub is waited for, once
 # pair: reads both responses; reward: one, to a reward; general: one, to an embedding.
 Kind = Literal["pair", "reward", "general"]
 ORACLES: Mapping[Kind, str] = {
@@ -112,16 +114,25 @@ class Source:
         return network
 
     def _load(self, kind: Any, refusal: str, options: Mapping[str, Any]) -> Any:
+        here = is_from_here(self.name)
         try:
             with _no_questions():
                 return kind.from_pretrained(
-                    self.name, revision=self.revision, trust_remote_code=False, **options
+                    self.name,
+                    revision=self.revision,
+                    trust_remote_code=False,
+                    local_files_only=here,
+                    **options,
                 )
         except Exception as error:  # of files, the network, the hub: too many kinds to name
             if "trust_remote_code" in str(error):
                 raise UserError(
                     f"{refusal}: it needs code of its own, which is never run, so take one that "
                     "transformers knows"
+                ) from error
+            if here and not Path(self.name).is_dir():
+                raise UserError(
+                    f"{refusal}: the hub cannot be reached, and its cache here does not have it"
                 ) from error
             raise UserError(f"{refusal}: {cause(error)}") from error
 
@@ -153,6 +164,28 @@ def _no_questions() -> Iterator[None]:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = waits
+
+
+def is_from_here(name: str) -> bool:
+    """Whether a model comes from this machine: a folder, or what the hub's cache has of it.
+
+    Where the hub cannot be reached its client would try for a minute before it looks there.
+    """
+    return Path(name).is_dir() or not _hub_is_reached()
+
+
+@cache
+def _hub_is_reached() -> bool:
+    """Whether the hub answers at all, whatever it says."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception:  # of names, proxies, certificates: too many kinds to name
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +251,8 @@ def _file(model: str, revision: str | None) -> Path | None:
     from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(model, SETTINGS_FILE, revision=revision)
+        here = is_from_here(model)
+        found = cached_file(model, SETTINGS_FILE, revision=revision, local_files_only=here)
     except Exception:  # no such file or repository: whoever loads the model says what is missing
         return None
     return None if found is None else Path(found)

@@ -107,6 +107,12 @@ def test_a_merged_model_is_loaded_by_transformers(folders, tmp_path, kind, playe
     assert config == given
 
 
+def test_the_base_is_found_from_anywhere(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders["llama"].parent)
+    make_policy(Path("llama"), players=()).export(tmp_path / "out")
+    assert adapter_config(tmp_path / "out")["base_model_name_or_path"] == str(folders["llama"])
+
+
 def test_the_tokenizer_comes_along(folders, tmp_path):
     from transformers import AutoTokenizer
 

@@ -138,6 +138,28 @@ def test_models_that_cannot_be_had_are_refused(tmp_path):
     refused("there is no folder /nowhere", make_policy, source)
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Its client would try again and again for each file, a minute in all."""
+    from huggingface_hub import constants
+
+    from nlhf_zoo.text_models import loading
+
+    asked = []
+
+    class Nowhere:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Nowhere)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    loading._hub_is_reached.cache_clear()
+    for _ in range(2):
+        refused("none/such.*: the hub cannot be reached", make_policy, Pretrained("none/such"))
+    loading._hub_is_reached.cache_clear()
+    assert asked == [constants.ENDPOINT]
+
+
 def test_weights_that_could_run_code_are_refused(tmp_path):
     path = shutil.copytree(tiny_folder("llama"), tmp_path / "pickled")
     torch.save(tiny_model("llama").state_dict(), path / "pytorch_model.bin")

@@ -15,9 +15,17 @@ import torch
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, Players
+from nlhf_zoo.policies.language_model.reloading import refuse_another, with_adapter
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained
+from nlhf_zoo.policies.language_model.targets import plain_name
 
 _BASE = "base"  # folder of a base model that has no place of its own
+_UNMERGED = "leave --merged out, and export the adapter"
+
+
+def _place(name: str) -> str:
+    """A base model's folder wherever one stands, or its name on the hub."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def refuse_folder(folder: Path) -> None:
@@ -58,7 +66,8 @@ class Exported:
     def write(self, players: Players, player: str, folder: Path, merged: bool) -> None:
         """Write an adapter, or a whole model where that is asked for or all weights are trained.
 
-        A base model that has no hub name or folder of its own is written into the adapter's.
+        A base model that has no hub name or folder of its own is written into the adapter's. What
+        was written is loaded again, and compared with the player.
         """
         if player not in players.names:
             raise UserError(
@@ -66,19 +75,32 @@ class Exported:
             )
         with written_beside(folder) as work:
             self.tokenizer.save_pretrained(work)
+            remedy = "export it merged"
             if not isinstance(players, AdapterPlayers):
-                self._save_model(players.language_model(player), work)
+                written = self._whole(players.language_model(player), work)
             elif merged:
-                adapter = None if players.is_base(player) else player
-                with plain_model(players, adapter) as model:
-                    self._save_model(model, work)
-            elif isinstance(self.source, Pretrained):
-                save_adapter(players, player, work, self.source.name, self.source.revision)
+                remedy = _UNMERGED
+                with plain_model(players, None if players.is_base(player) else player) as model:
+                    written = self._whole(model, work)
             else:
-                save_adapter(players, player, work, str(folder.absolute() / _BASE), None)
-                with plain_model(players, None) as model:
-                    self._save_model(model, work / _BASE)
-                self.tokenizer.save_pretrained(work / _BASE)
+                written = self._adapter(players, player, work, folder)
+            refuse_another(players, player, written, remedy)
+
+    def _whole(self, model: Any, work: Path) -> Any:
+        """Write a whole model, and load it again."""
+        self._save_model(model, work)
+        return type(model).from_pretrained(work, dtype="auto")
+
+    def _adapter(self, players: AdapterPlayers, player: str, work: Path, folder: Path) -> Any:
+        """Write an adapter, to be moved to ``folder``, and load it again upon its base."""
+        if isinstance(self.source, Pretrained):
+            save_adapter(players, player, work, _place(self.source.name), self.source.revision)
+            return with_adapter(self.source.load().model, work)
+        save_adapter(players, player, work, str(folder.absolute() / _BASE), None)
+        with plain_model(players, None) as model:
+            base = self._whole(model, work / _BASE)
+        self.tokenizer.save_pretrained(work / _BASE)
+        return with_adapter(base, work)
 
     def _save_model(self, model: Any, folder: Path) -> None:
         if getattr(model, "is_quantized", False):
@@ -126,24 +148,57 @@ def plain_model(players: AdapterPlayers, adapter: str | None) -> Iterator[Any]:
     """The base model in plain transformers, with one adapter merged into its weights, or none.
 
     Afterwards all is as it was, bit for bit: weights are put back, and never unmerged.
+
+    Raises:
+        UserError: an adapter would be merged into a weight that others use too.
     """
     from peft.tuners.lora import LoraLayer
 
     model = players.language_model("policy")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    weights = []
+    # Of one module several parameters may have adapters: their layers are nested in each other.
+    outer = {name: m for name, m in layers.items() if not name.endswith(".base_layer")}
+    weights: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:
-        for name, layer in layers.items():
-            base = layer.get_base_layer()
-            if adapter is not None:
-                weights += [(p, p.detach().clone()) for p in base.parameters(recurse=False)]
+        if adapter is not None:
+            adapted = [_adapted(m) for m in layers.values() if _has(m, adapter)]
+            _refuse_shared(model, adapted)
+            weights += [(weight, weight.detach().clone()) for weight in adapted]
+            for layer in layers.values():
                 layer.merge(adapter_names=[adapter])
-            model.set_submodule(name, base)
+        for name, layer in outer.items():
+            model.set_submodule(name, layer.get_base_layer())
         yield model
     finally:
         with torch.no_grad():
             for parameter, before in weights:
                 parameter.copy_(before)
-        for name, layer in layers.items():
-            layer.merged_adapters.clear()
+        for name, layer in outer.items():
             model.set_submodule(name, layer)
+        for layer in layers.values():
+            layer.merged_adapters.clear()
+
+
+def _has(layer: Any, adapter: str) -> bool:
+    return adapter in layer.lora_A or adapter in layer.lora_embedding_A
+
+
+def _adapted(layer: Any) -> torch.nn.Parameter:
+    """The weight of the base model that an adapter's layer is added to."""
+    name = getattr(layer, "parameter_name", "weight")
+    weight: torch.nn.Parameter = getattr(layer.get_base_layer(), name)
+    return weight
+
+
+def _refuse_shared(model: Any, adapted: list[torch.nn.Parameter]) -> None:
+    """A merged weight is another one for all that use it."""
+    places: dict[int, list[str]] = {id(weight): [] for weight in adapted}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in places:
+            places[id(parameter)].append(plain_name(name))
+    for names in places.values():
+        if len(names) > 1:
+            raise UserError(
+                f"{names[0]} and {names[1]} are one weight, so that no merged model has the "
+                f"adapter of one and not of the other: {_UNMERGED}"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.policies.language_model.targets import (
+    Coverage,
+    choose,
+    coverage,
+    linear_weights,
+    written,
+)
 from nlhf_zoo.text_models.loading import refuse_not_finite
 
 
@@ -25,8 +33,10 @@ class LoRA:
         r: rank.
         alpha: the update is scaled by alpha / r.
         dropout: on the adapters' input; it acts only where the policy asks for dropout.
-        target_modules: names of the layers that get an adapter; "all-linear" is every linear layer
-            but the output layer.
+        target_modules: names of the layers that get an adapter. "all-linear" is every linear layer
+            of the language model but the output layer, and of mixtures of experts what peft makes
+            of it; "all-linear-and-experts" is these layers, all of them, and the experts whose
+            weights lie in one tensor. A layer that an adapter could not act on gets none.
         rslora: scale by alpha / sqrt(r) instead.
     """
 
@@ -116,25 +126,33 @@ class AdapterPlayers(Players):
         from peft.tuners.lora import LoraLayer
 
         self._model: Any
+        self._linear = linear_weights(model)
         try:
-            if start is None:
-                config = LoraConfig(
-                    r=lora.r,
-                    lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float serves as well
-                    lora_dropout=lora.dropout,
-                    target_modules=lora.target_modules,
-                    use_rslora=lora.rslora,
-                    fan_in_fan_out=_is_transposed(model),
-                    task_type="CAUSAL_LM",
-                )
-                self._model = get_peft_model(model, config, adapter_name="policy")
-            else:
-                self._model = PeftModel.from_pretrained(
-                    model, start, adapter_name="policy", is_trainable=True
-                )
+            with _without_false_alarm():
+                if start is None:
+                    targets = choose(model, self._linear, lora.target_modules)
+                    config = LoraConfig(
+                        r=lora.r,
+                        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float serves as well
+                        lora_dropout=lora.dropout,
+                        target_modules=targets.modules,
+                        target_parameters=targets.parameters,
+                        exclude_modules=targets.excluded,
+                        use_rslora=lora.rslora,
+                        fan_in_fan_out=_is_transposed(model),
+                        task_type="CAUSAL_LM",
+                    )
+                    self._model = get_peft_model(model, config, adapter_name="policy")
+                else:
+                    self._model = PeftModel.from_pretrained(
+                        model, start, adapter_name="policy", is_trainable=True
+                    )
         except (ValueError, OSError, RuntimeError) as error:  # the last of weights that do not fit
-            where = "model.policy.lora" if start is None else f"model.policy.adapter {start}"
-            raise UserError(f"{where}: {error}") from error
+            where, remedy = f"model.policy.adapter {start}", ""
+            if start is None:
+                where, names = "model.policy.lora", written(self._linear.layers)
+                remedy = f" (the layers of this model that can have adapters: {names})"
+            raise UserError(f"{where}: {error}{remedy}") from error
         self._config = self._model.peft_config["policy"]
         self.names = ("policy",)
         self._base_is_reference = start is None
@@ -175,7 +193,8 @@ class AdapterPlayers(Players):
         self.names = (*self.names, player)
         config = copy.deepcopy(self._config)
         config.init_lora_weights = True  # others, such as PiSSA, would change the base model again
-        self._model.add_adapter(player, config)
+        with _without_false_alarm():
+            self._model.add_adapter(player, config)
         self._model.set_adapter("policy")  # adding one activates nothing, and stays so
         of_source = None if self.is_base(source) else self.parameters_of(source)
         for name, parameter in self.parameters_of(player).items():
@@ -217,6 +236,10 @@ class AdapterPlayers(Players):
     def language_model(self, player: str) -> Any:
         """The base model with the adapters' layers in it."""
         return self._model.base_model.model
+
+    def coverage(self) -> Coverage:
+        """What part of the language model has adapters."""
+        return coverage(self.language_model("policy"), self._linear)
 
     def is_base(self, player: str) -> bool:
         """Whether a player is the base model itself, without an adapter."""
@@ -284,6 +307,15 @@ class CopiedPlayers(Players):
     @override
     def reference_weights(self) -> dict[str, Tensor]:
         return dict(_lasting_tensors(self._models["reference"]))
+
+
+@contextmanager
+def _without_false_alarm() -> Iterator[None]:
+    """Without peft's warning of ranks that it did use: those of experts in one tensor."""
+    with warnings.catch_warnings():
+        of = "The following (rank|alpha)_pattern keys did not match"
+        warnings.filterwarnings("ignore", of, RuntimeWarning)
+        yield
 
 
 def _lasting_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -23,6 +23,7 @@ from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlaye
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained
+from nlhf_zoo.policies.language_model.targets import Coverage
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
 
@@ -187,6 +188,10 @@ class CausalLMPolicy(Policy):
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; it never moves."""
         return self._players.reference_weights()
+
+    def adapter_coverage(self) -> Coverage | None:
+        """What part of the model has adapters; None where all weights train."""
+        return self._players.coverage() if isinstance(self._players, AdapterPlayers) else None
 
     def export(self, folder: Path, player: str = "policy", merged: bool = False) -> None:
         """Write a player with its tokenizer and chat template: an adapter, or a whole model.
