@@ -16,6 +16,7 @@ from typing_extensions import override
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.generation import position_ids, warp
+from nlhf_zoo.policies.language_model.output_layer import output_layer
 from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
 
@@ -149,15 +150,7 @@ class Scorer:
         """Logits in float32 from hidden states."""
         if not self.softmax_chunk:
             return Tensor.float
-        model = self.players.language_model(player)
-        layer: nn.Linear = model.get_output_embeddings()
-        softcap = getattr(model.config, "final_logit_softcapping", None)
-
-        def head(hidden: Tensor) -> Tensor:
-            logits: Tensor = layer(hidden.to(layer.weight.dtype)).float()
-            return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-        return head
+        return output_layer(self.players.language_model(player))
 
     @torch.no_grad()
     def _probe(self, player: str, tokens: Tensor, mask: Tensor) -> None:
