@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -20,6 +21,12 @@ from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
 
 _POLICY = {"policy": 1.0}
 _COLUMNS = 3  # of further padding
+NEARLY_ALL = 0.95  # of the responses
+CUT = (
+    "raise model.policy.max_new_tokens; of a model that thinks before it answers, set "
+    "model.policy.chat_template_kwargs, as to {enable_thinking: false}"
+)
+_ENOUGH = 16  # responses, to tell whether nearly all are cut
 _MASK = "the mask of a response must hold its end-of-sequence token once, and no padding"
 
 
@@ -210,12 +217,13 @@ def read_back(game: OnlineGame, probe: Probe) -> Note | None:
     )
 
 
-def speed(game: OnlineGame, prompts: Prompts) -> list[Note]:
+def speed(game: OnlineGame, prompts: Prompts) -> list[Check | Note]:
     """Tokens a second, mean length and the share that was truncated."""
     policy = game.policy
     if not isinstance(policy, CausalLMPolicy):
         return []
-    prompts, num = policy.encode(prompts), max(1, game.rollout.num_responses)
+    prompts = policy.encode(prompts)
+    num = max(game.rollout.num_responses, math.ceil(_ENOUGH / len(prompts)))
     for _ in range(2):  # the first call warms up
         rng = random_stream(0, 0, 1, prompts.ids.device, "generator")
         began = _now()
@@ -223,13 +231,15 @@ def speed(game: OnlineGame, prompts: Prompts) -> list[Note]:
         seconds = _now() - began
     tokens, count = int(responses.mask.sum()), responses.weight.numel()
     pace = f"{tokens / seconds:,.0f} tokens a second, {len(prompts)} x {num} responses"
-    found = [
+    found: list[Check | Note] = [
         Note("generation", pace),
         Note("mean length of a response", f"{tokens / count:.1f} tokens"),
     ]
     if responses.truncated is not None:
-        share = f"{int(responses.truncated.sum()) / count:.0%} of the responses"
-        found.append(Note(f"cut at max_new_tokens = {policy.max_new_tokens}", share))
+        share = int(responses.truncated.sum()) / count
+        figure = f"{share:.0%} of {count} are cut at max_new_tokens = {policy.max_new_tokens}"
+        limit = f"below {NEARLY_ALL:.0%}"
+        found.append(Check("responses end by themselves", share < NEARLY_ALL, figure, limit, CUT))
     return found
 
 

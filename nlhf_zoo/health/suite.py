@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,23 +17,28 @@ from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
 from nlhf_zoo.health.preservation import restored_after
+from nlhf_zoo.health.prompts import how_written, without_template
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts
 
 _Check = Callable[[], Finding | Sequence[Finding] | None]
 Context = Callable[[], AbstractContextManager[object]]
 
+_BATCHES = 10  # that are looked at for responses that do not end
 _REHEARSAL = "one round"  # its trainer brings a context of its own
 
 
 class HealthCheck(L.Callback):
     """Refuse to train a language model that fails a cheap check of `nlhf doctor`.
 
-    On the first batch, where the model lies where it will be trained; the oracle is not asked.
+    On the first batch, where the model lies where it will be trained; the oracle is not asked. What
+    may be meant is said on standard error: prompts of plain text where there is a chat template,
+    and responses nearly all of which are cut in the first batches.
     """
 
     def __init__(self) -> None:
         self._done = False
+        self._cut: list[float] = []  # shares of the first batches
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -40,7 +46,19 @@ class HealthCheck(L.Callback):
         """Check once."""
         if not self._done and isinstance(pl_module, OnlineGame):
             refuse_unhealthy(pl_module, batch)
+            if (form := without_template(pl_module.policy, batch)) and trainer.is_global_zero:
+                print(f"Prompts are {form}", file=sys.stderr)
         self._done = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Look at the first batches for responses that do not end."""
+        share = trainer.callback_metrics.get("rollout/truncated")
+        if share is None or len(self._cut) == _BATCHES:
+            return
+        self._cut.append(float(share))
+        mean = sum(self._cut) / len(self._cut)
+        if len(self._cut) == _BATCHES and mean >= scoring.NEARLY_ALL and trainer.is_global_zero:
+            print(f"{mean:.0%} of the responses are cut: {scoring.CUT}", file=sys.stderr)
 
 
 def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
@@ -118,6 +136,7 @@ def _checks(
     """All checks in order; the game is prepared for each when it is asked for."""
     with restored_after(game):
         game.eval()
+        yield "prompts", partial(how_written, game, prompts)
         yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
         with context():
             tried = probe.drawn(game.policy, prompts)

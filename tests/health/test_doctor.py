@@ -165,7 +165,7 @@ def test_a_healthy_language_model_passes_and_stays_as_it_was(folders, kind, algo
     assert failing(checks) == set(), [str(c) for c in checks.values() if c.passed is False]
     skipped = {name for name, check in checks.items() if check.passed is None}
     assert skipped == ({DROPOUT} if policy.get("dropout") else set())
-    assert len(checks) == 19
+    assert len(checks) == 21
     assert differences(everything(game), before) == []
 
 
@@ -592,7 +592,7 @@ def test_the_doctor_examines_text_prompts(folders, capsys, tmp_path, monkeypatch
     main(["doctor", "--config", str(config), *options.split()])
     lines = lines_of(capsys)
     assert any(line.startswith("ok") and END in line for line in lines)
-    assert any("3 x 2 responses" in line for line in lines)
+    assert any("3 x 6 responses" in line for line in lines)
 
 
 def test_a_failed_check_is_exit_code_1(capsys, monkeypatch):
