@@ -165,7 +165,7 @@ def test_a_healthy_language_model_passes_and_stays_as_it_was(folders, kind, algo
     assert failing(checks) == set(), [str(c) for c in checks.values() if c.passed is False]
     skipped = {name for name, check in checks.items() if check.passed is None}
     assert skipped == ({DROPOUT} if policy.get("dropout") else set())
-    assert len(checks) == 21
+    assert len(checks) == 22
     assert differences(everything(game), before) == []
 
 
