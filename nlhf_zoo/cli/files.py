@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,27 +11,42 @@ from typing import Any
 
 import yaml
 
+from nlhf_zoo.cli.yaml_rules import loader, refuse_unclear
 from nlhf_zoo.errors import UserError
+
+_LARGEST = 10_000_000  # bytes of a configuration
 
 
 def refuse_bad_files(args: Sequence[str]) -> None:
     """Refuse configuration files that hold no YAML; jsonargparse would not say which."""
     given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
     given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
-    for path in filter(os.path.isfile, given):
+    for path in given:
         read_config(path)
+    parts = [arg.partition("=")[2] if arg.startswith("--") else arg for arg in args]
+    for path in parts:  # a file in the place of a part
+        if path not in given and path.endswith((".yaml", ".yml")) and os.path.isfile(path):
+            read_config(path, option="")
 
 
 def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     """The options in a file, which is there, text, YAML, and holds some; ``option`` gave it."""
+    from jsonargparse import get_loader
+
     path = Path(name)
     if not os.path.isfile(name):  # which takes names of any length
+        if _is_device(name):
+            raise UserError(f"{option}{name} is a device and no file: give a file")
         # jsonargparse says what it thinks of a folder, and reads options in place of a name.
         if os.path.exists(name) or name in ("", "-") or "{" in name or "\n" in name:
             return {}
         raise UserError(f"--config: File does not exist: '{path.absolute()}'")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"{option}{name} is too large for a configuration: give another file")
+        text = path.read_text(encoding="utf-8")
+        refuse_unclear(text, f"{option}{name}")
+        content = loader(get_loader("yaml"))(text)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{option}{name} is not YAML: {error.problem}{line}") from error
@@ -41,6 +57,15 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{option}{name} holds no options: write them as `name: value`")
     return content
+
+
+def _is_device(name: str) -> bool:
+    """Whether a name stands for what is no file, and may never end when it is read."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def refuse_output(option: str, path: Path | None, inputs: Sequence[Path | None]) -> None:

@@ -11,12 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from nlhf_zoo.cli.callables import refuse_callable
 from nlhf_zoo.cli.signatures import choices
+from nlhf_zoo.cli.yaml_rules import dump, loader
 from nlhf_zoo.errors import UserError
+
+for _mode in ("omegaconf+", "yaml"):  # the first reads as the second, and finds `${...}` later
+    set_loader(_mode, loader(get_loader("yaml")), (YAMLError,))
+set_dumper("yaml", dump)
 
 # Where it is wrong: as jsonargparse says it, and as `shorten` has said it of a part of a part.
 _KEY = r'(?:Parser key "([^"]+)"|(?:argument )?--([\w.]+)):\s*'

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import get_loader
 
 from nlhf_zoo.cli.parser import SentenceParser
+from nlhf_zoo.cli.yaml_rules import dump, refuse_unclear
 from nlhf_zoo.errors import UserError
 
 Block = dict[str, Any]  # a part of a model: {class_path: ..., init_args: {...}}
@@ -201,7 +202,7 @@ def read_configuration(args: list[str]) -> Configuration:
     algorithms = _sections(file.pop("algorithms", None), "algorithms")
     overrides = [f"{argument}=true" if argument == "--overwrite" else argument for argument in rest]
     try:
-        parsed = parser.parse_args(["--config", yaml.safe_dump(file), *overrides])
+        parsed = parser.parse_args(["--config", dump(file), *overrides])
     except UserError as error:
         raise UserError(str(error).replace("--config.", "")) from error
     del parsed["config"]
@@ -216,29 +217,13 @@ def read_configuration(args: list[str]) -> Configuration:
 
 
 def load_yaml(path: Path) -> Any:
-    """A YAML file as jsonargparse reads it (1e-5 is a number), but with every key given once."""
+    """A YAML file as jsonargparse reads it (1e-5 is a number), if it means one thing."""
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
+        refuse_unclear(text, str(path))
         return get_loader("yaml")(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _refuse_duplicates(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            rule = f"line {line} has a key that is no plain name: give it one"
-            require(isinstance(key, yaml.ScalarNode), rule)
-            twice = f"{key.value!r} stands twice, again in line {line}: give each once"
-            require(key.value not in seen, twice)
-            seen.add(key.value)
-            _refuse_duplicates(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value)
 
 
 def _mapping(value: Any, rule: str) -> dict[Any, Any]:
