@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,19 @@ from typing_extensions import override
 
 from nlhf_zoo.callbacks.trained_state import refuse_not_finite
 from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.lightning_internals import (
+    has_launcher,
     is_trial,
     is_written,
     log_training_step,
+    send_to_children,
+    signals_of_ours,
     stand_behind_batch,
     write_last,
 )
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
 PREVIOUS = "previous.ckpt"  # beside the last one
 
@@ -35,8 +41,10 @@ class GameCheckpoint(ModelCheckpoint):
     """Write `checkpoints/last.ckpt` every so often, and at the end; `--ckpt_path last` resumes it.
 
     Also where the oracle has stopped, because a server is down or a budget is spent: the run can go
-    on from the last optimiser step as if nothing had happened. The one before it stays, as
-    `previous.ckpt`. Neither is replaced by weights that are not finite: the run ends.
+    on from the last optimiser step as if nothing had happened. Likewise at SIGTERM and SIGINT,
+    which end the run with the exit code 143 or 130 as soon as no step is half done; a second one
+    ends it at once. The checkpoint before the last one stays, as `previous.ckpt`. Neither is
+    replaced by weights that are not finite: the run ends.
 
     Args:
         every_n_train_steps: training steps between two; in closed form one training step plays
@@ -59,11 +67,18 @@ class GameCheckpoint(ModelCheckpoint):
         self._position: dict[str, Any] | None = None  # of the game at the last optimiser step
         self._accumulated = 0  # batches since then
         self._has_written = False  # whether this process has written a checkpoint
+        self._steps = 0  # of the optimiser, at the last batch
+        self._signals = SignalWatch()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run begins."""
         super().on_train_start(trainer, pl_module)
+        # Behind Lightning's own, which puts back what was there before when the run ends.
+        again = None if has_launcher(trainer) else partial(_end_at_once, trainer)
+        self._signals.install(signals_of_ours(trainer, ENDING), again=again)
+        self._steps = trainer.global_step
         if isinstance(pl_module, OnlineGame):
+            pl_module.accounts.signals = self._signals
             self._position, self._accumulated = pl_module.position(), 0
             # Not `on_exception`: the processes of some strategies have none.
             pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
@@ -78,18 +93,39 @@ class GameCheckpoint(ModelCheckpoint):
         if trainer.global_step % self._every_n_train_steps == 0:
             log_training_step(trainer)
         super().on_train_batch_end(trainer, pl_module, *others)
-        if isinstance(pl_module, OnlineGame) and self._position is not None:
+        if not isinstance(pl_module, OnlineGame):
+            self._stop_at_signal(trainer, pl_module)
+        elif self._position is not None:
             if pl_module.accumulates:
                 self._accumulated += 1
             else:
                 self._position, self._accumulated = pl_module.position(), 0
 
+    def _stop_at_signal(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """End the training of what is no game behind an optimiser step; a game ends in asking."""
+        if trainer.global_step == self._steps:
+            return  # gradients of some batches wait for it
+        self._steps = trainer.global_step
+        here = [self._signals.received == signum for signum in ENDING]
+        for signum, number in zip(ENDING, sum_over_processes(module, here), strict=True):
+            if number:
+                log_training_step(trainer)
+                self._write(trainer)
+                raise StoppedBySignal(signum)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """End a validation in the middle of training, where no other process waits for it."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1:
+            with self._signals.raising():
+                pass
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Where the oracle has stopped in validation, write a checkpoint, too."""
+        """Where validation was stopped, write a checkpoint, too."""
         # In training it is written already, see `on_train_start`.
-        if isinstance(exception, OracleStoppedError) and isinstance(pl_module, OnlineGame):
+        stopped = isinstance(exception, OracleStoppedError | StoppedBySignal)
+        if stopped and isinstance(pl_module, OnlineGame):
             self._write_last_step(trainer, pl_module)
 
     def _write_last_step(self, trainer: L.Trainer, game: OnlineGame) -> None:
@@ -99,6 +135,10 @@ class GameCheckpoint(ModelCheckpoint):
             return
         game.rewind(position)
         stand_behind_batch(trainer, self._accumulated)
+        self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        """Write the last checkpoint of a run that stops, and say where it lies."""
         write_last(self, trainer)
         if trainer.is_global_zero and self._last_checkpoint_saved:
             print(f"Checkpoint: {self._last_checkpoint_saved}", file=sys.stderr)
@@ -145,6 +185,11 @@ def _keep(last: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(last, beside)
     os.replace(beside, last.with_name(PREVIOUS))
+
+
+def _end_at_once(trainer: L.Trainer, signum: int) -> None:
+    send_to_children(trainer, signal.SIGKILL)
+    end_at_once(signum)
 
 
 class ResumeState(L.Callback):

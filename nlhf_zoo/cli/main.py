@@ -16,6 +16,7 @@ from importlib import import_module
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.errors import end
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.signals import ending_at_signals
 
 _HELP = f"""nlhf {__version__}: Nash learning from human feedback
 
@@ -37,6 +38,7 @@ _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 _COMMANDS = ("doctor", "oracle", "export", "solve", "compare")  # each a module of that name
 
 
+@ending_at_signals()
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -46,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one sentence on standard error for a mistake of the user's
             making; with 70, and the name of the file that holds the traceback, for what was not
-            expected.
+            expected; with 143 and 130 where SIGTERM and SIGINT have ended it.
     """
     argv = list(sys.argv[1:] if args is None else args)
     if not argv or argv[0] in ("-h", "--help"):

@@ -22,6 +22,8 @@ _LOGGERS = [
     for name in ("lightning.pytorch", "lightning.fabric")
     for end in ("", ".utilities.rank_zero")
 ]
+# Says of each process that ends which others it ends; what has ended it is said by the command.
+_SPAWN = logging.getLogger("torch.multiprocessing.spawn")
 # Warnings that say nothing to a user here, each with the reason.
 _SILENT = (
     # `main` is given the arguments that came from the process: there are no others
@@ -48,14 +50,14 @@ _SILENT = (
 @contextmanager
 def quiet() -> Iterator[None]:
     """Lightning says nothing about seeds, devices, loaders and its other products."""
-    levels = [log.level for log in _LOGGERS]
-    for log in _LOGGERS:
-        log.setLevel(logging.WARNING)
+    levels = {log: log.level for log in (*_LOGGERS, _SPAWN)}
+    for log in levels:
+        log.setLevel(logging.ERROR if log is _SPAWN else logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in _SILENT:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        for log, level in zip(_LOGGERS, levels, strict=True):
+        for log, level in levels.items():
             log.setLevel(level)

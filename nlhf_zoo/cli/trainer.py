@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
+from torch.multiprocessing.spawn import ProcessExitedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
@@ -27,12 +30,13 @@ from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
 from nlhf_zoo.records import Prompts
+from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
 _LOOKED_THROUGH = 64  # batches, for so many different prompts
 
@@ -138,6 +142,8 @@ class GameCLI(LightningCLI):
             refusals.refuse_optimizer(self.trainer, self.model)
         if not is_trial(self.trainer):
             refusals.refuse_unwritable(self.trainer)
+        if is_played_elsewhere(self.trainer):
+            _pass_signals_on(self.trainer)
 
     def predict(self, **kwargs: Any) -> None:
         """Print the probability of each response as CSV, where the responses can be listed."""
@@ -172,35 +178,54 @@ class GameCLI(LightningCLI):
             raise UserError(sentence)
 
 
+def _pass_signals_on(trainer: L.Trainer) -> None:
+    """Let a signal end the processes that play, which then end this one; a second one at once."""
+
+    def again(signum: int) -> None:
+        send_to_children(trainer, signal.SIGKILL)
+        end_at_once(signum)
+
+    SignalWatch().install(first=partial(send_to_children, trainer), again=again)
+
+
+def _end_of(error: ProcessExitedException) -> BaseException:
+    """The signal that has ended a process that played, where it was one; else the error."""
+    ends = [signum for signum in ENDING if error.exit_code in (128 + signum, -signum)]
+    return StoppedBySignal(ends[0]) if ends else error
+
+
 def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     """Run one command of the Trainer, `fit`, `validate`, `test` or `predict`, with its options."""
     refuse_bad_files(args)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
-    with quiet():
-        cli(
-            args[0],
-            seed_everything_default=0,
-            trainer_defaults={
-                "callbacks": [
-                    ResumeState(),
-                    HealthCheck(),
-                    ReferenceFingerprint(),
-                    QueryLog(),
-                    TimeLog(),
-                    GameProgressBar(),
-                ],
-                **GAME_TRAINER,
-            },
-            save_config_callback=resuming.SaveGameConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_class=GameArgumentParser,
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=list(args),
-        )
+    try:
+        with quiet():
+            cli(
+                args[0],
+                seed_everything_default=0,
+                trainer_defaults={
+                    "callbacks": [
+                        ResumeState(),
+                        HealthCheck(),
+                        ReferenceFingerprint(),
+                        QueryLog(),
+                        TimeLog(),
+                        GameProgressBar(),
+                    ],
+                    **GAME_TRAINER,
+                },
+                save_config_callback=resuming.SaveGameConfig,
+                save_config_kwargs={"overwrite": True},
+                parser_class=GameArgumentParser,
+                parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=list(args),
+            )
+    except ProcessExitedException as error:
+        raise _end_of(error) from None
 
 
 class PromptCollector(L.Callback):

@@ -17,6 +17,7 @@ from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.records import Responses
+from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal
 
 _T = TypeVar("_T")
 _STEPS = 20  # training steps that the share of invalid answers is taken over
@@ -45,6 +46,7 @@ class Accounts:
     reduce: Callable[[Sequence[int]], list[int]]  # sums over processes; all of them call it alike
     max_invalid: float
     before_stop: Callable[[], None] | None = None
+    signals: SignalWatch = field(default_factory=SignalWatch)  # asking is where they end a run
     # Answers, and invalid ones among them, of the last training steps.
     _recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
 
@@ -53,19 +55,33 @@ class Accounts:
 
         Raises:
             OracleStoppedError: the oracle has stopped in this process, or in another one.
+            StoppedBySignal: likewise, a signal has come.
         """
-        stopped = None
+        stopped: OracleStoppedError | StoppedBySignal | None = None
         try:
-            answers = ask()
-        except OracleStoppedError as error:
+            with self.signals.raising():
+                answers = ask()
+        except (OracleStoppedError, StoppedBySignal) as error:
             stopped = error
-        (number,) = self.reduce([int(stopped is not None)])
-        if number:
+        if (end := self._agreed(stopped)) is not None:
             self.settle_ledgers()
-            self.stop(stopped or OracleStoppedError("the oracle of another process has stopped"))
+            self.stop(end)
         return answers
 
-    def stop(self, error: OracleStoppedError) -> NoReturn:
+    def _agreed(
+        self, stopped: OracleStoppedError | StoppedBySignal | None
+    ) -> OracleStoppedError | StoppedBySignal | None:
+        """What ends all processes, where anything does: a signal before an oracle."""
+        here = [isinstance(stopped, StoppedBySignal) and stopped.signum == s for s in ENDING]
+        *signals, oracle = self.reduce([*here, isinstance(stopped, OracleStoppedError)])
+        for signum, number in zip(ENDING, signals, strict=True):
+            if number:
+                return StoppedBySignal(signum)
+        if oracle and not isinstance(stopped, OracleStoppedError):
+            return OracleStoppedError("the oracle of another process has stopped")
+        return stopped
+
+    def stop(self, error: OracleStoppedError | StoppedBySignal) -> NoReturn:
         """End the run, in all processes; a checkpoint is written first, where one is wanted."""
         if self.before_stop is not None:
             self.before_stop()

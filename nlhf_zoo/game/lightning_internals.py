@@ -5,11 +5,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.strategies.launchers import (
+    _MultiProcessingLauncher,
+    _SubprocessScriptLauncher,
+)
+
+from nlhf_zoo.signals import StoppedBySignal
 
 
 def trainer_of(module: L.LightningModule) -> L.Trainer | None:
@@ -62,3 +71,33 @@ def stand_behind_batch(trainer: L.Trainer, batches: int) -> None:
 def is_played_elsewhere(trainer: L.Trainer) -> bool:
     """Whether the processes that play were started by this one, which has no counts of theirs."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def signals_of_ours(trainer: L.Trainer, wanted: Sequence[signal.Signals]) -> list[signal.Signals]:
+    """Those of some signals that Lightning does not need: SLURM's for a requeue stays its own."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return [*wanted]
+    return [signum for signum in wanted if signum != environment.requeue_signal]
+
+
+def has_launcher(trainer: L.Trainer) -> bool:
+    """Whether another process has started this one, and passes on what signals it gets.
+
+    A terminal sends Ctrl+C to all of them besides, so that it comes twice.
+    """
+    started = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    return "LOCAL_RANK" in os.environ and not started
+
+
+def send_to_children(trainer: L.Trainer, signum: int) -> None:
+    """Send a signal to the processes that this one has started.
+
+    Raises:
+        StoppedBySignal: they have not begun yet.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher) and not launcher.procs:
+        raise StoppedBySignal(signum)
+    if isinstance(launcher, _MultiProcessingLauncher | _SubprocessScriptLauncher):
+        launcher.kill(signal.Signals(signum))

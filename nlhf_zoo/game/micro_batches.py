@@ -18,6 +18,7 @@ import torch
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.records import Prompts, Responses
+from nlhf_zoo.signals import StoppedBySignal
 
 PHASES = ("generate", "judge", "score", "update")
 # Scored responses to some prompts, and those of each opponent; in self-play one object twice.
@@ -81,7 +82,7 @@ class MicroBatches:
                 payoffs = judged.result()
         finally:
             tasks.put(None)  # also where playing has failed
-            if not isinstance(sys.exception(), KeyboardInterrupt):
+            if not isinstance(sys.exception(), KeyboardInterrupt | StoppedBySignal):
                 worker.join()
         return *_joined(played), _joined_payoffs(payoffs)
 

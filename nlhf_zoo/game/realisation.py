@@ -102,7 +102,8 @@ class ClosedForm(Realisation):
             from_start=progress.round == 0,
         )
         rounds, left = self.rounds(*policy.log_reference.shape), game.rounds_left()
-        played = engine.run(progress.round, rounds if left is None else min(rounds, left))
+        rounds = rounds if left is None else min(rounds, left)
+        played = game.accounts.unless_stopped(lambda: engine.run(progress.round, rounds))
         if not played.log_policy[-1].exp().sum(-1).isfinite().all():
             raise DivergenceError(
                 f"the closed form diverged before round {progress.round + len(played.queries)}: "
