@@ -1,4 +1,4 @@
-r"""The equilibrium of the game and its certificate: by linear programme, or regularised.
+r"""The equilibrium of the game and its certificate: a maximal lottery, or regularised.
 
 The regularised one is exact to rounding. With :math:`\xi = \log \pi - \log \mu` (up to a constant)
 it solves :math:`\beta \xi = A \pi`. Newton's step :math:`(\beta I - A S) \delta = A \pi - \beta
@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.game import antisymmetric, column, exploitability, gain, normalise
+from nlhf_zoo.solvers.lotteries import maximal_lottery
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
 Report = Callable[[float], None]  # takes the share of a game that is done
@@ -51,11 +52,13 @@ class Solution:
         exploitability: e(pi*) [...], computed from ``log_policy`` itself. A figure that uses pi* is
             as good as this one is small; a solver that stopped early shows it here.
         iterations: steps taken, the most over the games of a batch.
+        unique: whether it is the only equilibrium, bool [...]; with regularisation it always is.
     """
 
     log_policy: Tensor
     exploitability: Tensor
     iterations: int
+    unique: Tensor
 
 
 def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> Solution:
@@ -66,11 +69,11 @@ def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> 
             preferred to j. P(a > b) + P(b > a) must be 1 within 1e-6, and is then made exactly 1.
         mu: probabilities of the reference policy [N] or [C, N], all above 0; uniform where None.
         beta: temperature of the regularisation towards ``mu``; 0 is the game without it, solved by
-            linear programme.
+            linear programme, where ``mu`` decides between several equilibria.
         progress: whether a solution that takes longer than two seconds shows a progress bar.
 
     Returns:
-        the equilibrium; look at its ``exploitability``.
+        the equilibrium; look at its ``exploitability``, and at beta = 0 whether it is ``unique``.
 
     Raises:
         UserError: an argument does not describe a game.
@@ -87,65 +90,56 @@ def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> 
             "give one reference, or one for each game"
         )
     if beta == 0:
-        return unregularised_nash(table)
+        return unregularised_nash(table, log_reference=reference.log())
     return regularised_nash(table, reference.log(), beta, progress=progress)
 
 
-def unregularised_nash(P: Tensor, support: Tensor | None = None) -> Solution:
-    r"""A Nash equilibrium without regularisation ("maximal lottery"; it need not be unique).
+def unregularised_nash(
+    P: Tensor, support: Tensor | None = None, log_reference: Tensor | None = None
+) -> Solution:
+    r"""The Nash equilibrium without regularisation, a "maximal lottery".
 
-    .. math:: \min_{\pi, t} \; t \quad \text{s.t.} \quad (A \pi)(y) \le t, \;
-              \sum_y \pi(y) = 1, \; \pi \ge 0
+    .. math:: (A \pi)(y) \le 0, \; \sum_y \pi(y) = 1, \; \pi \ge 0
 
-    solved by scipy's HiGHS, whose solutions may leave the bounds by its feasibility tolerance
-    (1e-10 here): negative probabilities become 0 and the rest is divided by its sum. The
-    certificate max_y (P pi)(y) - 1/2 is computed after that, so it covers it.
+    Where there are several, it is the one of least KL(pi || mu), the limit of the regularised
+    equilibria as beta falls to 0. Linear programmes may leave the bounds by 1e-10: negative
+    probabilities become 0 and the rest is divided by its sum. The certificate max_y (P pi)(y) - 1/2
+    is computed after that, so it covers it.
 
     Args:
         P: preference [..., N, N].
         support: which actions exist, bool [..., N]; all where None.
+        log_reference: log mu [..., N], above -inf where an action exists; uniform where None.
 
     Returns:
         log-policy [..., N] with -inf for actions of probability 0, and its certificate.
 
     Raises:
-        RuntimeError: the linear programme was not solved.
+        UserError: rounding hides it, for some margins are too small beside others.
     """
     tables = antisymmetric(P).cpu()
+    batch, num = tables.shape[:-2], tables.shape[-1]
     if support is None:
         support = torch.ones(tables.shape[:-1], dtype=torch.bool)
-    support = support.cpu().expand(tables.shape[:-1])
-    num = tables.shape[-1]
-    games = zip(tables.reshape(-1, num, num), support.reshape(-1, num), strict=True)
-    answers = [_linear_programme(table[exists][:, exists].numpy()) for table, exists in games]
+    support = support.cpu().expand(*batch, num)
+    reference = torch.zeros(num) if log_reference is None else log_reference.cpu()
+    reference = reference.double().expand(*batch, num).masked_fill(~support, -torch.inf)
+    reference = reference.softmax(-1)
+    games = zip(
+        *(each.reshape(-1, *each.shape[len(batch) :]) for each in (tables, support, reference)),
+        strict=True,
+    )
+    answers = [
+        maximal_lottery(table[exists][:, exists].numpy(), prior[exists].numpy())
+        for table, exists, prior in games
+    ]
     policy = torch.zeros(support.shape, dtype=torch.float64)
-    policy[support] = torch.from_numpy(np.concatenate([answer for answer, _ in answers]))
+    policy[support] = torch.from_numpy(np.concatenate([lottery for lottery, _, _ in answers]))
     log_policy = policy.log().to(P.device)
     existing = support.double().log().to(P.device)
     certificate = exploitability(P, log_policy, existing, 0.0)
-    return Solution(log_policy, certificate, max(steps for _, steps in answers))
-
-
-def _linear_programme(table: np.ndarray) -> tuple[np.ndarray, int]:
-    from scipy.optimize import linprog  # slow to import, and no other function here needs it
-
-    num = len(table)
-    result = linprog(
-        c=np.append(np.zeros(num), 1.0),
-        A_ub=np.hstack([table, -np.ones((num, 1))]),
-        b_ub=np.zeros(num),
-        A_eq=np.append(np.ones(num), 0.0)[None],
-        b_eq=[1.0],
-        bounds=[(0, None)] * num + [(None, None)],
-        method="highs-ipm",  # with its crossover as exact as the simplex method, and quicker
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )
-    if result.status != 0 or result.x is None:
-        raise RuntimeError(
-            f"the linear programme of a game of {num} actions was not solved: {result.message}"
-        )
-    probabilities = np.maximum(result.x[:num], 0.0)
-    return probabilities / probabilities.sum(), int(result.nit)
+    unique = torch.tensor([alone for _, alone, _ in answers]).reshape(batch)
+    return Solution(log_policy, certificate, max(steps for _, _, steps in answers), unique)
 
 
 def regularised_nash(
@@ -193,7 +187,8 @@ def regularised_nash(
         ]
     log_policy = torch.stack([answer for answer, _ in answers]).reshape(*batch, num)
     certificate = exploitability(P, log_policy, reference, beta)
-    return Solution(log_policy, certificate, max(steps for _, steps in answers))
+    unique = torch.ones(batch, dtype=torch.bool)
+    return Solution(log_policy, certificate, max(steps for _, steps in answers), unique)
 
 
 def _report(bar: tqdm[None], done: int, part: float) -> None:

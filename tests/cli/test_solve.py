@@ -116,7 +116,15 @@ def test_plays_the_published_iteration(folder, formula, options, queries):
 
 def test_without_an_algorithm_there_is_the_equilibrium_alone(folder):
     out = run("--matrix", "game.npy")
-    keys = {"log_policy", "nash_log_policy", "nash_exploitability", "names", "version", "arguments"}
+    keys = {
+        "log_policy",
+        "nash_log_policy",
+        "nash_exploitability",
+        "nash_unique",
+        "names",
+        "version",
+        "arguments",
+    }
     assert set(out) == keys
     np.testing.assert_array_equal(out["log_policy"], out["nash_log_policy"])
     assert out["nash_exploitability"].shape == ()
@@ -201,7 +209,7 @@ def test_linear_programme_knows_what_exists(folder, monkeypatch):
     solver = Mock(wraps=solve.unregularised_nash)
     monkeypatch.setattr(solve, "unregularised_nash", solver)
     run("--votes", "ragged.csv", "--beta", 0)
-    (_, support), _ = solver.call_args
+    (_, support, _), _ = solver.call_args
     assert support.tolist() == [[True, True, True], [True, True, False]]
 
 
@@ -379,9 +387,28 @@ def test_names_stay_on_their_line(folder, capsys):
     assert len(row.split("  ")[0]) == 60
 
 
+def test_several_equilibria_are_told_and_do_not_depend_on_the_order(folder, capsys):
+    """Ann and Bob tie, and each beats Cid: the first of them in the file once won alone."""
+    rows = ["Ann,Cid,3", "Bob,Cid,3"]
+    for lines in (rows, rows[::-1]):
+        Path("tie.csv").write_text("\n".join(["winner,loser,count", *lines]) + "\n")
+        out = run("--votes", "tie.csv", "--beta", 0)
+        shares = dict(zip(out["names"].tolist(), np.exp(out["log_policy"]), strict=True))
+        assert shares == pytest.approx({"Ann": 0.5, "Bob": 0.5, "Cid": 0}, abs=1e-12)
+        assert not out["nash_unique"]
+        assert "not unique: the nearest of several" in capsys.readouterr().out
+    out = run("--votes", "votes.csv", "--beta", 0)
+    assert out["nash_unique"]
+    assert "not unique" not in capsys.readouterr().out
+    Path("both.csv").write_text("prompt,winner,loser\none,A,B\ntwo,A,C\ntwo,B,C\n")
+    assert run("--votes", "both.csv", "--beta", 0)["nash_unique"].tolist() == [True, False]
+    assert "1 of 2 prompts have several equilibria" in capsys.readouterr().out
+
+
 def test_poor_certificate_is_told(folder, capsys, monkeypatch):
     def poor(P, log_reference, beta, progress):
-        return Solution(log_reference, torch.full((len(P),), 1e-4, dtype=torch.float64), 1)
+        certificate = torch.full((len(P),), 1e-4, dtype=torch.float64)
+        return Solution(log_reference, certificate, 1, torch.ones(len(P), dtype=torch.bool))
 
     monkeypatch.setattr(solve, "regularised_nash", poor)
     solve.main(["--matrix", "game.npy"])

@@ -37,6 +37,7 @@ from nlhf_zoo.solvers import (
     win_rates,
 )
 
+_SEVERAL = "not unique: the nearest of several to the reference, the limit of small beta"
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
 CURVES = {  # that the file holds, and their names in print
     "exploitability": "exploitability",
@@ -86,7 +87,7 @@ def solve_files(
         matrix: a .npy or .csv file of P(y > y'), [N, N], or [C, N, N] for several games.
         prior: pseudo-ties that are added to each pair of alternatives of the votes; 1 if not given.
         reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
-            alternatives; uniform if not given. At beta = 0 it has no influence.
+            alternatives; uniform if not given. At beta = 0 it decides between several equilibria.
         start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
             given.
         beta: temperature of the regularisation towards the reference; 0 solves the game without it.
@@ -111,7 +112,7 @@ def solve_files(
         rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
 
     if beta == 0:
-        nash = unregularised_nash(game.preference, game.support)
+        nash = unregularised_nash(game.preference, game.support, log_reference)
     else:
         nash = regularised_nash(game.preference, log_reference, beta, progress=True)
     run = None if rounds is None else play(rounds, updates, log_start, log_reference, nash)
@@ -133,6 +134,7 @@ def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments:
         "log_policy": (nash if run is None else run).log_policy.numpy()[which],
         "nash_log_policy": nash.log_policy.numpy()[which],
         "nash_exploitability": nash.exploitability.numpy()[which],
+        "nash_unique": nash.unique.numpy()[which],
         "names": np.array([own + [""] * (num - len(own)) for own in game.names])[which],
         "version": __version__,
         "arguments": arguments,
@@ -210,11 +212,15 @@ def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name:
         _print_alternatives(names, {title: column[i] for title, column in columns.items()})
         for who, values in figures.items():
             print(f"{who}: " + ", ".join(f"{what} {v[i]:.3g}" for what, v in values.items()))
+        if not nash.unique[i]:
+            print(_SEVERAL)
     if games > 1:
         print(f"\nmean and maximum over {games} prompts")
         for who, values in figures.items():
             both = (f"{what} {v.mean():.3g} and {v.max():.3g}" for what, v in values.items())
             print(f"{who}: " + ", ".join(both))
+        if several := int((~nash.unique).sum()):
+            print(f"{several} of {games} prompts have several equilibria")
 
 
 def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
