@@ -64,6 +64,7 @@ class PretrainedBackbone(Backbone):
     def load(self, head: PreferenceHead) -> Classifier:
         """Load both; an output layer that the file does not hold is drawn."""
         source = Source(self.name, f"the backbone {self.name}", self.revision)
+        source.refuse_adapter(", or a folder into which it is merged")
         config, tokenizer = source.config(), source.tokenizer()
         _name_outputs(config, head)
         network, drawn = source.network(

@@ -20,6 +20,8 @@ from torch import Tensor
 from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.files import written
 from nlhf_zoo.finite import not_finite
+from nlhf_zoo.text_models import peft_folder
+from nlhf_zoo.text_models.peft_folder import PeftFolder
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Head = Literal["sequence classifier", "causal language model"]
@@ -56,17 +58,44 @@ def weights_dtype(dtype: Dtype) -> torch.dtype:
 class Source:
     """A model with its tokenizer, in a folder or on the hub.
 
-    What cannot be had is refused with a UserError.
+    What cannot be had is refused with a UserError. A model that was saved as an adapter of peft is
+    one on the base that it names.
     """
 
     name: str  # of a folder, or on the hub
     where: str  # which model it is, in messages, as "the reward model FOLDER"
     revision: str | None = None  # of the hub's repository
 
+    def adapter(self) -> PeftFolder | None:
+        """The adapter that the model was saved as; None where it is a whole model."""
+        config = _file(self.name, self.revision, peft_folder.CONFIG)
+        if config is None or _is_whole(self.name, self.revision):
+            return None
+        _file(self.name, self.revision, peft_folder.WEIGHTS)  # beside it, of the hub's
+        return PeftFolder(config.parent, self.where)
+
+    def refuse_adapter(self, remedy: str) -> None:
+        """Refuse an adapter where a whole model is needed; ``remedy`` follows its base's name."""
+        if (adapter := self.adapter()) is not None:
+            raise UserError(
+                f"{self.where} is an adapter of peft: give its base {adapter.base} in its place"
+                f"{remedy}"
+            )
+
+    def _base(self, adapter: PeftFolder) -> Source:
+        name = adapter.base
+        return Source(name, f"the base {name} of {self.where}", adapter.base_revision)
+
     def config(self) -> Any:
         """The configuration of the model."""
         from transformers import AutoConfig
 
+        if (adapter := self.adapter()) is not None:
+            found = self._base(adapter).config()
+            if adapter.is_classifier:
+                found.architectures = None  # those of the base, often a language model
+                found.num_labels = adapter.num_labels() or found.num_labels
+            return found
         is_folder = Path(self.name).is_dir()
         if is_folder and not (Path(self.name) / "config.json").is_file():
             raise UserError(
@@ -79,6 +108,9 @@ class Source:
         """The tokenizer; ``refusal`` is said, before the cause, where it cannot be loaded."""
         from transformers import AutoTokenizer
 
+        adapter = self.adapter()
+        if adapter is not None and not (adapter.folder / "tokenizer_config.json").is_file():
+            return self._base(adapter).tokenizer(refusal)
         refusal = refusal or f"{self.where} has no tokenizer that can be loaded"
         tokenizer = self._load(AutoTokenizer, refusal, {})
         # Where there are no files of a tokenizer, transformers makes one without words.
@@ -107,8 +139,15 @@ class Source:
     def whole_network(self, head: Head, config: Any, dtype: Dtype) -> Any:
         """A network none of whose weights its files lack."""
         options = {"config": config, "dtype": weights_dtype(dtype)}
-        refusal = f"{self.where} cannot be loaded as a {head}"
-        network, lacking = self.network(head, refusal, options)
+        adapter = self.adapter()
+        source = self if adapter is None else self._base(adapter)
+        refusal = f"{source.where} cannot be loaded as a {head}"
+        with _no_report():  # of what is missing: that is refused here
+            network, lacking = source.network(head, refusal, options)
+        if adapter is not None:
+            provided = adapter.provides()
+            lacking = [name for name in lacking if name not in provided]
+            network = network if lacking else adapter.put_on(network)
         if lacking:
             raise UserError(f"{self.where} is no trained {head}: its file lacks {lacking[0]}")
         return network
@@ -148,6 +187,19 @@ def refuse_not_finite(where: str, weights: Mapping[str, Tensor]) -> None:
             f"{where} has weights that are not finite, {name} among them: its files are damaged, "
             "or the run that wrote them had diverged"
         )
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """What transformers finds missing in files is written to no log."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager
@@ -232,7 +284,7 @@ def read_settings(
     Another kind than the oracle reads is refused; None is that of an oracle that reads no model
     that was trained here.
     """
-    path = _file(model, revision)
+    path = _file(model, revision, SETTINGS_FILE)
     if path is None:
         return None
     settings = _parsed(path)
@@ -244,15 +296,23 @@ def read_settings(
     return settings
 
 
-def _file(model: str, revision: str | None) -> Path | None:
+def _is_whole(model: str, revision: str | None) -> bool:
+    """Whether there is a whole model, be there an adapter beside it or not."""
     if Path(model).is_dir():
-        path = Path(model) / SETTINGS_FILE
+        return any(Path(model).glob("model*.safetensors"))
+    return _file(model, revision, "config.json") is not None
+
+
+def _file(model: str, revision: str | None, name: str) -> Path | None:
+    """A file beside a model, in a folder or on the hub; None where there is none."""
+    if Path(model).is_dir():
+        path = Path(model) / name
         return path if path.is_file() else None
     from transformers.utils.hub import cached_file
 
     try:
         here = is_from_here(model)
-        found = cached_file(model, SETTINGS_FILE, revision=revision, local_files_only=here)
+        found = cached_file(model, name, revision=revision, local_files_only=here)
     except Exception:  # no such file or repository: whoever loads the model says what is missing
         return None
     return None if found is None else Path(found)

@@ -73,6 +73,7 @@ class Pretrained(ModelSource):
             if Path(name).is_absolute() and not Path(name).is_dir():
                 raise UserError(f"model.policy.model: there is no folder {name}")
         where, beside = f"model.policy.model {self.name}", self.tokenizer or self.name
+        Source(self.name, where, self.revision).refuse_adapter(", and it as model.policy.adapter")
         refusal = f"{_place(beside)}: the tokenizer cannot be loaded"
         tokenizer = Source(beside, where, self.revision).tokenizer(refusal)
         model, lacking = Source(self.name, where, self.revision).network(
