@@ -32,6 +32,9 @@ from nlhf_zoo.game.lightning_internals import (
     write_last,
 )
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.oracles import journal
+from nlhf_zoo.oracles.journal import Journal
+from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
 PREVIOUS = "previous.ckpt"  # beside the last one
@@ -45,6 +48,9 @@ class GameCheckpoint(ModelCheckpoint):
     which end the run with the exit code 143 or 130 as soon as no step is half done; a second one
     ends it at once. The checkpoint before the last one stays, as `previous.ckpt`. Neither is
     replaced by weights that are not finite: the run ends.
+
+    What an oracle of texts is asked is counted beside them before it is asked, in `asked-0.jsonl`
+    and one such file for each further process: a run that is killed and resumed knows of it.
 
     Args:
         every_n_train_steps: training steps between two; in closed form one training step plays
@@ -69,6 +75,12 @@ class GameCheckpoint(ModelCheckpoint):
         self._has_written = False  # whether this process has written a checkpoint
         self._steps = 0  # of the optimiser, at the last batch
         self._signals = SignalWatch()
+        self._journal: Journal | None = None  # of what the oracle is asked
+
+    @override
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if isinstance(pl_module, OnlineGame):
+            self._begin_journal(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run begins."""
@@ -79,6 +91,7 @@ class GameCheckpoint(ModelCheckpoint):
         self._steps = trainer.global_step
         if isinstance(pl_module, OnlineGame):
             pl_module.accounts.signals = self._signals
+            self._begin_journal(trainer, pl_module)
             self._position, self._accumulated = pl_module.position(), 0
             # Not `on_exception`: the processes of some strategies have none.
             pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
@@ -147,6 +160,33 @@ class GameCheckpoint(ModelCheckpoint):
         """The end of a run seldom falls on a multiple of the interval."""
         if not is_trial(trainer) and not is_written(self, trainer):
             write_last(self, trainer)
+
+    def _begin_journal(self, trainer: L.Trainer, game: OnlineGame) -> None:
+        """Count what was asked after the checkpoint, and from now on before it is asked."""
+        asked = ledgers(game.oracle)
+        if self._journal is not None or not asked or is_trial(trainer) or not self.dirpath:
+            return
+        folder, process, resumed = Path(self.dirpath), trainer.global_rank, trainer.ckpt_path
+        extra = [0] * (len(asked) * len(FIELDS))
+        if resumed and process == 0:  # who reads for all
+            extra = journal.uncounted(asked, Path(str(resumed)).parent)
+        of_all = iter(game.accounts.reduce(extra))
+        for ledger in asked.values():
+            ledger.restore({field: ledger[field] + next(of_all) for field in FIELDS})
+        # The first process's file has all that was asked before the others' begin anew: where that
+        # is cut short, some is counted twice, and nothing is lost.
+        for turn in (True, False):
+            if turn == (process == 0):
+                self._journal = Journal(folder, process, asked, begins=turn)
+            trainer.strategy.barrier()
+        if process == 0:
+            journal.forget_others(folder, trainer.world_size)
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._journal is not None:
+            self._journal.end()
+            self._journal = None
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write beside the file and rename; the one before stays, under another name.

@@ -29,8 +29,9 @@ class BudgetedOracle(WrappedOracle):
     A question that would exceed the budget is refused before it is asked: the run ends with a
     checkpoint, and goes on from it with a larger budget. All of the oracle's parts count, the
     members of an ensemble as well; answers from a cache cost nothing. The counts are in the
-    checkpoint. Of several processes each knows what the others have asked before its last training
-    step: together they may ask a little more.
+    checkpoint, and beside it what was asked since: a run that was killed exceeds no budget, either,
+    when it goes on. Of several processes each knows what the others have asked before its last
+    training step: together they may ask a little more.
 
     Give one limit at least. Tokens and seconds are known when they are spent: what comes next is
     refused, but requests under way end.
