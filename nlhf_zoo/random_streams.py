@@ -8,7 +8,9 @@ from typing import Literal
 
 import torch
 
-Purpose = Literal["training", "validation", "probe", "players", "generator", "oracle", "report"]
+Purpose = Literal[
+    "training", "validation", "probe", "players", "generator", "oracle", "report", "capabilities"
+]
 
 
 def random_stream(

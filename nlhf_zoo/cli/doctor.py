@@ -84,17 +84,22 @@ class DoctorCLI(LookingCLI):
 
 def _report(game: OnlineGame, findings: Iterator[tuple[str, Sequence[Finding]]]) -> bool:
     """Print one line for each finding as it is made; whether no check fails."""
-    failed = passed = 0
+    passed, failed = 0, list[Check]()
     with tqdm(desc="doctor", unit=" checks", delay=1, leave=False, file=sys.stderr) as bar:
         for title, found in findings:
             for finding in found:
                 with tqdm.external_write_mode(file=sys.stdout):
                     print(finding, flush=True)
                 if isinstance(finding, Check):
-                    failed += finding.passed is False
                     passed += finding.passed is True
+                    if finding.passed is False:
+                        failed.append(finding)
             bar.set_postfix_str(title)
             bar.update()
     name = type(game.algorithm).__name__
-    print(f"{name}: {passed} checks passed, {failed} failed")
+    print(f"{name}: {passed} checks passed, {len(failed)} failed")
+    if failed:
+        print("What to change:")
+    for check in failed:
+        print(f"  {check.name}: {check.advice or check.figure}")
     return not failed

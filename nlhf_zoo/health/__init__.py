@@ -2,9 +2,10 @@
 
 from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
-from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, rounding, total_log_prob
+from nlhf_zoo.health.probe import Probe, drawn, gap, random_tokens, total_log_prob
 from nlhf_zoo.health.reference_fingerprint import ReferenceFingerprint
 from nlhf_zoo.health.suite import HealthCheck, refuse_unhealthy, run_checks
+from nlhf_zoo.policies.language_model.capabilities import rounding
 
 __all__ = [
     "Check",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, above, at_most, skipped
 from nlhf_zoo.health.preservation import scatter
-from nlhf_zoo.health.probe import Probe, gap, one_by_one, rounding, total_log_prob
+from nlhf_zoo.health.probe import Probe, gap, one_by_one, total_log_prob
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 
 _REFERENCE = {"reference": 1.0}

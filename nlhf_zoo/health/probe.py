@@ -16,9 +16,6 @@ from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
 
 _SEED = 20_250_519  # of the probes' own random streams
 _LENGTH = 16  # tokens of a response that is not drawn
-# Largest gap of a log-probability, for each token, that rounding makes: of the logits of a model of
-# that precision, whose kernels depend on the shape of a batch.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ def random_tokens(policy: CausalLMPolicy, prompts: Prompts, num: int = 2) -> Pro
 
 def inner_tokens(policy: CausalLMPolicy, shape: tuple[int, ...]) -> Tensor:
     """Random tokens that end no response."""
-    tokens = sorted(set(policy.tokenizer.get_vocab().values()) - {*policy.ends})
+    tokens = policy.plain_tokens()
     rng = torch.Generator().manual_seed(_SEED)
     return torch.tensor(tokens)[torch.randint(len(tokens), shape, generator=rng)]
 
@@ -97,11 +94,3 @@ def gap(one: Tensor, other: Tensor, responses: Responses | None = None) -> float
     if responses is not None:
         difference = difference / responses.mask.sum(-1).clamp(min=1)
     return float(difference.max()) if difference.numel() else 0.0
-
-
-def rounding(policy: Policy) -> float:
-    """Largest gap of a log-probability, for each token, that rounding makes in this policy."""
-    found = {p.dtype for p in policy.parameters() if p.is_floating_point()}
-    if torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"):
-        found.add(torch.bfloat16)
-    return max(_ROUNDING.get(dtype, 0.05) for dtype in found)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health.probe import Probe, gap, random_tokens, rounding
+from nlhf_zoo.health.probe import Probe, gap, random_tokens
+from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
 

@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, Note, at_most, skipped
-from nlhf_zoo.health.probe import Probe, gap, inner_tokens, one_by_one, rounding, total_log_prob
+from nlhf_zoo.health.probe import Probe, gap, inner_tokens, one_by_one, total_log_prob
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses

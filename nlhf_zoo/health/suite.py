@@ -12,7 +12,7 @@ import lightning as L
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.health import adapters, players, probe, scoring
+from nlhf_zoo.health import adapters, capabilities, players, probe, scoring
 from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
@@ -65,6 +65,7 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
     """Refuse to train a language model that fails a cheap check; others are not looked at.
 
     A few passes over two prompts with short responses of random tokens; the oracle is not asked.
+    Padding and generator are those of the trial that the policy makes at its first use.
 
     Args:
         game: the game; it is left as it was.
@@ -77,20 +78,28 @@ def refuse_unhealthy(game: OnlineGame, prompts: Prompts) -> None:
         game.eval()
         few = policy.encode(prompts)
         tried = probe.random_tokens(policy, few.take(range(min(2, len(few)))))
-        checks: list[Callable[[], Check]] = [
+        checks: list[Callable[[], Check | Sequence[Check]]] = [
             partial(players.adapters_apart, game),  # what is merged is unmerged at the first use
+            partial(capabilities.trial, policy),
             lambda: players.reference_stays(game, tried, players.scattered_reference(game, tried)),
             partial(players.players_differ, game, tried, mixture=False),
             partial(players.policy_alone_trains, game),
             partial(scoring.dropout_off, game, tried),
         ]
         for check in checks:
-            if (found := check()).passed is False:
-                limit = f" ({found.limit})" if found.limit else ""
-                raise UserError(
-                    f"this model cannot be trained as it is: {found.name}: {found.figure}{limit}: "
-                    f"{found.advice}"
-                )
+            found = check()
+            for one in [found] if isinstance(found, Check) else found:
+                _refuse(one)
+
+
+def _refuse(check: Check) -> None:
+    """Raise what a failed check says."""
+    if check.passed is False:
+        limit = f" ({check.limit})" if check.limit else ""
+        raise UserError(
+            f"this model cannot be trained as it is: {check.name}: {check.figure}{limit}: "
+            f"{check.advice}"
+        )
 
 
 def run_checks(
@@ -125,9 +134,23 @@ def _try(title: str, check: _Check) -> Sequence[Finding]:
         found = check()
     except UserError as error:
         return [Check(title, False, "could not be checked", "", str(error))]
+    except Exception as error:  # one check that fails must not hide the others
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return [Check(title, False, "could not be checked", "", said)]
     if found is None:
         return []
     return [found] if isinstance(found, Check | Note) else found
+
+
+def _trial(game: OnlineGame) -> list[Finding]:
+    """What the policy's own trial says; nothing of a policy that is no language model."""
+    if not isinstance(game.policy, CausalLMPolicy):
+        return []
+    return [*capabilities.trial(game.policy), *capabilities.notes(game.policy)]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _checks(
@@ -138,9 +161,14 @@ def _checks(
         game.eval()
         yield "prompts", partial(how_written, game, prompts)
         yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
-        with context():
-            tried = probe.drawn(game.policy, prompts)
-            before = players.scattered_reference(game, tried)
+        yield "model", partial(_trial, game)
+        try:
+            with context():
+                tried = probe.drawn(game.policy, prompts)
+                before = players.scattered_reference(game, tried)
+        except Exception as error:
+            yield "responses", partial(_raise, error)
+            return  # nothing else can be looked at without any
         yield "reference", partial(players.reference_stays, game, tried, before)
         yield "base model", partial(players.reference_is_loaded, game, tried)
         yield "players", partial(players.players_differ, game, tried)

@@ -63,6 +63,7 @@ def test_each_token_of_a_mixture_is_drawn_from_the_uncached_mixture(laws, kind, 
     generator = TransformersGenerator(share_prompt=share)
     policy = make_policy(lm.tiny_folder(kind), lora=lora, generator=generator, max_new_tokens=8)
     mixed = {"policy": 0.5, "reference": 0.3, "anchor": 0.2}
+    assert policy.capabilities  # which are found by drawing, too
     for who, num in ((lm.HALF, 8), (mixed, 1)):
         laws.clear()
         prompts, responses = lm.drawn(policy, who, num=num, seed=3)
@@ -97,6 +98,7 @@ def test_a_shared_prompt_changes_the_cost_and_not_the_law(kind, who):
     policy = make_policy(lm.tiny_folder(kind))
     policy.ends = []
     found, cost = {}, {}
+    assert policy.capabilities  # which are found by drawing, too
     for share in (True, False):
         policy.generator = TransformersGenerator(share_prompt=share)
         with lm.counted(policy) as seen:

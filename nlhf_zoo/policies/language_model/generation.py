@@ -27,6 +27,16 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A way to draw; each way that a model is capable of gives the same law."""
+
+    one_call: bool = True  # rows of all players of a mixture stand in one batch
+    # How the cache of a prompt serves all responses to it; None computes one for each response.
+    shared_prompt: Literal["repeated", "reordered"] | None = "repeated"
+    cached: bool = True  # a step reads the new token alone, and not the whole row again
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What is to be drawn."""
 
@@ -39,6 +49,7 @@ class Request:
     ends: Sequence[int]  # tokens that end a response
     pad: int  # token behind the end of a response
     rng: torch.Generator
+    drawing: Drawing = Drawing()  # as the players' model was found capable of
 
 
 class Generator(ABC):
@@ -85,14 +96,15 @@ def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
 class TransformersGenerator(Generator):
     """``generate`` of transformers with its key-value cache, for mixtures too.
 
-    A mixture is one batch with rows for each player, each row with its own cache; all rows of a
-    response get the token that is drawn from the mixture. The prompt's cache is computed once for
-    all K responses.
+    A mixture is one batch with rows for each player, each row with its own cache, or a call for
+    each player where the model cannot hold several; all rows of a response get the token that is
+    drawn from the mixture. The prompt's cache is computed once for all K responses.
 
     Args:
         cache: "dynamic" grows with the response; "static" has its full length from the start and
             lets transformers compile the decoding on a GPU.
-        share_prompt: compute the prompt's cache once for all responses to it.
+        share_prompt: compute the prompt's cache once for all responses to it, where the model's
+            cache can be repeated.
     """
 
     def __init__(
@@ -107,7 +119,8 @@ class TransformersGenerator(Generator):
         from transformers import GenerationConfig, LogitsProcessorList
 
         mixture = {player: weight for player, weight in request.who.items() if weight}
-        names = list(mixture) if players.one_call else list(mixture)[:1]
+        how = request.drawing
+        names = list(mixture) if how.one_call else list(mixture)[:1]
         draw = _Draw(players, request, mixture)
         rows, copies = request.num, len(names)
         tokens = request.tokens.repeat_interleave(rows, 0).repeat(copies, 1)
@@ -117,12 +130,13 @@ class TransformersGenerator(Generator):
             do_sample=False,  # the processor draws, and leaves one token to choose
             eos_token_id=list(request.ends) or None,
             pad_token_id=request.pad,
-            use_cache=True,
-            cache_implementation="static" if self.cache == "static" else None,
+            use_cache=how.cached,
+            cache_implementation="static" if self.cache == "static" and how.cached else None,
             return_dict_in_generate=False,
         )
         shared = {}
-        if self.share_prompt and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
+        share = self.share_prompt and how.shared_prompt is not None and how.cached
+        if share and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
             shared["past_key_values"] = _prefill(players, names, request)
         with players.playing(names, len(tokens) // copies) as arguments:
             out: Tensor = players.module(names[0]).generate(
@@ -153,7 +167,11 @@ def _prefill(players: Players, names: Sequence[str], request: Request) -> Any:
             logits_to_keep=1,
             **arguments,
         )
-    cache.batch_repeat_interleave(request.num)
+    if request.drawing.shared_prompt == "repeated":
+        cache.batch_repeat_interleave(request.num)
+    else:  # by an index, which layers with a recurrent state know too
+        rows = torch.arange(len(mask), device=mask.device)
+        cache.reorder_cache(rows.repeat_interleave(request.num))  # type: ignore[arg-type]
     return cache
 
 
@@ -191,28 +209,33 @@ def _up_to_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
 
 
 class _Companion:
-    """Another module's logits beside the one that `generate` drives, with a cache of its own."""
+    """Another player's logits beside the one that `generate` drives, with a cache of its own."""
 
-    def __init__(self, module: Any, mask: Tensor) -> None:
+    def __init__(self, players: Players, player: str, mask: Tensor, cached: bool) -> None:
         from transformers import DynamicCache
 
-        self.module = module
+        self.players = players
+        self.player = player
         self.mask = mask.long()
-        self.cache = DynamicCache(config=module.config)
+        config = players.language_model(player).config
+        self.cache = DynamicCache(config=config) if cached else None
+        self.seen = 0  # tokens in the cache, counted here: not every cache counts them
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Of the next token [R, V], from all tokens so far [R, S + t]."""
         grown = tokens.shape[1] - self.mask.shape[1]
         self.mask = torch.nn.functional.pad(self.mask, (0, grown), value=1)
-        seen = self.cache.get_seq_length()
-        output = self.module(
-            input_ids=tokens[:, seen:],
-            attention_mask=self.mask,
-            position_ids=position_ids(self.mask)[:, seen:],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self.players.playing([self.player], len(tokens)):
+            output = self.players.module(self.player)(
+                input_ids=tokens[:, self.seen :],
+                attention_mask=self.mask,
+                position_ids=position_ids(self.mask)[:, self.seen :],
+                past_key_values=self.cache,
+                use_cache=self.cache is not None,
+                logits_to_keep=1,
+            )
+        if self.cache is not None:
+            self.seen = tokens.shape[1]
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
@@ -225,8 +248,9 @@ class _Draw:
         self.weights = [*mixture.values()]
         self.warped = None if request.decoding.is_plain else warp(request.decoding)
         mask = request.mask.repeat_interleave(request.num, 0)
-        others = [] if players.one_call else [*mixture][1:]
-        self.companions = [_Companion(players.module(player), mask) for player in others]
+        how, others = request.drawing, [*mixture][1:]
+        apart = [] if how.one_call else others
+        self.companions = [_Companion(players, player, mask, how.cached) for player in apart]
         self.ends = torch.tensor([*request.ends], dtype=torch.long, device=mask.device)
         self.log_prob = torch.zeros(len(mask), device=mask.device)
         self.ended = torch.zeros_like(self.log_prob, dtype=torch.bool)

@@ -54,7 +54,7 @@ class Players(nn.Module, ABC):
 
     Attributes:
         names: of all players, ``reference`` among them.
-        one_call: whether one call can hold rows of several players.
+        one_call: whether one call may hold rows of several players, if the model lets it.
     """
 
     names: tuple[str, ...]
@@ -116,11 +116,15 @@ class AdapterPlayers(Players):
         lora: the adapters' shape; not used where ``start`` is given.
         start: folder of a PEFT adapter that policy *and* reference start from (after supervised
             fine-tuning, for instance); None starts from the base model.
+        without: names of layers that get no adapter, whatever ``lora`` says; not used where
+            ``start`` is given.
     """
 
     one_call = True
 
-    def __init__(self, model: Any, lora: LoRA, start: str | None = None) -> None:
+    def __init__(
+        self, model: Any, lora: LoRA, start: str | None = None, without: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         from peft import LoraConfig, PeftModel, get_peft_model
         from peft.tuners.lora import LoraLayer
@@ -130,7 +134,7 @@ class AdapterPlayers(Players):
         try:
             with _without_false_alarm():
                 if start is None:
-                    targets = choose(model, self._linear, lora.target_modules)
+                    targets = choose(model, self._linear, lora.target_modules, without)
                     config = LoraConfig(
                         r=lora.r,
                         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float serves as well
@@ -155,6 +159,7 @@ class AdapterPlayers(Players):
             raise UserError(f"{where}: {error}{remedy}") from error
         self._config = self._model.peft_config["policy"]
         self.names = ("policy",)
+        self._plays = "policy"
         self._base_is_reference = start is None
         if start is not None:
             refuse_not_finite(f"model.policy.adapter {start}", self.parameters_of("policy"))
@@ -210,18 +215,21 @@ class AdapterPlayers(Players):
 
     @contextmanager
     def playing(self, players: Sequence[str], num: int) -> Iterator[dict[str, list[str]]]:
-        """One player by its adapter in all layers, several by adapters row by row."""
+        """One player by its adapter in all layers, several by adapters row by row.
+
+        One player may be played inside another: afterwards that other plays on.
+        """
         names = ["__base__" if self.is_base(player) else player for player in players]
         if len(names) > 1:
-            yield {"adapter_names": [name for name in names for _ in range(num)]}
+            with _without_new_hooks(self._model):
+                yield {"adapter_names": [name for name in names for _ in range(num)]}
             return
-        if names != ["policy"]:
-            self._switch(names[0])
+        before = self._plays
+        self._switch(names[0])
         try:
             yield {}
         finally:
-            if names != ["policy"]:
-                self._switch("policy")
+            self._switch(before)
 
     def _switch(self, adapter: str) -> None:
         """Let the layers use another adapter, or none.
@@ -229,9 +237,22 @@ class AdapterPlayers(Players):
         Not by peft's `set_adapter` or `disable_adapter`: these flip `requires_grad`, and a policy
         that was switched off on the way would not train, without an error.
         """
+        if adapter == self._plays:
+            return
+        self._plays = adapter
         for layer in self._layers:
             layer._disable_adapters = adapter == "__base__"
             layer._active_adapter = ["policy" if adapter == "__base__" else adapter]
+
+    def base_model(self) -> Any:
+        """The model without adapters, which are lost."""
+        return self._model.unload()
+
+    def scale_of_policy(self) -> float:
+        """Standard deviation of lora_B by which an adapter's output is as large as its input."""
+        config = self._config
+        scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+        return float(1 / (scaling * config.r**0.5)) if scaling else 1.0
 
     def language_model(self, player: str) -> Any:
         """The base model with the adapters' layers in it."""
@@ -316,6 +337,24 @@ def _without_false_alarm() -> Iterator[None]:
         of = "The following (rank|alpha)_pattern keys did not match"
         warnings.filterwarnings("ignore", of, RuntimeWarning)
         yield
+
+
+@contextmanager
+def _without_new_hooks(model: nn.Module) -> Iterator[None]:
+    """Take off what an exception leaves: peft's hooks of a call outlive one that fails.
+
+    peft 0.21 removes them after its `yield`, and not in a `finally`; later calls would have the
+    rows' adapters of the one that failed.
+    """
+    before = {module: {*module._forward_pre_hooks} for module in model.modules()}
+    try:
+        yield
+    except BaseException:
+        for module, known in before.items():
+            for number in {*module._forward_pre_hooks} - known:
+                del module._forward_pre_hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
+        raise
 
 
 def _lasting_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,11 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import Policy, lerp_tensors_
+from nlhf_zoo.policies.language_model.capabilities import (
+    Capabilities,
+    find_capabilities,
+    layers_without_gradient,
+)
 from nlhf_zoo.policies.language_model.exporting import Exported
 from nlhf_zoo.policies.language_model.generation import (
     DecodedText,
@@ -19,6 +24,7 @@ from nlhf_zoo.policies.language_model.generation import (
     Request,
     TransformersGenerator,
 )
+from nlhf_zoo.policies.language_model.modes import checkpoint_activations, switch_dropout_off
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
@@ -96,6 +102,10 @@ class CausalLMPolicy(Policy):
         self._encoder: PromptEncoder
         self._score: Scorer
         self._names: Sequence[Sequence[str]] | None = None
+        self._capabilities: Capabilities | None = None
+        self.left_out: Sequence[
+            str
+        ] = ()  # layers that no gradient reaches, of those that LoRA names
 
     # The model and its players ------------------------------------------------------------------
 
@@ -123,16 +133,12 @@ class CausalLMPolicy(Policy):
         # The repository's defaults (a temperature, a repetition penalty) would be another policy.
         model.generation_config = GenerationConfig()
         if self.gradient_checkpointing:
-            _checkpoint_activations(model)
-        if self.lora is None:
-            _refuse_low_precision(model)
-            self._players = CopiedPlayers(model)
-        else:
-            self._players = AdapterPlayers(model, self.lora, self.adapter)
+            checkpoint_activations(model)
+        self._players = self._made_of(model)
         for player in players:
             self._players.add(player, starts_as(player))
         if not self.dropout:  # now, for adapters have some too
-            _switch_dropout_off(self._players)
+            switch_dropout_off(self._players)
         self._encoder = PromptEncoder(
             self.tokenizer,
             self.pad,
@@ -143,7 +149,41 @@ class CausalLMPolicy(Policy):
         )
         trained_mode = self.dropout or self.gradient_checkpointing
         self._score = Scorer(self._players, self.softmax_chunk, self.compile_body, trained_mode)
+        self._capabilities = None
         self.train(self.training)
+
+    def _made_of(self, model: Any) -> Players:
+        """Policy and reference; layers that no gradient reaches get no adapter."""
+        if self.lora is None:
+            _refuse_low_precision(model)
+            return CopiedPlayers(model)
+        players = AdapterPlayers(model, self.lora, self.adapter)
+        if self.adapter is not None:
+            return players
+        self.left_out = layers_without_gradient(players, self.plain_tokens())
+        if not self.left_out:
+            return players
+        return AdapterPlayers(players.base_model(), self.lora, without=self.left_out)
+
+    def plain_tokens(self) -> list[int]:
+        """Tokens that stand for text: none is special or ends a response."""
+        tokens = {*self.tokenizer.get_vocab().values()} - {*self.ends}
+        return sorted(tokens - {*self.tokenizer.all_special_ids} or tokens)
+
+    @property
+    def language_model(self) -> Any:
+        """The transformers model of the policy, with its adapters."""
+        return self._players.language_model("policy")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model is capable of with its players: tried at the first use, where it lies."""
+        if self._capabilities is None:
+            self._capabilities = find_capabilities(
+                self._players, self._score, self.generator, self.plain_tokens()
+            )
+            self._score.softmax_chunk = self._capabilities.softmax_chunk
+        return self._capabilities
 
     def _refuse_misfit(self, model: Any) -> None:
         rows = model.get_input_embeddings().weight.shape[0]
@@ -242,6 +282,7 @@ class CausalLMPolicy(Policy):
             ends=self.ends,
             pad=self.pad,
             rng=rng,
+            drawing=self.capabilities.drawing,
         )
         drawn = self.generator.draw(self._players, request)
         shape = (len(prompts), num)
@@ -278,6 +319,7 @@ class CausalLMPolicy(Policy):
         Raises:
             UserError: all responses are listed, but the model gives others a probability too.
         """
+        assert self.capabilities  # which say how the score is made
         log_prob = self._score(who, self._ready(prompts), responses, decoding)
         if self.length_normalised:
             return log_prob / responses.mask.sum(-1)
@@ -308,19 +350,3 @@ def _context(config: Any) -> int | None:
     """Positions that a model has, where its configuration says so."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return positions if isinstance(positions, int) else None
-
-
-def _checkpoint_activations(model: Any) -> None:
-    """By the name that transformers has for it since 5.23, or by the one before."""
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _switch_dropout_off(model: nn.Module) -> None:
-    """Dropout layers, and the numbers that models hand to the functional form."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
-                setattr(module, name, 0.0)

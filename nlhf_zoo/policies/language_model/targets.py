@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,15 +119,18 @@ def linear_weights(model: Any) -> Linear:
     )
 
 
-def choose(model: Any, linear: Linear, wanted: str | list[str]) -> Targets:
+def choose(
+    model: Any, linear: Linear, wanted: str | list[str], without: Sequence[str] = ()
+) -> Targets:
     """What peft is to be told, so that no adapter is where it would not act.
 
     Args:
         model: the language model.
         linear: its linear weights.
         wanted: `LoRA.target_modules`.
+        without: further layers that get no adapter.
     """
-    out = set(linear.idle)
+    out = {*linear.idle, *without}
     if isinstance(wanted, str) and model.config.model_type in _FUSED_KINDS:
         out |= {name for name in linear.layers if _last(name) == _FUSED_LAYER}
     if wanted != WITH_EXPERTS:
