@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nlhf_zoo.cli.parser import taken_out, with_values
 from nlhf_zoo.cli.trainer import LookingCLI, run
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
@@ -44,16 +45,16 @@ def main(args: list[str]) -> None:
     if {"-h", "--help"} & {*args}:
         print(_HELP, end="")
         return
+    args, no_rehearsal = taken_out(with_values(args, ["--no_rehearsal"]), "--no_rehearsal")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_prompts", type=int, default=4)
-    parser.add_argument("--no_rehearsal", action="store_true")
     try:
         known, rest = parser.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"--num_prompts: {error.message}") from error
     if known.num_prompts < 1:
         raise UserError(f"--num_prompts must be at least 1, but it is {known.num_prompts}")
-    run(["fit", *rest], partial(DoctorCLI, known.num_prompts, not known.no_rehearsal))
+    run(["fit", *rest], partial(DoctorCLI, known.num_prompts, not no_rehearsal))
 
 
 class DoctorCLI(LookingCLI):

@@ -30,6 +30,8 @@ _OPTIONS = [
     "weights_only",
     "verbose",
     "return_predictions",
+    "allow_code",
+    "allow-code",
 ]
 _Place = tuple[str, ...]
 # Bases of what stands at the two places; a user's own LightningModule may stand there, too.

@@ -14,9 +14,10 @@ import torch
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.files import read_config
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, with_values
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
+from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.policies import CausalLMPolicy, Policy
@@ -31,10 +32,8 @@ def main(args: list[str]) -> None:
         prog="nlhf export",
         description="A PEFT adapter folder, or a merged model, with its tokenizer.",
     )
-    parser.add_function_arguments(export, skip={"merged"})
-    whole = "a whole model that transformers loads, in place of an adapter that peft loads"
-    parser.add_argument("--merged", action="store_true", help=whole)
-    config = parser.parse_args(args)
+    parser.add_function_arguments(export)
+    config = parser.parse_args(with_values(args, ("--merged", "--allow_code")))
     with quiet():
         export(**vars(parser.instantiate(config)))
 
@@ -45,6 +44,7 @@ def export(
     player: str = "policy",
     merged: bool = False,
     config: Path | None = None,
+    allow_code: bool = False,
 ) -> None:
     """Write a player of a checkpoint to a folder.
 
@@ -56,6 +56,7 @@ def export(
         merged: a whole model that transformers loads, in place of an adapter that peft loads; with
             full fine-tuning it is one anyway.
         config: the run's config.yaml; the one beside the checkpoint's folder if not given.
+        allow_code: run code that the configuration names, besides that of nlhf_zoo and torch.optim.
     """
     if not ckpt.is_file():
         raise UserError(f"--ckpt {ckpt} is no file: give a run's checkpoints/last.ckpt")
@@ -69,12 +70,12 @@ def export(
     except UserError as error:
         raise UserError(f"--output: {error}") from error
     refuse_other_file(ckpt)
-    policy = read_policy(path, ckpt)
+    policy = read_policy(path, ckpt, allow_code)
     policy.export(output, player, merged)
     print(f"Exported to {output}", file=sys.stderr)
 
 
-def read_policy(config: Path, ckpt: Path) -> CausalLMPolicy:
+def read_policy(config: Path, ckpt: Path, allow_code: bool = False) -> CausalLMPolicy:
     """The policy of a run's configuration, a language model, with the weights of a checkpoint."""
     file = read_config(str(config), option="")
     model = file.get("model") or {}
@@ -82,6 +83,7 @@ def read_policy(config: Path, ckpt: Path) -> CausalLMPolicy:
     blocks = {key: parts.get(key) for key in ("policy", "algorithm")}
     if not all(blocks.values()):
         raise UserError(f"{config} has no model.policy and model.algorithm: is it of `nlhf fit`?")
+    refuse_foreign_code({"model": blocks}, config, allow_code)
     L.seed_everything(int(file.get("seed_everything") or 0), verbose=False)
     parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf export")
     parser.add_argument("--model.policy", type=Policy)

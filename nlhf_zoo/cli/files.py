@@ -19,14 +19,19 @@ _LARGEST = 10_000_000  # bytes of a configuration
 
 def refuse_bad_files(args: Sequence[str]) -> None:
     """Refuse configuration files that hold no YAML; jsonargparse would not say which."""
-    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
-    given += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    given = config_files(args)
     for path in given:
         read_config(path)
     parts = [arg.partition("=")[2] if arg.startswith("--") else arg for arg in args]
     for path in parts:  # a file in the place of a part
         if path not in given and path.endswith((".yaml", ".yml")) and os.path.isfile(path):
             read_config(path, option="")
+
+
+def config_files(args: Sequence[str]) -> list[str]:
+    """What stands behind `--config` on a command line."""
+    given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
+    return given + [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
 
 
 def read_config(name: str, option: str = "--config ") -> dict[str, Any]:

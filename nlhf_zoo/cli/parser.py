@@ -109,6 +109,35 @@ def _choices(keys: list[str]) -> str:
     return "" if base is None else f": choose one of {', '.join(choices(base))}"
 
 
+def with_values(args: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Arguments in which each flag is one word with a value: `--overwrite` is `--overwrite=true`.
+
+    So flags are written alike in every command: alone, or with true or false; with an underscore,
+    or a hyphen in its place.
+    """
+    written: list[str] = []
+    rest = list(args)
+    while rest:
+        name, equals, value = (arg := rest.pop(0)).partition("=")
+        flag = "--" + name[2:].replace("-", "_")
+        if not name.startswith("--") or flag not in flags:
+            written.append(arg)
+        elif equals:
+            written.append(f"{flag}={value}")
+        else:
+            given = rest.pop(0) if rest[:1] in (["true"], ["false"]) else "true"
+            written.append(f"{flag}={given}")
+    return written
+
+
+def taken_out(args: Sequence[str], flag: str) -> tuple[list[str], bool]:
+    """Arguments `with_values` without a flag, and whether it was given and true."""
+    given = [arg.partition("=")[2] for arg in args if arg.startswith(f"{flag}=")]
+    if wrong := [value for value in given if value not in ("true", "false")]:
+        raise UserError(f"{flag}: expected true or false, but got {wrong[0]!r}")
+    return [arg for arg in args if not arg.startswith(f"{flag}=")], given[-1:] == ["true"]
+
+
 class SentenceParser(ArgumentParser):
     """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
 

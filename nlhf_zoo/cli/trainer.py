@@ -25,9 +25,10 @@ from torch.multiprocessing.spawn import ProcessExitedException
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 from nlhf_zoo.cli import refusals, resuming
-from nlhf_zoo.cli.files import refuse_bad_files
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten
+from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
+from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
@@ -196,7 +197,11 @@ def _end_of(error: ProcessExitedException) -> BaseException:
 
 def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     """Run one command of the Trainer, `fit`, `validate`, `test` or `predict`, with its options."""
+    args, allow_code = taken_out(with_values(args, ["--allow_code"]), "--allow_code")
     refuse_bad_files(args)
+    if args[0] != "fit":  # what is looked at may be somebody else's run
+        for file in config_files(args):
+            refuse_foreign_code(read_config(file), Path(file), allow_code)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32

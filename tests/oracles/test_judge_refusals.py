@@ -116,7 +116,7 @@ def test_a_missing_client_is_named(folder, capsys, monkeypatch):
     assert "JudgeOracle needs the openai client: pip install 'nlhf_zoo[judge]'" in err
 
 
-def test_the_configuration_plays_a_game(folder, monkeypatch):
+def test_the_configuration_plays_a_game(folder, monkeypatch, capsys):
     """`configs/lm/judge.yaml` as it is, but for the model, its size and the place of the judge."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setenv("JUDGE_KEY", SECRET)
@@ -131,6 +131,10 @@ def test_the_configuration_plays_a_game(folder, monkeypatch):
             *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
         ])  # fmt: skip
         asked = server.entries()
+    said = capsys.readouterr().err
+    where = server.url.removesuffix("/v1")
+    assert said.count(f"The judge at {where} is sent the key in JUDGE_KEY\n") == 1
+    assert SECRET not in said
     pairs = {frozenset([entry["first"], entry["second"]]) for entry in asked}
     assert len(asked) >= 2 * len(pairs) > 0
     for path in (folder / "runs").rglob("*"):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import get_loader
 
-from nlhf_zoo.cli.parser import SentenceParser
+from nlhf_zoo.cli.parser import SentenceParser, with_values
 from nlhf_zoo.cli.yaml_rules import dump, refuse_unclear
 from nlhf_zoo.errors import UserError
 
@@ -200,7 +200,7 @@ def read_configuration(args: list[str]) -> Configuration:
         _mapping(file.get(group, {}), f"{group} must be a mapping")
     games = _sections(file.pop("games", None), "games")
     algorithms = _sections(file.pop("algorithms", None), "algorithms")
-    overrides = [f"{argument}=true" if argument == "--overwrite" else argument for argument in rest]
+    overrides = with_values(rest, ["--overwrite"])
     try:
         parsed = parser.parse_args(["--config", dump(file), *overrides])
     except UserError as error:

@@ -84,6 +84,8 @@ class JudgeClient:
             weakref.finalize(self, new.close)
             if session is not new:
                 new.close()
+            elif new.key is not None:
+                self.endpoint.announce()
         return session
 
     def presentable(self, words: str) -> str:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import string
+import sys
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -57,6 +58,17 @@ class Endpoint(NamedTuple):
                 "characters that no key has: set it again"
             )
         return key
+
+    def announce(self) -> None:
+        """Say once which key goes where: it may be a file of somebody else that names both."""
+        if self not in _ANNOUNCED:
+            _ANNOUNCED.add(self)
+            parts = urlsplit(self.base_url)
+            where = f"{parts.scheme}://{parts.netloc}"
+            print(f"The judge at {where} is sent the key in {self.api_key_env}", file=sys.stderr)
+
+
+_ANNOUNCED: set[Endpoint] = set()  # in this process
 
 
 def refuse_endpoint(base_url: str, api_key_env: str | None) -> None:
