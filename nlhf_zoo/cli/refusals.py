@@ -24,6 +24,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.compatibility import check_precision
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.preference_models import PreferenceModel
 
 
@@ -88,6 +89,16 @@ def refuse_optimizer(trainer: L.Trainer, module: OnlineGame | PreferenceModel) -
     device = trainer.strategy.root_device
     if trainer.world_size == 1 or device.type == "cpu":
         optimizers.refuse_failing_step(parameters, module.optimizer, device)
+
+
+def refuse_unlisted(game: OnlineGame) -> None:
+    """Refuse to print probabilities of responses of a language model that nobody has listed."""
+    if isinstance(game.policy, CausalLMPolicy) and game.oracle.action_names is None:
+        raise UserError(
+            "nlhf predict prints the probability of each listed response, and "
+            f"{type(game.oracle).__name__} lists none: take an oracle that does, such as "
+            "ListedResponses, or draw responses from what `nlhf export` writes"
+        )
 
 
 def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:

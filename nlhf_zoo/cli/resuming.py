@@ -20,6 +20,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 
+_ORACLE = "model.init_args.oracle."
+
 
 class SaveGameConfig(SaveConfigCallback):
     """Saves ``config.yaml`` in the run's folder, and hyper-parameters beside the final metrics."""
@@ -89,28 +91,37 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
 
     - the arguments that a part names in its `may_change_on_resume`: where a judge is reached and
       how long it is waited for, where answers are remembered, what they may cost;
-    - keys with `validation` in them, which say what rows are held out, where nothing is trained;
+    - keys with `validation` in them, which say what rows are held out, and the oracle, where
+      nothing is trained;
     - another path of the same class or function of this package;
     - an argument that the version of the run did not have yet, at its default.
 
     All of `trainer` may change, budgets among it. Without a file nothing is refused.
     """
+    for key, was, now in _changes(path, config):
+        if trains or not ("validation" in key or key.startswith(_ORACLE)):
+            raise UserError(
+                f"the checkpoint's run had {key} = {was}, the configuration has {now}: resume with "
+                f"{path}, or start afresh without ckpt_path"
+            )
+
+
+def has_other_oracle(path: Path, config: dict[str, Any]) -> bool:
+    """Whether the run whose config.yaml is at `path` had another oracle."""
+    return any(key.startswith(_ORACLE) for key, *_ in _changes(path, config))
+
+
+def _changes(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that a run may not resume with, with the run's value and the configuration's."""
     if not path.is_file():
         return
     saved = yaml.safe_load(path.read_text())
     sections = ("model", "data", "seed_everything")
     was, now = (dict(flatten({key: of.get(key) for key in sections})) for of in (saved, config))
     for key in sorted(was.keys() | now.keys()):
-        if not _is_same(was.get(key), now.get(key)) and not (
-            _may_differ(key, now)
-            or (not trains and "validation" in key)
-            or (key not in was and _is_new(key, now))
-        ):
-            raise UserError(
-                f"the checkpoint's run had {key} = {was.get(key, 'nothing')}, "
-                f"the configuration has {now.get(key, 'nothing')}: resume with {path}, "
-                "or start afresh without ckpt_path"
-            )
+        is_new = key not in was and _is_new(key, now)
+        if not (_is_same(was.get(key), now.get(key)) or _may_differ(key, now) or is_new):
+            yield key, was.get(key, "nothing"), now.get(key, "nothing")
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -53,6 +54,11 @@ class GameCLI(LightningCLI):
         self.command = command
         super().__init__(**options)  # all of the command runs in there
 
+    @property
+    def trains(self) -> bool:
+        """Whether the command goes on with the training of a checkpoint's run."""
+        return self.command == "fit"
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """The command that is given alone: a parser for each of the others takes its time."""
         return {self.command: super().subcommands()[self.command]}
@@ -88,6 +94,7 @@ class GameCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint, and refuse one that another configuration made."""
         self._resumed: dict[str, Any] = {}
+        self._other_oracle = False
         config = self.config[self.subcommand]
         requested = config.get("ckpt_path")
         if not requested:
@@ -102,8 +109,9 @@ class GameCLI(LightningCLI):
             )
         run = checkpoint.absolute().parent.parent
         self._dump_config()
-        trains = self.subcommand == "fit"
-        resuming.refuse_other_config(run / "config.yaml", self.config_dump, trains)
+        saved = run / "config.yaml"
+        resuming.refuse_other_config(saved, self.config_dump, self.trains)
+        self._other_oracle = resuming.has_other_oracle(saved, self.config_dump)
         resuming.refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
         found = re.fullmatch(r"version_(\d+)", run.name)
@@ -129,6 +137,8 @@ class GameCLI(LightningCLI):
         try:
             with as_user_errors():
                 super().instantiate_classes()
+            if isinstance(self.model, OnlineGame):
+                self.model.loads_oracle = not self._other_oracle
         finally:
             for key, value in written.items():  # config.yaml starts such a run, and resumes none
                 config[key] = value
@@ -153,6 +163,8 @@ class GameCLI(LightningCLI):
                 "nlhf predict prints a policy's responses: of a preference model `nlhf validate` "
                 "gives the figures, and `nlhf oracle` the answers"
             )
+        if isinstance(self.model, OnlineGame):
+            refusals.refuse_unlisted(self.model)
         log_probs = self.trainer.predict(**kwargs)
         if not (isinstance(self.model, OnlineGame) and log_probs and self.trainer.is_global_zero):
             return
@@ -268,6 +280,7 @@ class LookingCLI(GameCLI):
     """Builds what ``nlhf fit`` would train; a subclass looks at it in ``fit``."""
 
     what = "looks at an OnlineGame, not at"  # the subclass's words for a refusal
+    trains = False
 
     def before_fit(self) -> None:
         """Refuse what is no game, and what `fit` would refuse of its parts."""
@@ -279,7 +292,10 @@ class LookingCLI(GameCLI):
         """Nothing was trained or written."""
 
     def make_trainer(self, steps: int, callbacks: Sequence[L.Callback]) -> L.Trainer:
-        """A silent trainer for a few steps: the user's device, one of them, and precision."""
+        """A silent trainer for a few steps: the user's device, one of them, and precision.
+
+        With -1 steps it goes on until a callback ends it.
+        """
         config = self.config_init[self.subcommand]["trainer"]
         devices = config["devices"]
         return L.Trainer(
@@ -306,7 +322,9 @@ class LookingCLI(GameCLI):
         The game takes the weights of `ckpt_path`, and is put where the trainer computes.
         """
         collector = PromptCollector(num)
-        trainer = self.make_trainer(1, [collector])
-        trainer.fit(game, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        trainer = self.make_trainer(-1, [collector])  # the collector ends it, before a step
+        with warnings.catch_warnings():  # that the run had callbacks whose state is not wanted here
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
+            trainer.fit(game, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         game.to(trainer.strategy.root_device)
         return trainer, collector.prompts().to(game.device)

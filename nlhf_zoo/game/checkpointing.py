@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.game.accounting import Progress
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.finite import FinitePolicy
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
@@ -92,37 +97,71 @@ def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
         "snapshot": game.round_start,
         "products": dict(game.estimator.products),
         "ledgers": {name: ledger.counts() for name, ledger in ledgers(game.oracle).items()},
+        "actions": _actions(game),
     }
 
 
 def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     """Take back what ``save`` holds beside the tensors.
 
+    Where nothing is trained the oracle stays as it was made, which may be another than the run's:
+    nothing of a checkpoint replaces its tensors.
+
     Raises:
-        UserError: the checkpoint is no game's, lacks what trains here, or is of a run that had
-            diverged.
+        UserError: the checkpoint is no game's, lacks what trains here, is of a run that had
+            diverged, or of a table with other actions.
     """
     if "online_game" not in checkpoint:
         raise UserError("the checkpoint holds no online game: give one that `nlhf fit` has written")
-    missing = sorted(checkpoint_keys(game) - checkpoint["state_dict"].keys())
+    kept = checkpoint_keys(game)
+    if not game.loads_oracle or _is_evaluated(game):
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {n: v for n, v in state.items() if not _is_oracles(n)}
+        kept = {name for name in kept if not _is_oracles(name)}
+    missing = sorted(kept - checkpoint["state_dict"].keys())
     if missing:  # loading is not strict, for the sake of the weights that were left out
         raise UserError(
             f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
             f"parameters, {missing[0]} among them"
         )
-    refuse_diverged({name: checkpoint["state_dict"][name] for name in _parameters_kept(game)})
+    parameters = kept & {name for name, _ in game.named_parameters()}
+    refuse_diverged({name: checkpoint["state_dict"][name] for name in parameters})
     state = checkpoint["online_game"]
+    if state.get("actions", _actions(game)) != _actions(game):
+        raise UserError(
+            "the oracle lists other actions than that of the checkpoint's run, or in another "
+            "order, and the policy's probabilities stand in that order"
+        )
     game.progress = Progress(**state["progress"])
     game.versions.clear()
     game.versions.update(state["versions"])
     game.round_start = state["snapshot"]
+    if not game.loads_oracle:
+        return
     game.estimator.products = dict(state["products"])
     for name, ledger in ledgers(game.oracle).items():
         ledger.restore(state.get("ledgers", {}).get(name, {}))
 
 
-def _parameters_kept(game: OnlineGame) -> set[str]:
-    return checkpoint_keys(game) & {name for name, _ in game.named_parameters()}
+def _actions(game: OnlineGame) -> str:
+    """A digest of the names of a table's actions, in the order in which a policy has them.
+
+    Empty where they have none, or the policy reads them as texts.
+    """
+    names = game.oracle.action_names
+    if names is None or not isinstance(game.policy, FinitePolicy):
+        return ""
+    return hashlib.sha256(json.dumps([[*row] for row in names]).encode()).hexdigest()
+
+
+def _is_oracles(name: str) -> bool:
+    return name.startswith("oracle.")
+
+
+def _is_evaluated(game: OnlineGame) -> bool:
+    """Whether a trainer looks at the game, and trains nothing."""
+    trainer = trainer_of(game)
+    return trainer is not None and trainer.state.fn not in (None, TrainerFn.FITTING)
 
 
 def _frozen(game: OnlineGame) -> set[str]:

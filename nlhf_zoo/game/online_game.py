@@ -102,6 +102,7 @@ class OnlineGame(L.LightningModule):
         self.estimator = PayoffEstimator(oracle, policy, self.versions)
         self.accounts = Accounts(oracle, partial(sum_over_processes, self), max_invalid)
         self.round_start: dict[str, Any] = {}  # what a half step goes back to
+        self.loads_oracle = True  # from a checkpoint; False of a run with another oracle
         self.trajectory: Trajectory | None = None  # of the last training step in closed form
         self.max_rounds: int | None = None
         self.max_queries: int | None = None

@@ -24,6 +24,7 @@ from runs import part
 from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.oracles import VotesOracle
 from nlhf_zoo.policies.language_model.players import AdapterPlayers
 
 GAME = runs.configuration(algorithm=part("NashMD", eta=0.5, mixture=0.1))
@@ -229,6 +230,31 @@ def test_evaluation_gives_the_figures_of_the_last_round(command: str, finished: 
         assert float(figures[tag]) == pytest.approx(value, rel=1e-6, abs=1e-9), tag
     assert (finished / runs.RUN / "config.yaml").read_bytes() == before
     assert [path.name for path in (finished / "runs/game").iterdir()] == ["version_0"]
+
+
+def test_a_run_is_evaluated_with_any_oracle_of_its_actions(finished: Path):
+    def looked_at(command: str, *rows: str) -> Any:
+        text = "\n".join(["winner,loser,prompt", *rows])
+        (finished / "other.csv").write_text(text + "\n")
+        other = ("--ckpt_path", "last", "--model.oracle.votes", "other.csv")
+        return nlhf(command, "--config", "game.yaml", *other, folder=finished)
+
+    order = "the oracle lists other actions than that of the checkpoint's run, or in another order"
+    for rows in (["a,c,x", "b,c,x", "b,a,y"], ["a,b,x", "b,d,x", "b,a,y"]):
+        assert order in looked_at("validate", *rows).err
+    rows = ["a,b,x", "a,c,x", "b,a,y", "a,c,x"]
+    run = looked_at("validate", *rows)
+    assert run.code == 0, run.err
+    logits = runs.load(finished)["state_dict"]["policy.networks.policy.logits"]
+    logits[1, 2] = -np.inf
+    reference = np.array([[1 / 3] * 3, [1 / 2, 1 / 2, 0]])
+    P = VotesOracle(str(finished / "other.csv")).preference.numpy()
+    rate = np.einsum("ci,cij,cj->c", logits.softmax(-1), P, reference).mean()
+    (found,) = re.findall(r"│\s+win_rate/vs_reference\s+│\s+([\d.e+-]+)\s+│", run.out)
+    assert float(found) == pytest.approx(rate, rel=1e-5)
+    run = looked_at("fit", *rows)
+    assert run.code == 2
+    assert "run had model.init_args.oracle.init_args.votes = votes.csv, the config" in run.err
 
 
 def test_predict_prints_the_probabilities(finished: Path):
