@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from nlhf_zoo.errors import UserError, cause
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+_REHEARSED = 10_000  # steps of a schedule, in a tenth of a second
 
 SEVERAL_CALLS = (
     "the optimiser computes the loss several times in a step, and responses would be drawn and "
@@ -43,20 +46,42 @@ def configure(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def refuse_failing_step(
-    parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer, device: torch.device
+def refuse_failing_steps(
+    parameters: Sequence[nn.Parameter],
+    make_optimizer: MakeOptimizer,
+    make_schedule: MakeSchedule | None,
+    device: torch.device,
+    steps: int | None,
 ) -> None:
-    """Refuse an optimiser that cannot take a step on dense gradients, as SparseAdam cannot.
+    """Refuse an optimiser that cannot take a step, as SparseAdam, and a schedule that ends early.
 
     Args:
         parameters: what it is to train; they stay as they are.
         make_optimizer: makes it.
+        make_schedule: makes its schedule, if there is one.
         device: where it will train.
+        steps: so many there will be at most, where that is known.
+
+    Raises:
+        UserError: what fails, and in which step of the schedule.
     """
     try:
-        _rehearse(parameters, make_optimizer, device)
+        optimizer, _ = _rehearse(parameters, make_optimizer, device)
     except Exception as error:  # of a user's own optimiser: of any kind
         raise UserError(f"model.optimizer cannot take a step: {cause(error)}") from error
+    if make_schedule is None:
+        return
+    planned, taken = min(_REHEARSED, 2 if steps is None else steps), 0
+    try:
+        schedule: Any = make_schedule(optimizer)
+        with warnings.catch_warnings(action="ignore"):  # the optimiser has stepped before it
+            while taken < planned and not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()
+                taken += 1
+    except Exception as error:  # likewise
+        raise UserError(
+            f"model.lr_scheduler fails in step {taken + 1} of the run: {cause(error)}"
+        ) from error
 
 
 def _require(made: object, kinds: Any, option: str, wanted: str) -> None:
@@ -67,15 +92,19 @@ def _require(made: object, kinds: Any, option: str, wanted: str) -> None:
 def _calls_in_a_step(parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer) -> int:
     """How often an optimiser calls its closure in its first step; 0 where that step fails here."""
     try:
-        return _rehearse(parameters, make_optimizer, torch.device("cpu"))
+        return _rehearse(parameters, make_optimizer, torch.device("cpu"))[1]
     except Exception:  # it may need another device; where it trains, it will say what is wrong
         return 0
 
 
 def _rehearse(
     parameters: Sequence[nn.Parameter], make_optimizer: MakeOptimizer, device: torch.device
-) -> int:
-    """Take a step on small twins of the parameters; how often the loss was computed in it."""
+) -> tuple[Optimizer, int]:
+    """Take a step on small twins of the parameters.
+
+    Returns:
+        the optimiser of the twins, and how often the loss was computed in that step.
+    """
     kinds = {(parameter.ndim, parameter.dtype) for parameter in parameters}
     calls = 0
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -94,4 +123,4 @@ def _rehearse(
             return loss
 
         optimizer.step(closure)
-    return calls
+    return optimizer, calls

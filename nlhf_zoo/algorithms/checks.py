@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
+_MOST = 1_000_000
+
 _Number = TypeVar("_Number", float, float | None)
 
 
@@ -23,7 +25,8 @@ def share(value: _Number, name: str) -> _Number:
 
 
 def at_least_one(value: int, name: str) -> int:
-    """The value, if it is at least 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but it is {value}")
+    """The value, if it is at least 1, and not so large that a round would never end."""
+    if not 1 <= value <= _MOST:
+        bound = "at least 1" if value < 1 else f"at most {_MOST:,}"
+        raise ValueError(f"{name} must be {bound}, but it is {value}")
     return value

@@ -84,6 +84,8 @@ def _of_the_machine(error: BaseException) -> str | None:
         return "a name of a file holds a NUL character: write it without"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in said:
         return "a name or a text holds half a character, which UTF-8 cannot write: write it anew"
+    if isinstance(error, ValueError) and said.startswith("Tried to step "):  # a schedule of torch
+        return f"model.lr_scheduler ends before the run: {said}"
     if isinstance(error, RuntimeError) and said.startswith("Error(s) in loading state_dict"):
         return f"the checkpoint does not fit the model: {said}"
     return None

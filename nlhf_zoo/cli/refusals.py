@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nlhf_zoo import optimizers
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.cli import limits
 from nlhf_zoo.cli.parser import as_user_errors
 from nlhf_zoo.data.pairs import PreferencePairs
 from nlhf_zoo.data.prompts import TablePrompts, table_prompts
@@ -81,14 +82,20 @@ def refuse_misfits(
 def refuse_optimizer(trainer: L.Trainer, module: OnlineGame | PreferenceModel) -> None:
     """Refuse an optimiser or a schedule that cannot be made, or fails in its first step."""
     with as_user_errors("--model.optimizer or --model.lr_scheduler: "):
-        module.configure_optimizers()
+        made = module.configure_optimizers()
     if isinstance(module, OnlineGame) and module.realisation.closed_form:
         return  # which takes none
+    groups = (made["optimizer"] if isinstance(made, dict) else made).param_groups
+    if all(group.get("initial_lr", group.get("lr")) == 0 for group in groups):
+        raise UserError("the learning rate of model.optimizer is 0: nothing would be learnt")
     parameters = [p for p in module.parameters() if p.requires_grad]
     # Where there are several processes, devices are theirs.
     device = trainer.strategy.root_device
     if trainer.world_size == 1 or device.type == "cpu":
-        optimizers.refuse_failing_step(parameters, module.optimizer, device)
+        makers = (module.optimizer, module.lr_scheduler)
+        optimizers.refuse_failing_steps(
+            parameters, *makers, device, limits.planned_steps(trainer, module)
+        )
 
 
 def refuse_unlisted(game: OnlineGame) -> None:

@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
-from nlhf_zoo.cli import refusals, resuming
+from nlhf_zoo.cli import limits, refusals, resuming
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
@@ -96,9 +96,12 @@ class GameCLI(LightningCLI):
         self._resumed: dict[str, Any] = {}
         self._other_oracle = False
         config = self.config[self.subcommand]
+        limits.refuse_numbers(config["trainer"], trains=self.subcommand == "fit")
         requested = config.get("ckpt_path")
-        if not requested:
+        if requested is None:
             return
+        if not requested:
+            raise UserError("ckpt_path is empty: give a checkpoint, or leave it out")
         runs = resuming.runs_folder(config)
         checkpoint = Path(requested)
         if requested == "last":
@@ -146,12 +149,16 @@ class GameCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse what could not end well, before anything is computed or written."""
         refusals.refuse_endless(self.trainer, self.datamodule)
+        limits.refuse_waiting(self.trainer)
         if isinstance(self.model, OnlineGame):
+            if not self._resumed:
+                limits.refuse_idle(self.trainer, self.model)
             refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, PreferenceModel):
             refusals.refuse_other_data(self.trainer, self.datamodule)
             refusals.refuse_optimizer(self.trainer, self.model)
         if not is_trial(self.trainer):
+            limits.refuse_names(self.trainer)
             refusals.refuse_unwritable(self.trainer)
         if is_played_elsewhere(self.trainer):
             _pass_signals_on(self.trainer)
@@ -189,6 +196,8 @@ class GameCLI(LightningCLI):
         # The loop looks at whole windows of steps, and a short run has none.
         if game is not None and (sentence := game.accounts.too_many_invalid()):
             raise UserError(sentence)
+        if not self._resumed:
+            limits.refuse_empty(self.trainer, self.model)
 
 
 def _pass_signals_on(trainer: L.Trainer) -> None:

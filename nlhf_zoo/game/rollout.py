@@ -11,6 +11,8 @@ from typing_extensions import override
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
+_MOST = 4096  # responses to a prompt
+
 
 class Rollout(ABC):
     """How responses are had of a policy."""
@@ -88,6 +90,11 @@ class Sample(Rollout):
             raise ValueError(
                 "num_responses and num_opponents must be at least 1, "
                 f"but they are {num_responses} and {num_opponents}"
+            )
+        if max(num_responses, num_opponents) > _MOST:
+            raise ValueError(
+                f"num_responses and num_opponents must be at most {_MOST}, for all pairs are "
+                f"compared, but they are {num_responses} and {num_opponents}"
             )
         self.num_responses = num_responses
         self.num_opponents = num_opponents

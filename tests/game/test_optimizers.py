@@ -8,7 +8,7 @@ from zoo import fit, small_game
 from nlhf_zoo.algorithms import EGPO
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.realisation import GradientSteps
-from nlhf_zoo.optimizers import configure, refuse_failing_step
+from nlhf_zoo.optimizers import configure, refuse_failing_steps
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_what_is_looked_at_stays_as_it_is():
         return Noisy(tensors, lr=0.1)
 
     assert isinstance(configure(given, make, None), Noisy)
-    refuse_failing_step(given, make, CPU)
+    refuse_failing_steps(given, make, None, CPU, None)
     assert made == [[(3, 5), (7,)], [(2,), (2, 2)], [(2,), (2, 2)]]  # each kind once, small
     assert all((tensor == 1).all() and tensor.grad is None for tensor in given)
     assert torch.equal(torch.get_rng_state(), state)
@@ -76,7 +76,7 @@ def test_each_optimiser_of_torch_takes_a_step_or_is_refused():
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
             try:
                 configure(given, kind, None)
-                refuse_failing_step(given, kind, CPU)
+                refuse_failing_steps(given, kind, None, CPU, None)
             except (UserError, TypeError, NotImplementedError) as error:
                 refused[name] = str(error)
     assert refused.keys() == {"LBFGS", "SparseAdam", "Optimizer"}  # the last is abstract
@@ -89,3 +89,20 @@ def test_a_schedule_is_one():
         configure(parameters(), torch.optim.Adam, lambda optimizer: "ExponentialLR")
     with pytest.raises(UserError, match=r"optimizer made None, and not a torch\.optim\.Opt"):
         configure(parameters(), lambda given: None, None)
+
+
+SCHEDULES = torch.optim.lr_scheduler
+ENDING = {
+    "one cycle": (lambda optimizer: SCHEDULES.OneCycleLR(optimizer, 0.1, total_steps=10), 10),
+    "decay every 0 steps": (lambda optimizer: SCHEDULES.StepLR(optimizer, step_size=0), 1),
+    "cosine of no length": (lambda optimizer: SCHEDULES.CosineAnnealingLR(optimizer, T_max=0), 1),
+}
+
+
+@pytest.mark.parametrize("kind", ENDING)
+def test_a_schedule_that_fails_within_the_run_is_refused_before_it(kind):
+    make, last = ENDING[kind]
+    with pytest.raises(UserError, match=r"model.lr_scheduler fails in step \d+ of the run"):
+        refuse_failing_steps(parameters(), torch.optim.SGD, make, CPU, last + 1)
+    if kind == "one cycle":
+        refuse_failing_steps(parameters(), torch.optim.SGD, make, CPU, last - 1)
