@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
-from nlhf_zoo.cli import limits, refusals, resuming
+from nlhf_zoo.cli import ending, limits, refusals, resuming
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
@@ -184,7 +184,7 @@ class GameCLI(LightningCLI):
                 table.writerow((prompt, name, probability))
 
     def after_fit(self) -> None:
-        """Say where everything lies, and refuse answers of which too many are missing."""
+        """Say how it ended and where everything lies; refuse where too many answers are missing."""
         if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
         folder = self.trainer.log_dir  # asks all processes
@@ -192,6 +192,8 @@ class GameCLI(LightningCLI):
         if self.trainer.is_global_zero and not is_trial(self.trainer):
             if game is not None and ledgers(game.oracle):
                 print(f"The oracle was asked: {summary(spent(game.oracle))}")
+            for line in ending.lines(self.trainer, self.model):
+                print(line)
             print(f"Logs, metrics and checkpoint: {folder}")
         # The loop looks at whole windows of steps, and a short run has none.
         if game is not None and (sentence := game.accounts.too_many_invalid()):

@@ -100,10 +100,17 @@ def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
     )
 
 
-def test_fit_says_where_things_lie_and_nothing_else(folder: Path):
+def test_fit_says_how_it_ended_and_where_things_lie_and_nothing_else(folder: Path):
     run = runs.fit(folder)
     assert run.code == 0
-    assert run.out == f"Logs, metrics and checkpoint: {runs.RUN}\n"
+    *figures, command, last = run.out.splitlines()
+    assert last == f"Logs, metrics and checkpoint: {runs.RUN}"
+    assert command == "All metrics: tensorboard --logdir runs/game"
+    history = read_history(folder / runs.RUN)
+    printed = dict(line.split() for line in figures)
+    worst = history["exploitability"][-1].max()
+    assert float(printed["game/exploitability_max"]) == pytest.approx(worst, rel=1e-3)
+    assert int(printed["oracle/queries_per_prompt"]) == history["queries"][-1]
     assert run.err == ""
     names = {path.name.split(".")[0] for path in (folder / runs.RUN).iterdir()}
     assert names == {"checkpoints", "config", "events", "history", "hparams"}

@@ -262,6 +262,8 @@ def test_fit_writes_an_oracle(kind, tmp_path):
     assert {f"val/{name}" for name in names} <= figures.keys()
     assert [*dict(figures["train/loss"])] == [*range(10)]
     assert "held out" not in err
+    (accuracy,) = re.findall(r"^val/accuracy +(\S+)$", out, re.M)
+    assert float(accuracy) == pytest.approx(figures["val/accuracy"][-1][1], rel=1e-3)
     maximum = max(value for _, value in figures["val/symmetry_error"])
     assert maximum > 0.01 if kind == "pair" else maximum < 1e-12
 
