@@ -67,6 +67,18 @@ def test_policy_gradient_by_hand():
     assert alone.item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("enumerated", [True, False])
+def test_no_gradient_flows_through_a_value(enumerated):
+    """It may be computed from the same parameters, as log pi - log c is."""
+    log_prob = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
+    value = 3 * log_prob
+    weight = torch.tensor([[0.2, 0.5, 0.3]])
+    losses.policy_gradient(log_prob, value, weight, enumerated).sum().backward()
+    fixed = value.detach()
+    baseline = (weight * fixed).sum() if enumerated else (fixed.sum() - fixed) / 2
+    torch.testing.assert_close(log_prob.grad, -weight * (fixed - baseline))
+
+
 def test_logistic_by_hand():
     # beta D = 0.5 (1 - 3) = -1, p = 0.8: - 0.8 log sigma(-1) - 0.2 log sigma(1) for the pair
     # (1, 2), and the same for (2, 1).
