@@ -213,3 +213,10 @@ def test_another_function_in_training_mode_is_refused(folder, trained):
     match = "Gemma3nForCausalLM is another function in training mode.*gradient_checkpointing"
     lm.refused(match, lm.drawn, policy)
     assert make_policy(folder("gemma3n_text")).capabilities.padding_gap < 1e-4
+
+
+def test_a_model_that_draws_in_training_mode_is_refused(folder):
+    """PhiMoE draws its experts there, which few tokens of a trial may not show in the figures."""
+    policy = make_policy(folder("phimoe"), gradient_checkpointing=True)
+    match = "PhimoeForCausalLM draws random numbers in training mode.*gradient_checkpointing"
+    lm.refused(match, lm.drawn, policy)

@@ -256,12 +256,17 @@ class _Trial:
         parameters = _some(self.players.parameters_of("policy").values())
         with without_dropout(self.players):
             played = self._gradient(score, parameters)
+            before = _random_state(self.rows.tokens.device)
             try:
                 trained = self._gradient(replace(score, trained_mode=True), parameters)
             except Exception as error:
                 raise UserError(
                     f"{kind} does not train in training mode ({cause(error)}): {remedy}"
                 ) from error
+        if not torch.equal(before, _random_state(self.rows.tokens.device)):
+            raise UserError(
+                f"{kind} draws random numbers in training mode, though dropout is off: {remedy}"
+            )
         gap = torch.linalg.vector_norm(played - trained) / torch.linalg.vector_norm(played)
         if not float(gap) <= (1e-3 if self.rounding <= 1e-4 else 0.1):
             raise UserError(
@@ -345,6 +350,11 @@ class _Trial:
         output = self.players.module("policy")(**inputs, use_cache=False, **arguments)
         law: Tensor = output.logits[:, -1].float().log_softmax(-1)
         return law
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the random numbers that a layer would draw there."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _finite(gap: float) -> float:
