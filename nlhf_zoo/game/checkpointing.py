@@ -124,6 +124,15 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
             f"the checkpoint does not fit the model: it lacks {len(missing)} of its "
             f"parameters, {missing[0]} among them"
         )
+    # Those of a part that trains no more: the optimiser's state would not fit either.
+    trained = checkpoint["state_dict"].keys() - game.state_dict().keys()
+    more = sorted(name for name in trained if name.startswith("policy.") and ".policy." in name)
+    if more:
+        raise UserError(
+            f"the checkpoint does not fit the model: it has also {len(more)} parameters that are "
+            f"not trained here, {more[0]} among them: go on with the options, and the version of "
+            "nlhf_zoo, that it was written with"
+        )
     parameters = kept & {name for name, _ in game.named_parameters()}
     refuse_diverged({name: checkpoint["state_dict"][name] for name in parameters})
     state = checkpoint["online_game"]

@@ -1,6 +1,6 @@
 """What the doctor says of adapters: which weights have some, and which have no gradient."""
 
-from language_models import tiny_folder
+from language_models import refused, tiny_folder
 
 from health.test_doctor import PROMPTS, game_of
 from nlhf_zoo.health import Check, Note, probe, scatter
@@ -53,3 +53,18 @@ def test_experts_that_no_token_is_routed_to_are_no_fault():
     check = findings(game)[GRADIENT]
     assert check.passed
     assert check.figure == "2 of 28 tensors have none"
+
+
+def test_a_checkpoint_with_more_adapters_is_refused():
+    """As of 0.1, which had some on layers that it never called."""
+    games = [
+        game_of(tiny_folder("llama"), lora=LoRA(r=4, target_modules=targets))
+        for targets in (["q_proj", "k_proj"], ["q_proj"])
+    ]
+    checkpoint = {"state_dict": games[0].state_dict()}
+    games[0].on_save_checkpoint(checkpoint)
+    games[0].on_load_checkpoint(checkpoint)
+    match = (
+        "has also 4 parameters that are not trained here, policy.*k_proj.* among them: go on with"
+    )
+    refused(match, games[1].on_load_checkpoint, checkpoint)
