@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -31,6 +33,7 @@ from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_o
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
 from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.data.prompts import TablePrompts
+from nlhf_zoo.data.stream import TextData
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
 from nlhf_zoo.game.online_game import OnlineGame
@@ -92,6 +95,20 @@ class GameCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
+        """Look at the data, before a model is loaded, and at the checkpoint."""
+        self._look_at_data()
+        self._find_checkpoint()
+
+    def _look_at_data(self) -> None:
+        """Refuse rows of text that are not what the options say of them."""
+        data = self.config[self.subcommand].get("data")
+        if data is None or not issubclass(resolve_name(data["class_path"]), TextData):
+            return
+        with as_user_errors():
+            made = self._parser(self.subcommand).instantiate(Namespace(data=data))  # type: ignore[no-untyped-call]
+            made["data"].look()
+
+    def _find_checkpoint(self) -> None:
         """Find the checkpoint, and refuse one that another configuration made."""
         self._resumed: dict[str, Any] = {}
         self._other_oracle = False

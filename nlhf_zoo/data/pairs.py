@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -13,17 +13,18 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from nlhf_zoo.data.stream import EpochBatches, Loaded, TextData, loader
+from nlhf_zoo.data.texts.formats import PairFormat, refuse_format
 from nlhf_zoo.data.texts.pair_rows import (
     EXAMPLE,
     Columns,
     PairRow,
-    Unusable,
     divided,
     fingerprint,
+    pairs_of,
     prompt_keys,
     read_pairs,
 )
-from nlhf_zoo.data.texts.row_source import RowSource
+from nlhf_zoo.data.texts.row_source import Dropped, RowSource, Unusable
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
@@ -104,14 +105,19 @@ class PreferencePairs(TextData[list[PairRow]]):
     begin the next, so that no pair is left out.
 
     Args:
-        path: a .jsonl or .json file of one JSON object a line; or a folder or a name on the hub,
-            for the `datasets` library.
+        path: a .jsonl or .json file of one JSON object a line, or a .json file of a list of them;
+            or a folder or a name on the hub, for the `datasets` library.
         batch_size: pairs of a training step in one process.
         split: of a data set.
         name: configuration of a data set on the hub or in a folder.
         columns: what the rows call the parts of a pair.
         unusable: refuse or drop what nothing can be learnt or measured from: rows whose responses
-            are equal, or one of which is empty, and validation pairs whose prompt is trained on.
+            are equal, or one of which is empty, with an empty prompt, with conversations that
+            differ earlier and the like, and validation pairs whose prompt is trained on. What is
+            dropped is counted by its reason.
+        format: columns, or what others publish: hh (dialogues as text, of Human and Assistant),
+            sharegpt (messages of `from` and `value`), arena (two answers and their `winner`; a tie
+            is the probability 1/2).
         limit: read the first rows only.
         shuffle: draw a new order for each pass.
         seed: of these orders, and of the prompts that are held out.
@@ -133,6 +139,7 @@ class PreferencePairs(TextData[list[PairRow]]):
         name: str | None = None,
         columns: Columns = _COLUMNS,
         unusable: Unusable = "refuse",
+        format: PairFormat = "columns",  # the option's name
         limit: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
@@ -140,14 +147,15 @@ class PreferencePairs(TextData[list[PairRow]]):
         validation_split: str | None = None,
         num_validation: int | None = None,
     ) -> None:
-        if unusable not in get_args(Unusable):
-            raise UserError(f"data.unusable is one of {get_args(Unusable)}, not {unusable!r}")
+        Dropped(unusable)
+        refuse_format(format, PairFormat, columns=columns != _COLUMNS)
         source = RowSource(path, split, name, limit, self.what, EXAMPLE)
         super().__init__(
             source, batch_size, shuffle, seed, validation_path, validation_split, num_validation
         )
         self.columns = columns
         self.unusable = unusable
+        self.format = format
 
     def load(self, world_size: int = 1) -> None:
         """Read and check all pairs, which ``world_size`` processes share, unless this is done.
@@ -164,6 +172,11 @@ class PreferencePairs(TextData[list[PairRow]]):
                 f"{len(validation)} validation pairs cannot be shared among {world_size} "
                 "processes: give more of them"
             )
+
+    @override
+    def look_at(self, source: RowSource) -> None:
+        for _ in pairs_of(source, self.columns, Dropped(self.unusable), self.format):
+            pass
 
     @override
     def setup(self, stage: str) -> None:
@@ -209,13 +222,7 @@ class PreferencePairs(TextData[list[PairRow]]):
         return loader(batch, places, batch_sampler=batches, kind=self.loader_kind)
 
     def _load(self) -> Loaded[list[PairRow]]:
-        training, dropped = read_pairs(self.source, self.columns, self.unusable)
-        notes = []
-        if dropped:
-            notes.append(
-                f"{self.source.path}: {dropped} of {dropped + len(training)} rows have equal "
-                "responses or an empty one, and were left out"
-            )
+        training, notes = self._read(self.source)
         num, validation = self.num_validation, None
         if self.validation_source is not None:
             validation = self._read_validation(self.validation_source, training, notes)
@@ -231,11 +238,18 @@ class PreferencePairs(TextData[list[PairRow]]):
             training, validation = divided(training, [keys[place] for place in order[:num]])
         return Loaded(training, validation, notes, fingerprint(training))
 
+    def _read(self, source: RowSource) -> tuple[list[PairRow], list[str]]:
+        """The pairs of a source, and what was left out of it, as sentences."""
+        dropped = Dropped(self.unusable)
+        pairs = read_pairs(source, self.columns, dropped, self.format)
+        return pairs, dropped.note(source.path, dropped.reasons.total() + len(pairs))
+
     def _read_validation(
         self, source: RowSource, training: Sequence[PairRow], notes: list[str]
     ) -> list[PairRow]:
         """Pairs of a source of their own, none of whose prompts is trained on."""
-        pairs, dropped = read_pairs(source, self.columns, self.unusable)
+        pairs, dropped = self._read(source)
+        notes += dropped
         held_out, trained = divided(pairs, prompt_keys(training))
         if trained and self.unusable == "refuse":
             raise UserError(
@@ -244,10 +258,10 @@ class PreferencePairs(TextData[list[PairRow]]):
             )
         if not held_out:
             raise UserError(f"all prompts of {source.path} ({source.split}) are trained on")
-        if dropped or trained:
+        if trained:
             notes.append(
-                f"{source.path}: {dropped} of {dropped + len(pairs)} rows have equal responses or "
-                f"an empty one, {len(trained)} a prompt that is trained on, and were left out"
+                f"{source.path}: {len(trained)} of {len(pairs)} pairs have a prompt that is "
+                "trained on, and were left out"
             )
         num, keys = self.num_validation, prompt_keys(held_out)
         if num is not None and num > len(keys):

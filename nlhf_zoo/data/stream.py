@@ -20,6 +20,7 @@ from typing_extensions import override
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
 
+_LOOKED_AT = 64  # rows of a source, for their shape
 Rows = TypeVar("Rows", bound=Sized)
 
 
@@ -90,6 +91,21 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
     @abstractmethod
     def batch(self, rows: Rows, places: Sequence[int]) -> Any:
         """Some rows as a batch."""
+
+    @abstractmethod
+    def look_at(self, source: RowSource) -> None:
+        """Check all rows of a source, and keep nothing."""
+
+    def look(self) -> None:
+        """Check the first rows of each source, before anything expensive is done.
+
+        Raises:
+            UserError: they are not what they should be.
+        """
+        for source in (self.source, self.validation_source):
+            if source is not None:
+                rows = _LOOKED_AT if source.limit is None else min(source.limit, _LOOKED_AT)
+                self.look_at(replace(source, limit=rows))
 
     def refuse_large_step(self, world_size: int) -> None:
         """Refuse a training step that takes more rows than there are."""

@@ -209,8 +209,8 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, capsys):
     assert [pair.conversation[0]["content"] for pair in data.validation_pairs] == ["r"]
     fit(data, steps=1)
     err = capsys.readouterr().err
-    assert "pairs.jsonl: 2 of 4 rows have equal responses or an empty one, and were left out" in err
-    assert "0 of 2 rows have equal responses or an empty one, 1 a prompt that is trained on" in err
+    assert "2 of 4 rows were left out (an empty response: 1, equal responses: 1)" in err
+    assert "validation.jsonl: 1 of 2 pairs have a prompt that is trained on" in err
     data = PreferencePairs(write(tmp_path / "ok.jsonl", LABEL), 1, validation_path=other)
     with pytest.raises(
         UserError, match=r"line 1 of .*validation.jsonl has a prompt that is trained"

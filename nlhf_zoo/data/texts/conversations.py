@@ -55,18 +55,21 @@ def checked_prompt(
 ) -> str | Conversation:
     """A prompt: a text, or a list of messages of which the last is the user's.
 
-    Messages are objects with ``role`` and ``content``; other keys are not part of the prompt. A
-    last message of the assistant's is an answer: it is left out with ``drop_last_assistant``, and
-    refused without, for which the error has a ``remedy``.
+    Messages are objects with ``role`` and ``content``; other keys are not part of the prompt. An
+    empty system message is none. A last message of the assistant's is an answer: it is left out
+    with ``drop_last_assistant``, and refused without, for which the error has a ``remedy``.
 
     Raises:
         UserError: it is neither, a text is empty, or the messages leave nothing to answer.
     """
     if isinstance(cell, str):
         return checked_text(row, cell, "prompt")
+    if cell is None:
+        what = f"has neither text nor a list of messages as {column}, but null"
+        raise row.unusable("no prompt", what)
     if not isinstance(cell, list):
         raise _neither(row, cell, column)
-    checked = [_checked_message(row, one) for one in cell]
+    checked = [_checked_message(row, one) for one in cell if not _is_empty_system(one)]
     roles = [one["role"] for one in checked]
     if roles[-1:] == ["assistant"]:
         if not drop_last_assistant:
@@ -75,9 +78,13 @@ def checked_prompt(
             )
         checked, roles = checked[:-1], roles[:-1]
     if roles[-1:] != ["user"]:
-        raise row.error("does not end with a message of the user's: nothing to answer")
+        raise row.unusable(
+            "nothing to answer", "does not end with a message of the user's: nothing to answer"
+        )
     if "system" in roles[1:]:
-        raise row.error("has a system message that is not the first")
+        raise row.unusable(
+            "a system message that is not the first", "has a system message that is not the first"
+        )
     return checked
 
 
@@ -89,24 +96,35 @@ def checked_response(row: Row, cell: object, column: str) -> tuple[list[Any] | N
     """
     if isinstance(cell, str):
         return None, _checked_unicode(row, cell, column)
+    if cell is None:
+        raise row.unusable(
+            "no response", f"has neither text nor a list of messages as {column!r}, but null"
+        )
     if not isinstance(cell, list):
         raise _neither(row, cell, repr(column))
     last = cell[-1] if cell else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
-        raise row.error(
+        raise row.unusable(
+            "no response",
             f"has messages as {column!r} that do not end with the assistant's, which would be the "
-            "response"
+            "response",
         )
     content = last.get("content")
+    if content is None:
+        raise row.unusable(
+            "no response", f"has as {column!r} a message whose content is null, not text"
+        )
     if not isinstance(content, str):
-        raise row.error(f"has as {column!r} a message whose content is {kind(content)}, not text")
+        raise row.error(
+            f"has as {column!r} a message whose content is {row.kind(content)}, not text"
+        )
     return cell[:-1], _checked_unicode(row, content, column)
 
 
 def checked_text(row: Row, text: str, what: str) -> str:
     """A text that is not empty, and is Unicode."""
     if not text.strip():
-        raise row.error(f"has an empty {what}")
+        raise row.unusable(f"an empty {what}", f"has an empty {what}")
     return _checked_unicode(row, text, what)
 
 
@@ -114,25 +132,49 @@ def _checked_unicode(row: Row, text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair
-        raise row.error(
-            f"has a {what} that is not Unicode: {error.reason} at character {error.start}"
+        raise row.unusable(
+            "text that is not Unicode",
+            f"has a {what} that is not Unicode: {error.reason} at character {error.start}",
         ) from error
     return text
 
 
 def _checked_message(row: Row, cell: object) -> dict[str, str]:
     if not isinstance(cell, dict) or not {"role", "content"} <= cell.keys():
-        raise row.error(f"has a message without role and content: {kind(cell)}")
+        raise row.error(f"has a message without role and content: {row.kind(cell)}{_shape(cell)}")
     role, content = cell["role"], cell["content"]
     if role not in _ROLES:
-        raise row.error(f"has a message of role {role!r}: choose one of {', '.join(_ROLES)}")
+        raise row.unusable(
+            f"a message of role {role!r}",
+            f"has a message of role {role!r}: choose one of {', '.join(_ROLES)}",
+        )
+    if content is None:
+        raise row.unusable(
+            "a message without content", "has a message whose content is null, not text"
+        )
     if not isinstance(content, str):
-        raise row.error(f"has a message whose content is {kind(content)}, not text")
+        raise row.error(f"has a message whose content is {row.kind(content)}, not text")
     return message(role, checked_text(row, content, "message"))
 
 
+def _is_empty_system(cell: object) -> bool:
+    """Whether a message is one of the system's that says nothing, as some data sets have it."""
+    if not isinstance(cell, dict) or cell.get("role") != "system" or "content" not in cell:
+        return False
+    content = cell["content"]
+    return content is None or (isinstance(content, str) and not content.strip())
+
+
+def _shape(cell: object) -> str:
+    """What to do with a message of another shape."""
+    is_sharegpt = isinstance(cell, dict) and {"from", "value"} <= cell.keys()
+    return "; such rows are read with data.format: sharegpt" if is_sharegpt else ""
+
+
 def _neither(row: Row, cell: object, column: str) -> UserError:
-    return row.error(f"has neither text nor a list of messages as {column}, but {kind(cell)}")
+    return row.error(
+        f"has neither text nor a list of messages as {column}, but {row.kind(cell)}{_shape(cell)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

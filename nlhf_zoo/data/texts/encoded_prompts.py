@@ -65,9 +65,9 @@ class EncodedPrompts:
 
 
 def encode(
-    policy: Encoder, prompts: Prompts, source: RowSource, shown: bool = False
+    policy: Encoder, prompts: Prompts, source: RowSource, shown: bool = False, offset: int = 0
 ) -> EncodedPrompts:
-    """Let a policy encode the prompts of all rows of a source.
+    """Let a policy encode the prompts of a source, the number of whose first row is ``offset``.
 
     ``shown`` shows a progress bar where it takes longer than two seconds.
 
@@ -84,12 +84,13 @@ def encode(
             try:
                 tokens += _encode(policy, prompts.take(places))
             except UserError:
-                _refuse_the_first(policy, prompts, places, source)
+                _refuse_the_first(policy, prompts, places, source, offset)
                 raise
             bar.update(len(places))
     for place, row in enumerate(tokens):
         if not len(row):
-            raise UserError(f"{source.where(place)} becomes no tokens: take it out")
+            where = source.where(int(prompts.ids[place]) - offset)
+            raise UserError(f"{where} becomes no tokens: take it out")
     return EncodedPrompts(prompts, tokens)
 
 
@@ -106,7 +107,7 @@ def _encode(policy: Encoder, prompts: Prompts) -> list[NDArray[np.int32]]:
 
 
 def _refuse_the_first(
-    policy: Encoder, prompts: Prompts, places: Sequence[int], source: RowSource
+    policy: Encoder, prompts: Prompts, places: Sequence[int], source: RowSource, offset: int
 ) -> None:
     """Say which of several prompts a policy refuses, where it does not refuse them all."""
     refused: dict[int, UserError] = {}
@@ -117,13 +118,21 @@ def _refuse_the_first(
             refused[place] = error
     if 0 < len(refused) < len(places):
         first, why = next(iter(refused.items()))
-        raise UserError(f"{source.where(first)} cannot be encoded: {why}") from why
+        where = source.where(int(prompts.ids[first]) - offset)
+        raise UserError(f"{where} cannot be encoded: {why}") from why
 
 
 def limited(
-    policy: Encoder, encoded: EncodedPrompts, source: RowSource, limit: int, too_long: TooLong
+    policy: Encoder,
+    encoded: EncodedPrompts,
+    source: RowSource,
+    limit: int,
+    too_long: TooLong,
+    offset: int = 0,
 ) -> tuple[EncodedPrompts, int]:
     """The prompts of a source, none of more than ``limit`` tokens, and how many were too long.
+
+    The number of the source's first row is ``offset``.
 
     Raises:
         UserError: one is too long where that is refused, or none is left.
@@ -138,9 +147,10 @@ def limited(
         f"data.max_prompt_tokens = {limit} tokens"
     )
     if too_long == "refuse":
+        first = source.where(int(encoded.prompts.ids[long[0]]) - offset)
         ways = "drop or truncate" if encoded.prompts.conversations is None else "drop"
         raise UserError(
-            f"{count}, the first of them {source.where(long[0])} with "
+            f"{count}, the first of them {first} with "
             f"{len(encoded.tokens[long[0]])}: raise it, or set data.too_long to {ways}"
         )
     if len(long) == len(encoded):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 from nlhf_zoo.data.texts.conversations import (
     as_conversation,
@@ -15,11 +15,12 @@ from nlhf_zoo.data.texts.conversations import (
     checked_response,
     conversation_key,
 )
-from nlhf_zoo.data.texts.row_source import Row, RowSource, kind
+from nlhf_zoo.data.texts.formats import PairFormat, hint, pair_of, refuse_verdict
+from nlhf_zoo.data.texts.row_source import Dropped, Row, RowSource
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import Conversation
 
-Unusable = Literal["refuse", "drop"]
+_SHAPES = get_args(PairFormat)
 EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 
 
@@ -79,43 +80,46 @@ class PairRow:
 
 
 def read_pairs(
-    source: RowSource, columns: Columns, unusable: Unusable = "refuse"
-) -> tuple[list[PairRow], int]:
-    """Read and check the rows: the pairs, and the number of rows that were dropped.
-
-    ``unusable`` rows are those whose responses are equal, or one of which is empty.
+    source: RowSource, columns: Columns, dropped: Dropped, shape: PairFormat = "columns"
+) -> list[PairRow]:
+    """The pairs of a source, as `pairs_of` gives them.
 
     Raises:
         UserError: a row is no pair, or there is none.
     """
-    pairs: list[PairRow] = []
-    dropped = 0
+    if pairs := [*pairs_of(source, columns, dropped, shape)]:
+        return pairs
+    rows = "row that can be used" if dropped.reasons.total() else "rows"
+    raise UserError(f"{source.path} has no {rows}: there are no pairs to learn from")
+
+
+def pairs_of(
+    source: RowSource, columns: Columns, dropped: Dropped, shape: PairFormat
+) -> Iterator[PairRow]:
+    """Read and check the rows; those from which nothing can be learnt are ``dropped``.
+
+    Raises:
+        UserError: a row is no pair.
+    """
     labelled: bool | None = None
-    for row in source.rows():
-        has_label = _has_label(row, columns)
-        if labelled not in (None, has_label):
-            kinds = ("a probability", "a label")
-            raise row.error(
-                f"has {kinds[has_label]}, and the rows before it {kinds[not has_label]}: give two "
-                "files, or make all of them probabilities (a label is the probability 1)"
-            )
-        labelled = has_label
-        pair = _pair(row, columns, has_label)
-        problem = _problem(pair, columns.responses(has_label))
-        if not problem:
-            pairs.append(pair)
-        elif unusable == "drop":
-            dropped += 1
-        else:
-            raise row.error(
-                f"{problem}: correct it, or set data.unusable to drop to leave such rows out"
-            )
-    if not pairs:
-        raise UserError(
-            f"{source.path} has no {'rows' if not dropped else 'row that can be used'}: there are "
-            "no pairs to learn from"
-        )
-    return pairs, dropped
+    mapped = vars(columns)
+    is_mapped = mapped != vars(Columns())
+    for read in source.rows():
+        with dropped.row():
+            row = pair_of(read, shape)
+            has_label = _has_label(row, columns)
+            if is_mapped and has_label:
+                refuse_verdict(row, mapped)
+            if labelled not in (None, has_label):
+                kinds = ("a probability", "a label")
+                raise row.error(
+                    f"has {kinds[has_label]}, and the rows before it {kinds[not has_label]}: give "
+                    "two files, or make all of them probabilities (a label is the probability 1)"
+                )
+            labelled = has_label
+            pair = _pair(row, columns, has_label)
+            _refuse_unusable(row, pair, columns.responses(has_label))
+            yield pair
 
 
 def prompt_keys(pairs: Iterable[PairRow]) -> list[str]:
@@ -170,9 +174,10 @@ def _pair(row: Row, columns: Columns, has_label: bool) -> PairRow:
             "way"
         )
     if begun != other:
-        raise row.error(
+        raise row.unusable(
+            "conversations that differ before their last message",
             f"has conversations as {names[0]!r} and {names[1]!r} that differ before their last "
-            "message: they answer no common prompt"
+            "message: they answer no common prompt",
         )
     prompt = _prompt(row, columns, begun or [])
     probability = 1.0 if has_label else _probability(row, columns.probability)
@@ -193,9 +198,10 @@ def _prompt(row: Row, columns: Columns, beginning: list[Any]) -> Conversation:
         return messages
     # Beside a conversation, a text is its last message.
     if messages != (begun[-1:] if isinstance(prompt, str) else begun):
-        raise row.error(
+        raise row.unusable(
+            "a prompt that is not what its responses answer",
             f"has a {column} that is not what its responses answer: leave it out, or name another "
-            "column in data.columns.prompt"
+            "column in data.columns.prompt",
         )
     return begun
 
@@ -203,24 +209,23 @@ def _prompt(row: Row, columns: Columns, beginning: list[Any]) -> Conversation:
 def _probability(row: Row, column: str) -> float:
     cell = row.values[column]
     if isinstance(cell, bool) or not isinstance(cell, int | float):
-        raise row.error(f"has {kind(cell)} as {column!r}, not a number in [0, 1]")
+        raise row.error(f"has {row.kind(cell)} as {column!r}, not a number in [0, 1]")
     if math.isnan(cell) or not 0 <= cell <= 1:
         raise row.error(f"has {cell} as {column!r}, which is no probability in [0, 1]")
     return float(cell)
 
 
-def _problem(pair: PairRow, names: tuple[str, str]) -> str:
-    """Why nothing can be learnt from a pair; empty where something can."""
+def _refuse_unusable(row: Row, pair: PairRow, names: tuple[str, str]) -> None:
+    """Refuse a pair from which nothing can be learnt."""
     for name, text in zip(names, (pair.first, pair.second), strict=True):
         if not text.strip():
-            return f"has an empty {name!r}"
+            raise row.unusable("an empty response", f"has an empty {name!r}")
     if pair.first == pair.second:
-        return f"has the same text as {names[0]!r} and {names[1]!r}"
-    return ""
+        raise row.unusable("equal responses", f"has the same text as {names[0]!r} and {names[1]!r}")
 
 
 def _no_column(name: str, row: Row) -> UserError:
     return row.error(
         f"has no column {name!r}: name the columns in data.columns; it has "
-        f"{', '.join(row.values) or 'none'}"
+        f"{', '.join(row.values) or 'none'}{hint(row, _SHAPES)}"
     )
