@@ -25,6 +25,8 @@ from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.cli.solve import reading
 from nlhf_zoo.cli.solve.reading import Game
 from nlhf_zoo.data.tables.files import require_memory
+from nlhf_zoo.data.tables.preflib import Unranked
+from nlhf_zoo.data.tables.votes import VoteFormat
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.records import starts_as
@@ -71,6 +73,8 @@ def solve_files(
     votes: Path | None = None,
     matrix: Path | None = None,
     prior: float | None = None,
+    format: VoteFormat = "votes",  # the option's name
+    unranked: Unranked = "refuse",
     reference: Path | None = None,
     start: Path | None = None,
     beta: float = 0.1,
@@ -83,9 +87,12 @@ def solve_files(
 
     Args:
         votes: a CSV file of votes with the columns winner, loser and, optionally, prompt, count and
-            tie.
+            tie; or ballots of PrefLib, .soc, .soi, .toc or .toi.
         matrix: a .npy or .csv file of P(y > y'), [N, N], or [C, N, N] for several games.
         prior: pseudo-ties that are added to each pair of alternatives of the votes; 1 if not given.
+        format: of a CSV of votes; an arena has the columns model_a, model_b and winner.
+        unranked: what a ballot of PrefLib says of alternatives that it does not rank: refuse such a
+            ballot; below (all that it ranks, and tied with each other); or uncompared.
         reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
             alternatives; uniform if not given. At beta = 0 it decides between several equilibria.
         start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
@@ -98,9 +105,10 @@ def solve_files(
     """
     check_beta(beta, "--beta")
     reading.check_combination(votes, matrix, prior, updates)
+    reading.check_votes(votes, format, unranked)
     reading.check_algorithm(algorithm, start, beta)
     refuse_output("--output", output, [votes, matrix, reference, start])
-    game = reading.read_game(votes, matrix, 1.0 if prior is None else prior)
+    game = reading.read_game(votes, matrix, 1.0 if prior is None else prior, format, unranked)
     log_reference = reading.read_log_policy(reference, "reference", game)
     log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.data.tables.files import read_distribution, read_matrix
-from nlhf_zoo.data.tables.votes import read_votes
+from nlhf_zoo.data.tables.preflib import Unranked
+from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
 
 _MOST_CHARACTERS = 60  # of a name
@@ -63,10 +64,22 @@ def check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta:
         raise UserError(f"--algorithm: {error}") from error
 
 
-def read_game(votes: Path | None, matrix: Path | None, prior: float) -> Game:
+def check_votes(votes: Path | None, shape: VoteFormat, unranked: Unranked) -> None:
+    """Refuse options of votes where there are none."""
+    if votes is None and (shape, unranked) != ("votes", "refuse"):
+        raise UserError("--format and --unranked say how votes are read: give --votes")
+
+
+def read_game(
+    votes: Path | None,
+    matrix: Path | None,
+    prior: float,
+    shape: VoteFormat = "votes",
+    unranked: Unranked = "refuse",
+) -> Game:
     """The game of a file of votes, or of a matrix."""
     if votes is not None:
-        read = read_votes(votes, prior)
+        read = read_votes(votes, prior, shape, unranked)
         return Game(read.preference, read.support, read.names, read.prompts, votes)
     assert matrix is not None  # exactly one of them is given
     table = read_matrix(matrix)

@@ -109,7 +109,7 @@ def read_rows(path: Path, what: str) -> Iterator[tuple[list[str], str]]:
     Raises:
         UserError: there is no such file, it is empty, or it is not CSV in UTF-8.
     """
-    _require_file(path, what)
+    require_file(path, what)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -129,7 +129,7 @@ def read_embeddings(path: str | Path) -> Tensor:
         UserError: the file cannot be read, or does not hold finite embeddings.
     """
     path = Path(path)
-    _require_file(path, "embeddings")
+    require_file(path, "embeddings")
     if path.suffix != ".npy":
         raise UserError(f"embeddings {path} must end in .npy")
     values = _read_npy(path, "embeddings")
@@ -143,7 +143,8 @@ def read_embeddings(path: str | Path) -> Tensor:
     return vectors
 
 
-def _require_file(path: Path, what: str) -> None:
+def require_file(path: Path, what: str) -> None:
+    """Refuse what is no file, is empty or cannot be read."""
     if not path.exists():
         raise UserError(f"{what} {path} does not exist: check the path")
     if not path.is_file():
@@ -156,7 +157,7 @@ def _require_file(path: Path, what: str) -> None:
 
 def _read(path: Path, what: str) -> tuple[NDArray[np.float64], list[str] | None]:
     """The float64 values of a file, and the names of its columns where it has some."""
-    _require_file(path, what)
+    require_file(path, what)
     if path.suffix == ".npy":
         return _read_npy(path, what).astype(np.float64), None
     if path.suffix == ".csv":

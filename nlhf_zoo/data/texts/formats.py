@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import cycle
 from typing import Any, Literal
 
+from nlhf_zoo.data.tables.votes import WINNERS
 from nlhf_zoo.data.texts.row_source import Row
 from nlhf_zoo.errors import UserError
 
@@ -21,8 +22,6 @@ PromptFormat = Literal["columns", "messages", "hh", "sharegpt", "arena"]
 
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-_WINNERS = {"model_a": 1.0, "model_b": 0.0}
-_WINNERS |= dict.fromkeys(("tie", "tie (bothbad)", "both_bad"), 0.5)
 # Columns that say which of two answers is the better one, in data sets of many publishers.
 _VERDICTS: tuple[str, ...] = (
     "winner",
@@ -32,11 +31,6 @@ _VERDICTS: tuple[str, ...] = (
     "preference",
 )
 _VERDICTS += ("overall_preference", "label", "labels")
-
-
-def winner_share(winner: object) -> float | None:
-    """The share of a vote that model A has by an arena's ``winner``; None where it is no vote."""
-    return _WINNERS.get(winner) if isinstance(winner, str) else None
 
 
 def pair_of(row: Row, shape: PairFormat) -> Row:
@@ -137,11 +131,11 @@ def _sharegpt_messages(row: Row, cell: list[Any], name: str) -> list[dict[str, A
 
 def _arena_pair(row: Row) -> Row:
     winner = _column(row, "winner")
-    share = winner_share(winner)
+    share = WINNERS.get(winner) if isinstance(winner, str) else None
     if share is None:
         raise row.unusable(
             f"the winner {winner!r}",
-            f"has the winner {winner!r}: write one of {', '.join(_WINNERS)}",
+            f"has the winner {winner!r}: write one of {', '.join(WINNERS)}",
         )
     values: dict[str, Any] = {"probability": share}
     if "conversation_a" in row.values:

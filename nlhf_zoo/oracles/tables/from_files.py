@@ -18,7 +18,8 @@ from nlhf_zoo.data.tables.files import (
     read_matrix,
     require_memory,
 )
-from nlhf_zoo.data.tables.votes import read_votes
+from nlhf_zoo.data.tables.preflib import Unranked
+from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.tables.base import DTYPES, Precision, TableOracle, all_valid
@@ -53,13 +54,24 @@ class VotesOracle(TableOracle):
     """Preferences from a table of votes, one game a prompt.
 
     Args:
-        votes: path of a CSV with the columns winner, loser and, optionally, prompt, count and tie.
+        votes: path of a CSV with the columns winner, loser and, optionally, prompt, count and tie;
+            or of ballots of PrefLib, .soc, .soi, .toc or .toi.
         prior: pseudo-ties added to each pair; with 0, a pair that nobody compared is refused.
         dtype: precision of the answers.
+        format: of a CSV; an arena has the columns model_a, model_b and winner.
+        unranked: what a ballot says of alternatives that it does not rank: refuse such a ballot;
+            below (all that it ranks, and tied with each other); or uncompared.
     """
 
-    def __init__(self, votes: str | Path, prior: float = 1.0, dtype: Precision = "float64") -> None:
-        read = read_votes(votes, prior)
+    def __init__(
+        self,
+        votes: str | Path,
+        prior: float = 1.0,
+        dtype: Precision = "float64",
+        format: VoteFormat = "votes",  # the option's name
+        unranked: Unranked = "refuse",
+    ) -> None:
+        read = read_votes(votes, prior, format, unranked)
         preference = read.preference.to(DTYPES[dtype])
         super().__init__(preference, read.support, read.names, read.prompts)
 
