@@ -147,6 +147,13 @@ def verdict(request: dict[str, Any], probability: float, manner: str = "plain") 
     return completion(letter, "stop", {"content": tokens})
 
 
+def decision(probability: float) -> bytes:
+    options = {"A": probability, "B": 1 - probability}
+    answer = {"type": "choice", "choice": "A", "confidence": 0.5, "probabilities": options}
+    usage = {"input_tokens": 100, "output_tokens": 0}
+    return json.dumps({"answers": {"better": answer}, "usage": usage}).encode()
+
+
 def token(name: str, probability: float) -> dict[str, Any]:
     """A token with five alternatives, A with a probability among them."""
     half = probability / 2
@@ -155,9 +162,9 @@ def token(name: str, probability: float) -> dict[str, Any]:
     return {"token": name, "logprob": top[0]["logprob"], "top_logprobs": top}
 
 
-def moderated(text: str) -> int | None:
-    """The status with which a server refuses one text in fifty; None for the others."""
-    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+def moderated(message: str) -> int | None:
+    """The status with which a server refuses one question in fifty; None for the others."""
+    digest = hashlib.blake2b(message.encode(), digest_size=4).digest()
     number = int.from_bytes(digest, "big") % 150
     return (403, 451, 400)[number] if number < 3 else None
 
@@ -206,23 +213,27 @@ class Connection(asyncio.Protocol):
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end].decode("latin1")
             headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
-            size = end + 4 + int(headers["content-length"])
+            size = end + 4 + int(headers.get("content-length", 0))
             if len(self.buffer) < size:
                 return
             body, self.buffer = self.buffer[end + 4 : size], self.buffer[size:]
+            if head.startswith("GET "):
+                self.write(http(200, json.dumps({"data": [{"id": "small"}]}).encode()))
+                continue
             found = re.search("^authorization: (.*)$", head, re.M | re.I)
             authorization = found[1].strip() if found else None
             self.asked(json.loads(body), authorization, sorted(headers))
 
     def asked(self, request: dict[str, Any], authorization: str | None, headers: list[str]) -> None:
-        message = request["messages"][-1]["content"]
+        decides = "state" in request  # as /v1/systemone of transformers serve, and no chat
+        message = request["state"] if decides else request["messages"][-1]["content"]
         first, second = responses(message)
         number = self.server.attempts[first, second] = self.server.attempts[first, second] + 1
         self.server.open += 1
         self.server.asked += 1
         fault = self.server.fault(first, second, number)
         if self.server.options.manner == "moderates" and fault is None:
-            status = moderated(first) or moderated(second)
+            status = moderated(message)
             fault = status and f"status_{status}"
         if self.server.options.manner == "five" and request.get("top_logprobs", 0) > 5:
             fault = "status_400"
@@ -231,12 +242,14 @@ class Connection(asyncio.Protocol):
             authorization=authorization, headers=headers, told=steered(message),
             time=asyncio.get_running_loop().time(), open=self.server.open,
             request={key: value for key, value in request.items() if key != "messages"},
-            messages=request["messages"] if self.server.options.keep else None,
+            messages=request.get("messages") if self.server.options.keep else None,
         )  # fmt: skip
         self.server.go_away_in_time()
         if fault is None:
             options = self.server.options
-            said = verdict(request, thought(message, options.taste), options.manner)
+            probability = thought(message, options.taste)
+            said = verdict(request, probability, options.manner)
+            said = decision(probability) if decides else said
             self.later(http(200, said))
         elif fault in SAID:
             self.later(http(200, SAID[fault], *["content-encoding: gzip"] * (fault == "gzip")))

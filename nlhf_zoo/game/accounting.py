@@ -15,7 +15,7 @@ from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
-from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.oracles.text_oracle import last_words
 from nlhf_zoo.records import Responses
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal
 
@@ -158,12 +158,11 @@ class Accounts:
         invalid = sum(missing for _, missing in self._recent)
         if invalid <= self.max_invalid * answers:
             return ""
-        parts = [part for part in self.oracle.modules() if isinstance(part, TextOracle)]
-        last_error = "".join(f"; its last words: {p.last_error}" for p in parts if p.last_error)
         return (
             f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
             f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
-            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}{last_error}"
+            f"oracle`, or raise model.max_invalid, which is {self.max_invalid}"
+            f"{last_words(self.oracle)}"
         )
 
 

@@ -16,6 +16,7 @@ from nlhf_zoo.health import adapters, capabilities, players, probe, scoring
 from nlhf_zoo.health.check import Check, Finding, Note
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
+from nlhf_zoo.health.oracles.judges import models_of
 from nlhf_zoo.health.preservation import restored_after
 from nlhf_zoo.health.prompts import how_written, without_template
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
@@ -181,6 +182,7 @@ def _checks(
         yield "end of sequence", partial(scoring.end_scored_once, game, tried)
         yield "responses", partial(scoring.responses_end, game, tried)
         yield "generator", partial(scoring.generator_agrees, game, prompts)
+    yield "judge", partial(models_of, game.oracle)
     with listening(game.oracle) as asked:
         yield "oracle", partial(oracle_answers, game, prompts)
         if make_trainer is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from nlhf_zoo.data.texts import conversation_key
@@ -227,6 +228,15 @@ class TextOracle(PreferenceOracle):
         if truncated is None:
             return [[(text, False) for text in row] for row in texts]
         return [list(zip(*row, strict=True)) for row in zip(texts, truncated.tolist(), strict=True)]
+
+
+def last_words(oracle: nn.Module) -> str:
+    """What came last in place of an answer to an oracle and its parts, to be put behind a figure.
+
+    It is empty where nothing did.
+    """
+    parts = [part for part in oracle.modules() if isinstance(part, TextOracle)]
+    return "".join(f"; its last words: {part.last_error}" for part in parts if part.last_error)
 
 
 # none: as the question has them; random: by a coin that the texts themselves toss, so that a pair

@@ -68,6 +68,19 @@ def test_log_probabilities(server):
         assert entry["request"]["top_logprobs"] == 20
 
 
+def test_probabilities_of_options(server):
+    """As `/v1/systemone` of `transformers serve` gives them, which takes no other fields."""
+    asked = named("options", 20)
+    judge = oracle(server, verdict="options", top_logprobs=5)
+    answers = dict(judge.in_given_order(asked))
+    for number, question in enumerate(asked):
+        assert answers[number] == pytest.approx(rule(question.first, question.second))
+        (entry,) = of(server, question)
+        assert entry["request"].keys() == {"model", "state", "questions"}
+        assert list(entry["request"]["questions"]["better"]["criteria"]) == ["A", "B"]
+    assert judge.ledger["prompt_tokens"] == 100 * 20
+
+
 def test_a_request_holds_what_it_should_and_nothing_else(server, monkeypatch):
     for name in ("ORG_ID", "PROJECT_ID", "BASE_URL", "ADMIN_KEY", "API_KEY", "WEBHOOK_SECRET"):
         monkeypatch.setenv(f"OPENAI_{name}", "http://127.0.0.1:1/of-the-environment")

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from judge_server import JudgeServer, moderated, rule
+from judge_server import JudgeServer, rule
 from judge_server_oracles import oracle, questions
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
@@ -59,11 +59,12 @@ def test_a_judge_that_moderates_is_asked_on():
     with JudgeServer(manner="moderates") as server:
         judge, asked = oracle(server, order="none"), questions(500)
         had = dict(judge.answers(asked))
+        refused = {(e["first"], e["second"]) for e in server.entries() if e["fault"]}
     for number, one in enumerate(asked):
-        is_refused = moderated(one.first) or moderated(one.second)
+        is_refused = (one.first, one.second) in refused
         wanted = math.nan if is_refused else rule(one.first, one.second)
         assert had[number] == pytest.approx(wanted, nan_ok=True)
-    assert 0 < sum(map(math.isnan, had.values())) < 50
+    assert 0 < len(refused) < 50
     assert judge.ledger["requests"] == 500
 
 

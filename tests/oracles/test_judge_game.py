@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,6 +121,53 @@ def test_a_judge_may_move_and_wait_longer_but_not_be_another(tmp_path: Path):
         assert re.search(r"the checkpoint's run had \S+model = small, .* has smaller", run.sentence)
     assert load(tmp_path)["online_game"]["progress"]["round"] == 2
     assert (tmp_path / RUN / "config.yaml").is_file()
+
+
+MANNERS = {
+    "thinks": {}, "thinks where nobody sees it": {"verdict": "logprobs"}, "parts": {},
+    "five": {"verdict": "logprobs", "top_logprobs": 5}, "moderates": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MANNERS)
+def test_a_run_against_a_judge_of_a_manner_of_its_own_ends_well(kind: str, tmp_path: Path):
+    """Thinks, answers in parts, lists five log-probabilities, moderates one question in fifty."""
+    manner = kind.split()[0]
+    with JudgeServer(manner=manner, keep=1) as server:
+        judged_game(tmp_path, server.url)
+        config = read(tmp_path)
+        config["model"]["init_args"]["oracle"]["init_args"]["oracle"]["init_args"] |= MANNERS[kind]
+        if manner != "moderates":  # which takes some questions to be seen
+            config["trainer"]["callbacks"][0] = part("Budget", rounds=1)
+        write(tmp_path, config)
+        run = fit(tmp_path)
+        assert run.code == 0, run.err
+        log = server.entries()
+    counts: Counter[str] = Counter()
+    for of_part in load(tmp_path)["online_game"]["ledgers"].values():
+        counts.update(of_part)
+    refused = Counter(order_of(entry) for entry in log if entry["fault"])
+    completions = len(log) - refused.total()
+    assert counts["requests"] == counts["queries"] + counts["swapped"] == len(log)
+    assert counts["queries"] == counts["swapped"]
+    assert (counts["retries"], counts["prompt_tokens"]) == (0, 100 * completions)
+    # A pair has no answer where one of its orders was refused, each time that it is asked about.
+    pairs = {(prompt, *sorted(two)) for prompt, *two in refused}
+    invalid = sum(max(refused[p, a, b], refused[p, b, a]) for p, a, b in pairs)
+    assert counts["invalid"] == invalid
+    assert (invalid > 0) == (manner == "moderates")
+    with sqlite3.connect(tmp_path / "answers.sqlite") as store:
+        kept = store.execute("SELECT probability FROM answers").fetchall()
+    assert len(kept) == counts["queries"] - invalid
+    wanted = {(rule(e["first"], e["second"]) + 1 - rule(e["second"], e["first"])) / 2 for e in log}
+    assert all(min(min(abs(p - w), abs(1 - p - w)) for w in wanted) < 1e-6 for (p,) in kept)
+
+
+def order_of(entry: dict) -> tuple[str, str, str]:
+    """A prompt and two responses in the order in which they were shown."""
+    quoted = re.search("<message>\n(.*?)</message>", entry["messages"][-1]["content"], re.S)
+    assert quoted is not None
+    return quoted[1], entry["first"], entry["second"]
 
 
 def read(folder: Path) -> dict:

@@ -49,6 +49,11 @@ REFUSALS = {
     "template unknown field": ({"template": "third.txt"}, r"third\.txt has the unknown field '\{third\}'"),
     "template braces": ({"template": "braces.txt"}, r"braces\.txt has .*\{\{ and \}\} for braces"),
     "verdict": ({"verdict": "text"}, r"verdict"),
+    "system with options": (
+        {"verdict": "options", "system": "Judge."},
+        "no system message with verdict options",
+    ),
+    "too few log-probabilities": ({"top_logprobs": "1"}, "top_logprobs must be at least 2, but it is 1"),
     "order": ({"order": "swapped"}, "order"),
     "temperature": ({"temperature": "-1"}, "temperature must be 0 or a number above, but it is -1"),
     "max_tokens": ({"max_tokens": "0"}, "max_tokens must be at least 1"),

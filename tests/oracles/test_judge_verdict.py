@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_server import completion
 
-from nlhf_zoo.oracles.judge.reply import read_completion
-from nlhf_zoo.oracles.judge.verdict import json_verdict, logprobs_verdict
+from nlhf_zoo.oracles.judge.reply import read_completion, read_decision
+from nlhf_zoo.oracles.judge.verdict import json_verdict, logprobs_verdict, options_verdict
 
 NAN = math.nan
 A = '{"better": "A"}'
@@ -219,6 +219,29 @@ def test_tokens_of_one_text_add_up_and_the_same_one_counts_once():
     assert said == pytest.approx(mass / (mass + math.exp(-3)))
 
 
+# ---- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"A": 0.25, "B": 0.75}, 0.25), ({"B": 0.25, "A": 0.7496}, 0.7496 / 0.9996),
+        ({"A": 1, "B": 0}, 1),
+        ({"A": 0.5}, NAN), ({"A": 0.5, "B": 0.5, "C": 0.0}, NAN), ({"A": 0.5, "B": 0.6}, NAN),
+        ({"A": "0.5", "B": 0.5}, NAN), ({"A": True, "B": 0.0}, NAN), ({"A": 1.5, "B": -0.5}, NAN),
+        ([0.5, 0.5], NAN), (None, NAN),
+    ],
+)  # fmt: skip
+def test_probabilities_of_two_options(said, wanted):
+    body = json.dumps({"answers": {"better": {"probabilities": said}}}).encode()
+    assert options_verdict(read_decision(body)).probability == pytest.approx(wanted, nan_ok=True)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"answers": {"better": 1}}', b"[" * 10**5])
+def test_what_is_no_decision(body):
+    assert read_decision(body) is None
+
+
 # ---- whatever is sent ----------------------------------------------------------------------------
 
 
@@ -252,7 +275,7 @@ alternatives = st.fixed_dictionaries({"token": leaves, "logprob": leaves | anyth
 listing = st.fixed_dictionaries({"token": leaves, "top_logprobs": st.lists(alternatives)})
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     anything | st.sampled_from(["A", " B"]),
     anything | st.sampled_from(["stop"]),

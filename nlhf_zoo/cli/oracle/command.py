@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
+from nlhf_zoo.cli.oracle.probe import probe
 from nlhf_zoo.cli.oracle.report import ReportOptions, parse, report
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.trainer import LookingCLI, run
@@ -33,6 +34,8 @@ configuration, whose reference and policy draw them. An oracle over a table is l
   --num_prompts N    prompts of the training data, with --config (default: 8)
   --num_responses K  responses to each, half of them the reference's (default: 4)
   --max_queries Q    ask about no more pairs than this
+  --probe            ask a judge one question only, the first of the responses or one about numbers,
+                     and print what came back and how it was read
   --output FILE      a .json file of the figures and all answers
   --figure FILE      a .png of the first prompts' preferences, and of one order against the other
 
@@ -56,7 +59,7 @@ def main(args: list[str]) -> None:
     if not with_oracle:
         raise UserError("give --oracle CLASS, or --config CONFIG, whose oracle is examined")
     samples = _read(options)
-    report(*_examined(_build(rest), samples), options)
+    _answer(*_examined(_build(rest), samples), options)
 
 
 class OracleCLI(LookingCLI):
@@ -71,13 +74,22 @@ class OracleCLI(LookingCLI):
     def fit(self, model: OnlineGame, ckpt_path: str | None = None, **_: Any) -> None:
         """Ask the oracle in place of a fit (LightningCLI calls this)."""
         oracle, samples = _examined(model.oracle, _read(self.options))
-        if oracle.support is None:
+        if oracle.support is None and not self.options.probe:
             if samples is None:
                 trainer, prompts = self.first_prompts(model, self.options.num_prompts, ckpt_path)
                 with trainer.precision_plugin.forward_context():
                     samples = draw_samples(model, prompts, self.options.num_responses)
             oracle.to(self.trainer.strategy.root_device)
-        report(oracle, samples, self.options)
+        _answer(oracle, samples, self.options)
+
+
+def _answer(
+    oracle: PreferenceOracle, samples: list[ResponseSample] | None, options: ReportOptions
+) -> None:
+    if options.probe:
+        probe(oracle, samples)
+    else:
+        report(oracle, samples, options)
 
 
 # ---- what is asked, and who ----------------------------------------------------------------------

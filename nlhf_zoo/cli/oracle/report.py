@@ -61,6 +61,7 @@ class ReportOptions(argparse.Namespace):
     max_queries: int | None
     output: Path | None
     figure: Path | None
+    probe: bool
 
 
 def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
@@ -72,6 +73,7 @@ def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
     parser.add_argument("--responses", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--probe", action="store_true")
     try:
         options, rest = parser.parse_known_args(args, ReportOptions())
     except argparse.ArgumentError as error:
@@ -80,6 +82,8 @@ def parse(args: Sequence[str]) -> tuple[ReportOptions, list[str]]:
         number = getattr(options, name)
         if number is not None and number < least:
             raise UserError(f"--{name} must be at least {least}, but it is {number}")
+    if options.probe and (options.output or options.figure or options.max_queries):
+        raise UserError("--probe asks one question and prints the answer: leave other outputs out")
     for name, ending in (("output", ".json"), ("figure", ".png")):
         path = getattr(options, name)
         if path is not None and path.suffix != ending:
@@ -117,6 +121,11 @@ def report(
         _output(answers, name, _title(answers, samples), options)
     if answers.stopped is not None:
         raise answers.stopped
+    if answers.probability.isnan().all():
+        raise UserError(
+            f"{name} has no answer to any of {_number(len(answers.questions), 'pair')}"
+            f"{answers.last_words}"
+        )
 
 
 def _title(answers: Answers, given: Sequence[ResponseSample]) -> str:

@@ -14,6 +14,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, at_most
 from nlhf_zoo.health.oracles.diagnostics import ROUNDING
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.text_oracle import last_words
 from nlhf_zoo.oracles.wrappers.budgeted import queries_per_prompt
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
@@ -71,7 +72,7 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
             invalid <= _MOST_INVALID,
             f"{invalid:.0%} of its answers are invalid",
             f"at most {_MOST_INVALID:.0%}",
-            "read what the oracle says of such responses",
+            f"read what the oracle says of such responses{last_words(oracle)}",
         ),
     ]
 

@@ -20,7 +20,13 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, RuleOracle
 from nlhf_zoo.oracles.ledger import spent
-from nlhf_zoo.oracles.text_oracle import Question, TextOracle, conversations, response_texts
+from nlhf_zoo.oracles.text_oracle import (
+    Question,
+    TextOracle,
+    conversations,
+    last_words,
+    response_texts,
+)
 from nlhf_zoo.oracles.wrappers.ensemble import Agreement, EnsembleOracle, same_side, weighted_mean
 from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Conversation, Prompts, Responses
@@ -118,6 +124,7 @@ class Answers:
     total: Counter[str]  # what everything cost, likewise
     stopped: OracleStoppedError | None = None  # why the oracle stopped, if it did
     agreement: Agreement | None = None  # of the members of an ensemble, on `probability`
+    last_words: str = ""  # what came in place of an answer, to be put behind a figure
 
     @property
     def questions(self) -> list[Question]:
@@ -217,7 +224,7 @@ def ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:
     with ExitStack() as stack:
         for rule in rules:
             stack.enter_context(rule.unchecked())
-        return _ask(oracle, samples)
+        return replace(_ask(oracle, samples), last_words=last_words(oracle))
 
 
 def _ask(oracle: PreferenceOracle, samples: Sequence[ResponseSample]) -> Answers:

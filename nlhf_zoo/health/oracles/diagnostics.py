@@ -88,7 +88,7 @@ def _of_texts(answers: Answers) -> dict[str, _Figure]:
         "ties": _ties(answers.probability),
         "cyclic_triples": _cycles(answers.matrices()),
         "length_correlation": _length(answers),
-        "invalid": _share(missing, "have no answer"),
+        "invalid": _invalid(missing, answers.last_words),
         **_cost(answers),
     }
 
@@ -103,6 +103,11 @@ def _share(pairs: Tensor, what: str) -> _Figure:
     """The share of the pairs that are 1, of those that are not NaN."""
     num = int((~pairs.isnan()).sum())
     return mean(pairs), f"{int(pairs.nansum())} of {num} pairs {what}"
+
+
+def _invalid(missing: Tensor, last_words: str) -> _Figure:
+    share, reading = _share(missing, "have no answer")
+    return share, reading + last_words * bool(share)
 
 
 def _symmetry(answers: Answers, most: float) -> _Figure:

@@ -10,15 +10,16 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, final
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.judge.endpoint import Endpoint, presentable
-from nlhf_zoo.oracles.judge.reply import Completion, read_completion
+from nlhf_zoo.oracles.judge.endpoint import SHOWN, Endpoint, presentable
+from nlhf_zoo.oracles.judge.forms import Form
+from nlhf_zoo.oracles.judge.reply import Completion, read_models
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -55,17 +56,21 @@ class JudgeClient:
     collected or the interpreter ends. A copy, an unpickled one, and one in a forked process start
     their own. It keeps no key: that is read from the environment when the thread starts.
 
-    ``timeout`` is in seconds, for a whole request, from its start to the last byte of its reply.
+    Args:
+        endpoint: the server.
+        timeout: seconds for a whole request, from its start to the last byte of its reply.
+        form: in which questions are put.
 
     Raises:
         UserError: the `openai` client is not installed.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float, form: Form) -> None:
         if importlib.util.find_spec("openai") is None:  # imported with the first request only
             raise UserError("JudgeOracle needs the openai client: pip install 'nlhf_zoo[judge]'")
         self.endpoint = endpoint
         self.timeout = timeout
+        self.form = form
         self._sessions: dict[int, Session] = {}  # of this process, and of those it was forked from
 
     def __getstate__(self) -> dict[str, object]:
@@ -78,7 +83,7 @@ class JudgeClient:
             UserError: the environment variable of the key is not set.
         """
         if (session := self._sessions.get(os.getpid())) is None:
-            new = Session(self.endpoint, self.timeout)
+            new = Session(self.endpoint, self.timeout, self.form)
             # Several threads may have the first question.
             session = self._sessions.setdefault(new.pid, new)
             weakref.finalize(self, new.close)
@@ -88,11 +93,29 @@ class JudgeClient:
                 self.endpoint.announce()
         return session
 
-    def presentable(self, words: str) -> str:
-        """What a server said, for a message."""
+    def presentable(self, words: str, most: int = SHOWN) -> str:
+        """What a server said, for a message of so many characters."""
         session = self._sessions.get(os.getpid())
         key = session.key if session else os.environ.get(self.endpoint.api_key_env or "")
-        return presentable(words, key)
+        return presentable(words, key, most)
+
+    def ask_once(self, body: Mapping[str, Any]) -> Completion | Failure:
+        """What comes of one request, without another attempt; nothing is counted here.
+
+        Raises:
+            UserError: the environment variable of the key is not set.
+        """
+        session = self.session()
+        return asyncio.run_coroutine_threadsafe(session.post(body), session.loop).result()
+
+    def models(self) -> Sequence[str] | Failure:
+        """Names of the models that the server lists, which costs nothing.
+
+        Raises:
+            UserError: the environment variable of the key is not set.
+        """
+        session = self.session()
+        return asyncio.run_coroutine_threadsafe(session.models(), session.loop).result()
 
     def close(self) -> None:
         """End the thread and its connections; the next request starts another."""
@@ -108,10 +131,11 @@ class Session:
         UserError: the environment variable of the key is not set.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, timeout: float, form: Form) -> None:
         self.pid = os.getpid()
         self.key = endpoint.key()
         self.timeout = timeout
+        self.form = form
         self._client, self._options = _make_client(endpoint, self.key)
         self.loop = asyncio.new_event_loop()
         self.is_closed = False
@@ -121,17 +145,24 @@ class Session:
 
     async def post(self, body: Mapping[str, Any]) -> Completion | Failure:
         """Send a request for a completion, in the event loop."""
-        try:
-            async with asyncio.timeout(self.timeout):
-                reply = await self._post(body)
-        except TimeoutError:
-            return Failure(f"no whole reply within {self.timeout:g} s")
-        except Exception as error:
-            return _failure(error, self.key)
-        if (completion := read_completion(reply)) is not None:
+        reply = await self._outcome(self._post(body))
+        if isinstance(reply, Failure):
+            return reply
+        if (completion := self.form.read(reply)) is not None:
             return completion
         words = presentable(_server_message(reply), self.key) or "nothing"
-        return Failure(f"no chat completion, but {words}")
+        return Failure(f"no completion, but {words}")
+
+    async def models(self) -> Sequence[str] | Failure:
+        """Ask for the names of the server's models, in the event loop."""
+        reply = await self._outcome(
+            self._client.get("/models", cast_to=bytes, options=self._options)
+        )
+        if isinstance(reply, Failure):
+            return reply
+        if (names := read_models(reply)) is not None:
+            return names
+        return Failure("no list of models")
 
     def close(self) -> None:
         """End the thread; it closes what is open."""
@@ -143,10 +174,20 @@ class Session:
         if threading.current_thread() is not self._thread:  # the collector runs in any thread
             self._thread.join(_CLOSING)
 
+    async def _outcome(self, request: Awaitable[bytes]) -> bytes | Failure:
+        """The bytes of a whole reply, or what became of the request."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await request
+        except TimeoutError:
+            return Failure(f"no whole reply within {self.timeout:g} s")
+        except Exception as error:
+            return _failure(error, self.key)
+
     async def _post(self, body: Mapping[str, Any]) -> bytes:
         """The bytes of the reply, without the objects that `create` would make of them."""
         return await self._client.post(
-            "/chat/completions", cast_to=bytes, body=body, options=self._options
+            self.form.path, cast_to=bytes, body=body, options=self._options
         )
 
     def _run(self) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from nlhf_zoo.errors import UserError
 
 HIDDEN = "[hidden]"
-_SHOWN = 200  # characters of what a server said in a message
+SHOWN = 200  # characters of what a server said in a message
 _PART = 6  # letters and digits of a key that may not be shown either, in a row
 _LONGEST_PART = 15  # letters and digits in a row, of a name
 _LETTERS = string.ascii_letters + string.digits
@@ -104,7 +104,7 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
 
 
-def presentable(words: str, key: str | None, most: int = _SHOWN) -> str:
+def presentable(words: str, key: str | None, most: int = SHOWN) -> str:
     """What a server said, as a part of one sentence: the key hidden, on one line, not too long.
 
     A part of the key that has six of its letters and digits in a row is hidden too, whatever stands

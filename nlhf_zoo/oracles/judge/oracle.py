@@ -11,13 +11,14 @@ from typing import Any, final
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.judge.client import JudgeClient
+from nlhf_zoo.oracles.judge.client import Failure, JudgeClient
 from nlhf_zoo.oracles.judge.endpoint import Endpoint, refuse_endpoint
+from nlhf_zoo.oracles.judge.forms import FORMS, VerdictFrom
 from nlhf_zoo.oracles.judge.prompt import FOLDER, read_template, render
 from nlhf_zoo.oracles.judge.reply import Completion
 from nlhf_zoo.oracles.judge.scheduler import RateLimits, RequestScheduler
 from nlhf_zoo.oracles.judge.state import JudgeState
-from nlhf_zoo.oracles.judge.verdict import NO_LOG_PROBS, READERS, VerdictFrom
+from nlhf_zoo.oracles.judge.verdict import NO_LOG_PROBS, Verdict
 from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
 
 # Fields of a request that the oracle fills in itself.
@@ -30,6 +31,8 @@ _RESERVED = {
     "top_logprobs",
     "n",
     "stream",
+    "state",
+    "questions",
 }
 
 
@@ -49,8 +52,9 @@ class JudgeOracle(TextOracle):
         api_key_env: environment variable that holds the key; null, or no text at all, for a server
             without one.
         verdict: json, a reply that is one JSON object with either `better` ("A", "B" or "tie") or
-            `probability` (that A is better); or logprobs, the log-probabilities of the letters A
-            and B in a reply that is one letter.
+            `probability` (that A is better); logprobs, the log-probabilities of the letters A
+            and B in a reply that is one letter; or options, the probabilities of two options that
+            `/v1/systemone` of `transformers serve` gives in one forward pass, without writing.
         order: both orders averaged, one of them at random (always the same for a pair), or none.
         template: file with the message to the judge, with the fields {prompt}, {first} and
             {second}; null takes the one for `verdict` that comes with the package.
@@ -101,7 +105,7 @@ class JudgeOracle(TextOracle):
         super().__init__()
         api_key_env = api_key_env or None  # on a command line null would be a text
         refuse_endpoint(base_url, api_key_env)
-        _refuse_choices(model, verdict, order)
+        _refuse_choices(model, verdict, order, system)
         _refuse_numbers(temperature, max_tokens, top_logprobs, verdict)
         self.limits = RateLimits(
             concurrency, requests_per_minute, timeout, retries, backoff, patience
@@ -116,14 +120,14 @@ class JudgeOracle(TextOracle):
         # All of a request but the messages.
         self.request: dict[str, Any] = {"model": model, **(extra_body or {})}
         for name, value in (("temperature", temperature), ("max_tokens", max_tokens)):
-            if value is not None:
+            if value is not None and verdict != "options":  # nothing is drawn there
                 self.request[name] = value
         if verdict == "logprobs":
             self.request |= {"logprobs": True, "top_logprobs": top_logprobs}
         self.state = JudgeState()
         endpoint = Endpoint(base_url, api_key_env)
         endpoint.key()  # refuses a missing one before anything else is made
-        self.client = JudgeClient(endpoint, timeout)
+        self.client = JudgeClient(endpoint, timeout, FORMS[verdict])
 
     @property
     @override
@@ -163,15 +167,30 @@ class JudgeOracle(TextOracle):
         for number, completion in scheduler.run():
             yield number, math.nan if completion is None else self._verdict(completion)
 
+    def probe(self, question: Question) -> Completion | Failure:
+        """What comes of one request for a question, its first response shown as A; it is counted.
+
+        Raises:
+            OracleStoppedError: a budget is spent.
+        """
+        self.ledger.charge(queries=1, requests=1)
+        outcome = self.client.ask_once(self._body(question))
+        if isinstance(outcome, Completion):
+            self.ledger.charge(
+                prompt_tokens=outcome.prompt_tokens, reply_tokens=outcome.reply_tokens
+            )
+        return outcome
+
+    def read(self, completion: Completion) -> Verdict:
+        """How a completion is read."""
+        return self.client.form.verdict(completion)
+
     def _body(self, question: Question) -> dict[str, Any]:
         text = render(self.template, question.conversation, question.first, question.second)
-        messages = [{"role": "user", "content": text}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        return {**self.request, "messages": messages}
+        return {**self.request, **self.client.form.ask(text, self.system)}
 
     def _verdict(self, completion: Completion) -> float:
-        verdict = READERS[self.verdict](completion)
+        verdict = self.read(completion)
         if verdict.why == NO_LOG_PROBS and not self.state.has_verdicts:
             raise UserError(
                 f"{NO_LOG_PROBS}: set the judge's verdict to json, or take a server that has "
@@ -185,11 +204,17 @@ class JudgeOracle(TextOracle):
         return verdict.probability
 
 
-def _refuse_choices(model: str, verdict: str, order: str) -> None:
+def _refuse_choices(model: str, verdict: str, order: str, system: str | None) -> None:
     if not model:
         raise UserError("the judge's model needs a name: the one that its server knows it by")
-    if verdict not in READERS:
-        raise UserError(f"the judge's verdict must be json or logprobs, but it is {verdict!r}")
+    if verdict not in FORMS:
+        raise UserError(
+            f"the judge's verdict must be one of {', '.join(FORMS)}, but it is {verdict!r}"
+        )
+    if verdict == "options" and system is not None:
+        raise UserError(
+            "the judge has no system message with verdict options: write it into its template"
+        )
     if order not in ORDERS:
         raise UserError(f"the judge's order must be one of {', '.join(ORDERS)}, not {order!r}")
 

@@ -62,6 +62,19 @@ def read_completion(body: bytes) -> Completion | None:
     )
 
 
+def read_decision(body: bytes) -> Completion | None:
+    """The reply of an endpoint that decides between A and B; None where it lacks probabilities.
+
+    These are its text, as JSON.
+    """
+    try:
+        reply = json.loads(body)
+        text = json.dumps(reply["answers"]["better"]["probabilities"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return Completion(text, prompt_tokens=token_count(reply.get("usage"), "input_tokens"))
+
+
 def _joined(parts: Sequence[Any]) -> str:
     """The text of a message in parts; empty where it is not text alone, after some reasoning."""
     texts: list[str] = []
@@ -73,6 +86,15 @@ def _joined(parts: Sequence[Any]) -> str:
             return ""
         texts.append(part["text"])
     return "".join(texts)
+
+
+def read_models(body: bytes) -> list[str] | None:
+    """The names in a server's list of models; None where it is none."""
+    try:
+        names = [model["id"] for model in json.loads(body)["data"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def token_count(usage: object, name: str) -> int:

@@ -6,16 +6,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from nlhf_zoo.oracles.judge.reply import Completion
 
-VerdictFrom = Literal["json", "logprobs"]
 # P(A > B) that a word stands for; that of a tie in letters of any case.
 BETTER: Mapping[str, float] = {"A": 1.0, "B": 0.0, "tie": 0.5}
 NO_LOG_PROBS = "the server gives no log-probabilities"
 # How much a label that the server did not list may change a probability.
 UNLISTED = 0.01
+_ROUNDING = 1e-3  # of a server's own
 # What begins the reasoning of today's models, and what ends it. Templates of some of them open it
 # in the prompt, so that a reply has the end only.
 _REASONING = re.compile(r"<(think|thinking|thought|reasoning)>|\[THINK\]")
@@ -63,6 +63,16 @@ def logprobs_verdict(completion: Completion) -> Verdict:
     least of these; where that leaves more than 0.01 open there is no verdict.
     """
     return _read(completion, lambda text: _of_letter(text.strip(), completion.tokens or ()))
+
+
+def options_verdict(completion: Completion) -> Verdict:
+    """P(A > B) from the probabilities of two options, A and B, of an endpoint that decides; or NaN.
+
+    Example:
+        >>> options_verdict(Completion('{"A": 0.75, "B": 0.25}')).probability
+        0.75
+    """
+    return _read(completion, lambda text: _of_options(_parsed(text)))
 
 
 def _read(completion: Completion, read: Callable[[str], float]) -> Verdict:
@@ -135,7 +145,7 @@ def _of_object(verdict: Mapping[str, Any]) -> float:
     if len(verdict.keys() & {"better", "probability"}) != 1:
         raise _NoVerdictError("its object needs one of the keys better and probability")
     if "probability" in verdict:
-        return probability_of(verdict["probability"])
+        return _probability(verdict["probability"])
     better = verdict["better"]
     if isinstance(better, str) and better.lower() == "tie":
         return BETTER["tie"]
@@ -144,7 +154,16 @@ def _of_object(verdict: Mapping[str, Any]) -> float:
     return BETTER[better]
 
 
-def probability_of(value: object) -> float:
+def _of_options(verdict: Mapping[str, Any]) -> float:
+    if verdict.keys() != {"A", "B"}:
+        raise _NoVerdictError("it has other options than A and B")
+    one, other = (_probability(verdict[letter]) for letter in ("A", "B"))
+    if abs(one + other - 1) > _ROUNDING:
+        raise _NoVerdictError("the probabilities of A and B do not add up to 1")
+    return one / (one + other)
+
+
+def _probability(value: object) -> float:
     """A number in [0, 1] of a reply's."""
     if not (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1):
         raise _NoVerdictError("its probability is no number from 0 to 1")
@@ -164,7 +183,7 @@ def _of_letter(label: str, tokens: Sequence[Any]) -> float:
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _NoVerdictError("its log-probabilities cannot be read") from None
     total = mass["A"] + mass["B"]
-    if not 0 < total <= 1.001:  # rounding of a server's own
+    if not 0 < total <= 1 + _ROUNDING:
         raise _NoVerdictError("its log-probabilities of A and B are none")
     if 0 in mass.values() and least / (total + least) > UNLISTED:
         raise _NoVerdictError("the other letter is not listed, and may count: raise top_logprobs")
@@ -190,6 +209,18 @@ def _spelled(token: Any) -> str:
     return text
 
 
+def listed_tokens(tokens: Sequence[Any]) -> list[str]:
+    """Tokens of a reply with their alternatives, for a reader; empty where they are unreadable."""
+    try:
+        return [
+            f"{token['token']!r}: "
+            + ", ".join(f"{one['token']!r} {one['logprob']:.3f}" for one in token["top_logprobs"])
+            for token in tokens
+        ]
+    except (LookupError, TypeError, ValueError):
+        return []
+
+
 def _masses(top: Sequence[Any]) -> tuple[dict[str, float], float]:
     """Probabilities of A and B among the tokens that are listed, and of the least of these."""
     mass, least = {"A": 0.0, "B": 0.0}, 1.0
@@ -201,9 +232,3 @@ def _masses(top: Sequence[Any]) -> tuple[dict[str, float], float]:
         if (letter := _spelled(one)) in mass:
             mass[letter] += probability
     return mass, least
-
-
-READERS: Mapping[VerdictFrom, Callable[[Completion], Verdict]] = {
-    "json": json_verdict,
-    "logprobs": logprobs_verdict,
-}
