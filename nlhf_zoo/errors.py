@@ -1,5 +1,10 @@
 """Mistakes of the user's own making, runs that cannot go on, and how a message quotes a text."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A configuration or a file that cannot be used.
@@ -26,6 +31,12 @@ _SHOWN = 60  # characters of a text in a message
 def shown(text: str) -> str:
     """A text as a message quotes it, its end left out where it is long."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a misspelt name: the one that was meant, if any is like it."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {found[0]!r}?" if found else ""
 
 
 def cause(error: Exception) -> str:

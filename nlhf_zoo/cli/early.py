@@ -16,7 +16,8 @@ from pathlib import Path
 
 import nlhf_zoo
 from nlhf_zoo.cli import signatures
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.cli.arguments import flags
+from nlhf_zoo.errors import UserError, nearest
 
 _OPTIONS = [
     "config",
@@ -47,29 +48,11 @@ def refuse_early(args: Sequence[str], own: Sequence[str] = (), command: str = "f
     A file is missing or no YAML, an option or a class of this package is misspelt.
     """
     look = _Look((*_OPTIONS, *own), command)
-    for flag, value in _flags(args):
+    for _, flag, value in flags(args):
         if flag in ("config", "c"):
             look.at_file(value or "")
         else:
             look.at_option(flag, value)
-
-
-def _flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Options with their values, in order."""
-    number = 0
-    while number < len(args):
-        word = args[number]
-        number += 1
-        if not word.startswith("-") or word == "-" or word[1:2].isdigit():
-            continue
-        name, equals, value = word.lstrip("-").partition("=")
-        if equals:
-            yield name, value
-        elif number < len(args) and not args[number].startswith("--"):
-            yield name, args[number]
-            number += 1
-        else:
-            yield name, None
 
 
 def _places(place: _Place, block: object) -> Iterator[tuple[_Place, object]]:
@@ -113,6 +96,7 @@ class _Look:
             if str(option).rstrip("+") not in known:
                 raise UserError(
                     f"Subcommand {self.command!r} does not accept option 'trainer.{option}'"
+                    + nearest(str(option), known)
                 )
         entries = trainer.get("callbacks")
         for entry in entries if isinstance(entries, list) else ():
@@ -124,7 +108,11 @@ class _Look:
         head, _, rest = flag.partition(".")
         if not self._is_known(head, rest):
             shown = f"--{flag}" + ("" if value is None else f" {value}")
-            raise UserError(f"unrecognized arguments: {shown}")
+            of_trainer = head == "trainer" and bool(rest)
+            known, option = (
+                (signatures.trainer_options(), rest) if of_trainer else (self.options, head)
+            )
+            raise UserError(f"unrecognized arguments: {shown}" + nearest(option, known))
         if flag.rstrip("+") == "trainer.callbacks":
             self._at_callback(value)
         place = tuple(part for part in flag.split(".") if part not in ("init_args", "class_path"))
@@ -162,7 +150,7 @@ class _Look:
             return None
         if option not in known:
             where = ".".join(place)
-            raise UserError(f"--{where}: Option '{option}' is not accepted")
+            raise UserError(f"--{where}: Option '{option}' is not accepted{nearest(option, known)}")
         return known[option]
 
     def _at_class(self, place: _Place, annotation: str, value: object) -> None:
@@ -189,13 +177,16 @@ class _Look:
             return
         known = signatures.callbacks()
         if known and name not in {*known, *signatures.classes(), "null"}:
-            raise UserError(f"--trainer.callbacks: there is no class {name!r}")
+            near = nearest(name, {*known, *signatures.classes()})
+            raise UserError(f"--trainer.callbacks: there is no class {name!r}{near}")
 
     def _at_no_class(self, place: _Place, bases: list[str], annotation: str, name: str) -> None:
         if name in ("null", "None") or _takes_text(annotation) or "Callable" in annotation:
             return
         known = [] if place in _BASES else signatures.choices(bases[0])
-        choose = f": choose one of {', '.join(known)}" if known else ""
+        choose = (
+            f": choose one of {', '.join(known)}" if known else nearest(name, signatures.classes())
+        )
         raise UserError(f"--{'.'.join(place)}: there is no class {name!r}{choose}")
 
     def _at_path(self, place: _Place, annotation: str, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def refuse_numbers(trainer: Mapping[str, Any], trains: bool) -> None:
             continue
         if not math.isfinite(value) or value < least:
             raise UserError(f"trainer.{name} must be at least {least}, but it is {value}")
+        if value > sys.maxsize:
+            raise UserError(f"trainer.{name} must be at most {sys.maxsize}, but it is {value}")
         if name == "val_check_interval" and value == 0:
             raise UserError("trainer.val_check_interval must be above 0, but it is 0")
         if trains and name in _ENDS and value == 0:

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from nlhf_zoo.cli.callables import refuse_callable
 from nlhf_zoo.cli.signatures import choices
 from nlhf_zoo.cli.yaml_rules import dump, loader
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, nearest
 
 for _mode in ("omegaconf+", "yaml"):  # the first reads as the second, and finds `${...}` later
     set_loader(_mode, loader(get_loader("yaml")), (YAMLError,))
@@ -31,6 +31,12 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:$|Subclass types expect"
     r"|a class path \(str\)|a dict with|Expected a path but|Given value type: |Given value: "
 )
+# What it says of a value that is no part, from within.
+_INTERNAL = (
+    r"argument of type '\w+' is not iterable|object has no attribute 'keys'|unhashable type|"
+    r"Dict must include a class_path"
+)
+_PART = "expected the name of a class, or a mapping of class_path and init_args"
 _QUOTES = ': yes, no, on and off are text only in quotes, as in ["yes", "no"]'
 _KINDS = {"NoneType": "null", "str": "text", "int": "a whole number", "float": "a number"}
 
@@ -43,6 +49,8 @@ def shorten(message: str) -> str:
     lines = [line for line in lines if line and not _NOISE.match(line)]
     if missing := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{option}{_no_class(missing[1], keys[-1:])}"
+    if re.search(_INTERNAL, message):
+        return option + _PART
     if problem := re.search(r"expects a function or a callable class: (.*)", message):
         return option + _no_callable(problem[1])
     if re.search(r"but \S+ is abstract", message):
@@ -54,6 +62,8 @@ def shorten(message: str) -> str:
         r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|typing.Literal\[(.*?)\])", message
     )
     value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if kinds == [("NoneType", "")] and value:
+        return f"{option}{_PART}, but got {value[1]!r}"
     if kinds and value:
         expected = " or ".join(_KINDS.get(kind, kind) or literals for kind, literals in kinds)
         truth = ("str", "") in kinds and value[1] in ("True", "False")
@@ -159,12 +169,18 @@ class SentenceParser(ArgumentParser):
             annotation = getattr(action, "_typehint", inspect.Parameter.empty)
             if annotation is not inspect.Parameter.empty and action.dest in namespace:
                 refuse_callable(action.dest, annotation, namespace[action.dest])
+            if action.dest in namespace and namespace[action.dest] is None:
+                _refuse_null(action, annotation)
         made: Namespace = super().instantiate(namespace, *others, **options)
         return made
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong."""
-        raise UserError(shorten(message)) from ex
+        """Say what is wrong, and of an option that is misspelt, which one is like it."""
+        sentence = shorten(message)
+        if found := re.match(r"unrecognized arguments: --([\w-]+)", sentence):
+            options = [name for action in self._actions for name in action.option_strings]
+            sentence += nearest(found[1], {name.lstrip("-").split(".")[0] for name in options})
+        raise UserError(sentence) from ex
 
 
 @contextmanager
@@ -182,6 +198,21 @@ def as_user_errors(where: str = "") -> Iterator[None]:
         raise UserError(f"{where}an interpolation fails: {error}") from error
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         raise UserError(where + (shorten(str(error)) or type(error).__name__)) from error
+
+
+def _refuse_null(action: Any, annotation: object) -> None:
+    """Refuse null where it is no value; jsonargparse takes it for any option that is no class."""
+    kinds = getattr(action, "type", None) if annotation is inspect.Parameter.empty else annotation
+    if kinds in (int, float, str, bool) and action.default is not None:
+        what = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "a text",
+            "bool": "true or false",
+        }
+        raise UserError(
+            f"{action.dest} is null, but must be {what[kinds.__name__]}: leave it out, or give one"
+        )
 
 
 def _as_yaml(option: re.Match[str]) -> str:

@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
 from nlhf_zoo.cli import ending, limits, refusals, resuming
+from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
 from nlhf_zoo.cli.quiet import GAME_TRAINER, SILENT_TRAINER, quiet
@@ -239,6 +240,8 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     """Run one command of the Trainer, `fit`, `validate`, `test` or `predict`, with its options."""
     args, allow_code = taken_out(with_values(args, ["--allow_code"]), "--allow_code")
     refuse_bad_files(args)
+    refuse_overridden(args)
+    args = with_model(args)
     if args[0] != "fit":  # what is looked at may be somebody else's run
         for file in config_files(args):
             refuse_foreign_code(read_config(file), Path(file), allow_code)

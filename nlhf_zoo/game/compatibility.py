@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ from nlhf_zoo.records import Batch, ProximalStep
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
 
+_LEAST_BETA = 1e-9
+
 
 def check_parts(game: OnlineGame, micro_batches: int) -> None:
     """Check that the algorithm's steps can be realised with a game's parts, before it is bound."""
+    _check_beta(game.beta)
     oracle, algorithm, beta = game.oracle, game.algorithm, game.beta
     rollout, name = game.rollout, type(algorithm).__name__
     try:
@@ -47,6 +51,17 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
         )
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
+
+
+def _check_beta(beta: float) -> None:
+    """Refuse a temperature that is none, or so far off that 1/beta drowns all else in float64."""
+    if not (math.isfinite(beta) and beta > 0):
+        raise UserError(f"beta must be a finite number above 0, but model.beta is {beta}")
+    if not _LEAST_BETA <= beta <= 1 / _LEAST_BETA:
+        raise UserError(
+            f"beta must lie between {_LEAST_BETA:g} and {1 / _LEAST_BETA:g}, for float64 holds no "
+            f"such game, but model.beta is {beta}"
+        )
 
 
 def check_precision(precision: str | int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -77,8 +76,6 @@ class OnlineGame(L.LightningModule):
         overlap_judging: bool = False,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(beta) and beta > 0):
-            raise UserError(f"beta must be a finite number above 0, but model.beta is {beta}")
         if not 0 <= max_invalid <= 1:
             raise UserError(f"model.max_invalid is a share, in [0, 1], but it is {max_invalid}")
         self.policy = policy

@@ -1,5 +1,6 @@
 """What is misspelt is refused before torch is imported, in the parser's own words."""
 
+import re
 import sys
 
 import pytest
@@ -78,7 +79,26 @@ def test_it_says_what_the_parser_says(case, tmp_path, monkeypatch):
     # There lightning is loaded, so that the parser alone looks at what it is given.
     run = nlhf("fit", *args, folder=tmp_path)
     assert run.code == 2
-    assert run.sentence.removeprefix("nlhf: error: ").startswith(str(caught.value)[:200])
+    words = str(caught.value).partition(", did you mean")[0]  # the parser knows fewer names
+    assert run.sentence.removeprefix("nlhf: error: ").startswith(words[:200])
+
+
+NEAREST = {
+    "--model.algorithm.etta": ("3", "'etta' is not accepted, did you mean 'eta'?"),
+    "--model.betta": ("3", "did you mean 'beta'?"),
+    "--model.policy.reference.scales": ("2", "did you mean 'scale'?"),
+    "--modle.beta": ("3", "did you mean 'model'?"),
+    "--trainer.maxsteps": ("3", "did you mean 'max_steps'?"),
+    "--trainer.callbacks+": ("Budgett", "did you mean 'Budget'?"),
+    "--model": ("OnlinGame", "did you mean 'OnlineGame'?"),
+}
+
+
+@pytest.mark.parametrize("option", NEAREST)
+def test_it_says_what_was_meant(option):
+    value, sentence = NEAREST[option]
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        refuse_early([*FIT, option, value])
 
 
 def test_of_a_record_it_says_more_than_the_parser():
