@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import save_tiny
+from tiny_models import tiny_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from nlhf_zoo.oracles import JudgeOracle
 from nlhf_zoo.oracles.judge.prompt import render
@@ -36,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     for library in ("fastapi", "uvicorn"):
         pytest.importorskip(library, reason="needs the extra transformers[serving]")
     folder = tmp_path_factory.mktemp("served")
-    save_tiny(folder / "model", "llama", chat=True, max_position_embeddings=4096)
+    save_of_bytes(folder / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,6 +57,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
             server.kill()
 
 
+def save_of_bytes(folder: Path) -> None:
+    """A model whose tokens are bytes, capitals among them."""
+    tokens = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    fast.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}assistant:"
+    fast.save_pretrained(folder)
+    sizes = {"vocab_size": len(tokens), "max_position_embeddings": 4096}
+    tiny_model("llama", 0, **sizes).save_pretrained(folder)
+
+
 def answers(url: str) -> bool:
     try:
         urllib.request.urlopen(f"{url}/health", timeout=60).close()
@@ -70,13 +87,11 @@ def oracle(served: tuple[str, Path], **options: object) -> JudgeOracle:
 
 
 def test_option_probabilities_are_those_of_one_forward_pass(served):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     judge = oracle(served, verdict="options")
     found = dict(judge.in_given_order(ASKED))
     model = AutoModelForCausalLM.from_pretrained(served[1]).eval()
     tokenizer = AutoTokenizer.from_pretrained(served[1])
-    letters = [tokenizer.encode(letter, add_special_tokens=False)[-1] for letter in "AB"]
+    letters = [tokenizer.encode(letter)[0] for letter in "AB"]
     for number, one in enumerate(ASKED):
         text = render(judge.template, one.conversation, one.first, one.second) + OPTIONS
         inputs = tokenizer.apply_chat_template(
