@@ -1,5 +1,6 @@
 """What every algorithm in ``zoo.py`` is held to; exceptions are declared, never made by name."""
 
+import inspect
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
+from nlhf_zoo.records import Decoding
 from nlhf_zoo.solvers import exploitability, regularised_nash, trajectory_metrics
 
 every_algorithm = pytest.mark.parametrize("row", zoo.ROWS, ids=str)
@@ -51,6 +53,17 @@ def test_an_algorithm_is_a_row_a_configuration_a_page_and_an_export(cls):
     assert (ROOT / "configs" / "tabular" / f"{name}.yaml").is_file()
     assert (ROOT / "docs" / "algorithms" / f"{name}.md").is_file()
     assert cls.paper.startswith("arXiv:")
+
+
+@pytest.mark.parametrize("cls", concrete_algorithms(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("name", ["scored", "opponent"])
+def test_a_decoding_that_is_given_is_that_of_every_step(cls, name):
+    if name not in inspect.signature(cls).parameters:
+        return
+    decoding = Decoding(temperature=0.5)
+    apart = {"self_play": False} if "self_play" in inspect.signature(cls).parameters else {}
+    steps = cls(**{name: decoding}, **apart).steps(0.1, 0)
+    assert [getattr(step, name) for step in steps] == [decoding] * len(steps)
 
 
 # ---- declarations ----
