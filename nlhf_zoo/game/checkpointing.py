@@ -9,13 +9,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.game.accounting import Progress
-from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import FinitePolicy
@@ -104,8 +102,7 @@ def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
 def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     """Take back what ``save`` holds beside the tensors.
 
-    Where nothing is trained the oracle stays as it was made, which may be another than the run's:
-    nothing of a checkpoint replaces its tensors.
+    Of another oracle than the run's nothing is loaded: it stays as it was made.
 
     Raises:
         UserError: the checkpoint is no game's, lacks what trains here, is of a run that had
@@ -114,7 +111,7 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     if "online_game" not in checkpoint:
         raise UserError("the checkpoint holds no online game: give one that `nlhf fit` has written")
     kept = checkpoint_keys(game)
-    if not game.loads_oracle or _is_evaluated(game):
+    if not game.loads_oracle:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {n: v for n, v in state.items() if not _is_oracles(n)}
         kept = {name for name in kept if not _is_oracles(name)}
@@ -165,12 +162,6 @@ def _actions(game: OnlineGame) -> str:
 
 def _is_oracles(name: str) -> bool:
     return name.startswith("oracle.")
-
-
-def _is_evaluated(game: OnlineGame) -> bool:
-    """Whether a trainer looks at the game, and trains nothing."""
-    trainer = trainer_of(game)
-    return trainer is not None and trainer.state.fn not in (None, TrainerFn.FITTING)
 
 
 def _frozen(game: OnlineGame) -> set[str]:
