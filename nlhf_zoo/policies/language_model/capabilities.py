@@ -27,8 +27,8 @@ from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
 # Largest gap of a log-probability, for each token, that rounding makes: of the logits of a model of
 # that precision, whose kernels depend on the shape of a batch.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
-_PROMPTS = (3, 11)  # tokens of two prompts, one of which is padded beside the other
-_RESPONSE = 3  # tokens of a response
+_PROMPTS = (8, 16)  # tokens of two prompts, one of which is padded beside the other
+_RESPONSE = 4  # tokens of a response
 _SPREAD = 0.4  # how far the policy is moved from the base, about, where a layer's output is 1
 _APART = 10  # gaps of rounding by which players must differ, to be told apart
 _MIXTURE: Mixture = {"policy": 0.5, "reference": 0.5}
