@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.records import Batch, ProximalStep
 
 # A loss with gradient for one proximal step: (step, batch) -> [B].
@@ -80,21 +81,18 @@ class PolicyOptimizer(ABC):
     def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
         """Preference queries of one round, for each prompt.
 
-        One product P o is one query when responses are enumerated (a product that was asked for in
-        an earlier round is remembered, and free); each distinct pair is one when they are sampled.
+        One product P o is one query when responses are enumerated, and one of players that have
+        not moved since is remembered, and free; each distinct pair is one when they are sampled.
         """
+        if enumerated:
+            return products_of_a_round(self)
         pairs = num_responses * num_opponents
         distinct = num_responses * (num_responses - 1) // 2
-        total = 0
         # The count is the same at every beta, and every plan admits a small one.
-        for step in self.steps(1e-9, 0):
-            if enumerated:
-                # A frozen opponent's product is asked for once, the policy's at each gradient step.
-                total += sum(step.gradient_steps if "policy" in o else 1 for _, o in step.payoff)
-            else:
-                asked = distinct if step.self_play else pairs * len(step.payoff)
-                total += step.gradient_steps * asked
-        return total
+        return sum(
+            step.gradient_steps * (distinct if step.self_play else pairs * len(step.payoff))
+            for step in self.steps(1e-9, 0)
+        )
 
     def end_round(self, players: PlayerMoves, round: int) -> None:  # noqa: B027  # optional
         """Move the anchor, the magnet, ... after the last step of a round. Nothing by default."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 50_000  # entries of a table below which threads cost more than they save
@@ -86,6 +87,8 @@ class ClosedFormRounds:
         self._remembered = [
             (self._players[name], product[:, None]) for name, product in (products or {}).items()
         ]
+        wanted = sum(len(step.payoff) for step in algorithm.steps(beta, 0))
+        self._remembers = products_of_a_round(algorithm) < wanted  # a player's, while it stays
 
     def copy_(self, source: str, target: str) -> None:
         """As ``PlayerMoves.copy_``; algorithms call it at the end of a round."""
@@ -143,7 +146,7 @@ class ClosedFormRounds:
             if before is None or step.centre != before.centre or before.writes in step.centre:
                 centre = self._combine(step.centre)
             out = row if step.writes == "policy" else None
-            if len(step.payoff) == 1:
+            if len(step.payoff) == 1 and not self._remembers:
                 ((coefficient, mixture),) = step.payoff
                 opponent = centre if mixture == step.centre else self._combine(mixture)
                 probability, scale = self._probability(opponent), step.step_size * coefficient

@@ -55,10 +55,6 @@ class OptimisticMirrorDescent(PolicyOptimizer):
             )
         ]
 
-    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
-        """One product a round when enumerated: the other is remembered."""
-        return 1 if enumerated else super().queries(num_responses, num_opponents, enumerated)
-
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """Both copies move one round on."""
         players.copy_("anchor", "previous")
