@@ -639,12 +639,20 @@ def test_an_oracle_without_a_table_is_refused(here, refused):
     assert "EmbeddingOracle holds no table" in compare(content, run=refused)[1]
 
 
+def test_an_optimiser_of_several_calls_is_refused_before_anything_runs(here, refused):
+    own = {"config": fit_file("online_dpo"), "optimizer": block("torch.optim.LBFGS")}
+    content = small() | {"algorithms": {"DPO": own}}
+    assert "computes the loss several times in a step" in compare(content, run=refused)[1]
+    assert sorted(path.name for path in here.iterdir()) == ["compare.yaml"]
+
+
 FILES = [
     ("model init_args beta", 0.2, "two games"),
     ("data init_args", {"batch_size": 1}, "all prompts at once"),
     ("data", block("TextPrompts", path="prompts.jsonl"), "sets data to TextPrompts"),
     ("model init_args policy", None, "the file has no model.init_args.policy"),
     ("trainer precision", "12", "changed.yaml, trainer:"),
+    ("trainer accumulate_grad_batches", 0, "accumulate_grad_batches must be at least 1"),
 ]
 
 

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import Namespace
 
 from nlhf_zoo.cli.compare.configuration import AlgorithmBlocks, Block, load_yaml, require
+from nlhf_zoo.cli.limits import refuse_numbers
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.signatures import options_of
 from nlhf_zoo.errors import UserError
@@ -92,6 +93,7 @@ def _read(name: str, path: Path) -> tuple[Block, dict[str, Any]]:
     trainer = file.get("trainer") or {}
     arguments = {key: trainer[key] for key in _TRAINER_KEYS if key in trainer}
     with as_user_errors(f"{path}, trainer: "):
+        refuse_numbers(arguments, trains=True)
         L.Trainer(**arguments, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     return model, arguments
 
@@ -187,4 +189,5 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bo
                 "need: compare on games that do"
             )
         game.log_policy()
+        game.configure_optimizers()
     return table.numel(), game.rollout.enumerated
