@@ -250,7 +250,7 @@ def test_prompts_that_cannot_be_read_are_refused():
 
 
 class Scaled(ModelSource):
-    """An architecture that multiplies its logits behind the output layer."""
+    """An architecture that multiplies its logits by a number that its configuration hides."""
 
     def load(self):
         from transformers import CohereConfig, CohereForCausalLM
@@ -261,7 +261,9 @@ class Scaled(ModelSource):
             bos_token_id=0, eos_token_id=EOS_ID, pad_token_id=PAD_ID,
         )  # fmt: skip
         torch.manual_seed(0)
-        return Loaded(CohereForCausalLM(config).eval(), tiny_tokenizer())
+        model = CohereForCausalLM(config).eval()
+        model.config.logit_scale = 1.0  # the model has read it already
+        return Loaded(model, tiny_tokenizer())
 
 
 def test_logits_that_are_not_the_output_layer_s_are_noticed():
