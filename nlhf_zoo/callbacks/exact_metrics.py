@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,12 @@ class ExactMetrics(L.Callback):
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
         folder = trainer.log_dir  # asks all processes
-        if trainer.is_global_zero and folder is not None and not is_trial(trainer):
+        # Without a logger that is `default_root_dir`, where nobody gave one the working folder.
+        is_given = bool(trainer.loggers) or trainer.default_root_dir != os.getcwd()
+        has_folder = folder is not None and is_given
+        if trainer.is_global_zero and has_folder and not is_trial(trainer):
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
-            self._history = History(Path(folder), names, len(game.log_policy()))
+            self._history = History(Path(str(folder)), names, len(game.log_policy()))
             self._history.cut(self._rows)
         if self._rows == 0:
             self._measure(trainer, game, _current_round(game))
