@@ -66,6 +66,14 @@ def test_a_decoding_that_is_given_is_that_of_every_step(cls, name):
     assert [getattr(step, name) for step in steps] == [decoding] * len(steps)
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.1, 2.0])
+def test_the_step_of_online_dpo_is_the_best_answer_to_its_policy(beta):
+    """argmax <q, pi> - beta KL(pi || mu) is mu exp(q / beta): whatever surrogate takes the step."""
+    (step,) = algorithms.OnlineDPO().steps(beta, 0)
+    assert dict(step.centre) == {"reference": 1.0}
+    assert step.step_size == pytest.approx(1 / beta)
+
+
 # ---- declarations ----
 
 
