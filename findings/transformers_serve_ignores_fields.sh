@@ -7,7 +7,8 @@
 # GET /v1/models is 500 "Internal Server Error" where no model was ever downloaded.
 #
 # What works: /v1/systemone gives the probabilities of two options in one forward pass, as the softmax of the logits of
-# A and B behind its prompt.
+# A and B behind its prompt. Letters are given by place: an option named B that is listed first is shown to the model as
+# "A. B: ...".
 #
 # Output with transformers 5.23.0, torch 2.13.0, openai 3.57.0, Python 3.11:
 #   logprobs            200, log-probabilities: None
@@ -17,7 +18,8 @@
 #   temperature 2       200, two requests, one text: True, that of temperature 0: True
 #   temperature 2       200, of a model that samples, ten requests, one text: False
 #   /v1/models          500 Internal Server Error
-#   /v1/systemone       200, largest difference from the softmax of two logits below 1e-5: True
+#   /v1/systemone       options A, B: 200, the softmax of the logits of A and B within 1e-5: True
+#   /v1/systemone       options B, A: 200, the softmax of the logits of A and B within 1e-5: True
 #   as described
 # It ends with 1 where one of these is otherwise, and takes minutes, most of them for the installation.
 set -eu
@@ -140,22 +142,24 @@ try:
     status, reply = ask("/models")
     print(f"/v1/models          {status} {reply}")
     found.append(status == 500)
-    question = {"type": "choice", "criteria": OPTIONS}
-    fields = {"model": str(FOLDER / "greedy"), "state": STATE, "questions": {"better": question}}
-    status, reply = ask("/systemone", fields)
-    lines = [f"{letter}. {letter}: {said}" for letter, said in OPTIONS.items()]
-    last = "Answer with the letter of the option that fits best (A to B) only."
-    prompt = "\n".join([f"{STATE}\n", *lines, last])
     tokenizer = AutoTokenizer.from_pretrained(FOLDER / "greedy")
-    conversation = [{"role": "user", "content": prompt}]
-    ids = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    with torch.no_grad():
-        logits = model(**ids).logits[0, -1]
-    wanted = logits[[tokenizer.encode(letter)[0] for letter in OPTIONS]].softmax(0)
-    given = torch.tensor(list(reply["answers"]["better"]["probabilities"].values()))
-    close = bool((wanted - given).abs().max() < 1e-5)
-    print(f"/v1/systemone       {status}, largest difference from the softmax of two logits below 1e-5: {close}")
-    found.append(close)
+    for names in ("A, B", "B, A"):
+        options = dict(zip(names.split(", "), OPTIONS.values()))
+        question = {"type": "choice", "criteria": options}
+        fields = {"model": str(FOLDER / "greedy"), "state": STATE, "questions": {"better": question}}
+        status, reply = ask("/systemone", fields)
+        lines = [f"{letter}. {name}: {said}" for letter, (name, said) in zip("AB", options.items())]
+        last = "Answer with the letter of the option that fits best (A to B) only."
+        conversation = [{"role": "user", "content": "\n".join([f"{STATE}\n", *lines, last])}]
+        inputs = tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        wanted = logits[[tokenizer.encode(letter)[0] for letter in "AB"]].softmax(0)
+        given = reply["answers"]["better"]["probabilities"]
+        close = bool((wanted - torch.tensor([given[name] for name in options])).abs().max() < 1e-5)
+        print(f"/v1/systemone       options {names}: {status}, the softmax of the logits of A and B within 1e-5: {close}")
+        found.append(close)
 finally:
     server.kill()
     server.wait()

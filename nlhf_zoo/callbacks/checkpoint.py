@@ -164,7 +164,9 @@ class GameCheckpoint(ModelCheckpoint):
     def _begin_journal(self, trainer: L.Trainer, game: OnlineGame) -> None:
         """Count what was asked after the checkpoint, and from now on before it is asked."""
         asked = ledgers(game.oracle)
-        if self._journal is not None or not asked or is_trial(trainer) or not self.dirpath:
+        if self._journal is not None or not asked or is_trial(trainer):
+            return
+        if not self.dirpath or "://" in str(self.dirpath):  # elsewhere nothing can be written over
             return
         folder, process, resumed = Path(self.dirpath), trainer.global_rank, trainer.ckpt_path
         extra = [0] * (len(asked) * len(FIELDS))
