@@ -95,11 +95,6 @@ class PreferenceModel(L.LightningModule):
         self._config = copy.deepcopy(loaded.network.config)  # a batch changes its padding
         variables = chat_template_kwargs or {}
         self.reader = Reader(loaded, head, template, max_tokens, eval_batch_size, variables)
-        if self.reader.padding_gap() > 1:
-            raise UserError(
-                f"{loaded.where} says something else of a short text where a longer one stands "
-                "beside it in a batch, so that it would learn from padding: take another backbone"
-            )
         if lora is not None:
             self.reader.network = with_adapters(loaded.network, lora, loaded.where)
         elif loaded.network.dtype != torch.float32:
@@ -227,6 +222,7 @@ class PreferenceModel(L.LightningModule):
                 "32-true or bf16-mixed"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # lightning sets it elsewhere
+        self.reader.refuse_dependence()  # here, where it is on its device
         if isinstance(data, PreferencePairs):
             look_through(data, self.reader, self.unreadable, trainer.is_global_zero)
             if not data.validation_pairs:

@@ -68,6 +68,19 @@ class Reader(TextNetwork):
         mixed = torch.autocast(device, dtype=torch.bfloat16)
         return mixed if self._in_bfloat16 else nullcontext()
 
+    def refuse_dependence(self) -> None:
+        """Refuse a network that would learn from padding.
+
+        Raises:
+            UserError: its output for a text depends on the others' in a batch.
+        """
+        if self.padding_gap() > 1:
+            raise UserError(
+                f"{self.encoder.where} says something else of a short text where a longer one "
+                "stands beside it in a batch, so that it would learn from padding: take another "
+                "backbone"
+            )
+
     def encode(self, shown: Sequence[Shown]) -> list[Texts]:
         """The texts of pairs; nothing is cut."""
         if self.head.reads == "pair":

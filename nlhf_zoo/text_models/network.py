@@ -184,13 +184,18 @@ class TextModel(TextNetwork):
         self.not_finite = 0  # texts whose output was not finite
         self._config = config
         self._dtypes = self._current_dtypes()
+        self._is_looked_at = False
 
     def refuse_dependence(self) -> None:
-        """Refuse batches where the output for a text depends on the others'.
+        """Refuse batches where the output for a text depends on the others'; looked at once.
+
+        When the model is loaded; but where there is a GPU, which it is not on yet, before it reads
+        its first text: weights of bfloat16 can take minutes on a processor.
 
         Raises:
             UserError: it does.
         """
+        self._is_looked_at = True
         if self.batch_size > 1 and self.padding_gap() > 1:
             raise UserError(
                 f"{self.encoder.where} says something else of a short text where a longer one "
@@ -226,6 +231,8 @@ class TextModel(TextNetwork):
                 f"trainer.precision has changed the weights of {oracle}'s model: leave it at "
                 f"32-true, and set the dtype of {oracle} and of the policy"
             )
+        if not self._is_looked_at:
+            self.refuse_dependence()
         unread = [number for number, text in enumerate(texts) if not self.is_readable(text)]
         self.unread += len(unread)
         if unread:
@@ -254,6 +261,12 @@ class TextModel(TextNetwork):
     def _current_dtypes(self) -> dict[str, torch.dtype]:
         named = chain(self.network.named_parameters(), self.network.named_buffers())
         return {name: tensor.dtype for name, tensor in named}
+
+
+def look_at_load(model: TextModel) -> None:
+    """Refuse a model that reads padding, where it lies where it will be used."""
+    if not torch.cuda.is_available():
+        model.refuse_dependence()
 
 
 def _free_token(batch: Sequence[Tokens]) -> int:

@@ -3,6 +3,7 @@
 import shutil
 from functools import cache, partial
 
+import preference_runs
 import pytest
 import torch
 from language_models import new_folder, refused
@@ -160,9 +161,17 @@ def test_a_model_that_reads_padding_reads_one_text_at_a_time():
     refused(sentence, make)
     close(preference(make(batch_size=1)), by_rewards(xlnet(), ["w1 w2 w3"], ["w1 w4"]))
     refused("set PairModelOracle.batch_size to 1", PairModelOracle, xlnet(), PAIR)
-    given = PretrainedBackbone(xlnet()), BradleyTerryHead()
-    single = "{prompt} {response}"
-    refused("it would learn from padding", PreferenceModel, *given, template=single)
+    other = make(batch_size=1).models[0]
+    other.batch_size, other._is_looked_at = 2, False  # as it is where there is a GPU
+    refused("batch_size to 1", other, [(6, 7), (8,)])
+
+
+def test_a_model_that_would_learn_from_padding_is_not_trained(tmp_path):
+    backbone = preference_runs.part("PretrainedBackbone", name=xlnet())
+    options = {"backbone": backbone, "template": "{prompt} {response}"}
+    config = preference_runs.configuration(tmp_path, "reward", **options)
+    path = preference_runs.write(tmp_path, config)
+    assert "it would learn from padding: take" in preference_runs.refused("fit", "--config", path)
 
 
 def test_what_a_load_looks_at_is_counted_nowhere():

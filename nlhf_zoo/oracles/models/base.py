@@ -9,7 +9,7 @@ from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.text_models.encoding import Reads, TextEncoder, refuse_template
 from nlhf_zoo.text_models.heads import refuse_temperature
 from nlhf_zoo.text_models.loading import Dtype, ModelSettings, Source
-from nlhf_zoo.text_models.network import TextModel
+from nlhf_zoo.text_models.network import TextModel, look_at_load
 
 
 class TextModelOracle(TextOracle):
@@ -52,7 +52,7 @@ class TextModelOracle(TextOracle):
         )
         network = source.whole_network("sequence classifier", config, dtype)
         made = TextModel(network, encoder, config.num_labels, batch_size, settings.max_tokens)
-        made.refuse_dependence()
+        look_at_load(made)
         return made
 
     @property

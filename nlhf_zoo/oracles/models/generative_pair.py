@@ -19,7 +19,7 @@ from nlhf_zoo.text_models.chat import in_chat
 from nlhf_zoo.text_models.encoding import PAIR_MESSAGE, TextEncoder, refuse_template
 from nlhf_zoo.text_models.heads import PairHead
 from nlhf_zoo.text_models.loading import CAUSAL, Dtype, Source, read_settings
-from nlhf_zoo.text_models.network import TextModel
+from nlhf_zoo.text_models.network import TextModel, look_at_load
 
 _NAME = "GenerativePairModelOracle"
 _MARK = "zebra"  # stands for a question
@@ -123,7 +123,7 @@ class GenerativePairModelOracle(PairTextModelOracle):
         _refuse_without_last(network, source.where)
         self.model = _LabelModel(network, encoder, 3, batch_size, max_tokens)
         self.model.label_tokens = self.label_tokens
-        self.model.refuse_dependence()
+        look_at_load(self.model)
 
     @property
     @override
