@@ -43,7 +43,7 @@ PLAIN = [
     "qwen2_moe", "gemma", "olmo", "olmo2", "olmoe", "minimax_m2", "ernie4_5", "ernie4_5_moe",
     "hunyuan_v1_dense", "arcee", "apertus", "bitnet", "phimoe", "diffllama", "helium", "biogpt",
     "gpt_bigcode", "cwm", "seed_oss", "nemotron", "persimmon", "openai-gpt", "solar_open",
-    "bailing_hybrid", "exaone_moe", "flex_olmo", "hy_v3", "hyperclovax", "jais2", "mimo_v2_flash",
+    "exaone_moe", "flex_olmo", "hy_v3", "hyperclovax", "jais2", "mimo_v2_flash",
     "hunyuan_v1_moe", "flint", "inkling2_text", "minimax_m3_vl_text", "aria_text",
 ]
 # What others need; None drops what is common.
