@@ -9,7 +9,15 @@ from typing import Literal
 import torch
 
 Purpose = Literal[
-    "training", "validation", "probe", "players", "generator", "oracle", "report", "capabilities"
+    "training",
+    "validation",
+    "probe",
+    "players",
+    "generator",
+    "oracle",
+    "report",
+    "capabilities",
+    "collapse",
 ]
 
 

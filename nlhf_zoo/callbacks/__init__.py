@@ -4,6 +4,7 @@ from importlib import import_module
 
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint, ResumeState
+from nlhf_zoo.callbacks.collapse import CollapseWatch
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.logs import QueryLog, TimeLog
@@ -11,6 +12,7 @@ from nlhf_zoo.callbacks.progress import GameProgressBar
 
 __all__ = [
     "Budget",
+    "CollapseWatch",
     "ExactMetrics",
     "GameCheckpoint",
     "GameProgressBar",

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessExitedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
-from nlhf_zoo.callbacks import GameProgressBar, QueryLog, ResumeState, TimeLog
+from nlhf_zoo.callbacks import CollapseWatch, GameProgressBar, QueryLog, ResumeState, TimeLog
 from nlhf_zoo.cli import ending, limits, refusals, resuming
 from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
@@ -260,6 +260,7 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
                         ReferenceFingerprint(),
                         QueryLog(),
                         TimeLog(),
+                        CollapseWatch(),
                         GameProgressBar(),
                     ],
                     **GAME_TRAINER,
