@@ -19,11 +19,28 @@ def written(path: Path) -> Iterator[Path]:
         the path to write to.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written to.
+        OSError: the disk is full, or the place cannot be written to; it names the file.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming(path):
+        try:
+            yield beside
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let an error inside name a file or a folder: of a full disk the system does not say which.
+
+    Raises:
+        OSError: there was one.
+    """
     try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        of_another = error.filename is not None and not str(error.filename).endswith(".part")
+        if error.errno is None or of_another:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from nlhf_zoo.callbacks.trained_state import refuse_not_finite
 from nlhf_zoo.errors import OracleStoppedError, UserError
+from nlhf_zoo.files import naming
 from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.lightning_internals import (
     has_launcher,
@@ -198,22 +199,32 @@ class GameCheckpoint(ModelCheckpoint):
 
         Raises:
             DivergenceError: what was trained is not finite; the file stays as it was.
+            OSError: it cannot be written, and stays as it was; the error names it.
         """
         place = Path(filepath)
         refuse_not_finite(trainer, trainer.lightning_module, place)
         for logger in trainer.loggers:
-            logger.save()  # what was logged must be on disk before the checkpoint that counts it
-        beside = f"{filepath}.part"
-        super()._save_checkpoint(trainer, beside)
-        if trainer.is_global_zero:
-            # Else it is not known to be whole: that may be why another was resumed from.
-            resumed = Path(trainer.ckpt_path or "").resolve()
-            if self._has_written or place.resolve() == resumed:
-                _keep(place)
-            os.replace(beside, place)
+            with naming(logger.save_dir or "a logger"):
+                logger.save()  # what was logged must be on disk before the checkpoint counting it
+        beside = Path(f"{filepath}.part")
+        with naming(place):
+            try:
+                super()._save_checkpoint(trainer, str(beside))
+                if trainer.is_global_zero:
+                    self._replace(trainer, place, beside)
+            finally:
+                if trainer.is_global_zero:
+                    beside.unlink(missing_ok=True)
         trainer.strategy.barrier()  # a process that ends may take the others with it
         self._has_written = True
         self._last_checkpoint_saved = filepath
+
+    def _replace(self, trainer: L.Trainer, place: Path, beside: Path) -> None:
+        # Where another was resumed from, the one in this place may be what was wrong.
+        resumed = Path(trainer.ckpt_path or "").resolve()
+        if self._has_written or place.resolve() == resumed:
+            _keep(place)
+        os.replace(beside, place)
 
 
 def _keep(last: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,15 +50,32 @@ _SILENT = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning says nothing about seeds, devices, loaders and its other products."""
+    """Lightning says nothing about seeds, devices, loaders and its other products.
+
+    Nor does the thread that writes TensorBoard's files where it cannot: whoever logs next gets that
+    error, and says so.
+    """
     levels = {log: log.level for log in (*_LOGGERS, _SPAWN)}
     for log in levels:
         log.setLevel(logging.ERROR if log is _SPAWN else logging.WARNING)
+    shown, threading.excepthook = threading.excepthook, _no_events_writer(threading.excepthook)
     try:
         with warnings.catch_warnings():
             for message in _SILENT:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
+        threading.excepthook = shown
         for log, level in levels.items():
             log.setLevel(level)
+
+
+def _no_events_writer(shown: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook for what ends a thread, that leaves out the one thread's errors of files."""
+
+    def hook(found: Any) -> None:
+        writes = "tensorboard" in type(found.thread).__module__
+        if not (writes and issubclass(found.exc_type, OSError)):
+            shown(found)
+
+    return hook

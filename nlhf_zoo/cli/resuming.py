@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,7 +17,10 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import SaveConfigCallback
 
+from nlhf_zoo.callbacks.checkpoint import PREVIOUS
+from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
 
 _ORACLE = "model.init_args.oracle."
@@ -27,9 +30,20 @@ class SaveGameConfig(SaveConfigCallback):
     """Saves ``config.yaml`` in the run's folder, and hyper-parameters beside the final metrics."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save for `fit` alone: an evaluation must not overwrite what the run was made from."""
-        if stage == "fit" and trainer.log_dir is not None:
-            super().setup(trainer, pl_module, stage)
+        """Save for `fit` alone: an evaluation must not overwrite what the run was made from.
+
+        The file is written beside its place and renamed: a resumed run must not lose it to a kill.
+        """
+        folder = trainer.log_dir  # asks all processes
+        if stage != "fit" or folder is None:
+            return
+        if trainer.is_global_zero:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with written(Path(folder) / self.config_filename) as beside:
+                text = self.parser.dump(self.config, skip_none=False)
+                beside.write_text(text, encoding="utf-8")
+            self.save_config(trainer, pl_module, stage)
+        trainer.strategy.barrier()
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the loggers the model's configuration, flat."""
@@ -96,7 +110,8 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
     - another path of the same class or function of this package;
     - an argument that the version of the run did not have yet, at its default.
 
-    All of `trainer` may change, budgets among it. Without a file nothing is refused.
+    All of `trainer` may change, budgets among it. Without a file nothing is refused; one that does
+    not hold a whole configuration is.
     """
     for key, was, now in _changes(path, config):
         if trains or not ("validation" in key or key.startswith(_ORACLE)):
@@ -115,7 +130,7 @@ def _changes(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, Any, Any
     """Keys that a run may not resume with, with the run's value and the configuration's."""
     if not path.is_file():
         return
-    saved = yaml.safe_load(path.read_text())
+    saved = _saved(path)
     sections = ("model", "data", "seed_everything")
     was, now = (dict(flatten({key: of.get(key) for key in sections})) for of in (saved, config))
     for key in sorted(was.keys() | now.keys()):
@@ -158,15 +173,48 @@ def _named(path: str) -> object:
         return None
 
 
-def refuse_other_file(path: Path) -> None:
-    """Refuse what is no checkpoint, or half of one; mapped: a large one is not read twice."""
+def _saved(path: Path) -> dict[str, Any]:
+    """The configuration that a run has saved."""
     try:
+        saved = read_config(str(path), option="")
+    except UserError as error:
+        raise UserError(f"{error}; {_DAMAGED}") from error
+    if missing := [key for key in _SECTIONS if key not in saved]:
+        raise UserError(f"{path} lacks {missing[0]}, which every run has saved; {_DAMAGED}")
+    return saved
+
+
+_SECTIONS = ("seed_everything", "trainer", "model", "data", "ckpt_path")
+_DAMAGED = (
+    "what the run was made from cannot be compared: put the file back as it was, or move it away "
+    "and vouch for the configuration yourself"
+)
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse what is no checkpoint, or not as it was written; name the one before it, if it is.
+
+    A checkpoint is a zip file, which holds a checksum of each of its parts (CRC-32: one bit, or up
+    to four bytes in a row, are never missed). torch does not look at these.
+    """
+    if _is_whole(path):
+        return
+    before = path.with_name(PREVIOUS)
+    advice = "give another file"
+    if before != path and _is_whole(before):
+        advice = f"the one before it is whole, go on with --ckpt_path {before}"
+    raise UserError(f"ckpt_path {path} is no checkpoint, or not as it was written: {advice}")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                return False
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        whole = isinstance(content, dict) and "state_dict" in content
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError):
-        whole = False
-    if not whole:
-        raise UserError(f"ckpt_path {path} is no checkpoint, or not a whole one: give another file")
+    except Exception:  # of damaged bytes: too many kinds to name
+        return False
+    return isinstance(content, dict) and "state_dict" in content
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

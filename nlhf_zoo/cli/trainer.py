@@ -36,6 +36,7 @@ from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.stream import TextData
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.files import naming
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
@@ -163,6 +164,17 @@ class GameCLI(LightningCLI):
         finally:
             for key, value in written.items():  # config.yaml starts such a run, and resumes none
                 config[key] = value
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where a file cannot be written, and no one says which, name the run's folder."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            loggers = self.trainer.loggers
+            if error.filename is not None or not loggers:
+                raise
+            with naming(loggers[0].log_dir or loggers[0].save_dir or "a logger"):
+                raise
 
     def before_fit(self) -> None:
         """Refuse what could not end well, before anything is computed or written."""

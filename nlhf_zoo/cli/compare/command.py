@@ -10,24 +10,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from itertools import chain, groupby
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from nlhf_zoo.algorithms.closed_form import thread_limit
 from nlhf_zoo.cli.compare import tables
-from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration, require
+from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration
 from nlhf_zoo.cli.compare.entries import Entry, read_entries
-from nlhf_zoo.cli.compare.runs import Task, WorkerPool
+from nlhf_zoo.cli.compare.resuming import begin, refuse_earlier
+from nlhf_zoo.cli.compare.runs import HISTORY, Task, WorkerPool
 from nlhf_zoo.cli.compare.tables import EntryResult
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 
-_RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
-_HISTORY = ("history.json", "history.bin")
-_LOGS = (*_HISTORY, "hparams.yaml", "events.out.tfevents.*")
 _SMALL = 2_000_000  # entries of a table, up to which runs go on one thread
 
 
@@ -35,7 +32,7 @@ def main(args: list[str]) -> None:
     """Run ``nlhf compare`` with what stands behind it on the command line."""
     configuration = read_configuration(args)
     output, games, algorithms = configuration.output, configuration.games, configuration.algorithms
-    earlier = _earlier(output, configuration.overwrite)
+    refuse_earlier(configuration)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     betas, seed = configuration.betas, configuration.seeds[0]
     values = sum(len(own.values) for own in algorithms.values())
@@ -43,33 +40,15 @@ def main(args: list[str]) -> None:
     with quiet():
         with checking(total=len(games) * len(betas or [0]) * values) as bar:
             entries = read_entries(games, algorithms, betas, seed, bar.update)
-        _clear(output, earlier)
+        if there := begin(configuration, entries):
+            print(
+                f"{there} runs were played before and are kept: the rest follows", file=sys.stderr
+            )
         with thread_limit(max(entry.size for entry in entries) <= _SMALL):
             results = _play(configuration, entries)
     _write(configuration, results)
     print(f"Tables and figure: {output}/")
     print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
-
-
-def _earlier(output: Path, overwrite: bool) -> list[Path]:
-    """The files of an earlier comparison in the output folder, if they may be overwritten."""
-    results = [output / name for name in _RESULTS if (output / name).exists()]
-    found = results + [path for name in _LOGS for path in output.glob(f"*/*/seed_*/{name}")]
-    first = found[0].name if found else ""
-    rule = f"output {output} holds an earlier comparison ({first}): give another folder, "
-    require(overwrite or not found, rule + "or --overwrite")
-    return found
-
-
-def _clear(output: Path, earlier: list[Path]) -> None:
-    """Make the output folder, without these files and the folders that held nothing else."""
-    for path in earlier:
-        path.unlink()
-    for folder in {path.parent for path in earlier} - {output}:
-        for empty in (folder, *folder.parents[:2]):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
-    output.mkdir(parents=True, exist_ok=True)
 
 
 def _play(configuration: Configuration, entries: list[Entry]) -> list[EntryResult]:
@@ -109,8 +88,8 @@ def _results(
     for group in groups:
         rivals = tables.choose_best([EntryResult([next(runs) for _ in seeds]) for _ in group])
         for run in chain(*(rival.runs for rival in rivals if not rival.best)):
-            for name in _HISTORY:
-                (run.task.folder / name).unlink()
+            for name in HISTORY:
+                (run.task.folder / name).unlink(missing_ok=True)  # it was, before an interruption
         yield rivals
 
 
@@ -119,7 +98,7 @@ def _write(configuration: Configuration, results: list[EntryResult]) -> None:
     output, target = configuration.output, configuration.target
     names = list(configuration.algorithms)
     heading, targets = _heading(configuration), ""
-    texts = {"results.csv": tables.results_csv(results)}
+    texts: dict[str, str] = {}
     if target is not None:
         played, unit = configuration.budget.counted
         missed = f"not in {played:,}" + (" rounds" if unit == "rounds" else "")
@@ -129,12 +108,13 @@ def _write(configuration: Configuration, results: list[EntryResult]) -> None:
         texts["queries_to_target.csv"] = tables.targets_csv(results)
     texts["results.md"] = heading + tables.results_markdown(results) + targets
     log_queries = configuration.queries_axis == "log"
+    texts["results.csv"] = tables.results_csv(results)  # the last: by it a comparison has ended
     try:
+        with written(output / "comparison.png") as path:
+            tables.draw(results, path, names, configuration.exploitability, log_queries)
         for name, text in texts.items():
             with written(output / name) as path:
                 path.write_text(text, encoding="utf-8")
-        with written(output / "comparison.png") as path:
-            tables.draw(results, path, names, configuration.exploitability, log_queries)
     except OSError as error:
         raise UserError(f"{output} could not be written to: {error.strerror}") from error
     print(heading + tables.results_text(results) + targets)

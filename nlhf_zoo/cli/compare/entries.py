@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,6 +23,7 @@ from nlhf_zoo.errors import UserError
 
 # Its module also imports what short class names in the files stand for.
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.policies.finite import FinitePolicy
 
 # What a file says of its Trainer that changes what is learnt; the rest is the comparison's.
 _TRAINER_KEYS = (
@@ -44,6 +46,8 @@ class Entry:
     label: str  # that name, with the value of the argument that is swept
     make: Callable[[], OnlineGame]  # what is drawn takes the run's seed
     trainer: dict[str, Any]  # arguments of the Trainer
+    section: str  # the section `model` of a file that would play it
+    content: str  # a checksum of the game's table and a table's reference, which may be files
     size: int  # entries of the game's table, C N N
     enumerated: bool  # whether a query is a product P o, rather than a pair of samples
 
@@ -76,7 +80,9 @@ def read_entries(
                 require(not twice, f"{label} on {place} stands twice: {rule}")
                 make = partial(_make, section, beta)
                 played = _try(make, seed, where)
-                entries.append(Entry(game, beta, place, name, label, make, trainer, *played))
+                entries.append(
+                    Entry(game, beta, place, name, label, make, trainer, section, *played)
+                )
                 report()
     return sorted(entries, key=lambda e: ([*games].index(e.game), betas.index(e.beta)))
 
@@ -177,8 +183,12 @@ def _parse(model: str) -> tuple[SentenceParser, Namespace]:
     return parser, parser.parse_object({"model": section})
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bool]:
-    """Make a game to see that it can be; returns its table's size and whether it is enumerated."""
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, int, bool]:
+    """Make a game to see that it can be.
+
+    Returns:
+        the checksum of its content, its table's size, and whether it is enumerated.
+    """
     L.seed_everything(seed, verbose=False)
     with as_user_errors(f"{where}: "):
         game = make()
@@ -190,4 +200,7 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[int, bo
             )
         game.log_policy()
         game.configure_optimizers()
-    return table.numel(), game.rollout.enumerated
+        content = hashlib.sha256(table.cpu().numpy().tobytes())
+        if isinstance(game.policy, FinitePolicy):
+            content.update(game.log_policy("reference").cpu().numpy().tobytes())
+    return content.hexdigest(), table.numel(), game.rollout.enumerated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
@@ -30,6 +31,7 @@ from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.quiet import SILENT_TRAINER, quiet
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.solvers import exploitability
 
@@ -37,6 +39,13 @@ Array = NDArray[np.float64]
 
 # The exploitability that is reported, as histories name it.
 METRICS = {"regularised": "exploitability", "unregularised": "exploitability_unregularised"}
+
+
+# What a run leaves in its folder beside the result, by which it is known to have ended.
+HISTORY = ("history.json", "history.bin")
+LOGS = (*HISTORY, "hparams.yaml", "events.out.tfevents.*")
+RESULT = "result.json"
+_NUMBERS = ("queries", "rounds", "seconds", "certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +70,21 @@ class Task:
         return self.output / self.entry.where / self.entry.label / f"seed_{self.seed}"
 
     def play(self, report: Callable[[int], Any]) -> RunResult:
-        """Play it, and name it in what goes wrong.
+        """Play it, and name it in what goes wrong; one that was played before is read.
 
         Called as it goes on, `report` is given the queries (rounds, if the budget is in rounds)
         since its last call, and at the end what is left of the budget.
         """
+        if (played := RunResult.read(self)) is not None:
+            report(self.budget.counted[0])
+            return played
         try:
-            return self._play(report)
+            result = self._play(report)
+            result.write()
+            return result
+        except OSError as error:  # which may not say of which file it is
+            place = error.filename or self.folder
+            raise UserError(f"{self.name}: {place}: {error.strerror or error}") from error
         except (UserError, MisconfigurationException) as error:
             raise UserError(f"{self.name}: {error}") from error
         except Exception as error:
@@ -76,6 +93,9 @@ class Task:
 
     def _play(self, report: Callable[[int], Any]) -> RunResult:
         begun = time.monotonic()
+        for name in LOGS:  # of a run that was interrupted here
+            for path in self.folder.glob(name):
+                path.unlink()
         L.seed_everything(self.seed, verbose=False)
         game = self.entry.make()
         exact, watch = ExactMetrics(), _Watch(self, report)
@@ -133,6 +153,23 @@ class RunResult:
     # are inf where it was not reached; [C] each
     figures: dict[str, Array]
 
+    def write(self) -> None:
+        """Keep it beside the run's logs, whole or not at all."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        figures = {name: values.tolist() for name, values in self.figures.items()}
+        with written(self.task.folder / RESULT) as beside:
+            beside.write_text(json.dumps({**numbers, "figures": figures}) + "\n")
+
+    @classmethod
+    def read(cls, task: Task) -> RunResult | None:
+        """What `write` has kept of a run; None where it has not ended."""
+        try:
+            kept = json.loads((task.folder / RESULT).read_text())
+            figures = {name: np.array(values) for name, values in kept["figures"].items()}
+            return cls(task=task, figures=figures, **{name: kept[name] for name in _NUMBERS})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
 
 class _Watch(L.Callback):
     """Reports progress, and ends a run whose games are all at the target."""
@@ -185,7 +222,7 @@ class WorkerPool:
     def close(self) -> None:
         """End the processes, whatever they do."""
         for worker in self._workers:
-            worker.process.terminate()
+            worker.process.kill()  # Lightning would only remember another signal
             worker.process.join()
             worker.connection.close()
 
