@@ -204,7 +204,8 @@ def test_an_earlier_comparison_is_not_destroyed(earlier, refused):
 
 
 def test_logs_of_an_interrupted_comparison_are_not_mixed_with_new_ones(earlier, refused):
-    for name in ("results.csv", "results.md", "comparison.png"):
+    """Of a version that did not say what is compared; else it goes on, see the tests of that."""
+    for name in ("results.csv", "results.md", "comparison.png", "comparison.json"):
         Path("out", name).unlink()
     assert "earlier comparison" in compare(small(), run=refused)[1]
 

@@ -143,14 +143,23 @@ def test_another_comparison_is_left_alone(whole, swept, tmp_path):
     assert "were played before" not in run.err
 
 
-def limit(size: int) -> None:
-    """No file may grow beyond so many bytes: what a full disk does, without one."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def limit_runs(size: int) -> None:
+    """No file of a run may grow beyond so many bytes: what a full disk does, without one."""
+    from nlhf_zoo.cli.compare import command
+
+    original = command.begin
+
+    def begin(*args: Any) -> int:
+        ended = original(*args)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        return ended
+
+    command.begin = begin
 
 
 def test_a_full_disk_ends_it_in_one_sentence(whole, swept, tmp_path):
     """It ended in a traceback, and had one of TensorBoard's thread above it."""
-    run = compare(tmp_path, swept, before=functools.partial(limit, 900))
+    run = compare(tmp_path, swept, before=functools.partial(limit_runs, 1000))
     assert run.code == 2
     assert "Traceback" not in run.err
     assert re.search(r"nlhf: error: uniform, EGPO, seed 0: out/\S+: File too large$", run.sentence)
