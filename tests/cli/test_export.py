@@ -308,7 +308,7 @@ def test_misuse_is_one_sentence(run, tmp_path, refused):
         (("--ckpt", ckpt, "--output", run), "not empty"),
         ((*good, "--player", "reference"), "export it merged"),
         (("--ckpt", lone, "--output", out), "the configuration that the run was made from as --co"),
-        (("--ckpt", half, "--output", out, *config), "not a whole one"),
+        (("--ckpt", half, "--output", out, *config), "not as it was written"),
         ((*good, *table), "only a language model can be exported"),
         ((*good, "--config", empty), "empty.yaml holds no options"),
     ]:
