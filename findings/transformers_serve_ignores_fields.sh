@@ -1,7 +1,8 @@
 #!/bin/sh
-# `transformers serve` 5.23.0 names logprobs, n and response_format as fields that it does not support, and that
-# "raise an error to avoid silent misbehaviour". It answers 200 and ignores them. A field that it does not know is
-# refused with 422, so a client takes the 200 for a yes.
+# Shows that `transformers serve` 5.23.0 answers 200 to logprobs, n and response_format, and ignores them.
+#
+# Its source names them as fields that it does not support, and that "raise an error to avoid silent misbehaviour". A
+# field that it does not know is refused with 422, so a client takes the 200 for a yes.
 #
 # Also: temperature 2 is greedy unless the model's own generation_config samples (two requests give one text), and
 # GET /v1/models is 500 "Internal Server Error" where no model was ever downloaded.
@@ -23,9 +24,12 @@
 #   as described
 # It ends with 1 where one of these is otherwise, and takes minutes, most of them for the installation.
 set -eu
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
+folder=${1:-} # to install into; a temporary one if none is given
+if [ -z "$folder" ]; then
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+fi
+python3 -m venv "$folder/venv"
 pip="$folder/venv/bin/python -m pip install --quiet --disable-pip-version-check"
 $pip torch==2.13.0
 $pip "transformers[serving]==5.23.0" openai==3.57.0
