@@ -37,7 +37,13 @@ from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.stream import TextData
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import naming
-from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
+from nlhf_zoo.game.lightning_internals import (
+    code_of_child,
+    has_launcher,
+    is_played_elsewhere,
+    is_trial,
+    send_to_children,
+)
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
@@ -45,6 +51,10 @@ from nlhf_zoo.preference_models import PreferenceModel
 from nlhf_zoo.records import Prompts
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
+# How a process hears that another one has gone: from gloo, from NCCL.
+_LOST = re.compile(
+    r"Connection (closed|reset) by peer|remote process exited|NCCL.*connection", re.I
+)
 _LOOKED_THROUGH = 64  # batches, for so many different prompts
 
 
@@ -166,9 +176,27 @@ class GameCLI(LightningCLI):
                 config[key] = value
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; where a file cannot be written, and no one says which, name the run's folder."""
+        """Run it, and see to what no one else can say.
+
+        Where a file cannot be written, and the error does not name it, the run's folder is named.
+        Where another process has ended, what that one has said is all there is to say.
+        """
         try:
             super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if not _LOST.search(str(error)):
+                raise
+            if has_launcher(self.trainer):
+                raise SystemExit(2) from None
+            code = code_of_child(self.trainer, seconds=10)
+            if code is None:
+                raise
+            if code > 0:
+                raise SystemExit(code) from None
+            raise UserError(
+                f"a process of this run has died (exit code {code}): if memory ran out, make the "
+                "batch smaller"
+            ) from error
         except OSError as error:
             loggers = self.trainer.loggers
             if error.filename is not None or not loggers:

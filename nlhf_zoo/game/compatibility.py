@@ -66,6 +66,11 @@ def _check_beta(beta: float) -> None:
 
 def check_precision(precision: str | int) -> None:
     """Refuse a Trainer's precision that would be that of the weights themselves."""
+    if precision == "64-true":
+        raise UserError(
+            "trainer.precision 64-true would change the type of prompts and of all weights: leave "
+            "it at 32-true, tables are in float64 already"
+        )
     if precision in ("16-true", "bf16-true"):
         raise UserError(
             f"trainer.precision {precision} would round what is trained: leave it at 32-true, and "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,3 +102,18 @@ def send_to_children(trainer: L.Trainer, signum: int) -> None:
         raise StoppedBySignal(signum)
     if isinstance(launcher, _MultiProcessingLauncher | _SubprocessScriptLauncher):
         launcher.kill(signal.Signals(signum))
+
+
+def code_of_child(trainer: L.Trainer, seconds: float) -> int | None:
+    """The exit code of a process that this one has started, and that has failed; None without one.
+
+    It is waited for so long.
+    """
+    launcher, ends = trainer.strategy.launcher, time.monotonic() + seconds
+    while isinstance(launcher, _SubprocessScriptLauncher):
+        if failed := [code for process in launcher.procs if (code := process.poll())]:
+            return failed[0]
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.05)
+    return None

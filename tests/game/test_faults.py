@@ -89,6 +89,13 @@ def test_a_precision_that_rounds_the_policy_is_refused(precision):
     assert {tensor.dtype for tensor in game.policy.parameters()} == {torch.float64}
 
 
+def test_double_precision_of_the_trainer_is_refused():
+    """It ended in a traceback, for prompts cannot be changed."""
+    game = game_of(EGPO(), realisation=GradientSteps())
+    with pytest.raises(UserError, match="64-true would change the type of prompts"):
+        fit(game, rounds=1, precision="64-true")
+
+
 def test_undeclared_players_are_named(monkeypatch):
     monkeypatch.setattr(EGPO, "players", ())
     with pytest.raises(UserError, match="player lookahead, which it does not declare"):
