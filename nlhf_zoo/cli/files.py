@@ -40,8 +40,7 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
 
     path = Path(name)
     if not os.path.isfile(name):  # which takes names of any length
-        if _is_device(name):
-            raise UserError(f"{option}{name} is a device and no file: give a file")
+        refuse_device(name, option)
         # jsonargparse says what it thinks of a folder, and reads options in place of a name.
         if os.path.exists(name) or name in ("", "-") or "{" in name or "\n" in name:
             return {}
@@ -64,13 +63,14 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     return content
 
 
-def _is_device(name: str) -> bool:
-    """Whether a name stands for what is no file, and may never end when it is read."""
+def refuse_device(name: str, option: str = "--config ") -> None:
+    """Refuse what is no file, and may never end when it is read; ``option`` gave it."""
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError):
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        return
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise UserError(f"{option}{name} is a device and no file: give a file")
 
 
 def refuse_output(option: str, path: Path | None, inputs: Sequence[Path | None]) -> None:

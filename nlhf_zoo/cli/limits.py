@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 _LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
+    "devices": -1,
     "gradient_clip_val": 0,
     "limit_predict_batches": 0,
     "limit_test_batches": 0,
@@ -38,6 +40,7 @@ _LEAST = {
     "reload_dataloaders_every_n_epochs": 0,
     "val_check_interval": 0,
 }
+_MOST = {"devices": 4096, "num_nodes": 65536}  # each is made, or waited for
 # Those that end a run before its first step where they are 0.
 _ENDS = ("max_epochs", "max_steps", "limit_train_batches")
 _LONGEST_NAME = 200  # characters of a run's name; file systems take 255 bytes
@@ -55,12 +58,14 @@ def refuse_numbers(trainer: Mapping[str, Any], trains: bool) -> None:
     """
     for name, least in _LEAST.items():
         value = trainer.get(name)
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+            value = int(value)  # as devices are given on a command line
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         if not math.isfinite(value) or value < least:
             raise UserError(f"trainer.{name} must be at least {least}, but it is {value}")
-        if value > sys.maxsize:
-            raise UserError(f"trainer.{name} must be at most {sys.maxsize}, but it is {value}")
+        if value > (most := _MOST.get(name, sys.maxsize)):
+            raise UserError(f"trainer.{name} must be at most {most}, but it is {value}")
         if name == "val_check_interval" and value == 0:
             raise UserError("trainer.val_check_interval must be above 0, but it is 0")
         if trains and name in _ENDS and value == 0:

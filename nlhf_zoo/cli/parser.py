@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nlhf_zoo.cli.callables import refuse_callable
+from nlhf_zoo.cli.errors import sentence_of
 from nlhf_zoo.cli.signatures import choices
 from nlhf_zoo.cli.yaml_rules import dump, loader
 from nlhf_zoo.errors import UserError, nearest
@@ -51,6 +52,8 @@ def shorten(message: str) -> str:
         return f"{option}{_no_class(missing[1], keys[-1:])}"
     if re.search(_INTERNAL, message):
         return option + _PART
+    if machine := re.search(r"\[Errno \d+\] (.+?): '(.{,60})", message):
+        return f"{option}{machine[2]}: {machine[1]}"
     if problem := re.search(r"expects a function or a callable class: (.*)", message):
         return option + _no_callable(problem[1])
     if re.search(r"but \S+ is abstract", message):
@@ -63,12 +66,12 @@ def shorten(message: str) -> str:
     )
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if kinds == [("NoneType", "")] and value:
-        return f"{option}{_PART}, but got {value[1]!r}"
+        return f"{option}{_PART}, but got {value[1]!r:.200}"
     if kinds and value:
         expected = " or ".join(_KINDS.get(kind, kind) or literals for kind, literals in kinds)
         truth = ("str", "") in kinds and value[1] in ("True", "False")
         quotes = _QUOTES if truth else ""
-        return f"{option}expected {expected}, but got {value[1]!r}{quotes}"
+        return f"{option}expected {expected}, but got {value[1]!r:.200}{quotes}"
     return option + " ".join(lines)
 
 
@@ -197,7 +200,8 @@ def as_user_errors(where: str = "") -> Iterator[None]:
     except OmegaConfBaseException as error:
         raise UserError(f"{where}an interpolation fails: {error}") from error
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        raise UserError(where + (shorten(str(error)) or type(error).__name__)) from error
+        sentence = sentence_of(error) or shorten(str(error)) or type(error).__name__
+        raise UserError(where + sentence) from error
 
 
 def _refuse_null(action: Any, annotation: object) -> None:

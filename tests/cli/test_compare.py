@@ -672,6 +672,7 @@ def test_files_of_other_games_are_refused(here, refused, path, to, message):
         (["--config"], "expected one argument"),
         (["--config", "none.yaml"], "No such file"),
         (["--config", "."], "directory"),
+        (["--config", "/dev/zero"], "/dev/zero is a device and no file"),
         (["--config", "a.yaml", "--config", "b.yaml"], "more than once"),
         (["--config", "compare.yaml", "--seedz", "1"], "--seedz"),
         (["--config", "compare.yaml", "--seeds", "one"], "seeds"),

@@ -89,6 +89,14 @@ def mutated(rng: random.Random) -> dict[str, Any]:
             del holder[key]
         elif isinstance(holder, dict):
             holder[f"{key}x"] = holder[key]
+    return _alone(config)
+
+
+def _alone(config: dict[str, Any]) -> dict[str, Any]:
+    """In one process: others would be started by the name of this one's program."""
+    trainer = config.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("devices") in (2, 3):
+        trainer["devices"] = 1
     return config
 
 

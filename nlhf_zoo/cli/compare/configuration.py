@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import get_loader
 
+from nlhf_zoo.cli.files import refuse_device
 from nlhf_zoo.cli.parser import SentenceParser, with_values
 from nlhf_zoo.cli.yaml_rules import dump, refuse_unclear
 from nlhf_zoo.errors import UserError
@@ -218,6 +219,7 @@ def read_configuration(args: list[str]) -> Configuration:
 
 def load_yaml(path: Path) -> Any:
     """A YAML file as jsonargparse reads it (1e-5 is a number), if it means one thing."""
+    refuse_device(str(path), option="")
     try:
         text = path.read_text(encoding="utf-8")
         refuse_unclear(text, str(path))
