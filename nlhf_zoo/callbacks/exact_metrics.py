@@ -94,7 +94,7 @@ class ExactMetrics(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Measure the rounds that were finished."""
-        game = _game(pl_module)
+        game, rows = _game(pl_module), self._rows
         if game.trajectory is not None:
             self._measure(trainer, game, self._thin(game.trajectory))
         elif (
@@ -103,6 +103,13 @@ class ExactMetrics(L.Callback):
             and game.between_rounds
         ):
             self._measure(trainer, game, _current_round(game))
+        if self._rows == rows:
+            return
+        # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
+        # Not at the start: Lightning 2.6 would keep what another hook has logged by the same name.
+        for tag in MONITORED:
+            value, shown = self.latest[tag.removeprefix("game/")], tag == "game/exploitability"
+            game.log(tag, value, prog_bar=shown, logger=False, rank_zero_only=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the last figures beside the hyper-parameters."""
@@ -196,11 +203,6 @@ class ExactMetrics(L.Callback):
         values = torch.stack(list(statistics.values()), 1).tolist()
         last = dict(zip(statistics, values[-1], strict=True))
         self.latest = {tag.removeprefix("game/"): last[tag] for tag in MONITORED}
-        # For the progress bar and for whoever monitors; loggers get rounds, not Lightning's steps.
-        if trainer.training:
-            for tag in MONITORED:
-                shown = tag == "game/exploitability"
-                game.log(tag, last[tag], prog_bar=shown, logger=False, rank_zero_only=True)
         if not trainer.is_global_zero:
             return
         for number, asked, row in zip(rounds, queries.tolist(), values, strict=True):

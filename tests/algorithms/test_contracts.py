@@ -74,6 +74,17 @@ def test_the_step_of_online_dpo_is_the_best_answer_to_its_policy(beta):
     assert step.step_size == pytest.approx(1 / beta)
 
 
+@pytest.mark.parametrize("inner", [algorithms.NashMP(), algorithms.OnlineIPO(), algorithms.SPPO()])
+def test_a_magnet_stands_wherever_the_reference_stood(inner):
+    """In the centre, the opponents, the sampler, and in losses that name the reference."""
+    plan = algorithms.MovingMagnet(inner, every=3).steps(0.1, 4)
+    for step, plain in zip(plan, inner.steps(0.1, 1), strict=True):
+        assert plain.reference == "reference"
+        assert step.reference == "magnet"
+        mixtures = [step.centre, step.sampler, *(opponent for _, opponent in step.payoff)]
+        assert not any("reference" in mixture for mixture in mixtures)
+
+
 # ---- declarations ----
 
 

@@ -5,6 +5,7 @@ import zoo
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.callbacks import ExactMetrics, read_history
+from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
 
 
 @pytest.mark.parametrize("folder", [None, ".", "given"])
@@ -18,3 +19,13 @@ def test_nothing_is_written_where_no_folder_was_given(tmp_path, monkeypatch, fol
         assert list(tmp_path.iterdir()) == []
     else:
         assert len(read_history(tmp_path / folder)["round"]) == 4
+
+
+@pytest.mark.parametrize("realisation", [ClosedForm(1), GradientSteps()])
+def test_whoever_monitors_sees_the_last_figure(realisation):
+    """Lightning 2.6 would keep that of the start, if it were logged by the same name."""
+    metrics = ExactMetrics()
+    game = zoo.small_game(algorithms.NashMP(), realisation=realisation)
+    trainer = zoo.fit(game, 3, callbacks=[metrics]).trainer
+    monitored = trainer.callback_metrics["game/exploitability"]
+    assert float(monitored) == pytest.approx(metrics.latest["exploitability"], rel=1e-6)

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+from nlhf_zoo.policies import CausalLMPolicy
 from project.test_configs import assert_complete, assert_printed, named, read, slow_unless
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
@@ -84,11 +84,13 @@ def test_trains_a_small_model_of_the_same_architecture(
     inner = read(path)["model"]["init_args"]["algorithm"]["init_args"].get("inner_steps", 1)
     updates = 2 if inner == 1 else inner
     drawn, trained = [], []
-    draw, after_fit = TransformersGenerator.draw, GameCLI.after_fit
+    sample, after_fit = CausalLMPolicy.sample, GameCLI.after_fit
     monkeypatch.setattr(
-        TransformersGenerator,
-        "draw",
-        lambda self, players, request: drawn.append(request.num) or draw(self, players, request),
+        CausalLMPolicy,
+        "sample",
+        lambda self, who, prompts, num, *rest: (
+            drawn.append(num) or sample(self, who, prompts, num, *rest)
+        ),
     )
     monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
