@@ -289,7 +289,7 @@ def _head(rows: Sequence[Row]) -> Iterator[str]:
         packages=", ".join(f"{name} {number}" for name, number in versions.items()),
         whole=sum(not row.refusals for row in rows),
     )
-    yield from ("# Model architectures", "", *textwrap.wrap(introduction, 118), LEGEND)
+    yield from ("# Model architectures", "", *_wrapped(introduction), LEGEND)
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, int]:
@@ -319,13 +319,15 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 def _refusals(rows: Sequence[Row]) -> Iterator[str]:
     yield from ("", "## What is refused", "", "X stands for a figure.", "")
     for text, number in _numbers(rows).items():
-        for part, line in enumerate(_wrapped(f"{number}. {text}")):
-            yield ("   " if part else "") + line
+        yield from _wrapped(f"{number}. {text}", "   ")
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Lines of Markdown, as all pages have them."""
     text = text.replace("|", r"\|").replace("<", "&lt;").replace("*", r"\*")
-    return textwrap.wrap(text, 117, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def main() -> None:
