@@ -209,7 +209,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     rows = ["a,b,x", "b,c,x", "c,a,x", "b,a,y"]
     (folder / "votes.csv").write_text("\n".join(["winner,loser,prompt", *rows]) + "\n")
-    oracle = part("VotesOracle", votes="votes.csv")
+    oracle = part("VotesOracle", path="votes.csv")
     runs.write(
         folder,
         runs.configuration(algorithm=part("NashMP"), oracle=oracle, policy=part("TabularPolicy")),
@@ -243,7 +243,7 @@ def test_a_run_is_evaluated_with_any_oracle_of_its_actions(finished: Path):
     def looked_at(command: str, *rows: str) -> Any:
         text = "\n".join(["winner,loser,prompt", *rows])
         (finished / "other.csv").write_text(text + "\n")
-        other = ("--ckpt_path", "last", "--model.oracle.votes", "other.csv")
+        other = ("--ckpt_path", "last", "--model.oracle.path", "other.csv")
         return nlhf(command, "--config", "game.yaml", *other, folder=finished)
 
     order = "the oracle lists other actions than that of the checkpoint's run, or in another order"

@@ -575,7 +575,7 @@ CHANGES = [
     (ORACLE, block("RockPaper"), "RockPaper"),
     (ORACLE, block("Cyclic", n=3), "'n' is not accepted"),
     (ORACLE, block("Cyclic", num_actions=4), "must be odd"),
-    (ORACLE, block("MatrixOracle", matrix="no.npy"), "matrix no.npy does not exist"),
+    (ORACLE, block("MatrixOracle", path="no.npy"), "matrix no.npy does not exist"),
     (ORACLE, {"class_path": "Cyclic", "num_actions": 3}, "put arguments under init_args"),
     (ORACLE, {"class_path": "Cyclic", "init_args": [3]}, "init_args must be a mapping"),
     (ORACLE, "Cyclic", "oracle must be {class_path: ..., init_args: ...}, but it is 'Cyclic'"),

@@ -372,7 +372,7 @@ REFUSALS = {
     "no oracle": (READ, "give --oracle CLASS, or --config CONFIG"),
     "unknown oracle": (f"--oracle Nobody {READ}", "no class 'Nobody': .*RuleOracle"),
     "unknown option": (f"{SHORTER} --oracle.speed 3 {READ}", "speed"),
-    "no table": ("--oracle MatrixOracle --oracle.matrix none.npy", "none.npy"),
+    "no table": ("--oracle MatrixOracle --oracle.path none.npy", "none.npy"),
     "unmade": (f"--oracle {__name__}.Unmade {READ}", "there is no such library"),
     "no responses": (SHORTER, "RuleOracle reads texts: give --responses FILE, or a --config"),
     "no file": (f"{SHORTER} --responses none.jsonl", "none.jsonl cannot be read"),

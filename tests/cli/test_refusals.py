@@ -12,8 +12,8 @@ from paths import ROOT
 
 FIT = ["fit", "--config", str(ROOT / "configs/tabular/nash_mp.yaml")]
 DPO = ["fit", "--config", str(ROOT / "configs/tabular/online_dpo.yaml")]
-MATRIX = [*FIT, "--model.oracle", "MatrixOracle", "--model.oracle.matrix"]
-VOTES = [*FIT, "--model.oracle", "VotesOracle", "--model.oracle.votes"]
+MATRIX = [*FIT, "--model.oracle", "MatrixOracle", "--model.oracle.path"]
+VOTES = [*FIT, "--model.oracle", "VotesOracle", "--model.oracle.path"]
 REFERENCE = [*FIT, "--model.policy.reference"]
 RULE = [*DPO, "--model.oracle", "RuleOracle", "--model.oracle.function"]
 MKDIR = "{class_path: os.mkdir, init_args: {path: made}}"  # which would be seen
@@ -236,7 +236,7 @@ FITS = {
     "save_dir in a file": ([*FIT, "--trainer.logger.save_dir", "key.yaml/x"], "key.yaml/x cannot be w"),
     "save_dir nowhere": ([*FIT, "--trainer.logger.save_dir", "/proc/nlhf"], "/proc/nlhf"),
     "matrix missing": ([*MATRIX, "no.npy"], "matrix no.npy does not exist"),
-    "matrix not given": (MATRIX[:-1], "--model.oracle: .*required: matrix"),
+    "matrix not given": (MATRIX[:-1], "MatrixOracle reads a file: give its path"),
     "matrix a folder": ([*MATRIX, "folder"], "folder is not a file"),
     "votes missing": ([*VOTES, "no.csv"], "votes no.csv does not exist"),
     "votes prior": ([*VOTES, "gap.csv", "--model.oracle.prior", "0"], "nobody compared 'a' with 'c'"),

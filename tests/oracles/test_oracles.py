@@ -192,8 +192,8 @@ def test_without_a_seed_the_game_is_the_run_s(name):
 @pytest.mark.parametrize("name", [n for n in oracles.__all__ if n in ZOO])
 def test_oracles_are_configured_by_class_path(name, tmp_path):
     np.save(tmp_path / "P.npy", np.array(CYCLE))
-    needed = {"MatrixOracle": ["--oracle.matrix", str(tmp_path / "P.npy")]}
-    needed["VotesOracle"] = ["--oracle.votes", str(DATA / "debian_leader_2012.csv")]
+    needed = {"MatrixOracle": ["--oracle.path", str(tmp_path / "P.npy")]}
+    needed["VotesOracle"] = ["--oracle.path", str(DATA / "debian_leader_2012.csv")]
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--oracle", type=PreferenceOracle)
     parsed = parser.parse_args(["--oracle", f"nlhf_zoo.oracles.{name}", *needed.get(name, [])])
@@ -628,3 +628,20 @@ def test_refused(name, tmp_path):
 def test_a_member_under_its_old_name_is_refused(old, new):
     with pytest.raises(TypeError, match=rf"Late\.{old} is called {new} since version 0\.2"):
         type("Late", (PreferenceOracle,), {old: None})
+
+
+def test_the_names_that_paths_had_before_are_read(tmp_path):
+    np.save(tmp_path / "P.npy", np.array(CYCLE))
+    np.save(tmp_path / "v.npy", np.eye(4))
+    votes = DATA / "debian_leader_2010.csv"
+    for oracle, name, path in (
+        (MatrixOracle, "matrix", tmp_path / "P.npy"),
+        (VotesOracle, "votes", votes),
+        (EmbeddingOracle, "embeddings", tmp_path / "v.npy"),
+    ):
+        assert oracle(**{name: path}).num_actions == oracle(path=path).num_actions
+        with pytest.raises(UserError, match=f"path and {name}, an older name of it"):
+            oracle(path=path, **{name: path})
+    for oracle in (MatrixOracle, VotesOracle):
+        with pytest.raises(UserError, match="reads a file: give its path"):
+            oracle()

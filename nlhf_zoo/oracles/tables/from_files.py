@@ -32,17 +32,25 @@ class MatrixOracle(TableOracle):
     """Preferences from a matrix: a .npy or .csv file, or an array.
 
     Args:
-        matrix: P(y > y') [N, N] or [C, N, N]: path of a .npy or .csv file, array or tensor.
+        path: of a .npy or .csv file of P(y > y') [N, N] or [C, N, N]; in Python, an array or tensor
+            may stand there.
         dtype: precision of the answers.
+        matrix: the name of ``path`` in version 0.1.
     """
 
     def __init__(
-        self, matrix: str | Path | np.ndarray | Tensor, dtype: Precision = "float64"
+        self,
+        path: str | Path | np.ndarray | Tensor | None = None,
+        dtype: Precision = "float64",
+        matrix: str | Path | np.ndarray | Tensor | None = None,
     ) -> None:
+        given = path if matrix is None else matrix
+        if given is None or (path is not None and matrix is not None):
+            raise _not_one_path("MatrixOracle", "matrix", given)
         read = (
-            read_matrix(matrix)
-            if isinstance(matrix, str | Path)
-            else Matrix(as_preference(matrix, "the matrix"), None)
+            read_matrix(given)
+            if isinstance(given, str | Path)
+            else Matrix(as_preference(given, "the matrix"), None)
         )
         preference = read.preference.to(DTYPES[dtype])
         names = None if read.names is None else [read.names] * len(preference)
@@ -54,24 +62,29 @@ class VotesOracle(TableOracle):
     """Preferences from a table of votes, one game a prompt.
 
     Args:
-        votes: path of a CSV with the columns winner, loser and, optionally, prompt, count and tie;
+        path: of a CSV with the columns winner, loser and, optionally, prompt, count and tie;
             or of ballots of PrefLib, .soc, .soi, .toc or .toi.
         prior: pseudo-ties added to each pair; with 0, a pair that nobody compared is refused.
         dtype: precision of the answers.
         format: of a CSV; an arena has the columns model_a, model_b and winner.
         unranked: what a ballot says of alternatives that it does not rank: refuse such a ballot;
             below (all that it ranks, and tied with each other); or uncompared.
+        votes: the name of ``path`` in version 0.1.
     """
 
     def __init__(
         self,
-        votes: str | Path,
+        path: str | Path | None = None,
         prior: float = 1.0,
         dtype: Precision = "float64",
         format: VoteFormat = "votes",  # the option's name
         unranked: Unranked = "refuse",
+        votes: str | Path | None = None,
     ) -> None:
-        read = read_votes(votes, prior, format, unranked)
+        given = path if votes is None else votes
+        if given is None or (path is not None and votes is not None):
+            raise _not_one_path("VotesOracle", "votes", given)
+        read = read_votes(given, prior, format, unranked)
         preference = read.preference.to(DTYPES[dtype])
         super().__init__(preference, read.support, read.names, read.prompts)
 
@@ -86,13 +99,14 @@ class EmbeddingOracle(PreferenceOracle):
     with enumerated opponents goes in blocks of rows.
 
     Args:
-        embeddings: path of a .npy file [N, D] with D even; None draws them.
+        path: of a .npy file [N, D] with D even; None draws them.
         num_actions: N of drawn embeddings.
         dim: D of drawn embeddings, even; they are normal, scaled so that v^T R v' has variance 1.
         scale: multiplies v^T R v'.
         seed: of drawn embeddings; None takes the run's seed.
         dtype: precision of the answers.
         block_size: preferences of a block, at most (but a block has at least one row).
+        embeddings: the name of ``path`` in version 0.1.
     """
 
     tolerance = 1e-5  # v^T R v' and v'^T R v are summed in different orders
@@ -102,23 +116,27 @@ class EmbeddingOracle(PreferenceOracle):
 
     def __init__(
         self,
-        embeddings: str | Path | None = None,
+        path: str | Path | None = None,
         num_actions: int = 1000,
         dim: int = 64,
         scale: float = 1.0,
         seed: int | None = None,
         dtype: Precision = "float64",
         block_size: int = 2**20,
+        embeddings: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if path is not None and embeddings is not None:
+            raise _not_one_path("EmbeddingOracle", "embeddings", path)
+        path = path if embeddings is None else embeddings
         if not math.isfinite(scale):
             raise UserError(f"scale must be a finite number, but it is {scale}")
         if block_size < 1:
             raise UserError(f"block_size must be at least 1, but it is {block_size}")
-        if embeddings is None:
+        if path is None:
             vectors, where = _draw(num_actions, dim, run_seed(seed)), "dim"
         else:
-            vectors, where = read_embeddings(embeddings), f"dim of embeddings {embeddings}"
+            vectors, where = read_embeddings(path), f"dim of embeddings {path}"
         if vectors.shape[1] % 2:
             raise UserError(f"{where} must be even, but it is {vectors.shape[1]}")
         self.scale, self.block_size = scale, block_size
@@ -173,6 +191,13 @@ class EmbeddingOracle(PreferenceOracle):
         """Scale times R^T v of these actions, [..., D]: (v_1, v_2) becomes (v_2, -v_1)."""
         vectors = self.embeddings[actions] * self.scale
         return torch.stack((vectors[..., 1::2], -vectors[..., ::2]), -1).flatten(-2)
+
+
+def _not_one_path(oracle: str, old: str, given: object) -> UserError:
+    """The error of no path, or of one beside its name of version 0.1."""
+    if given is None:
+        return UserError(f"{oracle} reads a file: give its path")
+    return UserError(f"{oracle} has path and {old}, an older name of it: leave {old} out")
 
 
 def _draw(num_actions: int, dim: int, seed: int) -> Tensor:
