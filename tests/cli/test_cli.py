@@ -261,7 +261,7 @@ def test_a_run_is_evaluated_with_any_oracle_of_its_actions(finished: Path):
     assert float(found) == pytest.approx(rate, rel=1e-5)
     run = looked_at("fit", *rows)
     assert run.code == 2
-    assert "run had model.init_args.oracle.init_args.votes = votes.csv, the config" in run.err
+    assert "run had model.init_args.oracle.init_args.path = votes.csv, the config" in run.err
 
 
 def test_predict_prints_the_probabilities(finished: Path):
