@@ -113,6 +113,7 @@ _RENAMED = {
     "solvers.linear": "solvers.nash",
     "solvers.regularised": "solvers.nash",
     "solvers.solution": "solvers.nash",
+    "random_streams": "records.random_streams",
 }
 MOVED = {f"{__name__}.{old}": f"{__name__}.{new}" for old, new in _RENAMED.items()} | {
     f"{__name__}.{old}": f"{__name__}.{folder}.{old.rpartition('.')[2]}"

@@ -14,8 +14,8 @@ from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies import CausalLMPolicy
-from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.records import PLAIN, Prompts
+from nlhf_zoo.records.random_streams import random_stream, training_seed
 
 _PROMPTS = 4  # that responses are drawn to, where they cannot be listed
 _RESPONSES = 8  # to each of them

@@ -11,9 +11,9 @@ import lightning as L
 from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError
-from nlhf_zoo.finite import not_finite
 from nlhf_zoo.game.checkpointing import checkpoint_keys
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.records.finite import not_finite
 
 
 def refuse_not_finite(

@@ -19,9 +19,9 @@ from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
 from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.policies import CausalLMPolicy, Policy
 from nlhf_zoo.policies.language_model.exporting import refuse_folder
+from nlhf_zoo.records.finite import refuse_diverged
 
 _POLICY = "policy."  # in the names of a game's checkpoint
 

@@ -36,8 +36,6 @@ def config_files(args: Sequence[str]) -> list[str]:
 
 def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     """The options in a file, which is there, text, YAML, and holds some; ``option`` gave it."""
-    from jsonargparse import get_loader
-
     path = Path(name)
     if not os.path.isfile(name):  # which takes names of any length
         refuse_device(name, option)
@@ -50,6 +48,8 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
             raise UserError(f"{option}{name} is too large for a configuration: give another file")
         text = path.read_text(encoding="utf-8")
         refuse_unclear(text, f"{option}{name}")
+        from jsonargparse import get_loader  # where there is something to read
+
         content = loader(get_loader("yaml"))(text)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""

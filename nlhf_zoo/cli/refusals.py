@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from nlhf_zoo import optimizers
+from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
 from nlhf_zoo.cli import limits
 from nlhf_zoo.cli.parser import as_user_errors

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.finite import refuse_diverged
 from nlhf_zoo.game.accounting import Progress
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import FinitePolicy
+from nlhf_zoo.records.finite import refuse_diverged
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import Trajectory
+from nlhf_zoo.algorithms.torch_optimizers import SEVERAL_CALLS
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game import checkpointing
 from nlhf_zoo.game.accounting import Accounts, Progress, sum_over_processes
@@ -25,11 +26,10 @@ from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs, Versions
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout
-from nlhf_zoo.optimizers import SEVERAL_CALLS
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.random_streams import random_stream, training_seed
 from nlhf_zoo.records import PLAIN, Prompts, ProximalStep, Responses
+from nlhf_zoo.records.random_streams import random_stream, training_seed
 
 
 class OnlineGame(L.LightningModule):

@@ -12,7 +12,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nlhf_zoo import optimizers
+from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.policies.finite import TabularPolicy

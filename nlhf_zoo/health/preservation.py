@@ -15,7 +15,7 @@ from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import StepTimer
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.random_streams import random_stream
+from nlhf_zoo.records.random_streams import random_stream
 
 # Standard deviation of what is added to weights: of the size of a large model's own, so that
 # adapters which start at zero make another distribution.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 _SEED = 20_250_519  # of the probes' own random streams
 _LENGTH = 16  # tokens of a response that is not drawn

@@ -17,8 +17,8 @@ from nlhf_zoo.health.probe import Probe, gap, inner_tokens, one_by_one, total_lo
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 _POLICY = {"policy": 1.0}
 _COLUMNS = 3  # of further padding

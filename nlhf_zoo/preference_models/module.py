@@ -14,10 +14,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from nlhf_zoo import optimizers
+from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.finite import not_finite, refuse_diverged
 from nlhf_zoo.losses.preference import cross_entropy
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
@@ -25,7 +24,8 @@ from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Unreadable, look_through
-from nlhf_zoo.random_streams import random_stream, training_seed
+from nlhf_zoo.records.finite import not_finite, refuse_diverged
+from nlhf_zoo.records.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
 from nlhf_zoo.text_models.heads import PreferenceHead
 from nlhf_zoo.text_models.loading import ORACLES, ModelSettings

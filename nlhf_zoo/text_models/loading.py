@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.files import written
-from nlhf_zoo.finite import not_finite
+from nlhf_zoo.records.finite import not_finite
 from nlhf_zoo.text_models import peft_folder
 from nlhf_zoo.text_models.peft_folder import PeftFolder
 

@@ -32,8 +32,8 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import BernoulliLabels, MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Comparison, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 DRAWS = 10_000
 # Every row of the zoo with every surrogate that fits all of its steps; None is the algorithm's own.

@@ -18,10 +18,10 @@ from zoo import fit, small_game
 from nlhf_zoo import EGPO, GameCheckpoint, GradientSteps, OnlineGame
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.finite import not_finite
 from nlhf_zoo.oracles import RewardModelOracle
 from nlhf_zoo.policies import CausalLMPolicy
 from nlhf_zoo.preference_models import BradleyTerryHead, PretrainedBackbone
+from nlhf_zoo.records.finite import not_finite
 
 NAN = math.nan
 

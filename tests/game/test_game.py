@@ -22,8 +22,8 @@ from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Comparison, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 C, N = 3, 4
 

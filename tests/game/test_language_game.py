@@ -25,8 +25,8 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import SmallLanguage
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, SmallLanguageModel
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import Prompts
+from nlhf_zoo.records.random_streams import random_stream
 
 BETA = 0.3
 POLICY = {"policy": 1.0}

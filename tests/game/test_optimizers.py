@@ -6,9 +6,9 @@ from torch import nn
 from zoo import fit, small_game
 
 from nlhf_zoo.algorithms import EGPO
+from nlhf_zoo.algorithms.torch_optimizers import configure, refuse_failing_steps
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.realisation import GradientSteps
-from nlhf_zoo.optimizers import configure, refuse_failing_steps
 
 CPU = torch.device("cpu")
 

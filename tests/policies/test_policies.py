@@ -17,8 +17,8 @@ from nlhf_zoo.policies import (
     TabularPolicy,
     UniformReference,
 )
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Decoding, Prompts
+from nlhf_zoo.records.random_streams import random_stream
 
 C, N = 3, 5
 PLAYERS = ("policy", "anchor", "lookahead")

@@ -16,8 +16,8 @@ from nlhf_zoo.health.oracles.diagnostics import ROUNDING
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.text_oracle import last_words
 from nlhf_zoo.oracles.wrappers.budgeted import queries_per_prompt
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
+from nlhf_zoo.records.random_streams import random_stream
 from nlhf_zoo.solvers.preference import asymmetry
 
 _MOST_INVALID = 0.1

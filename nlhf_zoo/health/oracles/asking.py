@@ -28,8 +28,8 @@ from nlhf_zoo.oracles.text_oracle import (
     response_texts,
 )
 from nlhf_zoo.oracles.wrappers.ensemble import Agreement, EnsembleOracle, same_side, weighted_mean
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Conversation, Prompts, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 MOST_ACTIONS = 2048  # of a table: of more, a random part is taken
 _SEED = 20_250_520  # of that part

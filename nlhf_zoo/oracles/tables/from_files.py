@@ -23,8 +23,8 @@ from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.tables.base import DTYPES, Precision, TableOracle, all_valid
-from nlhf_zoo.random_streams import run_seed
 from nlhf_zoo.records import Comparison, Prompts, Responses
+from nlhf_zoo.records.random_streams import run_seed
 
 
 @final

@@ -15,8 +15,8 @@ from typing_extensions import override
 from nlhf_zoo.data.tables import games, small_language
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.tables.base import DTYPES, Precision, TableOracle
-from nlhf_zoo.random_streams import run_seed
 from nlhf_zoo.records import Responses
+from nlhf_zoo.records.random_streams import run_seed
 
 
 @final

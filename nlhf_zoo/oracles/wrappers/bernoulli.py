@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.wrappers.base import WrappedOracle
-from nlhf_zoo.random_streams import run_seed
 from nlhf_zoo.records import Comparison, Prompts, Responses
+from nlhf_zoo.records.random_streams import run_seed
 
 
 @final

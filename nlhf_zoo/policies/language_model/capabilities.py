@@ -21,8 +21,8 @@ from nlhf_zoo.policies.language_model.modes import without_dropout
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, Players
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.targets import kinds
-from nlhf_zoo.random_streams import random_stream
 from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
+from nlhf_zoo.records.random_streams import random_stream
 
 # Largest gap of a log-probability, for each token, that rounding makes: of the logits of a model of
 # that precision, whose kernels depend on the shape of a batch.
