@@ -13,11 +13,10 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Batch, ProximalStep
+from nlhf_zoo.solvers.validation import LEAST_BETA
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
-
-_LEAST_BETA = 1e-9
 
 
 def check_parts(game: OnlineGame, micro_batches: int) -> None:
@@ -57,9 +56,9 @@ def _check_beta(beta: float) -> None:
     """Refuse a temperature that is none, or so far off that 1/beta drowns all else in float64."""
     if not (math.isfinite(beta) and beta > 0):
         raise UserError(f"beta must be a finite number above 0, but model.beta is {beta}")
-    if not _LEAST_BETA <= beta <= 1 / _LEAST_BETA:
+    if not LEAST_BETA <= beta <= 1 / LEAST_BETA:
         raise UserError(
-            f"beta must lie between {_LEAST_BETA:g} and {1 / _LEAST_BETA:g}, for float64 holds no "
+            f"beta must lie between {LEAST_BETA:g} and {1 / LEAST_BETA:g}, for float64 holds no "
             f"such game, but model.beta is {beta}"
         )
 

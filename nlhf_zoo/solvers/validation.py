@@ -15,6 +15,8 @@ from nlhf_zoo.solvers.game import antisymmetric
 # How far P(a > b) + P(b > a) and the sum of probabilities may miss 1: float32 files do.
 TOLERANCE = 1e-6
 
+LEAST_BETA = 1e-9  # of a game with regularisation; below, rounding hides what it does
+
 
 def check_preference(P: Any, where: str = "P") -> Tensor:
     """A preference matrix that obeys the law of the game, exactly.
@@ -86,7 +88,7 @@ def check_reference(mu: Any, num_actions: int, where: str = "mu") -> Tensor:
 
 
 def check_beta(beta: float, where: str = "beta") -> float:
-    """A temperature: finite and >= 0.
+    """A temperature: finite, and 0 or at least `LEAST_BETA`.
 
     Args:
         beta: temperature of the game.
@@ -95,6 +97,11 @@ def check_beta(beta: float, where: str = "beta") -> float:
     is_number = isinstance(beta, int | float) and not isinstance(beta, bool)
     if not (is_number and math.isfinite(beta) and beta >= 0):
         raise UserError(f"{where} must be a finite number, 0 or above, but it is {beta!r}")
+    if 0 < beta < LEAST_BETA:
+        raise UserError(
+            f"{where} is {beta:g}, which rounding does not tell from 0: give 0, or "
+            f"{LEAST_BETA:g} or more"
+        )
     return float(beta)
 
 

@@ -462,6 +462,7 @@ REFUSALS = {
     "infinite beta": (f"{ONE} --beta 1e400", "--beta must be a finite number"),
     "beta is nan": (f"{ONE} --beta .nan", "--beta must be a finite number"),
     "beta is a word": (f"{ONE} --beta small", "--beta: expected a number, but got 'small'"),
+    "beta that is hidden by rounding": (f"{ONE} --beta 1e-300", "rounding does not tell from 0"),
     "negative updates": (f"{ONE} --updates=-1", "--updates must be 0 or above"),
     "half an update": (f"{ONE} --updates 2.5", "--updates: expected a whole number, but got '2.5'"),
     "too many updates": (f"{ONE} --algorithm EGPO --updates 1000000000000", "will not fit"),
