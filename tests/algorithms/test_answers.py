@@ -127,3 +127,19 @@ def test_a_product_with_an_unanswered_entry_is_asked_for_again():
         [[True, True]],
         [[True, True]],
     ]
+
+
+def test_a_payoff_of_two_opponents_needs_an_answer_about_each():
+    """2 P anchor - P previous is not had where one of the two was not answered."""
+    responses = Responses(torch.arange(2)[None, :, None], torch.ones(1, 2, 1).bool(),
+                          torch.full((1, 2), 0.5), enumerated=True)  # fmt: skip
+    answered = iter([torch.tensor([[False, True]]), torch.tensor([[True, True]])])
+    policy = SimpleNamespace(players=("policy", "reference", "anchor", "previous"))
+    oracle = SimpleNamespace(expected=lambda *_: (torch.full((1, 2), 0.5), next(answered)))
+    (step,) = algorithms.OptimisticMirrorDescent().steps(0.1, 0)
+    versions = Versions(anchor=1, previous=2)
+    estimator = PayoffEstimator(oracle, policy, versions)
+    prompts = Prompts(torch.arange(1))
+    payoffs = estimator(step, prompts, responses, [responses, responses])
+    assert payoffs.valid.tolist() == [[False, True]]
+    assert payoffs.invalid == 1
