@@ -20,19 +20,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.cli.compare.styles import MEAN_WIDTH, WORST_WIDTH, colour_of
 from nlhf_zoo.cli.main import main as nlhf
 
 FOLDER = Path(__file__).parent
 CONFIGS = FOLDER.parent.parent / "configs" / "tabular"
 NAMES = {
-    "nash_mp": "Nash-MP",
-    "egpo": "EGPO",
-    "online_ipo": "online IPO",
-    "optimistic_mirror_descent": "optimistic mirror descent",
-    "nash_md": "Nash-MD",
-    "sppo": "SPPO",
-    "moving_magnet": "moving magnet around EGPO",
-    "online_dpo": "online DPO",
+    "nash_mp": ("Nash-MP", "NashMP"),
+    "egpo": ("EGPO", "EGPO"),
+    "online_ipo": ("online IPO", "OnlineIPO"),
+    "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
+    "nash_md": ("Nash-MD", "NashMD"),
+    "sppo": ("SPPO", "SPPO"),
+    "moving_magnet": ("moving magnet around EGPO", "MovingMagnet"),
+    "online_dpo": ("online DPO", "OnlineDPO"),
 }
 PANELS = {
     "exploitability": "exploitability, β = 0.1",
@@ -48,16 +49,15 @@ def run(name: str, folder: str) -> dict[str, Any]:
     return read_history(Path(folder) / "tabular" / name / "version_0")
 
 
-def line(ax: Axes, history: dict[str, Any], metric: str, own: bool, label: str) -> None:
-    """One algorithm: thick and coloured on its own page, thin and grey on the others'."""
+def line(ax: Axes, history: dict[str, Any], metric: str, colour: str | None, label: str) -> None:
+    """The mean of one algorithm: in its colour, with the worst, on its own page, else grey."""
     queries, values = history["queries"], history[metric]
     rows = np.unique(np.geomspace(1, len(queries), 400).astype(int)) - 1
-    style: dict[str, Any] = {"color": "#D55E00", "linewidth": 2.2, "zorder": 3}
-    if not own:
-        style = {"color": "0.7", "linewidth": 0.9, "zorder": 1}
-    ax.plot(queries[rows], values.mean(1)[rows], label=label, **style)
-    if own:
-        ax.plot(queries[rows], values.max(1)[rows], **(style | {"alpha": 0.35, "linewidth": 1.2}))
+    shown, order = colour or "0.7", 1 if colour is None else 3
+    style: dict[str, Any] = {"color": shown, "zorder": order}
+    ax.plot(queries[rows], values.mean(1)[rows], linewidth=MEAN_WIDTH, label=label, **style)
+    if colour is not None:
+        ax.plot(queries[rows], values.max(1)[rows], linewidth=WORST_WIDTH, alpha=0.5, **style)
 
 
 def draw(own: str, histories: dict[str, dict[str, Any]]) -> None:
@@ -66,8 +66,8 @@ def draw(own: str, histories: dict[str, dict[str, Any]]) -> None:
     FigureCanvasAgg(figure)
     for ax, (metric, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         for name, history in histories.items():
-            label = NAMES[own] if name == own else "the other algorithms"
-            line(ax, history, metric, name == own, label)
+            label, kind = NAMES[own] if name == own else ("the other algorithms", None)
+            line(ax, history, metric, kind and colour_of(kind), label)
         ax.set_xscale("symlog", linthresh=1)
         ax.set_yscale("log")
         ax.set_ylim(bottom=FLOOR if metric == "exploitability" else 1e-4, top=1)
@@ -96,7 +96,7 @@ def main() -> None:
             ]
         small = history["exploitability"].max(1) < 1e-6
         first = f"all games below 1e-6 after {queries[small.argmax()]:.0f}" if small.any() else ""
-        print(f"{NAMES[name]}: {queries[-1]:.0f} queries, {', '.join(figures)} {first}")
+        print(f"{NAMES[name][0]}: {queries[-1]:.0f} queries, {', '.join(figures)} {first}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nlhf_zoo.cli.compare.styles import colour_of
 from nlhf_zoo.cli.main import main as nlhf
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.records import Prompts, Responses
@@ -36,14 +37,15 @@ CONFIGS = "configs/preference_model"
 PROMPTS = ROOT / "configs/data/cyclic_groups/prompts.jsonl"
 GROUP = [0, 0, 0, 0, 0, 1, 1, 2]  # of the letters a to h: rock, paper, scissors
 NAMES = ("rock", "paper", "scissors")
+# Colours are the algorithms'; preference models are told apart by their dashes.
 MODELS = {
-    "general": ("general preference model", "#0072B2"),
-    "pair": ("cross-encoder", "#009E73"),
-    "reward": ("Bradley-Terry", "#D55E00"),
+    "general": ("general preference model", "-"),
+    "pair": ("cross-encoder", "--"),
+    "reward": ("Bradley-Terry", "-."),
 }
 POLICIES = {
-    "nash_mp": ("general", "Nash-MP against the general preference model", "#0072B2"),
-    "online_dpo": ("reward", "online DPO against Bradley-Terry", "#D55E00"),
+    "nash_mp": ("general", "Nash-MP against the general preference model", colour_of("NashMP")),
+    "online_dpo": ("reward", "online DPO against Bradley-Terry", colour_of("OnlineDPO")),
 }
 
 
@@ -125,9 +127,9 @@ def place(shares: Any) -> tuple[Any, Any]:
 
 def draw_accuracy(ax: Axes, figures: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
     """Held-out accuracy against steps."""
-    for name, (label, colour) in MODELS.items():
+    for name, (label, dashes) in MODELS.items():
         steps, values = zip(*figures[name]["val/accuracy"], strict=True)
-        ax.plot(np.array(steps) + 1, values, color=colour, label=label)
+        ax.plot(np.array(steps) + 1, values, color="0.3", linestyle=dashes, label=label)
     ax.axhline(0.5, color="0.6", linewidth=0.8, linestyle=":")
     ax.set_xlim(left=0)
     ax.set_ylim(0.4, 1.02)

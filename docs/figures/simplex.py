@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nlhf_zoo.algorithms import SPPO, NashMD, NashMP, OnlineIPO, PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.compare.styles import colour_of
 from nlhf_zoo.data.tables.games import cyclic
 from nlhf_zoo.solvers import exploitability, regularised_nash
 
@@ -24,12 +25,13 @@ FOLDER = Path(__file__).parent
 BETA, QUERIES = 0.1, 200
 TABLE = cyclic(3, 0.9)  # 0 beats 1 beats 2 beats 0, nine times in ten
 REFERENCE = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
-ALGORITHMS: dict[str, tuple[PolicyOptimizer, str]] = {
-    "Nash-MP": (NashMP(), "#0072B2"),
-    "online IPO, eta = 2": (OnlineIPO(eta=2.0), "#009E73"),
-    "Nash-MD, paper's schedule": (NashMD(), "#CC79A7"),
-    "SPPO, eta = 1": (SPPO(eta=1.0), "#D55E00"),
+ALGORITHMS: dict[str, PolicyOptimizer] = {
+    "Nash-MP": NashMP(),
+    "online IPO, eta = 2": OnlineIPO(eta=2.0),
+    "Nash-MD, paper's schedule": NashMD(),
+    "SPPO, eta = 1": SPPO(eta=1.0),
 }
+COLOURS = {name: colour_of(type(algorithm).__name__) for name, algorithm in ALGORITHMS.items()}
 
 
 def play(algorithm: PolicyOptimizer) -> tuple[Tensor, Tensor]:
@@ -69,12 +71,12 @@ def draw_simplex(ax: Axes, log_policy: Tensor, nash: Tensor, colour: str, title:
 def main() -> None:
     """Draw and save."""
     nash = regularised_nash(TABLE, REFERENCE, BETA).log_policy[0]
-    paths = {name: play(algorithm) for name, (algorithm, _) in ALGORITHMS.items()}
+    paths = {name: play(algorithm) for name, algorithm in ALGORITHMS.items()}
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         for ax, (name, (log_policy, _)) in zip(figure.subplots(1, 4), paths.items(), strict=True):
-            draw_simplex(ax, log_policy, nash, ALGORITHMS[name][1], name)
+            draw_simplex(ax, log_policy, nash, COLOURS[name], name)
         handles, labels = ax.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(FOLDER / "simplex.png", dpi=110)
@@ -84,7 +86,7 @@ def main() -> None:
         ax = figure.subplots()
         for name, (log_policy, queries) in paths.items():
             gap = exploitability(TABLE[0], log_policy, REFERENCE[0], BETA)
-            ax.semilogy(queries, gap.clamp_min(1e-16), color=ALGORITHMS[name][1], label=name)
+            ax.semilogy(queries, gap.clamp_min(1e-16), color=COLOURS[name], label=name)
         ax.set_ylim(1e-14, 1)
         ax.set_xlabel("oracle queries")
         ax.set_ylabel("exploitability, β = 0.1")

@@ -111,7 +111,7 @@ def _write(configuration: Configuration, results: list[EntryResult]) -> None:
     texts["results.csv"] = tables.results_csv(results)  # the last: by it a comparison has ended
     try:
         with written(output / "comparison.png") as path:
-            tables.draw(results, path, names, configuration.exploitability, log_queries)
+            tables.draw(results, path, configuration.exploitability, log_queries)
         for name, text in texts.items():
             with written(output / name) as path:
                 path.write_text(text, encoding="utf-8")

@@ -50,6 +50,7 @@ class Entry:
     content: str  # a checksum of the game's table and a table's reference, which may be files
     size: int  # entries of the game's table, C N N
     enumerated: bool  # whether a query is a product P o, rather than a pair of samples
+    kind: str  # the name of the algorithm's class
 
 
 def read_entries(
@@ -183,11 +184,12 @@ def _parse(model: str) -> tuple[SentenceParser, Namespace]:
     return parser, parser.parse_object({"model": section})
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, int, bool]:
+def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, int, bool, str]:
     """Make a game to see that it can be.
 
     Returns:
-        the checksum of its content, its table's size, and whether it is enumerated.
+        the checksum of its content, its table's size, whether it is enumerated, and its
+        algorithm's class.
     """
     L.seed_everything(seed, verbose=False)
     with as_user_errors(f"{where}: "):
@@ -203,4 +205,5 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, in
         content = hashlib.sha256(table.cpu().numpy().tobytes())
         if isinstance(game.policy, FinitePolicy):
             content.update(game.log_policy("reference").cpu().numpy().tobytes())
-    return content.hexdigest(), table.numel(), game.rollout.enumerated
+    kind = type(game.algorithm).__name__
+    return content.hexdigest(), table.numel(), game.rollout.enumerated, kind

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult
+from nlhf_zoo.cli.compare.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 _HEADS = {"exploitability": "exploitability", "kl_to_nash": "KL(π*‖π)", "span": "span"}
 COLUMNS = ("game", "algorithm", "seed", "queries", "rounds", *_HEADS, "seconds")
 _TARGET_COLUMNS = ("game", "beta", "algorithm", "best", "median_queries", "reached", "instances")
-# Okabe and Ito's colours, which the colour-blind can tell apart; yellow is too pale for a line.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_DASHES = ("-", "-.", (0, (1, 1)))
 _POINTS = 1500  # of a line
 _FLOOR = 1e-16  # what is below is rounding, and would squeeze the rest
 _PANELS = 3  # beside each other
@@ -173,20 +171,18 @@ def _aligned(rows: list[list[str]], measured: list[list[str]]) -> list[list[str]
 
 
 def draw(
-    results: Sequence[EntryResult],
-    path: Path,
-    algorithms: list[str],
-    exploitability: str,
-    log_queries: bool,
+    results: Sequence[EntryResult], path: Path, exploitability: str, log_queries: bool
 ) -> None:
     """Draw a panel a game: a line an algorithm, mean over games and seeds, and faintly the maximum.
 
-    The place of an algorithm among all gives its line a colour.
+    The algorithm's class gives its line a colour; those of one class differ in their dashes.
     """
     import matplotlib as mpl  # slow to import, and needed at the end only
     from matplotlib.figure import Figure
 
     panels = by_game(results)
+    kinds = {result.entry.algorithm: result.entry.kind for panel in panels for result in panel}
+    dashes = dict(zip(kinds, dashes_of([*kinds.values()]), strict=True))
     columns = min(len(panels), _PANELS)
     rows = math.ceil(len(panels) / columns)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
@@ -194,7 +190,7 @@ def draw(
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         handles: dict[str, Artist] = {}
         for ax, panel in zip(axes, panels, strict=False):
-            _panel(ax, panel, algorithms, exploitability == "regularised", log_queries)
+            _panel(ax, panel, dashes, exploitability == "regularised", log_queries)
             lines, labels = ax.get_legend_handles_labels()
             handles |= dict(zip(labels, lines, strict=True))
         for ax in axes[len(panels) :]:
@@ -209,18 +205,20 @@ def draw(
 
 
 def _panel(
-    ax: Axes, panel: list[EntryResult], algorithms: list[str], regularised: bool, log_queries: bool
+    ax: Axes,
+    panel: list[EntryResult],
+    dashes: dict[str, Dashes],
+    regularised: bool,
+    log_queries: bool,
 ) -> None:
     metric = METRICS["regularised" if regularised else "unregularised"]
     curves = [_curve(result, metric, log_queries) for result in panel]
     for result, (queries, mean, most) in zip(panel, curves, strict=True):
         name = result.entry.algorithm
-        number = algorithms.index(name)
-        colour = _COLOURS[number % len(_COLOURS)]
-        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-        width = 1.5 if number % 2 else 3.0  # of two lines that coincide, both can be seen
-        ax.plot(queries, mean, color=colour, linestyle=dashes, linewidth=width, label=name)
-        ax.plot(queries, most, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.5)
+        style: dict[str, Any] = {"color": colour_of(result.entry.kind), "linestyle": dashes[name]}
+        style["zorder"] = 2.0 if dashes[name] == "-" else 2.1  # what is dashed hides no line
+        ax.plot(queries, mean, linewidth=MEAN_WIDTH, label=name, **style)
+        ax.plot(queries, most, linewidth=WORST_WIDTH, alpha=0.5, **style)
     ax.set_yscale("log")
     reached = max(queries[-1] for queries, _, _ in curves)
     if regularised and all(result.entry.enumerated for result in panel):
