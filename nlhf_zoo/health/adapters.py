@@ -8,7 +8,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.check import Check, Finding, Note, skipped
 from nlhf_zoo.health.probe import Probe
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.policies.language_model.targets import kinds, plain_name
+from nlhf_zoo.policies.language_model.targets import kinds_without_gradient
 
 _SHOWN = 4  # kinds of layers that a line names
 
@@ -40,20 +40,15 @@ def gradient_everywhere(game: OnlineGame, probe: Probe) -> Check | None:
     with torch.enable_grad():
         total = probe.log_prob(policy, {"policy": 1.0}).sum()
         found = torch.autograd.grad(total, [*trained.values()], allow_unused=True)
-    without = [n for n, g in zip(trained, found, strict=True) if g is None or not bool(g.any())]
-    dead = {*kinds(map(_layer, without))} - {*kinds(map(_layer, trained.keys() - {*without}))}
+    without = sum(gradient is None or not bool(gradient.any()) for gradient in found)
+    dead = kinds_without_gradient(trained, found)
     return Check(
         name,
         not dead,
-        f"{len(without)} of {len(trained)} tensors have none",
+        f"{without} of {len(trained)} tensors have none",
         "each kind has one",
         f"nothing trains {_some(sorted(dead))}: leave them out of model.policy.lora.target_modules",
     )
-
-
-def _layer(parameter: str) -> str:
-    """The name of the layer that an adapter's parameter belongs to."""
-    return plain_name(parameter.partition(".lora_")[0].removeprefix("base_model.model."))
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

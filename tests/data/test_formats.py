@@ -107,6 +107,8 @@ def test_a_winner_that_is_not_read_is_refused(tmp_path):
         pairs(tmp_path, row, columns=Columns(chosen="answer_0", rejected="answer_1"))
     good = {"prompt": "p", "chosen": "a", "rejected": "b", "winner": "gpt-4"}
     assert pairs(tmp_path, good)[0][3] == 1  # the columns say themselves which was chosen
+    asked = {"question": "p", "chosen": "a", "rejected": "b", "label": 1}
+    assert pairs(tmp_path, asked, columns=Columns(prompt="question"))[0][3] == 1  # likewise
 
 
 SHAPES = {

@@ -7,7 +7,8 @@ import torch
 from language_models import stream
 from tiny_models import make_policy
 
-from nlhf_zoo.policies import LoRA
+from nlhf_zoo.policies import LoRA, TransformersGenerator
+from nlhf_zoo.policies.language_model import generation
 from nlhf_zoo.policies.language_model.generation import Drawing
 from nlhf_zoo.records import PLAIN
 
@@ -220,3 +221,18 @@ def test_a_model_that_draws_in_training_mode_is_refused(folder):
     policy = make_policy(folder("phimoe"), gradient_checkpointing=True)
     match = "PhimoeForCausalLM draws random numbers in training mode.*gradient_checkpointing"
     lm.refused(match, lm.drawn, policy)
+
+
+def test_the_engine_that_plays_is_the_one_that_is_tried(folder, monkeypatch):
+    """A static cache, too; an engine of one's own is not tried in another's name."""
+
+    class Own(TransformersGenerator):
+        """Could draw from anything."""
+
+    assert make_policy(folder("llama"), generator=Own()).capabilities.drawing_gap is None
+    policy = make_policy(folder("llama"), generator=TransformersGenerator("static"))
+    assert policy.capabilities.drawing == Drawing(shared_prompt=None)
+    assert policy.capabilities.drawing_gap < 1e-4
+    monkeypatch.setattr(generation, "mix", lambda logits, _: logits[0].log_softmax(-1))
+    policy = make_policy(folder("llama"), generator=TransformersGenerator("static"))
+    assert policy.capabilities.drawing_gap > 0.01

@@ -103,7 +103,7 @@ def pairs_of(
     """
     labelled: bool | None = None
     mapped = vars(columns)
-    is_mapped = mapped != vars(Columns())
+    is_mapped = columns.responses(True) != Columns().responses(True)
     for read in source.rows():
         with dropped.row():
             row = pair_of(read, shape)

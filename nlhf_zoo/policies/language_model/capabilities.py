@@ -20,7 +20,7 @@ from nlhf_zoo.policies.language_model.generation import (
 from nlhf_zoo.policies.language_model.modes import without_dropout
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, Players
 from nlhf_zoo.policies.language_model.scoring import Scorer
-from nlhf_zoo.policies.language_model.targets import kinds
+from nlhf_zoo.policies.language_model.targets import kinds, kinds_without_gradient, layer_of
 from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
 from nlhf_zoo.records.random_streams import random_stream
 
@@ -141,10 +141,8 @@ def layers_without_gradient(players: AdapterPlayers, tokens: Sequence[int]) -> l
             ) from error
         law = output.logits.float().log_softmax(-1)
         found = torch.autograd.grad(law[..., 0].sum(), [*parameters.values()], allow_unused=True)
-    layers = [name.partition(".lora_")[0].removeprefix("base_model.model.") for name in parameters]
-    reached = zip(layers, found, strict=True)
-    used = kinds(name for name, gradient in reached if gradient is not None and gradient.any())
-    return sorted({layer for layer in layers if kinds([layer])[0] not in used})
+    without = kinds_without_gradient(parameters, found)
+    return sorted({layer for layer in map(layer_of, parameters) if kinds([layer])[0] in without})
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,11 +284,11 @@ class _Trial:
         """The first way whose draws have the log-probability that is scored."""
         one_call = self._one_call()
         fastest = Drawing(one_call)
-        if not isinstance(self.generator, TransformersGenerator):
+        engine = self.generator
+        if type(engine) is not TransformersGenerator:
             return fastest, None, ""
-        engine = TransformersGenerator("dynamic", self.generator.share_prompt)
-        ways = [fastest] if engine.share_prompt else []
-        ways += [replace(fastest, shared_prompt="reordered")] if engine.share_prompt else []
+        shares = engine.share_prompt and engine.cache == "dynamic"
+        ways = [fastest, replace(fastest, shared_prompt="reordered")] if shares else []
         ways += [replace(fastest, shared_prompt=None)]
         ways += [replace(fastest, shared_prompt=None, cached=False)]
         gap, failure = math.inf, ""

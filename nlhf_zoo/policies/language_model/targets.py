@@ -173,6 +173,28 @@ def kinds(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
 
 
+def kinds_without_gradient(
+    parameters: Iterable[str], gradients: Iterable[Tensor | None]
+) -> tuple[str, ...]:
+    """Kinds of layers whose adapters no gradient reaches, not those of one expert more or less.
+
+    Args:
+        parameters: names of adapters' parameters.
+        gradients: theirs; none, or zero alone, is no gradient.
+    """
+    reached = [
+        (layer_of(name), gradient is not None and bool(gradient.any()))
+        for name, gradient in zip(parameters, gradients, strict=True)
+    ]
+    used = kinds(layer for layer, has_gradient in reached if has_gradient)
+    return tuple(kind for kind in kinds(layer for layer, _ in reached) if kind not in used)
+
+
+def layer_of(parameter: str) -> str:
+    """The name, in the model without adapters, of the layer that an adapter's parameter is of."""
+    return plain_name(parameter.partition(".lora_")[0].removeprefix("base_model.model."))
+
+
 def written(names: Iterable[str]) -> str:
     """Names to write into `target_modules`, of some layers."""
     return ", ".join(sorted({_last(name) for name in names}))
