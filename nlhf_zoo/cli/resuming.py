@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from nlhf_zoo.callbacks import Budget, ExactMetrics
 from nlhf_zoo.callbacks.checkpoint import PREVIOUS
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.errors import UserError
@@ -54,12 +58,41 @@ class SaveGameConfig(SaveConfigCallback):
             flatten({"model": config["model"], "seed_everything": config["seed_everything"]})
         )
         for logger in trainer.loggers:
-            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+            if isinstance(logger, TensorBoardLogger):
                 names = ("hp/exploitability", "hp/exploitability_max")
                 is_game = isinstance(pl_module, OnlineGame)
                 logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if is_game else None)
             else:
                 logger.log_hyperparams(flat)
+
+
+def keep_last(trainer: Namespace) -> None:
+    """Of several budgets in a Trainer's configuration leave the last, and so of exact metrics.
+
+    `--trainer.callbacks+ Budget` adds one to a file's, and replaces it so. A run goes by its last
+    budget, which alone `config.yaml` shall list; two exact metrics Lightning would refuse.
+    """
+    callbacks = trainer.get("callbacks")
+    if not isinstance(callbacks, list):
+        return
+    kinds = [_named(part["class_path"]) for part in callbacks]
+    trainer["callbacks"] = [
+        part
+        for number, (kind, part) in enumerate(zip(kinds, callbacks, strict=True))
+        if not (kind in (Budget, ExactMetrics) and kind in kinds[number + 1 :])
+    ]
+
+
+def default_logger(trainer: Namespace, module: L.LightningModule) -> dict[str, Any]:
+    """The Trainer's argument `logger` where none is given: algorithm and game name a folder.
+
+    Otherwise it is what Lightning would take.
+    """
+    if trainer.get("logger") not in (None, True) or not isinstance(module, OnlineGame):
+        return {}
+    name = f"lightning_logs/{type(module.algorithm).__name__}-{type(module.oracle).__name__}"
+    folder, version = trainer.get("default_root_dir") or os.getcwd(), SLURMEnvironment.job_id()
+    return {"logger": TensorBoardLogger(folder, name, version, default_hp_metric=False)}
 
 
 def runs_folder(config: Namespace) -> Path | None:

@@ -108,6 +108,7 @@ class GameCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look at the data, before a model is loaded, and at the checkpoint."""
+        resuming.keep_last(self.config[self.subcommand]["trainer"])
         self._look_at_data()
         self._find_checkpoint()
 
@@ -153,12 +154,13 @@ class GameCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Without the progress bar where none is wanted: Lightning would refuse ours."""
-        if self.config[self.subcommand]["trainer"].get("enable_progress_bar") is False:
+        config = self.config[self.subcommand]["trainer"]
+        if config.get("enable_progress_bar") is False:
             callbacks = self.trainer_defaults["callbacks"]
             self.trainer_defaults["callbacks"] = [
                 c for c in callbacks if not isinstance(c, GameProgressBar)
             ]
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(**resuming.default_logger(config, self.model), **kwargs)
 
     def instantiate_classes(self) -> None:
         """Make the parts; what they refuse is the user's error."""

@@ -283,6 +283,38 @@ def test_a_logger_can_be_left_out(folder: Path):
     assert not (folder / "runs").exists()
 
 
+def test_without_a_logger_algorithm_and_game_name_the_run(folder: Path):
+    config = copy.deepcopy(GAME)
+    del config["trainer"]["logger"]
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=2)
+    runs.write(folder, config)
+    for algorithm in ("NashMD", "EGPO"):
+        run = runs.fit(folder, "--model.algorithm", algorithm)
+        assert run.code == 0, run.err
+        saved = folder / f"lightning_logs/{algorithm}-UniformRandom/version_0"
+        assert run.out.splitlines()[-1].endswith(str(saved))
+        assert (saved / "history.bin").is_file()
+
+
+def test_runs_of_one_name_are_told_apart(folder: Path):
+    """By their hyper-parameters, which TensorBoard's table shows too; and the last budget holds."""
+    args = ("--trainer.callbacks+", "ExactMetrics", "--trainer.callbacks.every", "1")
+    args += ("--trainer.callbacks+", "Budget", "--trainer.callbacks.rounds")
+    for number, name in enumerate(("NashMD", "EGPO")):
+        assert runs.fit(folder, "--model.algorithm", name, *args, str(number + 2)).code == 0
+        run = folder / f"runs/game/version_{number}"
+        told = yaml.safe_load((run / "hparams.yaml").read_text())
+        assert told["model.init_args.algorithm.class_path"] == f"nlhf_zoo.{name}"
+        assert told["model.init_args.oracle.class_path"] == "nlhf_zoo.UniformRandom"
+        events = b"".join(path.read_bytes() for path in run.glob("events.*"))
+        assert f"nlhf_zoo.{name}".encode() in events
+        callbacks = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
+        kinds = [block["class_path"].split(".")[-1] for block in callbacks]
+        assert kinds == ["GameCheckpoint", "ExactMetrics", "Budget"]
+        assert callbacks[-1]["init_args"]["rounds"] == number + 2
+        assert read_history(run)["round"][-1] == number + 2
+
+
 def test_fit_refuses_a_reference_that_is_the_policy(tmp_path, monkeypatch, refused):
     """The reference that others took from `get_base_model()`: with the adapter in its layers."""
     monkeypatch.chdir(tmp_path)
