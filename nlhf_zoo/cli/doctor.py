@@ -14,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.parser import taken_out, with_values
-from nlhf_zoo.cli.trainer import LookingCLI, run
+from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import Check, Finding, run_checks

@@ -7,10 +7,11 @@ import sys
 from functools import partial
 from typing import Any
 
+from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.oracle.probe import probe
 from nlhf_zoo.cli.oracle.report import ReportOptions, parse, report
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
-from nlhf_zoo.cli.trainer import LookingCLI, run
+from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.data.texts.conversations import read_listed
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
