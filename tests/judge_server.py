@@ -235,6 +235,8 @@ class Connection(asyncio.Protocol):
         if self.server.options.manner == "moderates" and fault is None:
             status = moderated(message)
             fault = status and f"status_{status}"
+        if self.server.options.refuses and self.server.options.refuses in message:
+            fault = "status_400"
         if self.server.options.manner == "five" and request.get("top_logprobs", 0) > 5:
             fault = "status_400"
         self.server.log(
@@ -278,7 +280,8 @@ class Connection(asyncio.Protocol):
         headers += ["location: /elsewhere"] if 300 <= status < 400 else []
         headers.append(f"x-key: {key}")
         words = f"status {status} for the key {key}, '{key[:12]}***' or {authorization!r}"
-        self.later(http(status, error(words), *headers))
+        send = self.reply if self.server.options.refuses else self.later
+        send(http(status, error(words), *headers))
 
     def reset(self) -> None:
         """Half a reply, then a reset."""
@@ -441,6 +444,7 @@ def main() -> None:
     add("--always", help="one fault for all questions")
     add("--after", type=int, default=0, help="requests before the fault of --always")
     add("--manner", choices=["plain", "thinks", "parts", "five", "moderates"], default="plain")
+    add("--refuses", default="", help="status 400 at once, held or not, where a message has this")
     add("--delay", type=float, default=0.0, help="seconds before each reply")
     add("--retry-after", default="", help="header of replies with status 429")
     add("--hold", type=int, default=0, help="no reply until so many requests are open at once")

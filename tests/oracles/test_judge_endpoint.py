@@ -46,6 +46,32 @@ def test_after_an_answer_a_refusal_is_of_one_question_until_there_are_many(statu
         assert judge.ledger["requests"] == 3 + 2 + 15 + 5  # the refusals were of eight prompts
 
 
+def of_each_prompt(prompts: int, num: int) -> list[Question]:
+    """So many questions about each of the prompts, prompt by prompt."""
+    return [replace(one, conversation=[{"role": "user", "content": f"Prompt {number // num}."}])
+            for number, one in enumerate(questions(prompts * num))]  # fmt: skip
+
+
+def test_a_judge_that_moderates_the_first_prompt_is_asked_on():
+    """All of its questions are refused before anything is answered."""
+    with JudgeServer(refuses="Prompt 0.", hold=32) as server:
+        judge, asked = oracle(server, order="none", concurrency=32), of_each_prompt(9, 8)
+        had = dict(judge.answers(asked))
+    assert all(math.isnan(had[number]) for number in range(8))
+    assert [had[number] for number in range(8, 72)] == pytest.approx(
+        [rule(one.first, one.second) for one in asked[8:]]
+    )
+    assert judge.ledger["requests"] == 72
+
+
+@pytest.mark.parametrize("prompts", [2, 9])
+def test_one_that_refuses_all_prompts_is_known_from_the_first_few_requests(prompts):
+    with JudgeServer(always="status_400") as server:
+        with pytest.raises(UserError, match=r"refuses every question .status 400"):
+            list(oracle(server, concurrency=1).answers(of_each_prompt(prompts, 40)))
+        assert len(server.entries()) == 8
+
+
 def test_after_an_answer_a_key_that_is_refused_ends_the_run_with_what_was_had():
     with JudgeServer(always="status_401", after=3) as server:
         judge, had = oracle(server, concurrency=1, order="none"), {}

@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
@@ -18,7 +19,7 @@ from typing import Any, final
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.judge.client import Failure, JudgeClient
 from nlhf_zoo.oracles.judge.reply import Completion
-from nlhf_zoo.oracles.judge.state import JudgeState
+from nlhf_zoo.oracles.judge.state import FEW, JudgeState
 from nlhf_zoo.oracles.ledger import Ledger
 from nlhf_zoo.oracles.text_oracle import Question
 
@@ -94,6 +95,8 @@ class RequestScheduler:
 
     def __post_init__(self) -> None:
         self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._prompts = [question.prompt_key for question in self.questions]
+        self._waiting = Counter(self._prompts)  # how many questions of each are not settled
         self._open: set[int] = set()  # questions that were sent and are not settled
         self._measured = 0.0  # the time up to which silence was measured
         self._silent = 0.0  # as the state's, of this call: others may go on in other threads
@@ -200,13 +203,17 @@ class RequestScheduler:
     def _is_settled(self, number: int, outcome: Completion | Failure) -> bool:
         """Count what an outcome has cost; False where it is the endpoint's refusal of all."""
         self._open.discard(number)
+        prompt = self._prompts[number]
+        self._waiting[prompt] -= 1
+        if not self._waiting[prompt]:
+            del self._waiting[prompt]
         if isinstance(outcome, Completion):
             self._silent = 0.0
             self.state.answer()
             self._charge(prompt_tokens=outcome.prompt_tokens, reply_tokens=outcome.reply_tokens)
         elif not outcome.may_pass:
             self._silent = 0.0
-            if self.state.refusal(self.questions[number].prompt_key, outcome.status):
+            if self.state.refusal(prompt, outcome.status, self._waiting.keys()):
                 self._give_up(self._refusal(outcome))
                 return False
         return True
@@ -248,12 +255,23 @@ class RequestScheduler:
     async def _ask_all(self) -> None:
         slots = asyncio.Semaphore(self.limits.concurrency)
         async with asyncio.TaskGroup() as questions:
-            for number in range(len(self.questions)):
+            for number in self._in_turn():
                 await slots.acquire()
                 if self._stopped.is_set():
                     break
                 question = questions.create_task(self._ask(number))
                 question.add_done_callback(lambda _: slots.release())
+
+    def _in_turn(self) -> list[int]:
+        """Questions in the order of asking: before any answer first one of each of a few prompts.
+
+        Whether a judge refuses one prompt or all is so known from the first few requests.
+        """
+        if self.state.has_answers:
+            return list(range(len(self.questions)))
+        first = {prompt: number for number, prompt in reversed(list(enumerate(self._prompts)))}
+        few = sorted(first.values())[:FEW]
+        return few + [number for number in range(len(self.questions)) if number not in few]
 
     async def _ask(self, number: int) -> None:
         """Ask until there is a completion, or a failure that stays."""
