@@ -145,6 +145,13 @@ def listed(letter: str, top: dict[str, object], before: int = 0) -> dict:
         (" B", {" B": math.log(0.4), "B": math.log(0.2), "A": math.log(0.2)}, 1, 0.25),
         ("A", {"A": math.log(0.99), "I": math.log(0.005)}, 0, 1.0),  # B at most at 0.005
         ("A", {"A": math.log(0.6), "I": math.log(0.2)}, 0, NAN),  # B may be anything up to 0.2
+        # B is at most what those that are listed leave of 1: 0.0001, 0.0001, 0.009 and 0.02
+        ("A", {"A": math.log(0.9999)}, 0, 1.0),
+        ("A", {"A": math.log(0.97), "The": math.log(0.0299)}, 0, 1.0),
+        ("B", {"B": math.log(0.991)}, 0, 0.0),
+        ("A", {"A": math.log(0.98)}, 0, NAN),
+        ("A", {"A": math.log(0.95), "The": math.log(0.03)}, 0, NAN),
+        ("A", {"A": math.log(0.9), "The": math.log(0.1005)}, 0, 1.0),  # rounding: nothing is left
         ("A", {"I": math.log(0.6)}, 0, NAN),
         ("A", {"A": math.log(0.9), "B": 2.0}, 0, NAN),
         ("A", {"A": "x", "B": -1.0}, 0, NAN),

@@ -60,7 +60,8 @@ def logprobs_verdict(completion: Completion) -> Verdict:
     white space round the letter count as well. A server may list more tokens than its answer shows,
     of hidden reasoning, but they must end with the answer, and a mark for the end of the sequence.
     A letter that is not among the alternatives that the server lists is at most as probable as the
-    least of these; where that leaves more than 0.01 open there is no verdict.
+    least of these, and as what they leave of 1; where that leaves more than 0.01 open there is no
+    verdict.
     """
     return _read(completion, lambda text: _of_letter(text.strip(), completion.tokens or ()))
 
@@ -179,13 +180,13 @@ def _of_letter(label: str, tokens: Sequence[Any]) -> float:
     if not tokens:
         raise _NoVerdictError(NO_LOG_PROBS)
     try:
-        mass, least = _masses(_token_of(label, tokens)["top_logprobs"])
+        mass, most = _masses(_token_of(label, tokens)["top_logprobs"])
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _NoVerdictError("its log-probabilities cannot be read") from None
     total = mass["A"] + mass["B"]
     if not 0 < total <= 1 + _ROUNDING:
         raise _NoVerdictError("its log-probabilities of A and B are none")
-    if 0 in mass.values() and least / (total + least) > UNLISTED:
+    if 0 in mass.values() and most / (total + most) > UNLISTED:
         raise _NoVerdictError("the other letter is not listed, and may count: raise top_logprobs")
     return mass["A"] / total
 
@@ -222,13 +223,14 @@ def listed_tokens(tokens: Sequence[Any]) -> list[str]:
 
 
 def _masses(top: Sequence[Any]) -> tuple[dict[str, float], float]:
-    """Probabilities of A and B among the tokens that are listed, and of the least of these."""
-    mass, least = {"A": 0.0, "B": 0.0}, 1.0
+    """Probabilities of A and B among the listed tokens, and the most of one that is not listed."""
+    mass, least, left = {"A": 0.0, "B": 0.0}, 1.0, 1.0
     # Different tokens may have one text; the very same one may be listed twice.
     listed = {(one["token"], one["logprob"], str(one.get("bytes"))): one for one in top}
     for one in listed.values():
         probability = math.exp(one["logprob"])
         least = min(least, probability)
+        left -= probability
         if (letter := _spelled(one)) in mass:
             mass[letter] += probability
-    return mass, least
+    return mass, max(0.0, min(least, left))
