@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 import re
+from urllib.parse import quote
 
 import pytest
 from judge_server import JudgeServer
@@ -68,6 +69,15 @@ ECHOES = {
     "base64, spaced": lambda key: " ".join(base64.b64encode(key.encode()).decode()),
     "base64, safe in an address": lambda key: base64.urlsafe_b64encode(key.encode()).decode(),
     "hexadecimal": lambda key: key.encode().hex(":"),
+    "for an address": lambda key: quote(key, safe=""),
+    "for an address, with its path": quote,
+    "escaped": lambda key: "".join(f"\\u{ord(one):04x}" for one in key),
+    "escaped, but letters": lambda key: "".join(
+        one if one.isalnum() else f"\\u{ord(one):04X}" for one in key
+    ),
+    "escaped twice": lambda key: "".join(f"\\\\u{ord(one):04x}" for one in key),
+    "for an address, all": lambda key: "".join(f"%{ord(one):02X}" for one in key),
+    "for HTML": lambda key: "".join(f"&#{ord(one)};" for one in key),
     "base32": lambda key: base64.b32encode(key.encode()).decode(),
     "a digest": lambda key: hashlib.sha256(key.encode()).hexdigest(),
 }  # fmt: skip
@@ -80,6 +90,11 @@ def test_no_echo_of_a_key_is_shown(echo):
     assert re.fullmatch(
         r"The key [^A-Za-z]{0,9}\w?[^A-Za-z]{0,9} is wrong for the model\.", left
     ), said
+
+
+def test_no_part_of_a_key_with_many_signs_is_shown_as_it_stands_in_an_address():
+    key = "sk-live/AbC+dEf=9x7Q2mZ"
+    assert presentable(quote(key, safe=""), key) == "[hidden]"
 
 
 @pytest.mark.parametrize(

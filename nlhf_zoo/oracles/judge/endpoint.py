@@ -9,7 +9,7 @@ import re
 import string
 import sys
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from nlhf_zoo.errors import UserError
 
@@ -19,6 +19,10 @@ _PART = 6  # letters and digits of a key that may not be shown either, in a row
 _LONGEST_PART = 15  # letters and digits in a row, of a name
 _LETTERS = string.ascii_letters + string.digits
 _RUN = re.compile(r"[A-Za-z0-9+/=_.:~-]{20,}")
+# Characters that are written as %2F, \u002f, \x2f or &#47;, and a few letters between them.
+_ESCAPE = r"(?:%[0-9a-f]{2}|\\+u[0-9a-f]{4}|\\+x[0-9a-f]{2}|&#x?[0-9a-f]+;)"
+_FEW = rf"[a-z0-9]{{0,{_PART - 1}}}"
+_ESCAPED = re.compile(rf"(?:{_FEW}{_ESCAPE}){{2,}}{_FEW}", re.I)
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
@@ -108,15 +112,16 @@ def presentable(words: str, key: str | None, most: int = SHOWN) -> str:
     """What a server said, as a part of one sentence: the key hidden, on one line, not too long.
 
     A part of the key that has six of its letters and digits in a row is hidden too, whatever stands
-    between them, and so are those of the key in base64 and in hexadecimal: servers repeat keys in
-    many ways. What is no word, but a long run of signs, may be another of these.
+    between them, and so are those of the key in base64, in hexadecimal and as part of an address:
+    servers repeat keys in many ways. What is no word, but a long run of signs, or characters that
+    are escaped in a row, may be another of these.
     """
     text = "".join(one if one.isprintable() else " " for one in words[: 100 * most])
     text = " ".join(text.split())[: 3 * most]
     if key:
         text = text.replace(key, HIDDEN)
-        for form in _forms(key):
-            text = _without(text, form)
+        text = _without(text, _forms(key))
+    text = _ESCAPED.sub(HIDDEN, text)
     text = _RUN.sub(lambda run: run[0] if _is_wordy(run[0]) else HIDDEN, text)
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -126,13 +131,14 @@ def _forms(key: str) -> list[str]:
     raw = key.encode()
     groups = [base64.b64encode(bytes(before) + raw).decode().rstrip("=") for before in range(3)]
     # Without the letters that hold bits of what stands before it, or behind.
-    return [key, raw.hex(), *(group[(0, 2, 3)[at] : -1] for at, group in enumerate(groups))]
+    parts = [group[(0, 2, 3)[at] : -1] for at, group in enumerate(groups)]
+    return [key, quote(key, safe=""), raw.hex(), *parts]
 
 
-def _without(text: str, form: str) -> str:
-    """A text whose parts that have letters and digits in common with a form are hidden."""
-    secret = "".join(filter(str.isalnum, form)).lower()
-    parts = {secret[i : i + _PART] for i in range(len(secret) - _PART + 1)}
+def _without(text: str, forms: list[str]) -> str:
+    """A text without the parts whose letters and digits are also in one of the forms."""
+    secrets = ["".join(filter(str.isalnum, form)).lower() for form in forms]
+    parts = {one[i : i + _PART] for one in secrets for i in range(len(one) - _PART + 1)}
     letters = [place for place, one in enumerate(text) if one.isalnum()]
     plain = "".join(text[place].lower()[0] for place in letters)
     hidden: list[list[int]] = []  # first and last place of each part
