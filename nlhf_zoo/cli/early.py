@@ -23,6 +23,7 @@ _OPTIONS = [
     "config",
     "print_config",
     "help",
+    "h",
     "seed_everything",
     "trainer",
     "model",
@@ -120,12 +121,12 @@ class _Look:
             self._at_place(place, value)
 
     def _is_known(self, head: str, rest: str) -> bool:
-        """Whether an option exists, or may be short for one that does."""
+        """Whether an option exists."""
         known = signatures.trainer_options()
         if head == "trainer" and rest and known:
             option = rest.partition(".")[0].rstrip("+")
-            return any(name.startswith(option) for name in {*known, "help"})
-        return any(option.startswith(head) for option in self.options)
+            return option in {*known, "help"}
+        return head.rstrip("+") in self.options
 
     def _at_place(self, place: _Place, value: object) -> None:
         """Look at a part or an option of it, and at each part on the way to it."""

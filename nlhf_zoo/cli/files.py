@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,10 +12,8 @@ from typing import Any
 
 import yaml
 
-from nlhf_zoo.cli.yaml_rules import loader, refuse_unclear
+from nlhf_zoo.cli.yaml_rules import LARGEST, loader, refuse_unclear
 from nlhf_zoo.errors import UserError
-
-_LARGEST = 10_000_000  # bytes of a configuration
 
 
 def refuse_bad_files(args: Sequence[str]) -> None:
@@ -31,7 +30,8 @@ def refuse_bad_files(args: Sequence[str]) -> None:
 def config_files(args: Sequence[str]) -> list[str]:
     """What stands behind `--config` on a command line."""
     given = [value for flag, value in pairwise(args) if flag in ("-c", "--config")]
-    return given + [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
+    joined = [re.fullmatch(r"(?s)(?:--config=|-c=?(?=.))(.*)", arg) for arg in args]
+    return given + [found[1] for found in joined if found]
 
 
 def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
@@ -44,13 +44,11 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
             return {}
         raise UserError(f"--config: File does not exist: '{path.absolute()}'")
     try:
-        if path.stat().st_size > _LARGEST:
+        if path.stat().st_size > LARGEST:
             raise UserError(f"{option}{name} is too large for a configuration: give another file")
         text = path.read_text(encoding="utf-8")
         refuse_unclear(text, f"{option}{name}")
-        from jsonargparse import get_loader  # where there is something to read
-
-        content = loader(get_loader("yaml"))(text)
+        content = _load(text)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{option}{name} is not YAML: {error.problem}{line}") from error
@@ -61,6 +59,29 @@ def read_config(name: str, option: str = "--config ") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{option}{name} holds no options: write them as `name: value`")
     return content
+
+
+def _load(text: str) -> Any:
+    """What YAML holds, as jsonargparse reads it."""
+    from jsonargparse import get_loader  # where there is something to read
+
+    return loader(get_loader("yaml"))(text)
+
+
+def loaded(text: str) -> Any:
+    """What jsonargparse finds in a value that is YAML; None where it finds nothing."""
+    try:
+        return _load(text)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return None
+
+
+def part_in(path: Path) -> Any:
+    """What jsonargparse finds in a file in the place of a part; None where it finds nothing."""
+    try:
+        return loaded(path.read_text(encoding="utf-8")) if path.stat().st_size <= LARGEST else None
+    except (OSError, ValueError):
+        return None
 
 
 def refuse_device(name: str, option: str = "--config ") -> None:

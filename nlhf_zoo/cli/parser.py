@@ -155,8 +155,12 @@ class SentenceParser(ArgumentParser):
     """A parser whose errors are one sentence, not fifty lines of usage; and to which null is null.
 
     jsonargparse 4.53 reads an option of a part of a part as YAML, and hands it on as Python would
-    print it: null as "None", a line break in a list as a backslash and an n.
+    print it: null as "None", a line break in a list as a backslash and an n. Options are not
+    abbreviated, so that whoever looks for a file behind `--config` finds it.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def parse_args(  # type: ignore[override]  # what else there is goes on as it comes
         self, args: Sequence[str] | None = None, *others: Any, **options: Any

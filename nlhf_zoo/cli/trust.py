@@ -7,6 +7,7 @@ loggers and callbacks, and any others where `--allow-code` is given. docs/trust.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +15,20 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
-import yaml
-
+from nlhf_zoo.cli.files import loaded, part_in
 from nlhf_zoo.errors import UserError
 
 # Packages whose classes and functions may stand in the files of a run.
 TRUSTED = ("nlhf_zoo", "torch.optim", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
-_LARGEST = 1_000_000  # bytes of a file that could hold a part
+# What may stand in braces: another value by its place, and nothing that is computed.
+_PLACE = re.compile(r"\$\{[\w.\[\]]+\}")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}]*)")
+# How files of data end.
+_DATA = {
+    *("csv", "json", "jsonl", "npy", "npz", "parquet", "pt"),
+    *("soc", "soi", "toc", "toi", "tsv", "txt"),
+}
 
 
 def refuse_foreign_code(content: object, file: Path, allow_code: bool) -> None:
@@ -37,35 +42,72 @@ def refuse_foreign_code(content: object, file: Path, allow_code: bool) -> None:
         allow_code: take it as it is.
 
     Raises:
-        UserError: it names a class or a function of another module, or reads the environment.
+        UserError: it names a class or a function of another module, reads the environment, or has
+            a text that is put together only as it is read.
     """
     if allow_code:
         return
-    for place, text in _texts(content):
-        where = f"{file}: {place} is {text!r:.100}"
-        if found := _ENVIRONMENT.search(text):
-            raise UserError(
-                f"{where}, which reads the environment variable {found[1].strip()}: give "
-                "--allow-code if you trust that file"
-            )
-        if _is_foreign(text, place.endswith("class_path")):
-            raise UserError(
-                f"{where}, code that is not of nlhf_zoo or torch.optim and would be run: give "
-                "--allow-code if you trust it"
-            )
-        refuse_foreign_code(_part_in(text, file.parent), file.parent / text[:200], False)
+    seen = {file.absolute()}
+    left: list[tuple[object, Path]] = [(content, file)]
+    for content, file in left:  # which grows
+        for place, text in _texts(content, set()):
+            _refuse_text(place, text, file)
+            left += [(inside, file) for inside in _inline(text)]
+            for path in _files(text, file.parent):
+                if path.absolute() not in seen:
+                    seen.add(path.absolute())
+                    left.append((part_in(path), path))
 
 
-def _texts(content: object, place: str = "") -> Iterator[tuple[str, str]]:
-    """All texts in a configuration, with the keys that lead there."""
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _texts(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(content, Sequence) and not isinstance(content, str):
-        for number, value in enumerate(content):
-            yield from _texts(value, f"{place}.{number}")
-    elif isinstance(content, str):
+def _refuse_text(place: str, text: str, file: Path) -> None:
+    where = f"{file}: {place or 'it'} is {text!r:.100}"
+    if found := _ENVIRONMENT.search(text):
+        raise UserError(
+            f"{where}, which reads the environment variable {found[1].strip()}: give "
+            "--allow-code if you trust that file"
+        )
+    if "${" in text and not _PLACE.fullmatch(text):
+        raise UserError(
+            f"{where}, of which one cannot say what it will be: write it out, or give --allow-code "
+            "if you trust that file"
+        )
+    if _is_foreign(text, place.endswith("class_path")):
+        raise UserError(
+            f"{where}, code that is not of nlhf_zoo or torch.optim and would be run: give "
+            "--allow-code if you trust it"
+        )
+
+
+def _texts(content: object, seen: set[int], place: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a configuration, with the keys that lead there; what aliases repeat, once."""
+    if isinstance(content, str):
         yield place, content
+    if isinstance(content, str) or id(content) in seen:
+        return
+    parts: Iterator[tuple[object, object]] = iter(())
+    if isinstance(content, Mapping):
+        parts = iter(content.items())
+    elif isinstance(content, Sequence):
+        parts = iter(enumerate(content))
+    seen.add(id(content))
+    for key, value in parts:
+        yield from _texts(value, seen, f"{place}.{key}" if place else str(key))
+
+
+def _inline(text: str) -> Iterator[object]:
+    """What the parser finds in a text that is YAML itself."""
+    if any(mark in text for mark in "{[:-\n"):
+        content = loaded(text)
+        if not isinstance(content, str):
+            yield content
+
+
+def _files(text: str, folder: Path) -> Iterator[Path]:
+    """The files that may stand in the place of a part where a text does, as jsonargparse looks."""
+    name = re.sub("^file:///?", "/", os.path.expanduser(text))
+    for path in (folder / name, Path(name)):
+        if os.path.isfile(path):  # which takes names of any length
+            yield path
 
 
 def _is_foreign(text: str, is_class: bool) -> bool:
@@ -79,11 +121,25 @@ def _is_foreign(text: str, is_class: bool) -> bool:
         except (ImportError, AttributeError, ValueError):
             return False  # there is no such thing, as the parser will say
         return not _is_below(str(getattr(named, "__module__", text)), TRUSTED)
+    if not is_class and parts[-1].lower() in _DATA:
+        return _is_module_here(parts)
     return is_class or _is_module(parts[0])
 
 
 def _is_below(path: str, packages: Sequence[str]) -> bool:
     return any(path == package or path.startswith(f"{package}.") for package in packages)
+
+
+def _is_module_here(parts: Sequence[str]) -> bool:
+    """Whether a dotted path leads to a module in the working folder; folders alone are none."""
+    folders: Sequence[str] | None = ["."]
+    for part in parts:
+        if (spec := PathFinder.find_spec(part, folders)) is None:
+            return False
+        if spec.origin is not None:
+            return True
+        folders = spec.submodule_search_locations
+    return True
 
 
 def _is_module(name: str) -> bool:
@@ -94,15 +150,3 @@ def _is_module(name: str) -> bool:
         return find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _part_in(text: str, folder: Path) -> Any:
-    """What a file holds that stands in the place of a part; None where there is no such file."""
-    for path in (folder / text, Path(text)):
-        try:
-            if path.is_file() and path.stat().st_size <= _LARGEST:
-                content = yaml.safe_load(path.read_text(encoding="utf-8"))
-                return content if isinstance(content, Mapping) else None
-        except (OSError, ValueError, yaml.YAMLError, RecursionError):
-            continue
-    return None

@@ -16,6 +16,7 @@ import yaml
 from nlhf_zoo.errors import UserError
 
 _SAVED = "# lightning.pytorch=="  # how the files begin that commands write
+LARGEST = 1_000_000  # bytes of a configuration, or of a part
 _MOST_VALUES = 100_000  # of a file, with what its aliases repeat
 
 _TRUE, _FALSE = r"yes|Yes|YES|on|On|ON", r"no|No|NO|off|Off|OFF"
@@ -32,9 +33,14 @@ def is_saved(text: str) -> bool:
 
 
 def loader(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A loader for jsonargparse: its own, but of what a command has written."""
+    """A loader for jsonargparse: its own, but of what a command has written; none of what is huge.
+
+    So that files which nobody has looked at, because of their size, cannot stand in for parts.
+    """
 
     def load(text: str) -> Any:
+        if len(text.encode(errors="surrogatepass")) > LARGEST:
+            raise yaml.YAMLError(f"it has more than {LARGEST:,} bytes")
         return yaml.safe_load(text) if is_saved(text) else read(text)
 
     return load

@@ -44,7 +44,6 @@ VALID = [
     [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.mixture", "0.1"],
     [*FIT, "--model.algorithm.opponent.temperature", "0.9", "--model.optimizer", "torch.optim.SGD"],
     [*FIT, "--model", "json.MyGame", "--model.mine", "3", "--model.algorithm", "MyAlgorithm"],
-    [*FIT, "--trainer.max_step", "3", "--seed_everythin", "4"],  # short for options that are
     [*FIT, "--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "x"],
     [*FIT, "--trainer.callbacks+=Budget", "--trainer.callbacks.rounds=3", "--print_config"],
     [*FIT, "--model.oracle", "EnsembleOracle", "--model.oracle.oracles+", "Cyclic"],

@@ -27,6 +27,21 @@ FOREIGN = {
     "function of another file": {"a": {"function": "rules.mine"}},
     "another file": {"oracle": "other.yaml"},
     "another file by its path": {"oracle": "{folder}/other.yaml"},
+    "file in the home folder": {"oracle": "~/home.yaml"},
+    "file by its address": {"oracle": "file://{folder}/other.yaml"},
+    "file of the working folder behind one beside": {"oracle": "twice.yaml"},
+    "list in a file": {"trainer": {"callbacks": "list.yaml"}},
+    "text in a file": {"oracle": "text.yaml"},
+    "file that names a file": {"oracle": "circle.yaml"},
+    "part in a text": {"oracle": "{class_path: evil.Mine}"},
+    "list in a text": {"trainer": {"callbacks": "[evil.Mine]"}},
+    "module with the name of a data file": {"algorithm": {"surrogate": "evil.jsonl"}},
+    "module in a folder with such a name": {"algorithm": {"surrogate": "data.evil.jsonl"}},
+    "class with such a name": {"model": part("subprocess.jsonl")},
+    "text that is put together": {"a": ".", "algorithm": "evil${a}Mine"},
+    "texts that are put together": {"algorithm": "${a}${b}"},
+    "environment by another name": {"a": "env", "b": "${oc.${a}:SECRET}"},
+    "another resolver": {"algorithm": "${oc.select:nothing,evil.Mine}"},
     "environment": {"oracle": part("JudgeOracle", base_url="http://x/${oc.env:SECRET}")},
 }
 TRUSTED = {
@@ -44,6 +59,8 @@ TRUSTED = {
         "d": "x.y",
         "e": "",
     },
+    "data": ["test.jsonl", "code.jsonl", "data.jsonl", "json.test.csv", "logging.toc"],
+    "large data": {"path": "large.jsonl"},
     "model in a folder": {"a": "my.model"},
     "interpolation": {"a": "${model.beta}"},
     "numbers": {"a": 1.5, "b": None, "c": [True]},
@@ -61,6 +78,16 @@ def _folder(tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "run"):
         (folder / "other.yaml").write_text(yaml.safe_dump(part("evil.Mine")))
         (folder / "good.yaml").write_text(yaml.safe_dump(part("nlhf_zoo.Comal")))
+        (folder / "circle.yaml").write_text("{a: circle.yaml, b: list.yaml}")
+        (folder / "list.yaml").write_text("[&a {class_path: evil.Mine}, *a]")
+        (folder / "text.yaml").write_text("evil.Mine")
+    (tmp_path / "home.yaml").write_text("class_path: evil.Mine")
+    (tmp_path / "twice.yaml").write_text("class_path: evil.Mine")
+    (tmp_path / "run/twice.yaml").write_text("class_path: nlhf_zoo.Comal")
+    (tmp_path / "large.jsonl").write_text("os.system #" + 1_000_000 * " ")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/evil.py").write_text("open('made', 'w')\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
 
@@ -68,7 +95,7 @@ def _folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_code_is_refused_and_not_imported(kind):
     content = yaml.safe_load(yaml.safe_dump(FOREIGN[kind]).replace("{folder}", str(Path.cwd())))
-    with pytest.raises(UserError, match=r"(run/|other|config).*: .* is .*: give --allow-code"):
+    with pytest.raises(UserError, match=r"(\w+\.yaml): .* is .*(: | or )give --allow-code"):
         refuse_foreign_code(content, FILE, allow_code=False)
     refuse_foreign_code(content, FILE, allow_code=True)
     assert not Path("made").exists()
@@ -86,6 +113,35 @@ def test_parts_of_ours_and_of_torch_are_not(kind):
 )
 def test_no_configuration_of_ours_is_refused(path):
     refuse_foreign_code(read_config(str(path)), path, allow_code=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["big.yaml", "list.yaml", "~/small.yaml", "small.yaml"], ids=lambda name: name
+)
+@pytest.mark.parametrize("flag", ["--config=", "-c=", "-c"])
+def test_no_file_leads_to_code_that_is_not_looked_at(name, flag, tmp_path, refused, monkeypatch):
+    text = "class_path: mischief.Mine\n"
+    (tmp_path / "mischief.py").write_text("open('made', 'w')\n")
+    (tmp_path / "small.yaml").write_text(text)
+    (tmp_path / "big.yaml").write_text(text + "#" + 1_000_000 * "-")
+    (tmp_path / "list.yaml").write_text("- " + text)
+    config = configuration(algorithm=name)
+    if name == "list.yaml":
+        config = {**configuration(), "trainer": {"callbacks": name}}
+    (tmp_path / "game.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sentence = refused("predict", f"{flag}game.yaml")[1]
+    assert ("give --allow-code" in sentence) == (name != "big.yaml")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_options_are_not_abbreviated(command, tmp_path, refused):
+    (tmp_path / "game.yaml").write_text(yaml.safe_dump(configuration()))
+    for words in (["--conf", tmp_path / "game.yaml"], [f"--conf={tmp_path / 'game.yaml'}"]):
+        assert "unrecognized arguments: --conf" in refused(command, *words)[1]
 
 
 OWN = """
