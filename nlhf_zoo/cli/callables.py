@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pkgutil import resolve_name
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
@@ -38,7 +38,7 @@ def refuse_callable(option: str, annotation: object, value: object) -> None:
     for entry in value if isinstance(value, list | tuple) else (value,):
         if isinstance(entry, Namespace | Mapping) and "class_path" in entry:
             _refuse_path(option, annotation, wanted, str(entry["class_path"]))
-        elif wanted and inspect.isroutine(entry) and not _is_annotated(entry, wanted):
+        elif wanted and inspect.isroutine(entry) and not _is_annotated(option, entry, wanted):
             _refuse(option, f"{entry.__module__}.{entry.__qualname__}", wanted)
 
 
@@ -63,7 +63,7 @@ def _refuse_path(option: str, annotation: object, wanted: list[object], path: st
         if anything:
             raise UserError(f"{option}: {path} has no place there, where no class is asked for")
         is_made = any(issubclass(named, kind) for kind in _classes(wanted))
-        if wanted and not is_made and not _is_annotated(named.__call__, wanted):
+        if wanted and not is_made and not _is_annotated(option, named.__call__, wanted):
             _refuse(option, path, wanted)
     elif wanted or anything:
         raise UserError(
@@ -80,19 +80,25 @@ def _classes(wanted: list[object]) -> Iterator[type]:
                 yield part
 
 
-def _is_annotated(function: Any, wanted: list[object]) -> bool:
+def _is_annotated(option: str, function: Any, wanted: list[object]) -> bool:
     """Whether a function says that it returns one of the kinds that are asked for.
 
     One that returns a plain value may say nothing, as long as it is none of Python's own.
     """
     if Any in wanted:
         return True
-    try:
-        said = get_type_hints(function).get("return", inspect.Parameter.empty)
-    except (NameError, TypeError, AttributeError):
-        said = inspect.Parameter.empty
     kinds = tuple(_classes(wanted))
     is_plain = all(kind.__module__ == "builtins" for kind in kinds)
+    try:
+        said = _said(function)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        if not is_plain:
+            raise UserError(
+                f"{option}: the return annotation of {function.__module__}."
+                f"{function.__qualname__} cannot be resolved ({error}): import what it names where "
+                "the function stands, and not under TYPE_CHECKING alone"
+            ) from error
+        said = inspect.Parameter.empty
     if said is inspect.Parameter.empty:
         top = str(getattr(function, "__module__", "")).partition(".")[0]
         return is_plain and top not in sys.stdlib_module_names
@@ -100,6 +106,15 @@ def _is_annotated(function: Any, wanted: list[object]) -> bool:
         kinds += (int,)
     parts = get_args(said) if get_origin(said) in (Union, UnionType) else (said,)
     return all(inspect.isclass(part) and issubclass(part, kinds) for part in parts)
+
+
+def _said(function: Any) -> object:
+    """The return annotation of a function; its arguments' need not be there when it is called."""
+    said = getattr(function, "__annotations__", {}).get("return", inspect.Parameter.empty)
+    if said is inspect.Parameter.empty:
+        return said
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    return get_type_hints(SimpleNamespace(__annotations__={"return": said}), names)["return"]
 
 
 def _refuse(option: str, path: str, wanted: list[object]) -> None:
