@@ -17,7 +17,7 @@ from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, with_values
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.resuming import refuse_other_file
-from nlhf_zoo.cli.trust import refuse_foreign_code
+from nlhf_zoo.cli.trust import closed_environment, refuse_foreign_code
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies import CausalLMPolicy, Policy
 from nlhf_zoo.policies.language_model.exporting import refuse_folder
@@ -88,7 +88,7 @@ def read_policy(config: Path, ckpt: Path, allow_code: bool = False) -> CausalLMP
     parser = SentenceParser(parser_mode="omegaconf+", prog="nlhf export")
     parser.add_argument("--model.policy", type=Policy)
     parser.add_argument("--model.algorithm", type=PolicyOptimizer)
-    with as_user_errors(f"{config}: "):
+    with closed_environment(allow_code), as_user_errors(f"{config}: "):
         made = parser.instantiate(parser.parse_object({"model": blocks})).model
     policy = made.policy
     if not isinstance(policy, CausalLMPolicy):

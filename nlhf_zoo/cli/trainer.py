@@ -27,7 +27,7 @@ from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
 from nlhf_zoo.cli.quiet import GAME_TRAINER, quiet
-from nlhf_zoo.cli.trust import refuse_foreign_code
+from nlhf_zoo.cli.trust import closed_environment, refuse_foreign_code
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.stream import TextData
 from nlhf_zoo.errors import UserError
@@ -284,7 +284,7 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     try:
-        with quiet():
+        with quiet(), closed_environment(allow_code or args[0] == "fit"):
             cli(
                 args[0],
                 seed_everything_default=0,

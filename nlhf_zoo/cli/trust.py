@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ TRUSTED = ("nlhf_zoo", "torch.optim", "lightning.pytorch.callbacks", "lightning.
 # What may stand in braces: another value by its place, and nothing that is computed.
 _PLACE = re.compile(r"\$\{[\w.\[\]]+\}")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}]*)")
+_RESOLVER = "oc.env"
 # How files of data end.
 _DATA = {
     *("csv", "json", "jsonl", "npy", "npz", "parquet", "pt"),
@@ -57,6 +59,28 @@ def refuse_foreign_code(content: object, file: Path, allow_code: bool) -> None:
                 if path.absolute() not in seen:
                     seen.add(path.absolute())
                     left.append((part_in(path), path))
+
+
+@contextmanager
+def closed_environment(allow_code: bool) -> Iterator[None]:
+    """Let no interpolation read the environment meanwhile, however it is written."""
+    if allow_code:
+        yield
+        return
+    from omegaconf.basecontainer import BaseContainer  # OmegaConf itself cannot put back as it was
+
+    resolvers = BaseContainer._resolvers
+    kept = resolvers.pop(_RESOLVER)
+    try:
+        yield
+    except UserError as error:
+        if f"Unsupported interpolation type {_RESOLVER}" in str(error):
+            raise UserError(
+                f"{error}: reading the environment needs --allow-code, if you trust what reads it"
+            ) from error
+        raise
+    finally:
+        resolvers[_RESOLVER] = kept
 
 
 def _refuse_text(place: str, text: str, file: Path) -> None:

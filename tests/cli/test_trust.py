@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 from forked import nlhf
+from omegaconf import OmegaConf
+from omegaconf.errors import UnsupportedInterpolationType
 from paths import CONFIGS
 from runs import configuration, part
 
 from nlhf_zoo.cli.files import read_config
-from nlhf_zoo.cli.trust import refuse_foreign_code
+from nlhf_zoo.cli.trust import closed_environment, refuse_foreign_code
 from nlhf_zoo.errors import UserError
 
 FILE = Path("run/config.yaml")
@@ -142,6 +144,25 @@ def test_options_are_not_abbreviated(command, tmp_path, refused):
     (tmp_path / "game.yaml").write_text(yaml.safe_dump(configuration()))
     for words in (["--conf", tmp_path / "game.yaml"], [f"--conf={tmp_path / 'game.yaml'}"]):
         assert "unrecognized arguments: --conf" in refused(command, *words)[1]
+
+
+def test_no_interpolation_reads_the_environment_unless_that_is_allowed(monkeypatch):
+    monkeypatch.setenv("SECRET", "the key")
+    for text in ("${oc.env:SECRET}", "${oc.env:NOTHING,1}", "${oc.${name}:SECRET}"):
+        content = OmegaConf.create({"name": "env", "text": text})
+        with closed_environment(allow_code=False), pytest.raises(UnsupportedInterpolationType):
+            OmegaConf.to_container(content, resolve=True)
+        with closed_environment(allow_code=True):
+            assert content.text in ("the key", "1")
+        assert content.text in ("the key", "1")
+
+
+def test_an_option_reads_the_environment_only_where_that_is_allowed(tmp_path, refused, monkeypatch):
+    (tmp_path / "game.yaml").write_text(yaml.safe_dump(configuration()))
+    monkeypatch.setenv("SECRET", str(tmp_path / "the_key"))
+    args = ("--config", tmp_path / "game.yaml", "--trainer.default_root_dir", "${oc.env:SECRET}")
+    sentence = refused("predict", *args)[1]
+    assert "reading the environment needs --allow-code" in sentence
 
 
 OWN = """
