@@ -24,6 +24,7 @@ CODES = {TERM: 143, INT: 130}
 
 def send_at(place: str, call: int, *signals: int, process: int = 0) -> None:
     """Send this process, or another of its kind, signals at a call of a function; none later."""
+    signal.signal(INT, signal.default_int_handler)  # which a shell's background would ignore
     import lightning as L
 
     from nlhf_zoo.algorithms.closed_form import ClosedFormRounds

@@ -26,6 +26,7 @@ KILL = signal.SIGKILL
 
 def end_at(run: int, signum: int) -> None:
     """Let a signal end the run of that number, in the middle of it."""
+    signal.signal(INT, signal.default_int_handler)  # which a shell's background would ignore
     from nlhf_zoo.callbacks import ExactMetrics
 
     original, starts = ExactMetrics.on_train_start, [0]

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.policies import CausalLMPolicy
+from nlhf_zoo.game.rollout import Sample
 from project.test_configs import assert_complete, assert_printed, named, read, slow_unless
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
@@ -84,12 +84,12 @@ def test_trains_a_small_model_of_the_same_architecture(
     inner = read(path)["model"]["init_args"]["algorithm"]["init_args"].get("inner_steps", 1)
     updates = 2 if inner == 1 else inner
     drawn, trained = [], []
-    sample, after_fit = CausalLMPolicy.sample, GameCLI.after_fit
+    responses, after_fit = Sample.responses, GameCLI.after_fit
     monkeypatch.setattr(
-        CausalLMPolicy,
-        "sample",
-        lambda self, who, prompts, num, *rest: (
-            drawn.append(num) or sample(self, who, prompts, num, *rest)
+        Sample,
+        "responses",
+        lambda self, policy, who, prompts, num, *rest: (
+            drawn.append(num) or responses(self, policy, who, prompts, num, *rest)
         ),
     )
     monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
@@ -161,13 +161,17 @@ def test_a_users_own_model_prompts_and_rule(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "runs/lm/own_model/version_0/checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["prompts of the hub", "own prompts"])
 def test_without_network_it_fails_in_a_sentence_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: str, own: bool
 ):
+    """The first thing that is looked at and not there is named."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     path = CONFIGS / "lm/gemma2_2b/nash_mp.yaml"
-    run = nlhf("fit", "--config", str(path), folder=tmp_path / "here")
+    data = ["--data.path", prompts] if own else []
+    run = nlhf("fit", "--config", str(path), *data, folder=tmp_path / "here")
     assert run.code == 2
     assert run.err.strip().count("\n") == 0
-    assert run.sentence.startswith("nlhf: error: the reward model Skywork/")
+    missing = "the reward model Skywork/" if own else "the datasets library cannot load trl-lib/"
+    assert run.sentence.startswith(f"nlhf: error: {missing}")
     assert list((tmp_path / "here").iterdir()) == []
