@@ -2,7 +2,7 @@
 
 PyYAML reads version 1.1, where `010` is 8, `1:30` is 90 and `no` is false, and keeps the last of
 two equal keys. On a command line these are 10 and texts. Files that commands have written are read
-by the rules that wrote them.
+by the rules that wrote them; what no command writes is refused in them, too, for they are edited.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nlhf_zoo.errors import UserError
 
 _SAVED = "# lightning.pytorch=="  # how the files begin that commands write
 LARGEST = 1_000_000  # bytes of a configuration, or of a part
+_TEXT = "tag:yaml.org,2002:str"
 _MOST_VALUES = 100_000  # of a file, with what its aliases repeat
 
 _TRUE, _FALSE = r"yes|Yes|YES|on|On|ON", r"no|No|NO|off|Off|OFF"
@@ -77,7 +78,8 @@ def _size(node: yaml.Node, sizes: dict[int, int | None], where: str, saved: bool
     sizes[id(node)] = None
     size = 1
     if isinstance(node, yaml.ScalarNode):
-        if node.style is None and not saved:
+        # Nothing has written a number or a truth like that; a text like that, version 0.1 has.
+        if node.style is None and not (saved and node.tag == _TEXT):
             _refuse_scalar(node.value, f"{where}, line {line}")
     elif isinstance(node, yaml.MappingNode):
         _refuse_twice(node, where)

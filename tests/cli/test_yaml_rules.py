@@ -72,6 +72,23 @@ def test_a_saved_file_is_read_by_the_rules_it_was_written_with(tmp_path):
     assert read_config(str(path))["name"] == 1000.0
 
 
+@pytest.mark.parametrize("value", ["010", "-017", "1:30", "1:30.5", "0b11", "no", "Yes", "ON"])
+def test_what_is_unclear_is_refused_in_a_saved_file_that_was_edited(value, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"# lightning.pytorch==2.6.6\ntrainer:\n  max_epochs: {value}\n")
+    with pytest.raises(UserError, match=rf"config\.yaml, line 3: versions of YAML read {value} as"):
+        read_config(str(path))
+
+
+@pytest.mark.parametrize("value", TEXTS + NUMBERS, ids=repr)
+def test_whatever_any_version_has_saved_is_read(value, tmp_path):
+    """Version 0.1 wrote as PyYAML does, which leaves 08 and 0o17 without quotes."""
+    path = tmp_path / "config.yaml"
+    for written in (dump, yaml.safe_dump):
+        path.write_text("# lightning.pytorch==2.6.6\n" + written({"a": value}))
+        assert read_config(str(path)) == {"a": value}
+
+
 @pytest.mark.parametrize(
     "text", ["a: y", "a: 1_000", "a: 0x1f", "a: 2020-01-01", "a: True", "a: '010'"]
 )
