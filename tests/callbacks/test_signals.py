@@ -141,7 +141,7 @@ def test_nothing_is_saved_before_the_first_step_and_at_a_second_signal(place, si
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_stop_together(process: int, tmp_path: Path):
     config = rarely(runs.CASES["sampled-nash_mp"])
     config["trainer"] |= {"devices": 2, "strategy": "ddp_fork"}

@@ -81,7 +81,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, swept: dict[str, Any]) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(KILL, KILLED), (TERM, 143), (INT, 130)], ids=["kill", "term", "int"]
+    ("signum", "code"),
+    [(KILL, KILLED), pytest.param(TERM, 143, marks=pytest.mark.slow), (INT, 130)],
+    ids=["kill", "term", "int"],
 )
 def test_it_goes_on_run_by_run(signum, code, whole, swept, tmp_path):
     run = compare(tmp_path, swept, before=functools.partial(end_at, 4, signum))
@@ -102,6 +104,7 @@ def test_it_goes_on_run_by_run(signum, code, whole, swept, tmp_path):
     assert len(list(tmp_path.rglob("events*"))) == len(list(whole.rglob("events*")))
 
 
+@pytest.mark.slow
 def test_in_several_processes_too(whole, swept, tmp_path):
     config = swept | {"processes": 2}
     assert compare(tmp_path, swept, before=functools.partial(end_at, 3, KILL)).code == KILLED

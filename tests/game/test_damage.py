@@ -182,7 +182,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+QUICK = ("3 kB", "configuration", "third checkpoint")  # the others are slow
+
+
+@pytest.mark.parametrize(
+    "fault", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAULTS]
+)
 def test_a_full_disk_loses_nothing(fault: str, finished: Path, tmp_path: Path):
     """A traceback of TensorBoard's thread stood above the sentence."""
     config = yaml.safe_load((finished / "game.yaml").read_text())
