@@ -179,11 +179,16 @@ class CausalLMPolicy(Policy):
     def capabilities(self) -> Capabilities:
         """What the model is capable of with its players: tried at the first use, where it lies."""
         if self._capabilities is None:
-            self._capabilities = find_capabilities(
-                self._players, self._score, self.generator, self.plain_tokens()
-            )
-            self._score.softmax_chunk = self._capabilities.softmax_chunk
+            self._try()
+        assert self._capabilities is not None
         return self._capabilities
+
+    def _try(self) -> None:
+        """Find the capabilities, and score as they say."""
+        self._capabilities = find_capabilities(
+            self._players, self._score, self.generator, self.plain_tokens()
+        )
+        self._score.softmax_chunk = self._capabilities.softmax_chunk
 
     def _refuse_misfit(self, model: Any) -> None:
         rows = model.get_input_embeddings().weight.shape[0]
@@ -319,7 +324,8 @@ class CausalLMPolicy(Policy):
         Raises:
             UserError: all responses are listed, but the model gives others a probability too.
         """
-        assert self.capabilities  # which say how the score is made
+        if self._capabilities is None:  # not in an assertion, which `python -O` leaves out
+            self._try()
         log_prob = self._score(who, self._ready(prompts), responses, decoding)
         if self.length_normalised:
             return log_prob / responses.mask.sum(-1)
