@@ -112,6 +112,11 @@ CASES |= {
     "language-egpo": configuration(algorithm=GRADIENT["egpo"], **LANGUAGE),
 }
 
+# Some of its rounds are rejected.
+CASES["closed-adaptive"] = configuration(
+    algorithm=part("NashMP", eta="adaptive"), oracle=part("Cyclic", strength=1.0), beta=0.001
+)
+
 CASES["language-egpo"] = copy.deepcopy(CASES["language-egpo"])
 
 CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = None

@@ -68,6 +68,8 @@ ROWS = [
     Row(algorithms.NashMP, {"kappa": 0.5, "inner_steps": 2}, rounds=600),
     Row(algorithms.EGPO, contraction=1 / (1 + 2 * BETA)),
     Row(algorithms.EGPO, {"eta": 0.3, "scored": UNIFORM}, contraction=1 - 0.3 * BETA),
+    Row(algorithms.NashMP, {"eta": "adaptive"}, rounds=60),
+    Row(algorithms.EGPO, {"eta": "adaptive"}, rounds=60),
     Row(algorithms.OnlineIPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
     Row(algorithms.OnlineIPO, {"eta": 0.3, "self_play": False}, contraction=1 - 0.3 * BETA),
     Row(
@@ -87,6 +89,7 @@ ROWS = [
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.EGPO), "every": 3}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.NashMD), "every": 2}),
 ]
+GRADIENT = [row for row in ROWS if not row.make().adaptive]
 CLOSED_FORM = [row for row in ROWS if row.make().closed_form]
 SURROGATES: list[Surrogate] = [
     surrogates.proximal_regression, surrogates.ipo_regression, surrogates.policy_gradient,

@@ -61,6 +61,14 @@ class PolicyOptimizer(ABC):
         return False
 
     @property
+    def adaptive(self) -> bool:
+        """Whether games find their own step sizes, in closed form, by an accept test.
+
+        Then it is an ``AdaptiveAlgorithm`` too, of ``nlhf_zoo.algorithms.adaptive``.
+        """
+        return False
+
+    @property
     def players(self) -> tuple[str, ...]:
         """The players that it needs beside ``policy`` and ``reference``."""
         return ()
@@ -83,6 +91,8 @@ class PolicyOptimizer(ABC):
 
         One product P o is one query when responses are enumerated, and one of players that have
         not moved since is remembered, and free; each distinct pair is one when they are sampled.
+        Of an adaptive algorithm it is a round that is accepted; the first costs one more, and one
+        that is rejected costs one.
         """
         if enumerated:
             return products_of_a_round(self)

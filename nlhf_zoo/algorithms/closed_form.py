@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nlhf_zoo.algorithms.adaptive import as_adaptive, next_step_size, safe_step_size
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.records import Mixture, ProximalStep
@@ -29,8 +31,15 @@ class Trajectory:
     """The policy after each of R rounds in succession."""
 
     first_round: int  # rounds played when the first row was reached (0 is the start)
-    queries: Tensor  # preference queries for each prompt so far, int [R]
+    # Preference queries for each prompt so far, int [R]; [R, C] where steps are adaptive, for games
+    # accept or reject a round each by itself, and need different numbers.
+    queries: Tensor
     log_policy: Tensor  # log-probabilities of all actions, up to a constant [R, C, N]
+
+    @property
+    def most_queries(self) -> Tensor:
+        """Those of the game that asked most, which budgets and curves are in, int [R]."""
+        return self.queries if self.queries.dim() == 1 else self.queries.amax(-1)
 
 
 class ClosedFormRounds:
@@ -46,6 +55,7 @@ class ClosedFormRounds:
             N] each.
         from_start: whether no round has been played, so that equal players are copies of one
             policy.
+        step_size: of an adaptive algorithm that goes on, each game's own [C].
 
     Raises:
         ValueError: the algorithm has no closed form.
@@ -60,6 +70,7 @@ class ClosedFormRounds:
         logits: Mapping[str, Tensor],
         products: Mapping[str, Tensor] | None = None,
         from_start: bool = True,
+        step_size: Tensor | None = None,
     ) -> None:
         if not algorithm.closed_form:
             raise ValueError(
@@ -87,6 +98,10 @@ class ClosedFormRounds:
         self._remembered = [
             (self._players[name], product[:, None]) for name, product in (products or {}).items()
         ]
+        # Of an adaptive algorithm; those of others are in its plan.
+        self.step_size = step_size
+        if algorithm.adaptive and step_size is None:
+            self.step_size = log_reference.new_full((len(table),), safe_step_size(beta))
         wanted = sum(len(step.payoff) for step in algorithm.steps(beta, 0))
         self._remembers = products_of_a_round(algorithm) < wanted  # a player's, while it stays
 
@@ -106,16 +121,19 @@ class ClosedFormRounds:
         """
         algorithm, players = self.algorithm, self._players
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
-        queries: list[int] = []
-        asked = 0
+        queries: list[Any] = []
+        asked: Any = 0
         constant = None if algorithm.scheduled else algorithm.steps(self.beta, first_round)
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for number, row in enumerate(trajectory.unbind(0), first_round):
-                if constant is None:
-                    self._combinations.clear()  # a new plan has mixtures of its own
-                asked += self._round(constant or algorithm.steps(self.beta, number), row)
-                if (number + 1) % _NORMALISE_EVERY == 0:
-                    row.sub_(row.logsumexp(-1, keepdim=True))
+                if algorithm.adaptive:
+                    asked = asked + self._adaptive_round(number, row)
+                else:
+                    if constant is None:
+                        self._combinations.clear()  # a new plan has mixtures of its own
+                    asked += self._round(constant or algorithm.steps(self.beta, number), row)
+                    if (number + 1) % _NORMALISE_EVERY == 0:
+                        row.sub_(row.logsumexp(-1, keepdim=True))
                 algorithm.end_round(self, number)
                 queries.append(asked)
         # The players must not be views of a trajectory that is handed out.
@@ -123,13 +141,16 @@ class ClosedFormRounds:
         self._remembered = [(shared[id(t)], p) for t, p in self._remembered if id(t) in shared]
         self._players = {name: shared[id(t)] for name, t in players.items()}
         log_policy = trajectory if self._mask is None else trajectory + self._mask
-        return Trajectory(first_round + 1, torch.tensor(queries), log_policy[:, :, 0])
+        counts = torch.stack(queries) if algorithm.adaptive else torch.tensor(queries)
+        return Trajectory(first_round + 1, counts, log_policy[:, :, 0])
 
     def products(self) -> dict[str, Tensor]:
-        """The remembered products, by a player that they belong to [C, N] each."""
+        """The remembered products, by the players that they belong to [C, N] each."""
         return {
-            next(name for name, t in self._players.items() if t is owner): product[:, 0]
+            name: product[:, 0]
             for owner, product in self._remembered
+            for name, t in self._players.items()
+            if t is owner
         }
 
     def logits(self) -> dict[str, Tensor]:
@@ -169,15 +190,68 @@ class ClosedFormRounds:
         for tensor, product in self._remembered:
             if tensor is owner:
                 return product, False
-        product = torch.bmm(self._probability(owner), self.table).neg_()
+        product = self._ask(owner)
         alive = {id(t) for t in self._players.values()}
         self._remembered = [(t, p) for t, p in self._remembered if id(t) in alive]
         if id(owner) in alive:
             self._remembered.append((owner, product))
         return product, True
 
+    def _adaptive_round(self, number: int, row: Tensor) -> Tensor:
+        """One round, whose policy is the new one in the games that accept it and else the old one.
+
+        Returns the queries of each game, int [C].
+        """
+        algorithm, players = as_adaptive(self.algorithm), self._players
+        assert self.step_size is not None
+        # The plan of each step size that there is, and which one each game has.
+        sizes, of_game = self.step_size.unique(return_inverse=True)
+        plans = [algorithm.steps(self.beta, number, size) for size in sizes.tolist()]
+
+        def each(values: list[float]) -> Tensor:
+            return self.table.new_tensor(values)[of_game][:, None, None]
+
+        (first, last) = plans[0]
+        size = each([plan[0].step_size for plan in plans])
+        centre = sum(
+            each([plan[0].centre[player] for plan in plans])
+            * (self._reference if player == "reference" else players[player])
+            for player in first.centre
+        )
+        ((_, opponent),) = first.payoff
+        old, (product, fresh) = self._combine(opponent), self._product(opponent)
+        half = self._normalised(centre + size * product)
+        product_of_half = self._ask(half)
+        new = self._normalised(centre + size * product_of_half)
+        accepted = algorithm.accepts(
+            self.step_size,
+            self.beta,
+            self._masked(self._normalised(old))[:, 0],
+            self._masked(half)[:, 0],
+            self._masked(new)[:, 0],
+            (product[:, 0], product_of_half[:, 0]),
+        )
+        taken = accepted[:, None, None]
+        row.copy_(torch.where(taken, new, old))
+        if accepted.any():
+            product = torch.where(taken, self._ask(row), product)
+        players[first.writes], players[last.writes] = half, row
+        self._remembered = [(row, product)]
+        self.step_size = next_step_size(self.step_size, self.beta, accepted)
+        return 1 + int(fresh) + accepted.long()
+
+    def _ask(self, log_policy: Tensor) -> Tensor:
+        """P o of a player, up to a constant [C, 1, N]."""
+        return torch.bmm(self._probability(log_policy), self.table).neg_()
+
+    def _normalised(self, log_policy: Tensor) -> Tensor:
+        return log_policy - self._masked(log_policy).logsumexp(-1, keepdim=True)
+
+    def _masked(self, log_policy: Tensor) -> Tensor:
+        return log_policy if self._mask is None else log_policy + self._mask
+
     def _probability(self, log_policy: Tensor) -> Tensor:
-        return torch.softmax(log_policy if self._mask is None else log_policy + self._mask, -1)
+        return torch.softmax(self._masked(log_policy), -1)
 
     def _combine(self, mixture: Mixture) -> Tensor:
         """sum_i w_i log pi_i [C, 1, N], up to a constant."""

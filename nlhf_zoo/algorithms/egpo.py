@@ -8,6 +8,8 @@ pi*, linearly, for
 
     eta <= 2 / (1 + 2 beta)
 
+"adaptive" finds a larger step in closed form (``nlhf_zoo.algorithms.adaptive``).
+
 On a parametrised policy both half steps are optimiser steps on the IPO 1 loss
 
     (D log(pi/mu) - D q / beta)^2
@@ -22,8 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nlhf_zoo.algorithms.adaptive import Eta, accepts, eta_or_adaptive
 from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
-from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import ipo_regression
 from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
@@ -32,7 +34,8 @@ class EGPO(PolicyOptimizer):
     """EGPO: extragradient, two steps a round from the same policy.
 
     Args:
-        eta: step size; None is 2 / (1 + 2 beta), the largest that the theory allows. With
+        eta: step size; None is 2 / (1 + 2 beta), the largest that the theory allows, and
+            "adaptive", for the closed form alone, each game's own, found by an accept test. With
             gradients and the paper's loss the step lies in the learning rate.
         surrogate: loss of a proximal step.
         scored: decoding of the responses that are scored; temperature inf is uniform sampling on a
@@ -43,22 +46,32 @@ class EGPO(PolicyOptimizer):
     paper = "arXiv:2503.08942"
     last_iterate = True
     players = ("lookahead",)
+    accepts = staticmethod(accepts)
 
     def __init__(
         self,
-        eta: float | None = None,
+        eta: Eta = None,
         surrogate: Surrogate = ipo_regression,
         scored: Decoding = PLAIN,
         opponent: Decoding = PLAIN,
     ) -> None:
-        self.eta = positive(eta, "eta")
+        self.eta = eta_or_adaptive(eta)
         self.surrogate = surrogate
         self.scored = scored
         self.opponent = opponent
 
-    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+    @property
+    def adaptive(self) -> bool:
+        """Whether each game finds its own step size."""
+        return self.eta == "adaptive"
+
+    def steps(
+        self, beta: float, round: int, step_size: float | None = None
+    ) -> Sequence[ProximalStep]:
         """Both steps start from the policy; the opponent is the policy, then the lookahead."""
-        eta = 2 / (1 + 2 * beta) if self.eta is None else self.eta
+        eta = 2 / (1 + 2 * beta) if self.eta is None or self.eta == "adaptive" else self.eta
+        if step_size is not None:
+            eta = step_size
         return [
             ProximalStep(
                 centre={"policy": 1 - eta * beta, "reference": eta * beta},

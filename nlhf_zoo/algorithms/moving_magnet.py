@@ -12,12 +12,14 @@ regularised game are still about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
+from nlhf_zoo.algorithms.adaptive import as_adaptive
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
 from nlhf_zoo.records import Batch, ProximalStep
@@ -49,12 +51,18 @@ class MovingMagnet(PolicyOptimizer):
         return self.inner.scheduled
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the algorithm inside is adaptive."""
+        return self.inner.adaptive
+
+    @property
     def players(self) -> tuple[str, ...]:
         """Those of the algorithm inside, and the magnet."""
         return (*self.inner.players, "magnet")
 
-    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+    def steps(self, beta: float, round: int, step_size: float | None = None) -> list[ProximalStep]:
         """The plan inside, with `magnet` for `reference`; schedules start anew with each magnet."""
+        given = () if step_size is None else (step_size,)
         return [
             replace(
                 step,
@@ -63,8 +71,12 @@ class MovingMagnet(PolicyOptimizer):
                 sampler=_with_magnet(step.sampler),
                 reference="magnet",
             )
-            for step in self.inner.steps(beta, round % self.every)
+            for step in self.inner.steps(beta, round % self.every, *given)
         ]
+
+    def accepts(self, *step: Any) -> Tensor:
+        """Which games take an adaptive step [C], as the algorithm inside has it."""
+        return as_adaptive(self.inner).accepts(*step)
 
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
         """The loss of the algorithm inside."""

@@ -32,6 +32,9 @@ TAGS = {
 # Metrics that TensorBoard gets a second time, against queries.
 BY_QUERY = ("exploitability", "kl_to_nash", "span")
 
+# The queries of each game, a column of histories where they differ: with an adaptive step.
+QUERIES_OF_GAMES = "queries_of_games"
+
 # What `ModelCheckpoint(monitor=...)`, `EarlyStopping` and the progress bar can see during a fit.
 MONITORED = ("game/exploitability", "game/exploitability_max")
 
@@ -87,6 +90,7 @@ class ExactMetrics(L.Callback):
         has_folder = folder is not None and is_given
         if trainer.is_global_zero and has_folder and not is_trial(trainer):
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
+            names += [QUERIES_OF_GAMES] if game.algorithm.adaptive else []
             self._history = History(Path(str(folder)), names, len(game.log_policy()))
             self._history.cut(self._rows)
         if self._rows == 0:
@@ -186,10 +190,13 @@ class ExactMetrics(L.Callback):
         self._rows += len(rounds)
         if self._history is not None:
             arrays = {name: value.cpu().numpy() for name, value in metrics.items()}
-            self._history.append(
-                torch.tensor(rounds).double().numpy(), trajectory.queries.double().numpy(), arrays
-            )
-        self._log(trainer, game, rounds, trajectory.queries, metrics)
+            if game.algorithm.adaptive:
+                each = trajectory.queries.reshape(len(rounds), -1).double()
+                shape = len(rounds), trajectory.log_policy.shape[1]
+                arrays[QUERIES_OF_GAMES] = each.expand(shape).cpu().numpy()
+            asked = trajectory.most_queries.double().cpu().numpy()
+            self._history.append(torch.tensor(rounds).double().numpy(), asked, arrays)
+        self._log(trainer, game, rounds, trajectory.most_queries, metrics)
 
     def _log(
         self,

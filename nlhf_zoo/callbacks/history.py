@@ -75,7 +75,8 @@ def read_history(folder: str | Path) -> dict[str, Any]:
         folder: where ``nlhf fit`` logged, with history.json and history.bin.
 
     Returns:
-        ``round`` and ``queries`` [R], and each metric [R, C].
+        ``round`` and ``queries`` [R], and each metric [R, C]. With an adaptive step ``queries`` are
+        those of the game that asked most, and ``queries_of_games`` [R, C] each game's own.
 
     Raises:
         UserError: the folder holds no history.

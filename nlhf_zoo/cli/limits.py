@@ -85,7 +85,7 @@ def refuse_idle(trainer: L.Trainer, game: OnlineGame) -> None:
             continue
         if callback.rounds == 0:
             raise UserError("the budget is of 0 rounds, so that nothing would be played: give more")
-        needed = game.queries_per_round()
+        needed = game.queries_per_round() + game.algorithm.adaptive  # whose first product is more
         if callback.queries is not None and callback.queries < needed:
             raise UserError(
                 f"the budget is of {callback.queries} queries for each prompt, but a round takes "

@@ -94,6 +94,7 @@ def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
         "versions": dict(game.versions),
         "snapshot": game.round_start,
         "products": dict(game.estimator.products),
+        "realisation": game.realisation.state_dict(),
         "ledgers": {name: ledger.counts() for name, ledger in ledgers(game.oracle).items()},
         "actions": _actions(game),
     }
@@ -142,6 +143,7 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     game.versions.clear()
     game.versions.update(state["versions"])
     game.round_start = state["snapshot"]
+    game.realisation.load_state_dict(state.get("realisation", {}))
     if not game.loads_oracle:
         return
     game.estimator.products = dict(state["products"])

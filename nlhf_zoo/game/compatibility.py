@@ -42,6 +42,12 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     if game.realisation.closed_form:
         _check_closed_form(game)
         return
+    if algorithm.adaptive:
+        raise UserError(
+            f'{name} with eta "adaptive" needs exact products, and is played in closed form alone: '
+            "set model.realisation to ClosedForm on a table, or give model.algorithm.eta a number "
+            "or null"
+        )
     among_themselves = any(step.self_play or step.pairs for step in steps)
     if among_themselves and not rollout.enumerated and rollout.num_responses < 2:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,6 +61,13 @@ class Realisation(ABC):
     def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
         """Optimiser steps of a round; they see the same prompts."""
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it keeps from one training step to the next, for checkpoints; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027  # optional
+        """Take it back; of an empty one, forget what it keeps."""
+
 
 class ClosedForm(Realisation):
     """Exactly, for policies with one logit an action; many rounds in one training step.
@@ -75,6 +82,8 @@ class ClosedForm(Realisation):
         if rounds_per_step < 1:
             raise ValueError(f"rounds_per_step must be at least 1, but it is {rounds_per_step}")
         self.rounds_per_step = rounds_per_step
+        # Of an adaptive algorithm: each game's step size, and the queries that it has asked [C].
+        self._each: dict[str, Tensor] = {}
 
     def rounds(self, num_prompts: int, num_actions: int) -> int:
         """Rounds of one training step; of the game's size alone, so that runs resume exactly."""
@@ -91,6 +100,10 @@ class ClosedForm(Realisation):
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
+        rounds = self._rounds_now(game)
+        if rounds == 0:  # the first round of an adaptive step would exceed the budget
+            game.trainer.should_stop = True
+            return
         logits = policy.logits()
         engine = ClosedFormRounds(
             game.algorithm,
@@ -100,17 +113,22 @@ class ClosedForm(Realisation):
             logits,
             game.estimator.products,
             from_start=progress.round == 0,
+            step_size=self._each.get("step_size"),
         )
-        rounds, left = self.rounds(*policy.log_reference.shape), game.rounds_left()
-        rounds = rounds if left is None else min(rounds, left)
         played = game.accounts.unless_stopped(lambda: engine.run(progress.round, rounds))
         if not played.log_policy[-1].exp().sum(-1).isfinite().all():
             raise DivergenceError(
                 f"the closed form diverged before round {progress.round + len(played.queries)}: "
                 "lower the algorithm's step size"
             )
-        game.trajectory = replace(played, queries=played.queries + progress.queries_per_prompt)
-        game.accounts.count(progress, len(prompts), int(played.queries[-1]))
+        asked = played.queries[-1]  # of each game, or of every one
+        before = self._each.get("queries", torch.tensor(progress.queries_per_prompt))
+        game.trajectory = replace(played, queries=played.queries + before.to(asked))
+        if engine.step_size is not None:
+            self._each = {"step_size": engine.step_size, "queries": game.trajectory.queries[-1]}
+        of_all = int(asked.expand(len(prompts)).sum())
+        game.accounts.count(progress, 1, of_all, first_batch=False)
+        progress.queries_per_prompt = int(game.trajectory.most_queries[-1])
         game.estimator.products = engine.products()
         with torch.no_grad():
             for player, new in engine.logits().items():
@@ -120,6 +138,25 @@ class ClosedForm(Realisation):
         optimizer = game.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.step()  # no gradients, so nothing moves: Lightning counts training steps by it
+
+    def _rounds_now(self, game: OnlineGame) -> int:
+        """Rounds of this training step; 0 where the budget does not allow the first one."""
+        assert isinstance(game.policy, TabularPolicy)
+        rounds, left = self.rounds(*game.policy.log_reference.shape), game.rounds_left()
+        if left is None:
+            return rounds
+        if game.algorithm.adaptive and game.max_queries is not None and not game.estimator.products:
+            queries = game.max_queries - game.progress.queries_per_prompt - 1  # the first product
+            left = min(left, queries // game.queries_per_round())
+        return min(rounds, left)
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._each)
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._each = dict(state)
 
     @override
     def begin(self, game: OnlineGame) -> None:

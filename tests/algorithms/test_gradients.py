@@ -14,7 +14,7 @@ import pytest
 import torch
 from zoo import (
     BETA,
-    ROWS,
+    GRADIENT,
     SURROGATES,
     TensorReference,
     all_prompts,
@@ -39,7 +39,7 @@ DRAWS = 10_000
 # Every row of the zoo with every surrogate that fits all of its steps; None is the algorithm's own.
 CASES = [
     pytest.param(row, surrogate, id=f"{row}-{surrogate.__name__ if surrogate else 'own'}")
-    for row in ROWS
+    for row in GRADIENT
     for surrogate in [None, *SURROGATES]
     if surrogate is None or all(fits(surrogate, step) for step in row.make().steps(BETA, 0))
 ]
@@ -154,7 +154,7 @@ def labelled(oracle):
     return BernoulliLabels(oracle, seed=1)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if not row.kwargs.get("hard")], ids=str)
+@pytest.mark.parametrize("row", [row for row in GRADIENT if not row.kwargs.get("hard")], ids=str)
 def test_labels_for_probabilities_leave_the_mean_where_it_was(row):
     algorithm = row.make()
     for number in range(len(algorithm.steps(BETA, 0))):

@@ -50,7 +50,23 @@ FITS = {
     "unknown callback": ([*FIT, CALLBACK, "No"], r"--trainer\.callbacks: .*'No'"),
     "missing argument": ([*FIT, "--model.algorithm", "MovingMagnet"], "required: inner"),
     "eta negative": ([*FIT, "--model.algorithm.eta=-1"], "eta must be .* above 0, but it is -1"),
-    "eta text": ([*FIT, "--model.algorithm.eta", "much"], r"eta: expected a number or null.*'much'"),
+    "eta adaptive by gradients": (
+        [*FIT, *GRADIENT, "--model.algorithm.eta", "adaptive"],
+        r'NashMP with eta "adaptive" .*set model\.realisation to ClosedForm.* a number or null$',
+    ),
+    "eta adaptive with an average": (
+        [*FIT, "--model.algorithm.eta", "adaptive", "--model.algorithm.kappa", "0.5"],
+        "leave kappa at 1, not 0.5",
+    ),
+    "eta adaptive of others": (
+        [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.eta", "adaptive"],
+        "eta: expected a number or null, but got 'adaptive'",
+    ),
+    "eta adaptive on two queries": (
+        [*FIT, "--model.algorithm.eta", "adaptive", CALLBACK, "Budget", f"{CALLBACK}.queries", "2"],
+        "the budget is of 2 queries for each prompt, but a round takes 3",
+    ),
+    "eta text": ([*FIT, "--model.algorithm.eta", "much"], r"eta: expected a number or 'adaptive' or null.*'much'"),
     "eta beta above 1": (
         [*FIT, "--model.algorithm", "NashMD", "--model.algorithm.eta", "50"],
         r"eta \* beta <= 1, but eta is 50.0 and beta is 0.1",

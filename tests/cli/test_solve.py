@@ -251,6 +251,19 @@ def test_file_says_what_made_it(folder):
     assert arguments["algorithm"]["init_args"]["eta"] == 0.2
 
 
+def test_an_adaptive_step(folder):
+    """Each game asks for itself; the file says how often, a row an update."""
+    adaptive = ("--algorithm", "NashMP", "--algorithm.eta", "adaptive", "--beta", 0.01)
+    several = run("--matrix", "games.npy", *adaptive, "--updates", 400)
+    alone = run("--matrix", "game.npy", *adaptive, "--updates", 400)
+    assert several["queries"].shape == several["exploitability"].shape == (401, 3)
+    assert alone["queries"].shape == alone["exploitability"].shape == (401,)
+    for out in (several, alone):
+        assert (out["queries"][:2].T == [0, 3]).all()
+        assert set(np.diff(out["queries"][1:], axis=0).ravel()) == {1, 2}
+        assert out["exploitability"][-1].max() < 1e-12
+
+
 def test_algorithm_inside_an_algorithm(folder):
     out = run(
         *("--matrix", "rps.csv", "--algorithm", "MovingMagnet", "--algorithm.inner", "NashMP"),
@@ -262,10 +275,14 @@ def test_algorithm_inside_an_algorithm(folder):
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["NashMP", "NashMD", "SPPO", "EGPO", "OptimisticMirrorDescent"]
-)
+    "algorithm",
+    [
+        "NashMP", "NashMD", "SPPO", "EGPO", "OptimisticMirrorDescent",
+        "NashMP --algorithm.eta adaptive --beta 0.01",
+    ],
+)  # fmt: skip
 def test_chunks_do_not_show(folder, monkeypatch, algorithm):
-    arguments = ("--matrix", "games.npy", "--algorithm", algorithm, "--updates", 100)
+    arguments = ("--matrix", "games.npy", "--algorithm", *algorithm.split(), "--updates", 100)
     whole = run(*arguments)
     monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 7)
     parts = run(*arguments)
@@ -473,7 +490,7 @@ REFUSALS = {
     "no algorithm": (f"{ONE} --algorithm torch.nn.Linear", "torch.nn.Linear"),
     "unknown setting": (f"{ONE} --algorithm NashMP --algorithm.etaa 1", "'etaa'"),
     "setting of none": (f"{ONE} --algorithm.eta 1", "name the class whose options you give: choose one of EGPO"),
-    "eta is a word": (f"{ONE} --algorithm NashMP --algorithm.eta big", "--algorithm.eta: expected a number or null, but got 'big'"),
+    "eta is a word": (f"{ONE} --algorithm NashMP --algorithm.eta big", "--algorithm.eta: expected a number or 'adaptive' or null, but got 'big'"),
     "negative eta": (f"{ONE} --algorithm NashMP --algorithm.eta=-1", "eta must be a finite number"),
     "eta beta above 1": (f"{ONE} --algorithm NashMD --algorithm.eta 11", "eta * beta <= 1"),
     "no closed form": (f"{ONE} --algorithm OnlineDPO", "OnlineDPO has no closed form"),

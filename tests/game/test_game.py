@@ -344,8 +344,8 @@ def test_the_closed_form_in_training_steps_is_the_closed_form(row):
         game.log_policy(), exact.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0
     )
     assert game.progress.round == 23
-    assert game.progress.queries_per_prompt == exact.queries[-1]
-    assert game.progress.queries == C * exact.queries[-1]
+    assert game.progress.queries_per_prompt == exact.most_queries[-1]
+    assert game.progress.queries == exact.queries[-1].expand(C).sum()
     assert game.progress.batches == math.ceil(23 / 7)
 
 

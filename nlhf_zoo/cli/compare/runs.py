@@ -26,6 +26,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
+from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.configuration import BudgetLimits
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.quiet import SILENT_TRAINER, quiet
@@ -114,7 +115,7 @@ class Task:
         figures = {k: np.where(np.isnan(v) | diverged, np.inf, v) for k, v in last.items()}
         if self.duality_gap is not None:
             reached = 2 * curve < self.duality_gap
-            first = history["queries"][reached.argmax(0)]
+            first = np.take_along_axis(queries_of_games(history), reached.argmax(0)[None], 0)[0]
             figures["to_target"] = np.where(reached.any(0), first, np.inf)
         return RunResult(
             task=self,
@@ -138,6 +139,13 @@ class Task:
             logger=logger,
             callbacks=callbacks,
         )
+
+
+def queries_of_games(history: dict[str, Any]) -> Array:
+    """The queries that each game had asked by each round, [R, C]."""
+    shape = history["exploitability"].shape
+    each: Array = history.get(QUERIES_OF_GAMES, history["queries"][:, None])
+    return np.broadcast_to(each, shape)
 
 
 @dataclass(frozen=True, slots=True)

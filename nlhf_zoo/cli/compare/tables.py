@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.entries import Entry
-from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult
+from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult, queries_of_games
 from nlhf_zoo.cli.compare.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
 
 if TYPE_CHECKING:
@@ -241,11 +242,28 @@ def _panel(
 def _curve(result: EntryResult, metric: str, log_queries: bool) -> tuple[Array, Array, Array]:
     """Queries, mean and maximum over games and seeds, [R] each, as far as all seeds went."""
     histories = [read_history(run.task.folder) for run in result.runs]
-    length = min(len(history["queries"]) for history in histories)
-    curves = np.concatenate([history[metric][:length] for history in histories], 1)
-    queries: Array = histories[0]["queries"][:length]
+    if any(QUERIES_OF_GAMES in history for history in histories):
+        queries, curves = _by_queries(histories, metric)
+        length = len(queries)
+    else:  # all of them have asked alike
+        length = min(len(history["queries"]) for history in histories)
+        curves = np.concatenate([history[metric][:length] for history in histories], 1)
+        queries = histories[0]["queries"][:length]
     rows = np.linspace(0, length - 1, _POINTS).astype(int)
     if log_queries:
         rows = np.geomspace(1, length, _POINTS).astype(int) - 1
     rows = np.unique(rows)
     return queries[rows], curves.mean(1)[rows], curves.max(1)[rows]
+
+
+def _by_queries(histories: Sequence[dict[str, Any]], metric: str) -> tuple[Array, Array]:
+    """Where games ask each by itself: queries [Q], and what each game has with so many [Q, C]."""
+    games = [
+        (asked, values)
+        for history in histories
+        for asked, values in zip(queries_of_games(history).T, history[metric].T, strict=True)
+    ]
+    queries = np.unique(np.concatenate([asked for asked, _ in games]))
+    queries = queries[queries <= min(asked[-1] for asked, _ in games)]
+    columns = [values[np.searchsorted(asked, queries, side="right") - 1] for asked, values in games]
+    return queries, np.stack(columns, 1)

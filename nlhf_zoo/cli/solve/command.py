@@ -113,7 +113,7 @@ def solve_files(
     log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None
     if algorithm is not None:
-        size = 8 * len(CURVES) * (updates + 1) * len(game.support)
+        size = 8 * (len(CURVES) + algorithm.adaptive) * (updates + 1) * len(game.support)
         require_memory(size, f"a trajectory of {updates} updates")
         starts = {"policy": log_start, "reference": log_reference}
         players = {name: starts[starts_as(name)] for name in ("policy", *algorithm.players)}
@@ -149,7 +149,8 @@ def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments:
     }
     if run is not None:
         arrays |= {name: curve.numpy()[:, which] for name, curve in run.curves.items()}
-        arrays["queries"] = run.queries.numpy()
+        own = run.queries.dim() == 2  # each game's
+        arrays["queries"] = run.queries.numpy()[:, which] if own else run.queries.numpy()
     try:
         with written(output) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)
@@ -163,7 +164,8 @@ class Run:
 
     log_policy: Tensor  # its last iterate [C, N]
     curves: dict[str, Tensor]  # metrics by name, [updates + 1, C] each
-    queries: Tensor  # cumulative, for each prompt, int [updates + 1]
+    # Cumulative, for each prompt, int [updates + 1]; [updates + 1, C] of an adaptive algorithm.
+    queries: Tensor
 
 
 def play(
@@ -174,7 +176,8 @@ def play(
     prepared = prepare_game(rounds.table, log_reference, rounds.beta, nash.log_policy)
     games, num = log_start.shape
     curves = {curve: torch.empty(updates + 1, games, dtype=torch.float64) for curve in CURVES}
-    queries = torch.zeros(updates + 1, dtype=torch.long)
+    adaptive = rounds.algorithm.adaptive
+    queries = torch.zeros((updates + 1, games) if adaptive else updates + 1, dtype=torch.long)
     last = log_start
 
     def measure(first: int, log_policies: Tensor) -> None:
@@ -208,7 +211,8 @@ def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name:
     columns = {"probability": nash.log_policy.exp()}
     columns["win rate"] = win_rates(game.preference, nash.log_policy)
     if run is not None:
-        queries = run.queries[-1].item()
+        asked = sorted({*run.queries[-1].flatten().tolist()})
+        queries = f"{asked[0]}" if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"
         print(f"{name}: {len(run.queries) - 1} updates, {queries} queries for each prompt")
         figures[name] = {title: run.curves[curve][-1] for curve, title in CURVES.items()}
         columns[name] = run.log_policy.exp()
