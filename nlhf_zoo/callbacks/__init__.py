@@ -6,6 +6,7 @@ from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint, ResumeState
 from nlhf_zoo.callbacks.collapse import CollapseWatch
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
+from nlhf_zoo.callbacks.hang_watch import HangWatch
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.logs import QueryLog, TimeLog
 from nlhf_zoo.callbacks.progress import GameProgressBar
@@ -16,6 +17,7 @@ __all__ = [
     "ExactMetrics",
     "GameCheckpoint",
     "GameProgressBar",
+    "HangWatch",
     "History",
     "QueryLog",
     "ResumeState",

@@ -43,8 +43,10 @@ class ExactMetrics(L.Callback):
     """Exploitability, KL to the equilibrium, span and win rate of every round, exactly.
 
     Every round goes to the file `history.bin` of the run's folder (`read_history` reads it);
-    TensorBoard gets a thinned curve, mean and maximum over the prompts, against rounds
-    (`game/...`) and against queries (`by_query/...`).
+    without a logger to that of the Trainer's `default_root_dir`, where it is given (the working
+    folder as ".": by its absolute name Lightning has it where nobody gave any). TensorBoard gets a
+    thinned curve, mean and maximum over the prompts, against rounds (`game/...`) and against
+    queries (`by_query/...`).
 
     Args:
         every: rounds between two that are measured.
@@ -137,7 +139,9 @@ class ExactMetrics(L.Callback):
         figures |= {TAGS[name] + "_max": value.max() for name, value in measured.items()}
         # Lightning would log against its own steps; a metric of this name takes their place.
         axis = {"step": float(game.progress.round)}
-        game.log_dict({**figures, "game/nash_exploitability": self.certificate, **axis})
+        figures["game/nash_exploitability"] = torch.tensor(self.certificate)
+        # All processes have the same; Lightning warns of each that is not averaged.
+        game.log_dict({**figures, **axis}, sync_dist=True)
 
     on_test_epoch_end = on_validation_epoch_end
 

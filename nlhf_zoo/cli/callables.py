@@ -46,7 +46,7 @@ def _returns(annotation: object) -> Iterator[object]:
     """What the functions return that an annotation asks for, alone or among other things."""
     args = get_args(annotation)
     if get_origin(annotation) is Callable:
-        yield args[-1]
+        yield from args[-1:]  # of a bare one nothing is said
     else:
         for part in args:
             yield from _returns(part)

@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from nlhf_zoo.callbacks import Budget, ExactMetrics
+from nlhf_zoo.callbacks import Budget, CollapseWatch, ExactMetrics, HangWatch
 from nlhf_zoo.callbacks.checkpoint import PREVIOUS
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.errors import UserError
@@ -28,6 +28,8 @@ from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
 
 _ORACLE = "model.init_args.oracle."
+_LIGHTNING_LOGS = "lightning_logs"  # the folder of a run that nobody has named
+_ONE = (Budget, CollapseWatch, ExactMetrics, HangWatch)  # of which a run has one
 
 
 class SaveGameConfig(SaveConfigCallback):
@@ -72,15 +74,19 @@ def keep_last(trainer: Namespace) -> None:
     `--trainer.callbacks+ Budget` adds one to a file's, and replaces it so. A run goes by its last
     budget, which alone `config.yaml` shall list; two exact metrics Lightning would refuse.
     """
+    kinds = kinds_of_callbacks(trainer)
+    if kinds:
+        trainer["callbacks"] = [
+            part
+            for number, (kind, part) in enumerate(zip(kinds, trainer["callbacks"], strict=True))
+            if not (kind in _ONE and kind in kinds[number + 1 :])
+        ]
+
+
+def kinds_of_callbacks(trainer: Namespace) -> list[object]:
+    """The classes of a Trainer's callbacks, in order."""
     callbacks = trainer.get("callbacks")
-    if not isinstance(callbacks, list):
-        return
-    kinds = [_named(part["class_path"]) for part in callbacks]
-    trainer["callbacks"] = [
-        part
-        for number, (kind, part) in enumerate(zip(kinds, callbacks, strict=True))
-        if not (kind in (Budget, ExactMetrics) and kind in kinds[number + 1 :])
-    ]
+    return [_named(part["class_path"]) for part in callbacks] if isinstance(callbacks, list) else []
 
 
 def default_logger(trainer: Namespace, module: L.LightningModule) -> dict[str, Any]:
@@ -90,9 +96,26 @@ def default_logger(trainer: Namespace, module: L.LightningModule) -> dict[str, A
     """
     if trainer.get("logger") not in (None, True) or not isinstance(module, OnlineGame):
         return {}
-    name = f"lightning_logs/{type(module.algorithm).__name__}-{type(module.oracle).__name__}"
+    name = _name_of_run(type(module.algorithm).__name__, type(module.oracle).__name__)
     folder, version = trainer.get("default_root_dir") or os.getcwd(), SLURMEnvironment.job_id()
     return {"logger": TensorBoardLogger(folder, name, version, default_hp_metric=False)}
+
+
+def name_loggers(config: Namespace) -> None:
+    """Let algorithm and game name the folder of loggers that have Lightning's own name for it."""
+    kind = _named(config["model"]["class_path"])
+    if not (inspect.isclass(kind) and issubclass(kind, OnlineGame)):
+        return
+    parts = config["model"]["init_args"]
+    name = _name_of_run(*(parts[part]["class_path"] for part in ("algorithm", "oracle")))
+    loggers = config["trainer"].get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and logger.get("init_args.name") == _LIGHTNING_LOGS:
+            logger["init_args.name"] = name
+
+
+def _name_of_run(*classes: str) -> str:
+    return f"{_LIGHTNING_LOGS}/{'-'.join(each.rpartition('.')[2] for each in classes)}"
 
 
 def runs_folder(config: Namespace) -> Path | None:

@@ -21,8 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.multiprocessing.spawn import ProcessExitedException
 
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
-from nlhf_zoo.callbacks import CollapseWatch, GameProgressBar, QueryLog, ResumeState, TimeLog
-from nlhf_zoo.cli import ending, limits, refusals, resuming
+from nlhf_zoo.callbacks import (
+    CollapseWatch,
+    GameProgressBar,
+    HangWatch,
+    QueryLog,
+    ResumeState,
+    TimeLog,
+)
+from nlhf_zoo.cli import ending, limits, processes, refusals, resuming
 from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
@@ -32,27 +39,23 @@ from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.stream import TextData
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import naming
-from nlhf_zoo.game.lightning_internals import (
-    code_of_child,
-    has_launcher,
-    is_played_elsewhere,
-    is_trial,
-    send_to_children,
-)
+from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
-from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
-
-# How a process hears that another one has gone: from gloo, from NCCL.
-_LOST = re.compile(
-    r"Connection (closed|reset) by peer|remote process exited|NCCL.*connection", re.I
-)
+from nlhf_zoo.signals import SignalWatch, end_at_once
 
 
 class GameArgumentParser(SentenceParser, LightningArgumentParser):
     """LightningCLI's parser, whose errors are one sentence."""
+
+    def dump(self, namespace: Namespace, *others: Any, **options: Any) -> str:
+        """The configuration as it would run, of several budgets with the last one alone."""
+        if "trainer" in namespace:
+            namespace = namespace.clone()
+            resuming.keep_last(namespace["trainer"])
+        return str(super().dump(namespace, *others, **options))
 
 
 class GameCLI(LightningCLI):
@@ -102,6 +105,7 @@ class GameCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look at the data, before a model is loaded, and at the checkpoint."""
         resuming.keep_last(self.config[self.subcommand]["trainer"])
+        resuming.name_loggers(self.config[self.subcommand])
         self._look_at_data()
         self._find_checkpoint()
 
@@ -146,14 +150,22 @@ class GameCLI(LightningCLI):
             self._resumed["trainer.logger.init_args.version"] = int(found[1])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Without the progress bar where none is wanted: Lightning would refuse ours."""
+        """Without callbacks of ours that the configuration has its own of.
+
+        Nor the progress bar where none is wanted: Lightning would refuse ours.
+        """
         config = self.config[self.subcommand]["trainer"]
+        left_out = resuming.kinds_of_callbacks(config)
         if config.get("enable_progress_bar") is False:
-            callbacks = self.trainer_defaults["callbacks"]
-            self.trainer_defaults["callbacks"] = [
-                c for c in callbacks if not isinstance(c, GameProgressBar)
-            ]
-        return super().instantiate_trainer(**resuming.default_logger(config, self.model), **kwargs)
+            left_out.append(GameProgressBar)
+        callbacks = self.trainer_defaults["callbacks"]
+        self.trainer_defaults["callbacks"] = [c for c in callbacks if type(c) not in left_out]
+        kwargs |= resuming.default_logger(config, self.model)
+        if config.get("default_root_dir") == os.getcwd():
+            kwargs["default_root_dir"] = os.curdir  # else it is as if nobody had given it
+        trainer = super().instantiate_trainer(**kwargs)
+        processes.prepare(trainer)
+        return trainer
 
     def instantiate_classes(self) -> None:
         """Make the parts; what they refuse is the user's error."""
@@ -178,20 +190,12 @@ class GameCLI(LightningCLI):
         """
         try:
             super()._run_subcommand(subcommand)
+        except ProcessExitedException as error:
+            raise processes.end_of_launched(error) from None
         except RuntimeError as error:
-            if not _LOST.search(str(error)):
+            if (end := processes.end_of_others(self.trainer, error)) is error:
                 raise
-            if has_launcher(self.trainer):
-                raise SystemExit(2) from None
-            code = code_of_child(self.trainer, seconds=10)
-            if code is None:
-                raise
-            if code > 0:
-                raise SystemExit(code) from None
-            raise UserError(
-                f"a process of this run has died (exit code {code}): if memory ran out, make the "
-                "batch smaller"
-            ) from error
+            raise end from error
         except OSError as error:
             loggers = self.trainer.loggers
             if error.filename is not None or not loggers:
@@ -265,12 +269,6 @@ def _pass_signals_on(trainer: L.Trainer) -> None:
     SignalWatch().install(first=partial(send_to_children, trainer), again=again)
 
 
-def _end_of(error: ProcessExitedException) -> BaseException:
-    """The signal that has ended a process that played, where it was one; else the error."""
-    ends = [signum for signum in ENDING if error.exit_code in (128 + signum, -signum)]
-    return StoppedBySignal(ends[0]) if ends else error
-
-
 def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     """Run one command of the Trainer, `fit`, `validate`, `test` or `predict`, with its options."""
     args, allow_code = taken_out(with_values(args, ["--allow_code"]), "--allow_code")
@@ -283,30 +281,28 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
-    try:
-        with quiet(), closed_environment(allow_code or args[0] == "fit"):
-            cli(
-                args[0],
-                seed_everything_default=0,
-                trainer_defaults={
-                    "callbacks": [
-                        ResumeState(),
-                        HealthCheck(),
-                        ReferenceFingerprint(),
-                        QueryLog(),
-                        TimeLog(),
-                        CollapseWatch(),
-                        GameProgressBar(),
-                    ],
-                    **GAME_TRAINER,
-                },
-                save_config_callback=resuming.SaveGameConfig,
-                save_config_kwargs={"overwrite": True},
-                parser_class=GameArgumentParser,
-                parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=list(args),
-            )
-    except ProcessExitedException as error:
-        raise _end_of(error) from None
+    with quiet(), closed_environment(allow_code or args[0] == "fit"):
+        cli(
+            args[0],
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [
+                    HangWatch(),
+                    ResumeState(),
+                    HealthCheck(),
+                    ReferenceFingerprint(),
+                    QueryLog(),
+                    TimeLog(),
+                    CollapseWatch(),
+                    GameProgressBar(),
+                ],
+                **GAME_TRAINER,
+            },
+            save_config_callback=resuming.SaveGameConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=GameArgumentParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "nlhf"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )

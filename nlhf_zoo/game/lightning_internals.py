@@ -1,4 +1,4 @@
-"""What Lightning 2.6.6 keeps private, or from type checkers: an upgrade breaks here, or nowhere.
+"""What Lightning 2.6.6 and torch keep private: an upgrade breaks here, or nowhere.
 
 `tests/game/test_lightning_internals.py` holds Lightning to each of these.
 """
@@ -9,15 +9,19 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import (
     _MultiProcessingLauncher,
     _SubprocessScriptLauncher,
 )
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from nlhf_zoo.signals import StoppedBySignal
 
@@ -87,8 +91,9 @@ def has_launcher(trainer: L.Trainer) -> bool:
 
     A terminal sends Ctrl+C to all of them besides, so that it comes twice.
     """
-    started = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
-    return "LOCAL_RANK" in os.environ and not started
+    launcher = trainer.strategy.launcher  # which those that it has started have, too
+    has_started = isinstance(launcher, _SubprocessScriptLauncher) and bool(launcher.procs)
+    return "LOCAL_RANK" in os.environ and not has_started
 
 
 def send_to_children(trainer: L.Trainer, signum: int) -> None:
@@ -117,3 +122,31 @@ def code_of_child(trainer: L.Trainer, seconds: float) -> int | None:
             break
         time.sleep(0.05)
     return None
+
+
+def parent_process(trainer: L.Trainer) -> int | None:
+    """The process of the run that has started this one of it; None where something else has."""
+    environment = trainer._accelerator_connector.cluster_environment
+    started = isinstance(environment, LightningEnvironment) and has_launcher(trainer)
+    return os.getppid() if started and not is_played_elsewhere(trainer) else None
+
+
+def end_children(trainer: L.Trainer) -> None:
+    """Kill the processes of the run that this one of it has started."""
+    if not is_played_elsewhere(trainer):
+        send_to_children(trainer, signal.SIGKILL)
+
+
+def process_group_store(prefix: str, timeout: timedelta) -> Store:
+    """The store that the processes of a group share, for a thread of its own, and with its keys."""
+    store: Any = _get_default_store()
+    store = store.clone()
+    store.set_timeout(timeout)
+    return PrefixStore(prefix, store)
+
+
+def raise_process_group_time_out(trainer: L.Trainer, seconds: float) -> None:
+    """Let processes wait for each other for so long, where nobody has given a time-out."""
+    strategy: Any = trainer.strategy
+    if getattr(strategy, "_timeout", None) == default_pg_timeout:
+        strategy._timeout = max(default_pg_timeout, timedelta(seconds=seconds))

@@ -120,6 +120,10 @@ def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
     return replace(parts[0], invalid=sum(part.invalid for part in parts), **tensors)
 
 
+def nobody_listens(phase: str | None) -> None:
+    """What a timer calls that nobody else listens to."""
+
+
 @dataclass(slots=True)
 class StepTimer:
     """Seconds spent in each phase, since the last ``take`` and in all.
@@ -127,21 +131,25 @@ class StepTimer:
     A GPU is waited for at each border.
 
     ``update`` is what Lightning does between the loss and the end of the optimiser step: backward,
-    gradients of other processes, clipping, the step itself.
+    gradients of other processes, clipping, the step itself. ``on_phase`` is called with the name of
+    each of the others as it begins, and with None at its end.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     total: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    on_phase: Callable[[str | None], None] = nobody_listens
     _update_began: float | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count what runs inside as this phase."""
+        self.on_phase(name)
         began = _now()
         try:
             yield
         finally:
             self._add(name, began)
+            self.on_phase(None)
 
     def begin_update(self) -> None:
         """The loss is computed: what follows counts as `update`."""

@@ -1,6 +1,7 @@
 """A function says what it returns; what its arguments are need not be known when it is called."""
 
 import sys
+import typing
 from collections.abc import Callable
 
 import pytest
@@ -68,3 +69,9 @@ def test_a_return_annotation_that_cannot_be_resolved_is_named(functions):
     with pytest.raises(UserError, match=said):
         refuse_callable("a", TENSOR, functions.unresolved)
     refuse_callable("a", Callable[[Tensor], float], functions.unresolved)
+
+
+def test_a_bare_callable_is_any():
+    """Lightning's `DDPStrategy` has such options: it could be given by its path in no file."""
+    refuse_callable("a", typing.Callable | None, print)
+    refuse_callable("a", typing.Callable | None, None)

@@ -193,6 +193,8 @@ def test_callbacks_are_appended_with_a_plus_and_replaced_without(folder: Path):
     other = "lightning.pytorch.callbacks.LearningRateMonitor"
     assert callbacks("--trainer.callbacks+", other) == [*mine, "LearningRateMonitor"]
     assert callbacks("--trainer.callbacks", other) == ["LearningRateMonitor"]
+    budget = ("--trainer.callbacks+", "Budget", "--trainer.callbacks.rounds", "2")
+    assert callbacks(*budget) == ["ExactMetrics", "GameCheckpoint", "Budget"]  # as it would run
 
 
 def test_interpolation_is_relative_and_resolved_last(folder: Path):
@@ -276,24 +278,27 @@ def test_predict_prints_the_probabilities(finished: Path):
     assert [float(row["probability"]) for row in rows] == pytest.approx(expected.tolist())
 
 
-def test_a_logger_can_be_left_out(folder: Path):
-    run = runs.fit(folder, "--trainer.logger", "false", "--trainer.default_root_dir", "here")
+@pytest.mark.parametrize("here", [False, True])
+def test_a_logger_can_be_left_out(here: bool, folder: Path):
+    given = str(folder.resolve()) if here else "here"  # the working folder, which counts as given
+    run = runs.fit(folder, "--trainer.logger", "false", "--trainer.default_root_dir", given)
     assert run.code == 0, run.err
-    assert len(read_history(folder / "here")["round"]) > 1
+    assert len(read_history(folder / given)["round"]) > 1
     assert not (folder / "runs").exists()
 
 
-def test_without_a_logger_algorithm_and_game_name_the_run(folder: Path):
+@pytest.mark.parametrize("logger", [None, part("CSVLogger", save_dir=".")])
+def test_where_nobody_names_a_run_algorithm_and_game_do(logger: Any, folder: Path):
     config = copy.deepcopy(GAME)
-    del config["trainer"]["logger"]
+    config["trainer"]["logger"] = logger
     config["trainer"]["callbacks"][1] = part("Budget", rounds=2)
     runs.write(folder, config)
     for algorithm in ("NashMD", "EGPO"):
         run = runs.fit(folder, "--model.algorithm", algorithm)
         assert run.code == 0, run.err
-        saved = folder / f"lightning_logs/{algorithm}-UniformRandom/version_0"
-        assert run.out.splitlines()[-1].endswith(str(saved))
-        assert (saved / "history.bin").is_file()
+        saved = f"lightning_logs/{algorithm}-UniformRandom/version_0"
+        assert run.out.splitlines()[-1].endswith(saved)
+        assert (folder / saved / "history.bin").is_file()
 
 
 def test_runs_of_one_name_are_told_apart(folder: Path):

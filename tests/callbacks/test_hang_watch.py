@@ -1,0 +1,164 @@
+"""Of several processes one that hangs ends the run, by a sentence that names it and the phase."""
+
+import copy
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+from paths import ROOT
+
+from nlhf_zoo.callbacks import HangWatch
+from nlhf_zoo.callbacks.hang_watch import BACKWARD, Place, Waiting
+from nlhf_zoo.errors import UserError
+
+SECONDS = 10  # a process may be waited for; those that hang do so for ten minutes
+
+PLANT = """
+import ctypes
+import time
+import lightning as L
+from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.oracles.tables.base import TableOracle
+
+
+def hang(place):
+    if place == "held":
+        ctypes.PyDLL(None).sleep(600)  # and no thread of this process can run
+    time.sleep(600)
+
+
+class Hangs(L.Callback):
+    def __init__(self, process: int, place: str) -> None:
+        self.process, self.place, self.calls = process, place, 0
+
+    def setup(self, trainer, module, stage) -> None:
+        owner, name = {
+            "drawn": (Sample, "play"),
+            "asked": (TableOracle, "forward"),
+            "held": (TableOracle, "forward"),
+            "validated": (OnlineGame, "validation_step"),
+            "saved": (type(trainer.strategy.checkpoint_io), "save_checkpoint"),
+        }.get(self.place, (None, ""))
+        if owner is not None and trainer.global_rank == self.process:
+            original = getattr(owner, name)
+
+            def planted(*args, **kwargs):
+                self.calls += 1
+                if self.calls == 3:
+                    hang(self.place)
+                return original(*args, **kwargs)
+
+            setattr(owner, name, planted)
+
+    def on_before_backward(self, trainer, module, loss) -> None:
+        if self.place == "backward" and trainer.global_rank == self.process:
+            loss.register_hook(lambda gradient: hang(self.place))
+"""
+
+
+def seen(waiting: Waiting, times: int, **places: Place) -> list[int]:
+    """What hangs after so many seconds with processes at these places."""
+    found: list[int] = []
+    for _ in range(times):
+        waiting.see({int(name[1:]): place for name, place in places.items()}, 1.0)
+        found = waiting.hanging()
+    return found
+
+
+def test_who_is_behind_and_does_not_move_hangs():
+    judging, counting = Place(4, 3, "judging", "a.py:1"), Place(4, 4, "counts", "b.py:2")
+    waiting = Waiting(seconds=3)
+    assert seen(waiting, 9, p0=judging, p1=judging) == []  # nobody waits
+    assert seen(waiting, 3, p0=counting, p1=judging) == []
+    assert seen(waiting, 1, p0=counting, p1=judging) == [1]
+    assert "process 1 of 2 hangs, last seen in judging (training step 4, a.py:1)" in (
+        waiting.sentence()
+    )
+
+
+def test_who_moves_does_not_hang():
+    waiting = Waiting(seconds=3)
+    for batch in range(9):
+        behind = Place(batch, 0, "drawing")
+        assert seen(waiting, 3, p0=Place(100, 0, "drawing"), p1=behind) == []
+    # Another line of code is no move; another part is, though it has the same name.
+    assert seen(waiting, 2, p0=Place(100, 0, ""), p1=Place(8, 0, "drawing", "a.py:2")) == [1]
+    assert seen(waiting, 1, p0=Place(100, 0, ""), p1=Place(8, 1, "drawing", "a.py:2")) == []
+
+
+def test_of_three_the_last_one_hangs():
+    places = {"p0": Place(4, 4, ""), "p1": Place(5, 0, ""), "p2": Place(4, 3, "")}
+    assert seen(Waiting(seconds=3), 4, **places) == [2]
+
+
+def test_in_backward_all_wait_for_each_other():
+    waiting, place = Waiting(seconds=3), Place(4, 6, BACKWARD)
+    assert seen(waiting, 3, p0=place, p1=place) == []
+    assert seen(waiting, 1, p0=place, p1=place) == [0, 1]
+    assert seen(Waiting(seconds=3), 9, p0=place) == []  # alone
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_it_waits_for_some_seconds(seconds):
+    with pytest.raises(UserError, match="some seconds, above 0"):
+        HangWatch(seconds)
+
+
+def configuration(process: int, place: str, strategy: str) -> dict[str, Any]:
+    config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
+    config["trainer"] |= {"devices": 2, "strategy": strategy, "logger": False}
+    config["trainer"] |= {"val_check_interval": 1, "check_val_every_n_epoch": None}
+    config["trainer"]["callbacks"] = [
+        runs.part("Budget", rounds=runs.ROUNDS),
+        runs.part("GameCheckpoint", every_n_train_steps=1),
+        runs.part("HangWatch", seconds=SECONDS),
+        runs.part("planted.Hangs", process=process, place=place),
+    ]
+    config["data"] = runs.part("TablePrompts", batch_size=2)
+    return config
+
+
+def planted(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+
+
+def test_a_process_that_hangs_ends_the_run(tmp_path: Path):
+    (tmp_path / "planted.py").write_text(PLANT)
+    runs.write(tmp_path, configuration(1, "asked", "ddp_fork"))
+    run = runs.fit(tmp_path, before=functools.partial(planted, tmp_path))
+    assert run.code == 2, run.err
+    (said,) = run.err.strip().splitlines()
+    assert said.startswith("nlhf: error: process 1 of 2 hangs, last seen in judging (training step")
+    assert "planted.py" in said
+    assert f"waited for it for {SECONDS} seconds" in said
+
+
+PLACES = {
+    (0, "drawn"): "process 0 of 2 hangs, last seen in drawing",
+    (1, "validated"): "process 1 of 2 hangs, last seen in validation",
+    (0, "saved"): "process 0 of 2 hangs, last seen in writing a checkpoint",
+    (1, "backward"): r"process 1 of 2 hangs, last seen in backward.* planted\.py",
+    (0, "held"): "process 0 of 2 hangs",
+}
+
+
+@pytest.mark.slow  # starts of the whole command, in two processes each
+@pytest.mark.parametrize(("process", "place"), PLACES)
+def test_wherever_it_hangs(process: int, place: str, tmp_path: Path):
+    (tmp_path / "planted.py").write_text(PLANT)
+    runs.write(tmp_path, configuration(process, place, "ddp"))
+    command = [sys.executable, "-m", "nlhf_zoo", "fit", "--config", "game.yaml"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2, run.stderr
+    (said,) = run.stderr.strip().splitlines()
+    assert re.match(f"nlhf: error: .*{PLACES[process, place]}", said)
