@@ -44,6 +44,9 @@ def _drawing(found: Capabilities, kind: str) -> Check:
 def notes(policy: CausalLMPolicy) -> list[Finding]:
     """How the policy draws and scores, as it was found right, and what has no adapter."""
     found = policy.capabilities
+    engine = type(policy.generator).__name__
+    if found.fallback:
+        engine = f"transformers, not by {engine}: {found.fallback}"
     calls = "one call" if found.drawing.one_call else "a call for each player"
     prompts = {
         "repeated": "once for all its responses",
@@ -55,6 +58,7 @@ def notes(policy: CausalLMPolicy) -> list[Finding]:
         cache = "read again for each token: this model's cache is not right here"
     chunk = f"{found.softmax_chunk} tokens at a time" if found.softmax_chunk else "whole"
     said: list[Finding] = [
+        Note("responses are drawn by", engine),
         Note("mixtures of players are drawn in", calls),
         Note("a prompt is", cache),
         Note("logits over the vocabulary are held", chunk),

@@ -2,6 +2,7 @@
 
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import MLPPolicy, TabularPolicy
+from nlhf_zoo.policies.language_model.decoding.generator import NativeGenerator
 from nlhf_zoo.policies.language_model.generation import Generator, TransformersGenerator
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
@@ -22,6 +23,7 @@ __all__ = [
     "LoRA",
     "MLPPolicy",
     "ModelSource",
+    "NativeGenerator",
     "NormalReference",
     "Policy",
     "Pretrained",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.policies.language_model.decoding.generator import NativeGenerator
 from nlhf_zoo.policies.language_model.generation import (
     Drawing,
     Generator,
@@ -49,6 +50,8 @@ class Capabilities:
             by its output layer alone.
         rounding: the largest gap that is none.
         failure: what was raised in the last way to draw; empty where nothing was.
+        fallback: why transformers' `generate` draws in place of our own decoder; empty where that
+            draws, or was not asked for.
     """
 
     drawing: Drawing
@@ -57,6 +60,7 @@ class Capabilities:
     softmax_chunk: int
     rounding: float
     failure: str = ""
+    fallback: str = ""
 
 
 def rounding(module: nn.Module) -> float:
@@ -88,7 +92,8 @@ def find_capabilities(
     device = next(players.parameters()).device
     devices = [device] if device.type == "cuda" else []
     with torch.inference_mode(False), torch.random.fork_rng(devices), moved_policy(players):
-        trial = _Trial(players, score, generator, _rows(tokens, device), rounding(players))
+        rows, rounds = _rows(tokens, device), rounding(players)
+        trial = _Trial(players, score, generator, tokens, rows, rounds)
         return trial.run()
 
 
@@ -187,18 +192,23 @@ class _Trial:
     players: Players
     given: Scorer
     generator: Generator
+    tokens: Sequence[int]
     rows: _Rows
     rounding: float
 
     def run(self) -> Capabilities:
         trained_mode = self.given.trained_mode
-        score = replace(self.given, compiled=False, trained_mode=False, _bodies={})
+        score = replace(
+            self.given, compiled=False, trained_mode=False, min_new_tokens=0, _bodies={}
+        )
         score.softmax_chunk = self._softmax_chunk(score)
         padding_gap = self._padding_gap(score)
         if trained_mode:
             self._refuse_another_function(score)
-        drawing, gap, failure = self._drawing(score)
-        return Capabilities(drawing, gap, padding_gap, score.softmax_chunk, self.rounding, failure)
+        drawing, gap, failure, fallback = self._drawing(score)
+        return Capabilities(
+            drawing, gap, padding_gap, score.softmax_chunk, self.rounding, failure, fallback
+        )
 
     @torch.no_grad()
     def _softmax_chunk(self, score: Scorer) -> int:
@@ -280,17 +290,33 @@ class _Trial:
         return torch.cat([gradient.double().flatten() for gradient in found])
 
     @torch.no_grad()
-    def _drawing(self, score: Scorer) -> tuple[Drawing, float | None, str]:
+    def _drawing(self, score: Scorer) -> tuple[Drawing, float | None, str, str]:
         """The first way whose draws have the log-probability that is scored."""
         one_call = self._one_call()
         fastest = Drawing(one_call)
-        engine = self.generator
+        engine, fallback = self.generator, ""
+        if type(engine) is NativeGenerator:
+            native = replace(fastest, native=True)
+            ways = [native, replace(native, one_call=False)] if one_call else [native]
+            way, gap, failure = self._first_right(score, engine, ways)
+            if gap <= self.rounding:
+                return way, gap, "", ""
+            fallback = f"it does not run with a static cache ({failure})"
+            if not failure:
+                fallback = f"a log-probability would be off by {gap:.2g} a token"
+            engine = engine.fallback
         if type(engine) is not TransformersGenerator:
-            return fastest, None, ""
+            return fastest, None, "", ""
         shares = engine.share_prompt and engine.cache == "dynamic"
         ways = [fastest, replace(fastest, shared_prompt="reordered")] if shares else []
         ways += [replace(fastest, shared_prompt=None)]
         ways += [replace(fastest, shared_prompt=None, cached=False)]
+        return *self._first_right(score, engine, ways), fallback
+
+    def _first_right(
+        self, score: Scorer, engine: Generator, ways: Sequence[Drawing]
+    ) -> tuple[Drawing, float, str]:
+        """The first of these ways that is right, or the last; its gap, and what it raised."""
         gap, failure = math.inf, ""
         for way in ways:
             try:
@@ -311,7 +337,7 @@ class _Trial:
                 num=2,
                 decoding=PLAIN,
                 max_new_tokens=_RESPONSE,
-                ends=(),
+                ends=self.tokens[::2] if way.native else (),  # so that rows are dropped
                 pad=int(rows.tokens[0, -1]),
                 rng=random_stream(0, 0, number + 2, device, "capabilities"),
                 drawing=way,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.players import Players
+from nlhf_zoo.policies.language_model.stops import Stops
 from nlhf_zoo.records import Decoding, Mixture
 
 
@@ -21,7 +22,7 @@ class Drawn:
     """What a generator drew: R = B K rows, K for each prompt in turn."""
 
     tokens: Tensor  # [R, T]; what stands behind the end of a response is arbitrary
-    mask: Tensor  # bool [R, T], True up to and with the end-of-sequence token
+    mask: Tensor  # bool [R, T], True up to and with the token that ends a response
     truncated: Tensor  # bool [R], True where the limit of tokens came before an end
     log_prob: Tensor  # of the tokens, untempered and whole, as the generator computed it [R]
 
@@ -34,6 +35,7 @@ class Drawing:
     # How the cache of a prompt serves all responses to it; None computes one for each response.
     shared_prompt: Literal["repeated", "reordered"] | None = "repeated"
     cached: bool = True  # a step reads the new token alone, and not the whole row again
+    native: bool = False  # by the decoder of our own, where the generator is that one
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Request:
     pad: int  # token behind the end of a response
     rng: torch.Generator
     drawing: Drawing = Drawing()  # as the players' model was found capable of
+    min_new_tokens: int = 0  # before these, no token of `ends` is drawn
+    stops: Stops | None = None  # texts that end a response, too
 
 
 class Generator(ABC):
@@ -93,6 +97,20 @@ def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
     return apply
 
 
+def restrict(log_prob: Tensor, early: Tensor, ends: Tensor) -> Tensor:
+    """The law [n, V] without tokens that end a response, in rows where it is too early for them.
+
+    Of what is left, the probabilities sum to 1 again.
+
+    Args:
+        log_prob: of the whole law.
+        early: bool [n], or [1] for all rows.
+        ends: tokens that end a response [E].
+    """
+    is_end = torch.zeros_like(log_prob[0], dtype=torch.bool).index_fill(0, ends, True)
+    return log_prob.masked_fill(early[:, None] & is_end, -torch.inf).log_softmax(-1)
+
+
 class TransformersGenerator(Generator):
     """``generate`` of transformers with its key-value cache, for mixtures too.
 
@@ -116,7 +134,7 @@ class TransformersGenerator(Generator):
     @torch.no_grad()
     def draw(self, players: Players, request: Request) -> Drawn:
         """Draw responses by transformers' `generate`, the rows of all players in one batch."""
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         mixture = {player: weight for player, weight in request.who.items() if weight}
         how = request.drawing
@@ -144,11 +162,14 @@ class TransformersGenerator(Generator):
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([draw]),
+                stopping_criteria=StoppingCriteriaList(
+                    [lambda *_, **__: draw.ended.repeat(copies)] if request.stops else []
+                ),
                 **arguments,
                 **shared,
             )
         new = out[: len(out) // copies, tokens.shape[1] :]
-        return Drawn(new, _up_to_end(new, request.ends), ~draw.ended, draw.log_prob)
+        return Drawn(new, _up_to_end(new, request), ~draw.ended, draw.log_prob)
 
 
 def _prefill(players: Players, names: Sequence[str], request: Request) -> Any:
@@ -202,9 +223,12 @@ def draw_one(probability: Tensor, rng: torch.Generator) -> Tensor:
     return torch.searchsorted(below, at, right=True).clamp(max=probability.shape[1] - 1)
 
 
-def _up_to_end(tokens: Tensor, ends: Sequence[int]) -> Tensor:
-    """True up to and with the first end-of-sequence token [R, T]."""
-    is_end = torch.isin(tokens, torch.tensor(list(ends), dtype=torch.long, device=tokens.device))
+def _up_to_end(tokens: Tensor, request: Request) -> Tensor:
+    """True up to and with the first token that ends a response [R, T]."""
+    ends = torch.tensor([*request.ends], dtype=torch.long, device=tokens.device)
+    is_end = torch.isin(tokens, ends)
+    if request.stops is not None:
+        is_end |= request.stops.ended(tokens)
     return is_end.long().cumsum(-1) - is_end.long() == 0
 
 
@@ -252,17 +276,29 @@ class _Draw:
         apart = [] if how.one_call else others
         self.companions = [_Companion(players, player, mask, how.cached) for player in apart]
         self.ends = torch.tensor([*request.ends], dtype=torch.long, device=mask.device)
+        self.min_new_tokens = request.min_new_tokens
+        self.stops = request.stops
+        if self.stops is not None:
+            self.stops.begin()
         self.log_prob = torch.zeros(len(mask), device=mask.device)
         self.ended = torch.zeros_like(self.log_prob, dtype=torch.bool)
+        self.state = torch.zeros_like(self.ended, dtype=torch.long)
+        self.drawn = 0  # tokens of each response
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         rows = len(self.ended)
         laws = [*scores.split(rows), *(c.logits(input_ids) for c in self.companions)]
         log_prob = mix(laws, self.weights)
+        if self.drawn < self.min_new_tokens:
+            log_prob = restrict(log_prob, torch.ones_like(self.ended), self.ends)
         law = log_prob.exp() if self.warped is None else self.warped(log_prob).softmax(-1)
         token = draw_one(law, self.rng)
         self.log_prob += log_prob.gather(1, token)[:, 0].masked_fill(self.ended, 0.0)
         self.ended |= torch.isin(token[:, 0], self.ends)
+        if self.stops is not None:
+            self.state = self.stops.after(self.state, token[:, 0])
+            self.ended |= self.state == self.stops.found
+        self.drawn += 1
         # In place: `generate` hands over a copy, and takes the largest.
         return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
 

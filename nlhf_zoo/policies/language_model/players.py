@@ -164,7 +164,7 @@ class AdapterPlayers(Players):
         if start is not None:
             refuse_not_finite(f"model.policy.adapter {start}", self.parameters_of("policy"))
         self._refuse_what_cannot_be_switched()
-        self._layers = [m for m in self._model.modules() if isinstance(m, LoraLayer)]
+        self.lora_layers = [m for m in self._model.modules() if isinstance(m, LoraLayer)]
         if start is None:
             self.names = ("policy", "reference")
         else:
@@ -240,7 +240,7 @@ class AdapterPlayers(Players):
         if adapter == self._plays:
             return
         self._plays = adapter
-        for layer in self._layers:
+        for layer in self.lora_layers:
             layer._disable_adapters = adapter == "__base__"
             layer._active_adapter = ["policy" if adapter == "__base__" else adapter]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlaye
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained
+from nlhf_zoo.policies.language_model.stops import find_stops
 from nlhf_zoo.policies.language_model.targets import Coverage
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
@@ -57,6 +59,10 @@ class CausalLMPolicy(Policy):
         compile: compile the model's body for scoring.
         chat_template_kwargs: values of variables of the tokenizer's chat template, such as
             `{enable_thinking: false}`.
+        min_new_tokens: tokens of a response before which none that ends it is drawn; the other
+            tokens then have the whole probability, in every player's law.
+        stop_strings: texts that end a response, as a token does that ends it: with the token that
+            completes one. They stay part of the response and of its text.
     """
 
     def __init__(
@@ -72,6 +78,8 @@ class CausalLMPolicy(Policy):
         length_normalised: bool = False,
         compile: bool = False,
         chat_template_kwargs: dict[str, Any] | None = None,
+        min_new_tokens: int = 0,
+        stop_strings: list[str] | None = None,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1 or softmax_chunk < 0:
@@ -79,6 +87,13 @@ class CausalLMPolicy(Policy):
                 "model.policy needs max_new_tokens of at least 1 and softmax_chunk of at least 0, "
                 f"but they are {max_new_tokens} and {softmax_chunk}"
             )
+        if not 0 <= min_new_tokens <= max_new_tokens:
+            raise UserError(
+                f"model.policy.min_new_tokens must be between 0 and max_new_tokens, "
+                f"{max_new_tokens}, but it is {min_new_tokens}"
+            )
+        if not all(stop_strings or ()):
+            raise UserError("model.policy.stop_strings has an empty text, which ends nothing")
         if dropout and gradient_checkpointing:
             raise UserError(
                 "model.policy.dropout and gradient_checkpointing do not go together: what is "
@@ -97,6 +112,8 @@ class CausalLMPolicy(Policy):
         self.length_normalised = length_normalised
         self.compile_body = compile
         self.chat_template_kwargs = chat_template_kwargs or {}
+        self.min_new_tokens = min_new_tokens
+        self.stop_strings = stop_strings or []
         self._players: Players
         self.tokenizer: Any = None
         self._encoder: PromptEncoder
@@ -148,7 +165,18 @@ class CausalLMPolicy(Policy):
             self.chat_template_kwargs,
         )
         trained_mode = self.dropout or self.gradient_checkpointing
-        self._score = Scorer(self._players, self.softmax_chunk, self.compile_body, trained_mode)
+        self._score = Scorer(
+            self._players,
+            self.softmax_chunk,
+            self.compile_body,
+            trained_mode,
+            self.ends,
+            self.min_new_tokens,
+        )
+        num_tokens = model.get_input_embeddings().weight.shape[0]
+        self._stops = (
+            find_stops(self.tokenizer, self.stop_strings, num_tokens) if self.stop_strings else None
+        )
         self._capabilities = None
         self.train(self.training)
 
@@ -189,6 +217,12 @@ class CausalLMPolicy(Policy):
             self._players, self._score, self.generator, self.plain_tokens()
         )
         self._score.softmax_chunk = self._capabilities.softmax_chunk
+        if why := self._capabilities.fallback:
+            kind = type(self.language_model).__name__
+            print(
+                f"nlhf: {kind} is decoded by transformers, not by NativeGenerator: {why}",
+                file=sys.stderr,
+            )
 
     def _refuse_misfit(self, model: Any) -> None:
         rows = model.get_input_embeddings().weight.shape[0]
@@ -288,8 +322,11 @@ class CausalLMPolicy(Policy):
             pad=self.pad,
             rng=rng,
             drawing=self.capabilities.drawing,
+            min_new_tokens=self.min_new_tokens,
+            stops=self._stops,
         )
         drawn = self.generator.draw(self._players, request)
+        may_end = bool(self.ends) or self._stops is not None
         shape = (len(prompts), num)
         tokens = drawn.tokens.unflatten(0, shape)
         mask = drawn.mask.unflatten(0, shape)
@@ -300,7 +337,7 @@ class CausalLMPolicy(Policy):
             weight=torch.full(shape, 1 / num, device=tokens.device),
             text=DecodedText(self.tokenizer, tokens, mask),
             version=self.stamp(who),
-            truncated=drawn.truncated.unflatten(0, shape) if self.ends else None,
+            truncated=drawn.truncated.unflatten(0, shape) if may_end else None,
             log_prob=log_prob / mask.sum(-1) if self.length_normalised else log_prob,
         )
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import mix
-from nlhf_zoo.policies.language_model.generation import position_ids, warp
+from nlhf_zoo.policies.language_model.generation import position_ids, restrict, warp
 from nlhf_zoo.policies.language_model.output_layer import output_layer
 from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
@@ -32,6 +32,8 @@ class Scorer:
     softmax_chunk: int  # tokens whose logits over the vocabulary are held at a time; 0 holds all
     compiled: bool  # the model's body
     trained_mode: bool  # where gradient is wanted: dropout and gradient checkpointing need it
+    ends: Sequence[int] = ()  # tokens that end a response
+    min_new_tokens: int = 0  # before these, none of them is drawn
     _bodies: dict[int, Callable[..., Any]] = field(default_factory=dict)
 
     def __call__(
@@ -101,6 +103,8 @@ class Scorer:
     ) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """The next-token law, and each player's hidden states [R, T + 1, H] that it takes.
 
+        Behind those it takes whether it is too early for an end [R, T + 1], where that is asked.
+
         ``tokens`` and ``mask`` [R, T] follow the prompts; R is a multiple of B, prompt by prompt.
         """
         assert prompts.tokens is not None
@@ -117,13 +121,19 @@ class Scorer:
         heads = [self._head(player) for player, _ in players]
         weights = [weight for _, weight in players]
         warped = warp(decoding)
+        ends = torch.tensor([*self.ends], dtype=torch.long, device=tokens.device)
 
         def law(*hidden: Tensor) -> Tensor:
-            logits = [head(h) for head, h in zip(heads, hidden, strict=True)]
+            logits = [head(h) for head, h in zip(heads, hidden, strict=False)]
             log_prob = mix(logits, weights)
+            if len(hidden) > len(heads):
+                log_prob = restrict(log_prob, hidden[-1], ends)
             return log_prob if decoding.is_plain else warped(log_prob).log_softmax(-1)
 
-        return law, hidden
+        if not self.min_new_tokens:
+            return law, hidden
+        early = torch.arange(tokens.shape[1] + 1, device=tokens.device) < self.min_new_tokens
+        return law, [*hidden, early.expand(len(tokens), -1)]
 
     def _hidden(self, player: str, tokens: Tensor, mask: Tensor, start: int) -> Tensor:
         """Hidden states that the output layer takes, from position ``start`` on; or logits."""
