@@ -1,3 +1,4 @@
+import gc
 import os
 
 # Before anything imports them: no window, and no network for a model that was forgotten in a test.
@@ -10,6 +11,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Of the server of forked runs, which alone does what it does when it is imported.
+collect_ignore = ["forked_server.py"]
+
 # The same examples in every run, and no deadline: a busy machine is not a bug.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -20,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from rounding import RoundedByShape
 
         RoundedByShape().__enter__()  # for the whole session
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: looking through it for garbage takes most of a second, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

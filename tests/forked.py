@@ -1,6 +1,7 @@
 """Runs of the command line in processes of their own, which may be killed.
 
-Importing torch and lightning takes seconds; a server does it once, and each run is a fork of it.
+Importing torch and lightning takes seconds, and so do the parsers of a configuration; a server does
+it once (``forked_server.py``), and each run is a fork of it.
 """
 
 import multiprocessing
@@ -10,12 +11,14 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
+from paths import ROOT
+
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["nlhf_zoo.cli.trainer", "nlhf_zoo.cli", "tensorboard", "peft", "transformers.models.llama"]
-)
+_CONTEXT.set_forkserver_preload(["forked_server"])
 KILLED = -9
 
 
@@ -33,6 +36,17 @@ class Run:
         return (self.err.strip().splitlines() or [""])[-1]
 
 
+@cache
+def _serve() -> None:
+    """Start the server, which finds its modules by the environment alone."""
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), *([given] if given else [])])
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    if given:
+        os.environ["PYTHONPATH"] = given
+
+
 def nlhf(
     *args: str, folder: Path, before: Callable[[], None] | None = None, timeout: float = 240
 ) -> Run:
@@ -41,6 +55,7 @@ def nlhf(
     That process calls ``before`` first, to plant a fault: a function of a module, or a partial.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _serve()
     process = _CONTEXT.Process(target=_main, args=(args, folder, before))
     process.start()
     process.join(timeout)
@@ -60,6 +75,7 @@ def _main(args: tuple[str, ...], folder: Path, before: Callable[[], None] | None
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     sys.argv = ["nlhf", *args]
+    assert "forked_server" in sys.modules  # else each run pays for what the server has not done
 
     import torch
     from tqdm import tqdm
