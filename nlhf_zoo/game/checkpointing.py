@@ -87,7 +87,8 @@ def checkpoint_keys(game: OnlineGame) -> set[str]:
 
 def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     """Hold what trains, and what Lightning does not know of: position, versions, products."""
-    state, keys = checkpoint["state_dict"], checkpoint_keys(game)
+    optional = {f"policy.{name}" for name in game.policy.optional_checkpoint_keys()}
+    state, keys = checkpoint["state_dict"], checkpoint_keys(game) | optional
     checkpoint["state_dict"] = {name: state[name] for name in state if name in keys}
     checkpoint["online_game"] = {
         "progress": asdict(game.progress),

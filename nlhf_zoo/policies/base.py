@@ -69,6 +69,10 @@ class Policy(nn.Module, ABC):
         """
         return set(self.state_dict())
 
+    def optional_checkpoint_keys(self) -> set[str]:
+        """Further names in ``state_dict``, which a checkpoint may lack; none by default."""
+        return set()
+
     @abstractmethod
     def sample(
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator

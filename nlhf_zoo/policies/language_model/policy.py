@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from nlhf_zoo.policies.language_model.capabilities import (
     find_capabilities,
     layers_without_gradient,
 )
+from nlhf_zoo.policies.language_model.chunk_size import ChunkSize
 from nlhf_zoo.policies.language_model.exporting import Exported
 from nlhf_zoo.policies.language_model.generation import (
     DecodedText,
@@ -52,6 +53,11 @@ class CausalLMPolicy(Policy):
         generator: engine that draws responses.
         softmax_chunk: tokens whose logits over the vocabulary are held at a time; 0 holds all, for
             architectures that make their logits in an unusual way.
+        max_tokens_per_chunk: tokens of prompts and responses, padding included, whose activations
+            are held at a time: a larger batch is scored in chunks of rows, and the backward
+            computes each again; one row at least is a chunk. None holds all. "auto" is 2048, and
+            on a GPU, from the first trained batch of more on, what fits into half of its memory
+            that is free then; a checkpoint holds that number, and a resumed run takes it.
         gradient_checkpointing: compute activations again in the backward, to save memory.
         dropout: leave the model's dropout on in the trained log-probability.
         length_normalised: divide a log-probability by the number of tokens, as some published code
@@ -65,6 +71,9 @@ class CausalLMPolicy(Policy):
             completes one. They stay part of the response and of its text.
     """
 
+    # Figures are the same but for rounding, and a run that found no room goes on with less.
+    may_change_on_resume: ClassVar[frozenset[str]] = frozenset({"max_tokens_per_chunk"})
+
     def __init__(
         self,
         model: str | ModelSource,
@@ -73,6 +82,7 @@ class CausalLMPolicy(Policy):
         max_new_tokens: int = 64,
         generator: Generator | None = None,
         softmax_chunk: int = 1024,
+        max_tokens_per_chunk: int | Literal["auto"] | None = None,
         gradient_checkpointing: bool = False,
         dropout: bool = False,
         length_normalised: bool = False,
@@ -107,6 +117,7 @@ class CausalLMPolicy(Policy):
         self.max_new_tokens = max_new_tokens
         self.generator = generator or TransformersGenerator()
         self.softmax_chunk = softmax_chunk
+        self._chunk_size = ChunkSize(max_tokens_per_chunk)
         self.gradient_checkpointing = gradient_checkpointing
         self.dropout = dropout
         self.length_normalised = length_normalised
@@ -143,7 +154,7 @@ class CausalLMPolicy(Policy):
         model, self.tokenizer = loaded.model, loaded.tokenizer
         self._names = names if support is None or bool(support.all()) else None
         self._refuse_misfit(model)
-        self.ends = _ends(model, self.tokenizer)
+        self.ends = loaded.ends()
         pad = self.tokenizer.pad_token_id
         self.pad = pad if pad is not None else (self.ends[0] if self.ends else 0)
         self.loaded_generation_config = model.generation_config
@@ -161,7 +172,7 @@ class CausalLMPolicy(Policy):
             self.pad,
             self.ends,
             self.max_new_tokens,
-            _context(model.config),
+            loaded.positions(),
             self.chat_template_kwargs,
         )
         trained_mode = self.dropout or self.gradient_checkpointing
@@ -264,6 +275,10 @@ class CausalLMPolicy(Policy):
         """The players' own parameters; the base model is loaded again from where it came."""
         return {f"_players.{name}" for name in self._players.checkpoint_keys()}
 
+    @override
+    def optional_checkpoint_keys(self) -> set[str]:
+        return {f"_chunk_size.{name}" for name in self._chunk_size.state_dict()}
+
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; it never moves."""
         return self._players.reference_weights()
@@ -363,7 +378,11 @@ class CausalLMPolicy(Policy):
         """
         if self._capabilities is None:  # not in an assertion, which `python -O` leaves out
             self._try()
-        log_prob = self._score(who, self._ready(prompts), responses, decoding)
+        prompts = self._ready(prompts)
+        trains = torch.is_grad_enabled() and bool(who.get("policy"))
+        trained = self.trained_parameters if trains else None
+        max_tokens = self._chunk_size(self._score, trained, prompts, responses)
+        log_prob = self._score(who, prompts, responses, decoding, max_tokens)
         if self.length_normalised:
             return log_prob / responses.mask.sum(-1)
         return log_prob
@@ -378,18 +397,3 @@ def _refuse_low_precision(model: nn.Module) -> None:
                 f"{str(parameter.dtype).removeprefix('torch.')}, which rounds small steps away: "
                 "set the dtype of model.policy.model to float32"
             )
-
-
-def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a response: the model's own, and the tokenizer's."""
-    of_model = model.generation_config.eos_token_id if model.generation_config else None
-    found = [of_model] if isinstance(of_model, int) else list(of_model or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in found:
-        found.append(tokenizer.eos_token_id)
-    return found
-
-
-def _context(config: Any) -> int | None:
-    """Positions that a model has, where its configuration says so."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return positions if isinstance(positions, int) else None

@@ -1,15 +1,17 @@
-"""Log-probabilities of responses: one pass a player, the vocabulary's softmax in chunks."""
+"""Log-probabilities of responses: one pass a player; rows, and the softmax, in chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
@@ -18,6 +20,7 @@ from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.generation import position_ids, restrict, warp
 from nlhf_zoo.policies.language_model.output_layer import output_layer
 from nlhf_zoo.policies.language_model.players import Players
+from nlhf_zoo.policies.language_model.row_chunks import Rows, in_turn, plan
 from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
 
 # Hidden states of each player [M, H] -> log-probabilities of the next token [M, V].
@@ -35,18 +38,32 @@ class Scorer:
     ends: Sequence[int] = ()  # tokens that end a response
     min_new_tokens: int = 0  # before these, none of them is drawn
     _bodies: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    _is_repeated: bool = False  # by the backward: what is computed now is for its value alone
 
     def __call__(
-        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+        self,
+        who: Mixture,
+        prompts: Prompts,
+        responses: Responses,
+        decoding: Decoding,
+        max_tokens: int | None = None,
     ) -> Tensor:
         """Log-probability of each response [B, K], float32.
+
+        Args:
+            who: players and their weights.
+            prompts: B prompts with tokens, padded on the left.
+            responses: K responses a prompt.
+            decoding: what the mixture's law is changed to.
+            max_tokens: of prompts and responses, padding included, whose activations are held at a
+                time; None, or as many as there are, holds all.
 
         Raises:
             UserError: all responses are listed, but the model gives others a probability too.
         """
         shared = responses.enumerated and _are_the_same(responses)
         score = self._by_prefixes if shared else self._by_responses
-        log_prob = score(who, prompts, responses, decoding)
+        log_prob = score(who, prompts, responses, decoding, max_tokens)
         if responses.enumerated:
             _refuse_part_of_the_responses(log_prob)
         return log_prob
@@ -70,54 +87,137 @@ class Scorer:
                 self.players.eval()
 
     def _by_responses(
-        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+        self,
+        who: Mixture,
+        prompts: Prompts,
+        responses: Responses,
+        decoding: Decoding,
+        max_tokens: int | None,
     ) -> Tensor:
-        """One row for each response."""
+        """One row for each response; chunks hold rows of like lengths."""
+        assert prompts.tokens is not None
+        assert prompts.mask is not None
         tokens, mask = responses.tokens.flatten(0, 1), responses.mask.flatten(0, 1)
-        law, hidden = self._laws(who, prompts, tokens[:, :-1], mask[:, :-1], decoding)
-        found = token_log_prob(law, [h[mask] for h in hidden], tokens[mask], self.softmax_chunk)
-        per_token: Tensor = found.new_zeros(mask.shape).masked_scatter(mask, found)
-        return per_token.sum(-1).view(responses.weight.shape)
+        rows = Rows.following(prompts.tokens, prompts.mask, tokens, mask)
+        score = partial(self._of_rows, who, decoding)
+        if max_tokens is None or rows.tokens.numel() <= max_tokens:
+            found = score(prompts.tokens.shape[1] - 1, *rows)
+            return found.view(responses.weight.shape)
+        chunks = plan(rows.mask.sum(1).tolist(), max_tokens)
+        packed = [rows.packed(numbers) for numbers in chunks]
+        found = self._in_turn(who, score, [(chunk.start(), *chunk) for chunk in packed])
+        order = torch.tensor([number for numbers in chunks for number in numbers])
+        return found[order.argsort().to(found.device)].view(responses.weight.shape)
+
+    def _of_rows(
+        self,
+        who: Mixture,
+        decoding: Decoding,
+        start: int,
+        tokens: Tensor,
+        mask: Tensor,
+        scored: Tensor,
+    ) -> Tensor:
+        """Log-probability of the scored tokens of rows [R]: none stands before ``start`` + 1."""
+        law, hidden = self._laws(who, decoding, start, *(t[:, :-1] for t in (tokens, mask, scored)))
+        tokens, scored = tokens[:, start + 1 :], scored[:, start + 1 :]
+        found = self._of_tokens(law, [h[scored] for h in hidden], tokens[scored])
+        return _summed(found, scored)
 
     def _by_prefixes(
-        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding
+        self,
+        who: Mixture,
+        prompts: Prompts,
+        responses: Responses,
+        decoding: Decoding,
+        max_tokens: int | None,
     ) -> Tensor:
-        """One row for each beginning that responses share: all but their last token."""
+        """One row for each beginning that responses share: all but their last token.
+
+        A chunk holds all beginnings of a prompt, and of one prompt at least.
+        """
+        assert prompts.tokens is not None
+        assert prompts.mask is not None
         tokens, mask = responses.tokens[0], responses.mask[0]
         key = torch.where(mask, tokens, -1)[:, :-1]
         key = torch.nn.functional.pad(key, (1, 0))  # `unique` wants a column
         unique, which = torch.unique(key, dim=0, return_inverse=True)
-        prefix, prefix_mask = unique[:, 1:].clamp(min=0), unique[:, 1:] >= 0
-        num = len(prompts)
-        prefixes, inside = prefix.repeat(num, 1), prefix_mask.repeat(num, 1)
-        law, hidden = self._laws(who, prompts, prefixes, inside, decoding)
-        before = [h[:, :-1][inside] for h in hidden]
-        found = token_log_prob(law, before, prefixes[inside], self.softmax_chunk)
-        path: Tensor = found.new_zeros(inside.shape).masked_scatter(inside, found).sum(-1)
+        score = partial(self._of_prompts, who, decoding, responses, unique[:, 1:], which)
+        each = len(unique) * (prompts.tokens.shape[1] + tokens.shape[1] - 1)  # tokens of a prompt
+        num = len(prompts) if max_tokens is None else max(1, max_tokens // each)
+        chunks = zip(prompts.tokens.split(num), prompts.mask.split(num), strict=True)
+        return self._in_turn(who, score, [*chunks])
+
+    def _of_prompts(
+        self,
+        who: Mixture,
+        decoding: Decoding,
+        responses: Responses,
+        beginnings: Tensor,
+        which: Tensor,
+        prompts: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """Log-probability [B, K] from those of the beginnings [U, T - 1], -1 behind their ends.
+
+        Args:
+            who: players and their weights.
+            decoding: what the mixture's law is changed to.
+            responses: the same K for all prompts.
+            beginnings: of the responses.
+            which: beginning of each response [K].
+            prompts: [B, S].
+            mask: of the prompts.
+        """
+        num, start = len(prompts), prompts.shape[1] - 1
+        prefix, inside = beginnings.clamp(min=0), beginnings >= 0
+        rows = Rows.following(prompts, mask, prefix.repeat(num, 1), inside.repeat(num, 1))
+        law, hidden = self._laws(who, decoding, start, *rows)
+        tokens, scored = rows.tokens[:, start + 1 :], rows.scored[:, start + 1 :]
+        found = self._of_tokens(law, [h[:, :-1][scored] for h in hidden], tokens[scored])
+        path = _summed(found, scored).view(num, -1)[:, which]
         last = law(*(h[:, -1] for h in hidden)).unflatten(0, (num, -1))  # [B, U, V]
-        ending: Tensor = last[:, which, tokens[:, -1]].masked_fill(~mask[:, -1], 0.0)
-        return path.view(num, -1)[:, which] + ending
+        end, ends = responses.tokens[0, :, -1], responses.mask[0, :, -1]
+        ending: Tensor = last[:, which, end].masked_fill(~ends, 0.0)
+        return path + ending
+
+    def _in_turn(
+        self, who: Mixture, score: Callable[..., Tensor], chunks: Sequence[tuple[Any, ...]]
+    ) -> Tensor:
+        trains = torch.is_grad_enabled() and bool(who.get("policy"))
+        return in_turn(score, chunks, self._first_pass, trains)
+
+    @contextmanager
+    def _first_pass(self) -> Iterator[None]:
+        """Around what the backward computes again."""
+        self._is_repeated = True
+        try:
+            yield
+        finally:
+            self._is_repeated = False
+
+    def _of_tokens(self, law: Distribution, hidden: Sequence[Tensor], tokens: Tensor) -> Tensor:
+        return token_log_prob(law, hidden, tokens, self.softmax_chunk, self._is_repeated)
 
     def _laws(
-        self, who: Mixture, prompts: Prompts, tokens: Tensor, mask: Tensor, decoding: Decoding
-    ) -> tuple[Callable[..., Tensor], list[Tensor]]:
-        """The next-token law, and each player's hidden states [R, T + 1, H] that it takes.
+        self,
+        who: Mixture,
+        decoding: Decoding,
+        start: int,
+        tokens: Tensor,
+        mask: Tensor,
+        scored: Tensor,
+    ) -> tuple[Distribution, list[Tensor]]:
+        """The next-token law, and each player's hidden states [R, S - start, H] that it takes.
 
-        Behind those it takes whether it is too early for an end [R, T + 1], where that is asked.
-
-        ``tokens`` and ``mask`` [R, T] follow the prompts; R is a multiple of B, prompt by prompt.
+        Behind those it takes whether it is too early for an end [R, S - start], where that is
+        asked. Of rows of tokens [R, S], from position ``start`` on.
         """
-        assert prompts.tokens is not None
-        assert prompts.mask is not None
-        each = len(tokens) // len(prompts)
-        whole = torch.cat([prompts.tokens.repeat_interleave(each, 0), tokens], 1)
-        whole_mask = torch.cat([prompts.mask.repeat_interleave(each, 0), mask], 1)
-        start = prompts.tokens.shape[1] - 1
         players = [(player, weight) for player, weight in who.items() if weight]
         hidden = []
         for player, _ in players:
             with self._gradient(player):
-                hidden.append(self._hidden(player, whole, whole_mask, start))
+                hidden.append(self._hidden(player, tokens, mask, start))
         heads = [self._head(player) for player, _ in players]
         weights = [weight for _, weight in players]
         warped = warp(decoding)
@@ -132,8 +232,8 @@ class Scorer:
 
         if not self.min_new_tokens:
             return law, hidden
-        early = torch.arange(tokens.shape[1] + 1, device=tokens.device) < self.min_new_tokens
-        return law, [*hidden, early.expand(len(tokens), -1)]
+        early = scored.cumsum(1)[:, start:] < self.min_new_tokens
+        return law, [*hidden, early]
 
     def _hidden(self, player: str, tokens: Tensor, mask: Tensor, start: int) -> Tensor:
         """Hidden states that the output layer takes, from position ``start`` on; or logits."""
@@ -184,6 +284,12 @@ def _inputs(tokens: Tensor, mask: Tensor) -> dict[str, Any]:
     }
 
 
+def _summed(found: Tensor, scored: Tensor) -> Tensor:
+    """What was found of the scored tokens of rows [R, T], summed over each row [R]."""
+    per_token: Tensor = found.new_zeros(scored.shape).masked_scatter(scored, found)
+    return per_token.sum(-1)
+
+
 def _are_the_same(responses: Responses) -> bool:
     """Whether all prompts have the same responses."""
     return all(bool((t == t[:1]).all()) for t in (responses.tokens, responses.mask))
@@ -201,7 +307,11 @@ def _refuse_part_of_the_responses(log_prob: Tensor) -> None:
 
 
 def token_log_prob(
-    distribution: Distribution, hidden: Sequence[Tensor], tokens: Tensor, chunk: int
+    distribution: Distribution,
+    hidden: Sequence[Tensor],
+    tokens: Tensor,
+    chunk: int,
+    is_repeated: bool = False,
 ) -> Tensor:
     """Log-probability of each token [M], float32, without ever holding [M, V].
 
@@ -209,6 +319,14 @@ def token_log_prob(
     of 0 is all tokens. Where nothing of the distribution is trained, the derivative by the hidden
     states is computed together with the value and nothing twice; else the logits of a chunk are
     computed again in the backward.
+
+    Args:
+        distribution: of the next token, from hidden states.
+        hidden: of each player [M, H].
+        tokens: [M].
+        chunk: tokens whose distributions are held at a time.
+        is_repeated: this call stands within `torch.utils.checkpoint`, and the backward makes it
+            again: no derivative is computed now.
     """
 
     def of_chunk(tokens: Tensor, *hidden: Tensor) -> Tensor:
@@ -226,7 +344,9 @@ def token_log_prob(
         if trained:
             parts.append(checkpoint(of_chunk, now, *inputs, use_reentrant=False))
         elif in_parts:
-            found: Tensor = _WithDerivative.apply(of_chunk, now, *inputs)  # type: ignore[no-untyped-call]
+            found: Tensor = _WithDerivative.apply(  # type: ignore[no-untyped-call]
+                of_chunk, is_repeated, now, *inputs
+            )
             parts.append(found)
         else:
             parts.append(of_chunk(now, *inputs))
@@ -242,9 +362,17 @@ class _WithDerivative(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(ctx: Any, of_chunk: Distribution, tokens: Tensor, *hidden: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[2:]
-        with torch.enable_grad():
+    def forward(
+        ctx: Any, of_chunk: Distribution, is_repeated: bool, tokens: Tensor, *hidden: Tensor
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[3:]
+        needed = [h for h, w in zip(hidden, wanted, strict=True) if w]
+        if is_repeated:  # a checkpoint saves none of these, but counts them
+            ctx.save_for_backward(*needed)
+            with torch.no_grad():
+                return of_chunk(tokens, *hidden)
+        # A checkpoint around this call is not to keep, or to miss, what is used up within it.
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             inputs = [h.detach().requires_grad_(w) for h, w in zip(hidden, wanted, strict=True)]
             log_prob: Tensor = of_chunk(tokens, *inputs)
             needed = [h for h in inputs if h.requires_grad]
@@ -259,6 +387,10 @@ class _WithDerivative(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         found = [
             (gradient[:, None] * (d := next(saved))).to(d.dtype) if wanted else None
-            for wanted in ctx.needs_input_grad[2:]
+            for wanted in ctx.needs_input_grad[3:]
         ]
-        return None, None, *found
+        return None, None, None, *found
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

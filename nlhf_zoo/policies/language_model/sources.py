@@ -24,6 +24,21 @@ class Loaded:
     model: Any
     tokenizer: Any
 
+    def ends(self) -> list[int]:
+        """Tokens that end a response: the model's own, and the tokenizer's."""
+        config, of_tokenizer = self.model.generation_config, self.tokenizer.eos_token_id
+        of_model = config.eos_token_id if config else None
+        found = [of_model] if isinstance(of_model, int) else list(of_model or [])
+        if of_tokenizer is not None and of_tokenizer not in found:
+            found.append(of_tokenizer)
+        return found
+
+    def positions(self) -> int | None:
+        """Positions that the model has, where its configuration says so."""
+        config = self.model.config.get_text_config()
+        found = getattr(config, "max_position_embeddings", None)
+        return found if isinstance(found, int) else None
+
 
 class ModelSource(ABC):
     """Makes a causal language model and its tokenizer."""
