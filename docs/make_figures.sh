@@ -8,6 +8,7 @@ for name in quickstart comal oracle_calls language; do
 done
 nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
+python docs/figures/adaptive_step.py
 python docs/figures/curves.py
 python docs/figures/diagnostics.py
 python docs/figures/cyclic_groups.py

@@ -204,6 +204,7 @@ class ClosedFormRounds:
         """
         algorithm, players = as_adaptive(self.algorithm), self._players
         assert self.step_size is not None
+        self._combinations.clear()  # a new plan has mixtures of its own
         # The plan of each step size that there is, and which one each game has.
         sizes, of_game = self.step_size.unique(return_inverse=True)
         plans = [algorithm.steps(self.beta, number, size) for size in sizes.tolist()]

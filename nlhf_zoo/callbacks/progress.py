@@ -33,7 +33,8 @@ class GameProgressBar(TrainingBar, ProgressBar):
         if not self._enabled or not isinstance(pl_module, OnlineGame):
             return
         total = pl_module.max_rounds
-        if pl_module.max_queries is not None:
+        # With an adaptive step nobody knows how many rounds so many queries are.
+        if pl_module.max_queries is not None and not pl_module.algorithm.adaptive:
             total = min(
                 total or pl_module.max_queries,
                 pl_module.max_queries // pl_module.queries_per_round(),

@@ -96,7 +96,8 @@ def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
     text = " ".join(run.out.split())
     assert "Nash Mirror Prox: two proximal steps a round" in text
     assert re.search(
-        r"--algorithm.eta ETA step size of both proximal steps[^(]*\(type: float", text
+        r"--algorithm.eta ETA step size of both proximal steps[^(]*\(type: [^)]*float[^)]*adaptive",
+        text,
     )
 
 

@@ -1,0 +1,165 @@
+r"""Comparison designs: which pairs of responses an oracle is asked about.
+
+K responses need not all be compared with each other. A design of degree d draws K d / 2 of the
+K (K - 1) / 2 pairs so that each response is in d of them and every pair is as likely as any other,
+
+    P(k and l are compared) = d / (K - 1)
+
+and sums over the pairs that were asked, each with the weight 1 / (K d), are unbiased for those over
+all pairs. A *circle* is the design of degree 2: K questions, in which each response stands once
+first and once second, so that an oracle's constant bias to a place cancels in each response's mean
+at no question more. Among L opponents each response meets d, K d questions.
+
+A pair that a design leaves out is not wanted; it is no invalid answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+_CIRCLE = 2  # its degree
+
+
+def degree_of(pairs: str) -> int | None:
+    """The degree of a design by its name, `all`, `circle` or `regular(d)`; None of all pairs.
+
+    Raises:
+        ValueError: the name is none of these.
+    """
+    if pairs == "all":
+        return None
+    if pairs == "circle":
+        return _CIRCLE
+    if (found := re.fullmatch(r"regular\((\d{1,4})\)", pairs)) and int(found[1]) > 0:
+        return int(found[1])
+    raise ValueError(
+        f"pairs must be all, circle, or regular(d) with a whole number d of at least 1, "
+        f"but it is {pairs!r:.60}"
+    )
+
+
+def check_among_themselves(pairs: str, num_responses: int) -> None:
+    """Refuse a design that K responses among themselves do not have.
+
+    Raises:
+        ValueError: what does not fit.
+    """
+    degree = degree_of(pairs)
+    if degree is None:
+        return
+    if pairs == "circle" and num_responses < 3:
+        raise ValueError(
+            f"a circle needs three responses, and num_responses is {num_responses}: set it to 3 or "
+            "more, or pairs to all"
+        )
+    if degree >= num_responses:
+        raise ValueError(
+            f"each of {num_responses} responses has {num_responses - 1} others, so that pairs "
+            f"cannot be {pairs}: lower its number, or set pairs to all"
+        )
+    if degree * num_responses % 2:
+        raise ValueError(
+            f"{num_responses} responses cannot each be in {degree} pairs, for both numbers are "
+            "odd: change one of num_responses and pairs"
+        )
+
+
+def check_with_opponents(pairs: str, num_opponents: int) -> None:
+    """Refuse a design that responses and L opponents do not have.
+
+    Raises:
+        ValueError: what does not fit.
+    """
+    degree = degree_of(pairs)
+    if degree is not None and degree > num_opponents:
+        raise ValueError(
+            f"with pairs {pairs} each response meets {degree} opponents, and num_opponents is "
+            f"{num_opponents}: raise it, or set pairs to all"
+        )
+
+
+def questions_among_themselves(num_responses: int, degree: int | None = None) -> int:
+    """Questions that K responses among themselves take, for each prompt."""
+    return num_responses * (num_responses - 1 if degree is None else degree) // 2
+
+
+def questions_with_opponents(
+    num_responses: int, num_opponents: int, degree: int | None = None
+) -> int:
+    """Questions that K responses against L opponents take, for each prompt."""
+    return num_responses * (num_opponents if degree is None else degree)
+
+
+def among_themselves(
+    num_prompts: int, num_responses: int, degree: int, rng: torch.Generator
+) -> Tensor:
+    """Which pairs of K responses are asked about, in which order, bool [B, K, K].
+
+    True at [b, k, l] asks about k, which stands first, and l; the pair then has no other question.
+    Each response stands first as often as second where the degree is even.
+
+    Args:
+        num_prompts: B.
+        num_responses: K.
+        degree: pairs that each response is in, d; `check_among_themselves` says which there are.
+        rng: the game's random stream.
+    """
+    place = torch.arange(num_responses, device=rng.device)
+    ahead = (place - place[:, None]) % num_responses
+    # On a ring each meets the next d / 2; of an odd degree also who sits opposite.
+    asked = (ahead >= 1) & (ahead <= degree // 2)
+    if degree % 2:
+        asked |= (2 * ahead == num_responses) & (2 * place[:, None] < num_responses)
+    seats = _orders(num_prompts, num_responses, rng)
+    return asked[seats[:, :, None], seats[:, None, :]]
+
+
+def with_opponents(
+    num_prompts: int, num_responses: int, num_opponents: int, degree: int, rng: torch.Generator
+) -> Tensor:
+    """Which of L opponents each of K responses meets, bool [B, K, L].
+
+    Opponents are met as often as each other, give or take one.
+
+    Args:
+        num_prompts: B.
+        num_responses: K.
+        num_opponents: L.
+        degree: opponents that each response meets, d, at most L.
+        rng: the game's random stream.
+    """
+    # Each in turn takes the next d of a ring.
+    first = degree * torch.arange(num_responses, device=rng.device)
+    opponent = torch.arange(num_opponents, device=rng.device)
+    met = (opponent - first[:, None]) % num_opponents < degree
+    rows = _orders(num_prompts, num_responses, rng)
+    columns = _orders(num_prompts, num_opponents, rng)
+    return met[rows[:, :, None], columns[:, None, :]]
+
+
+def pair_weight(asked: Tensor, valid: Tensor) -> Tensor:
+    """Weight of each pair among themselves in an average over pairs, float64 [B, K, K].
+
+    Equal for all pairs that were asked about, in both of their orders, and answered; they sum to 1
+    for each prompt, or to 0 where nothing was answered.
+
+    Args:
+        asked: as `among_themselves` gives it.
+        valid: whether an answer was had, bool [B, K, K]; of what was asked about alone it matters.
+    """
+    answered = asked & valid
+    known = (answered | answered.mT).double()
+    return known / known.sum((-2, -1), keepdim=True).clamp(min=1)
+
+
+def unanswered(asked: Tensor, valid: Tensor) -> int:
+    """Invalid answers of all prompts: of what was asked about, and of nothing else."""
+    return int((asked & ~valid).sum())
+
+
+def _orders(num_rows: int, num: int, rng: torch.Generator) -> Tensor:
+    """Uniform random orders of 0 to num - 1, [num_rows, num]."""
+    return torch.rand(num_rows, num, generator=rng, device=rng.device).argsort(-1)
