@@ -60,7 +60,7 @@ def make_game(delay: float) -> OnlineGame:
 
 def step(game: OnlineGame, prompts: Prompts, parts: int, overlap: bool) -> tuple[float, dict]:
     """Seconds of drawing and judging a batch, and of each phase."""
-    game._micro_batches = MicroBatches(parts, overlap)
+    game.micro_batches = MicroBatches(parts, overlap)
     game.progress.batches = 0  # the same draws in both
     game.timer.take()
     began = time.perf_counter()

@@ -123,6 +123,27 @@ CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = No
 
 CASES["mlp-nash_mp"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
 
+# Rollouts that serve several gradient steps: with a second half step of its own, and reweighted.
+REUSED = {
+    "reused-nash_mp": configuration(
+        algorithm=part("NashMP", self_play=True, reweighted=True, kappa=0.5),
+        **SAMPLED
+        | {"rollout": part("Sample", num_responses=4, epochs=3, minibatch=1), "micro_batches": 2},
+    ),
+    "reused-egpo": configuration(
+        algorithm=part("EGPO"),
+        **LANGUAGE
+        | {
+            "rollout": part("Sample", num_responses=4, num_opponents=2, epochs=2),
+            "lr_scheduler": part("BudgetLR"),
+        },
+    ),
+}
+for config in REUSED.values():
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=2)
+REUSED["reused-egpo"]["trainer"]["accumulate_grad_batches"] = 2
+CASES |= REUSED
+
 CASES["sampled-egpo"]["trainer"] |= {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
 
 
@@ -203,7 +224,7 @@ def whole_run(folder: Path, config: dict[str, Any]) -> int:
     run = fit(folder)
     assert run.code == 0, run.err
     progress = load(folder)["online_game"]["progress"]
-    assert progress["round"] == ROUNDS
+    assert progress["round"] == config["trainer"]["callbacks"][1]["init_args"]["rounds"]
     return int(progress["batches"])
 
 

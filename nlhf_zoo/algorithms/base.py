@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from nlhf_zoo.algorithms.products import products_of_a_round
+from nlhf_zoo.algorithms.surrogates import Reuse, proximal_regression, reuse_of
 from nlhf_zoo.records import Batch, ProximalStep
 
 # A loss with gradient for one proximal step: (step, batch) -> [B].
@@ -35,12 +36,12 @@ class PolicyOptimizer(ABC):
 
     Attributes:
         paper: where the algorithm comes from.
-        surrogate: the loss that realises a step by gradients; where another one is computed,
-            ``loss`` is overridden.
+        surrogate: the loss that realises a step by gradients, None for the default; where another
+            one is computed, ``loss`` is overridden.
     """
 
     paper: ClassVar[str]
-    surrogate: Surrogate
+    surrogate: Surrogate | None = None
 
     @property
     @abstractmethod
@@ -82,17 +83,41 @@ class PolicyOptimizer(ABC):
             round: 0 for the first round.
         """
 
+    @property
+    def paper_surrogate(self) -> Surrogate:
+        """The loss of the paper, which is the default on fresh rollouts."""
+        return proximal_regression
+
+    def chosen_surrogate(self, reused: bool) -> Surrogate:
+        """The surrogate that was given, or the default.
+
+        That is the paper's; where a rollout serves several gradient steps, and the paper's is not
+        meant for that, ``proximal_regression``.
+        """
+        if (given := self.surrogate) is not None:
+            return given
+        paper = self.paper_surrogate
+        return proximal_regression if reused and reuse_of(paper) != "any" else paper
+
+    @property
+    def reuse(self) -> Reuse:
+        """What its loss may learn from, where a rollout serves several gradient steps."""
+        return reuse_of(self.chosen_surrogate(reused=True))
+
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
         """The loss of one proximal step for each prompt, [B]: that of the surrogate."""
-        return self.surrogate(step, batch)
+        return self.chosen_surrogate(batch.reused)(step, batch)
 
-    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
+    def queries(
+        self, num_responses: int, num_opponents: int, enumerated: bool, reused: bool = False
+    ) -> int:
         """Preference queries of one round, for each prompt.
 
         One product P o is one query when responses are enumerated, and one of players that have
         not moved since is remembered, and free; each distinct pair is one when they are sampled.
         Of an adaptive algorithm it is a round that is accepted; the first costs one more, and one
         that is rejected costs one.
+        A rollout that is ``reused`` is asked about once a proximal step.
         """
         if enumerated:
             return products_of_a_round(self)
@@ -100,8 +125,10 @@ class PolicyOptimizer(ABC):
         distinct = num_responses * (num_responses - 1) // 2
         # The count is the same at every beta, and every plan admits a small one.
         return sum(
-            step.gradient_steps * (distinct if step.self_play else pairs * len(step.payoff))
+            (1 if reused else step.gradient_steps)
+            * (distinct if step.self_play else pairs * len(step.payoff))
             for step in self.steps(1e-9, 0)
+            if not (reused and step.reweighted)
         )
 
     def end_round(self, players: PlayerMoves, round: int) -> None:  # noqa: B027  # optional

@@ -24,62 +24,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlhf_zoo.algorithms.adaptive import Eta, accepts, eta_or_adaptive
-from nlhf_zoo.algorithms.base import PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.adaptive import Eta
+from nlhf_zoo.algorithms.base import Surrogate
+from nlhf_zoo.algorithms.half_steps import Extragradient
 from nlhf_zoo.algorithms.surrogates import ipo_regression
 from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
-class EGPO(PolicyOptimizer):
+class EGPO(Extragradient):
     """EGPO: extragradient, two steps a round from the same policy.
 
     Args:
         eta: step size; None is 2 / (1 + 2 beta), the largest that the theory allows, and
             "adaptive", for the closed form alone, each game's own, found by an accept test. With
             gradients and the paper's loss the step lies in the learning rate.
-        surrogate: loss of a proximal step.
+        surrogate: loss of a proximal step; None is the paper's, and on a rollout that serves
+            several gradient steps `proximal_regression`.
         scored: decoding of the responses that are scored; temperature inf is uniform sampling on a
             table.
         opponent: decoding of the opponents' responses.
+        self_play: each half step's opponents are its scored responses too: those of the policy
+            among themselves, then those of the lookahead; half of the queries.
+        reweighted: the second half step, too, takes the policy's responses and their answers, each
+            as an opponent weighted by lookahead / policy, and asks nothing; on rollouts that serve
+            several gradient steps, in self-play.
+
+    Raises:
+        ValueError: in self-play the two decodings differ.
     """
 
     paper = "arXiv:2503.08942"
-    last_iterate = True
     players = ("lookahead",)
-    accepts = staticmethod(accepts)
 
     def __init__(
         self,
         eta: Eta = None,
-        surrogate: Surrogate = ipo_regression,
+        surrogate: Surrogate | None = None,
         scored: Decoding = PLAIN,
         opponent: Decoding = PLAIN,
+        self_play: bool = False,
+        reweighted: bool = False,
     ) -> None:
-        self.eta = eta_or_adaptive(eta)
-        self.surrogate = surrogate
-        self.scored = scored
-        self.opponent = opponent
+        super().__init__(eta, surrogate, scored, opponent, self_play, reweighted)
 
     @property
-    def adaptive(self) -> bool:
-        """Whether each game finds its own step size."""
-        return self.eta == "adaptive"
+    def paper_surrogate(self) -> Surrogate:
+        """Online IPO's regression."""
+        return ipo_regression
 
     def steps(
         self, beta: float, round: int, step_size: float | None = None
     ) -> Sequence[ProximalStep]:
         """Both steps start from the policy; the opponent is the policy, then the lookahead."""
-        eta = 2 / (1 + 2 * beta) if self.eta is None or self.eta == "adaptive" else self.eta
-        if step_size is not None:
-            eta = step_size
-        return [
-            ProximalStep(
-                centre={"policy": 1 - eta * beta, "reference": eta * beta},
-                payoff=((1.0, {opponent: 1.0}),),
-                step_size=eta,
-                writes=writes,
-                scored=self.scored,
-                opponent=self.opponent,
-            )
-            for opponent, writes in [("policy", "lookahead"), ("lookahead", "policy")]
-        ]
+        eta = self.eta_or(2 / (1 + 2 * beta)) if step_size is None else step_size
+        return self.half_steps("policy", {"policy": 1 - eta * beta, "reference": eta * beta}, eta)

@@ -1,27 +1,24 @@
 r"""The outer loop of MPO (arXiv 2410.16714) and COMAL (arXiv 2410.23223).
 
-Any algorithm of the regularised game runs inside, with the player `magnet` in place of the
-reference; every M rounds
+Any algorithm of the regularised game runs inside, with `magnet` in place of the reference; every M
+rounds
 
     magnet <- policy
 
-so that each stretch of M rounds is one proximal-point step, and the last iterate goes to an
-equilibrium of the *unregularised* game. The game's reference stays what it was: metrics of the
-regularised game are still about it.
+so that each stretch of them is one proximal-point step, and the last iterate goes to an equilibrium
+of the *unregularised* game. Metrics of the regularised game are still about its own reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
-from typing_extensions import override
 
-from nlhf_zoo.algorithms.adaptive import as_adaptive
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
+from nlhf_zoo.algorithms.surrogates import Reuse
 from nlhf_zoo.records import Batch, ProximalStep
 
 
@@ -39,6 +36,7 @@ class MovingMagnet(PolicyOptimizer):
     def __init__(self, inner: PolicyOptimizer, every: int = 400) -> None:
         self.inner = inner
         self.every = at_least_one(every, "every")
+        self.accepts = getattr(inner, "accepts", None)  # which games take an adaptive step
 
     @property
     def closed_form(self) -> bool:
@@ -74,17 +72,20 @@ class MovingMagnet(PolicyOptimizer):
             for step in self.inner.steps(beta, round % self.every, *given)
         ]
 
-    def accepts(self, *step: Any) -> Tensor:
-        """Which games take an adaptive step [C], as the algorithm inside has it."""
-        return as_adaptive(self.inner).accepts(*step)
-
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
         """The loss of the algorithm inside."""
         return self.inner.loss(step, batch)
 
-    @override
-    def queries(self, num_responses: int, num_opponents: int, enumerated: bool) -> int:
-        return self.inner.queries(num_responses, num_opponents, enumerated)
+    @property
+    def reuse(self) -> Reuse:
+        """That of the algorithm inside."""
+        return self.inner.reuse
+
+    def queries(
+        self, num_responses: int, num_opponents: int, enumerated: bool, reused: bool = False
+    ) -> int:
+        """Those of the algorithm inside."""
+        return self.inner.queries(num_responses, num_opponents, enumerated, reused)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The algorithm's own moves, then the magnet's, every M rounds."""

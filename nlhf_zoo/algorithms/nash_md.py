@@ -35,7 +35,8 @@ class NashMD(PolicyOptimizer):
         mixture: weight of the reference in the opponent, 0 is self-play; None is eta beta, as the
             theory has it. The centre keeps eta beta, so that with any weight the step is
             regularised by the game's beta.
-        surrogate: loss of the proximal step.
+        surrogate: loss of the proximal step; None is the paper's, and on a rollout that serves
+            several gradient steps `proximal_regression`.
         opponent: decoding of the opponents' responses.
     """
 
@@ -45,13 +46,18 @@ class NashMD(PolicyOptimizer):
         self,
         eta: float | None = None,
         mixture: float | None = None,
-        surrogate: Surrogate = policy_gradient,
+        surrogate: Surrogate | None = None,
         opponent: Decoding = PLAIN,
     ) -> None:
         self.eta = positive(eta, "eta")
         self.mixture = share(mixture, "mixture")
         self.surrogate = surrogate
         self.opponent = opponent
+
+    @property
+    def paper_surrogate(self) -> Surrogate:
+        """The policy gradient of Nash-MD-PG."""
+        return policy_gradient
 
     @property
     def last_iterate(self) -> bool:

@@ -24,14 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlhf_zoo.algorithms.adaptive import Eta, accepts, eta_or_adaptive
-from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
+from nlhf_zoo.algorithms.adaptive import Eta
+from nlhf_zoo.algorithms.base import PlayerMoves, Surrogate
 from nlhf_zoo.algorithms.checks import at_least_one, positive, share
-from nlhf_zoo.algorithms.surrogates import policy_gradient
+from nlhf_zoo.algorithms.half_steps import Extragradient
+from nlhf_zoo.algorithms.surrogates import policy_gradient, proximal_regression
 from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
 
-class NashMP(PolicyOptimizer):
+class NashMP(Extragradient):
     """Nash Mirror Prox: two proximal steps a round, the second against the outcome of the first.
 
     Args:
@@ -41,56 +42,52 @@ class NashMP(PolicyOptimizer):
         kappa: rate at which the anchor moves to the policy after a round; 1 copies it; above 0, and
             1 where eta is "adaptive".
         inner_steps: gradient steps for each proximal step.
-        surrogate: loss of a proximal step.
+        surrogate: loss of a proximal step; None is the policy gradient, and `proximal_regression`
+            in self-play or on a rollout that serves several gradient steps.
         opponent: decoding of the opponents' responses.
+        self_play: each half step's opponents are its scored responses too: those of the anchor
+            among themselves, then those of the lookahead; half of the queries.
+        reweighted: the second half step, too, takes the anchor's responses and their answers, each
+            as an opponent weighted by lookahead / anchor, and asks nothing; on rollouts that serve
+            several gradient steps, in self-play.
     """
 
     paper = "arXiv:2505.19731"
-    last_iterate = True
     players = ("anchor", "lookahead")
-    accepts = staticmethod(accepts)
 
     def __init__(
         self,
         eta: Eta = None,
         kappa: float = 1.0,
         inner_steps: int = 1,
-        surrogate: Surrogate = policy_gradient,
+        surrogate: Surrogate | None = None,
         opponent: Decoding = PLAIN,
+        self_play: bool = False,
+        reweighted: bool = False,
     ) -> None:
         if eta == "adaptive" and kappa != 1:
             raise ValueError(
                 f'eta "adaptive" starts each round from the policy: leave kappa at 1, not {kappa}'
             )
-        self.eta = eta_or_adaptive(eta)
+        scored = opponent if self_play else PLAIN
+        super().__init__(eta, surrogate, scored, opponent, self_play, reweighted)
         self.kappa = share(positive(kappa, "kappa"), "kappa")
         self.inner_steps = at_least_one(inner_steps, "inner_steps")
-        self.surrogate = surrogate
-        self.opponent = opponent
 
     @property
-    def adaptive(self) -> bool:
-        """Whether each game finds its own step size."""
-        return self.eta == "adaptive"
+    def paper_surrogate(self) -> Surrogate:
+        """The policy gradient, which needs the policy's own responses; else the regression."""
+        return proximal_regression if self.self_play else policy_gradient
 
     def steps(
         self, beta: float, round: int, step_size: float | None = None
     ) -> Sequence[ProximalStep]:
         """Both steps start from the anchor; the opponent is the anchor, then the lookahead."""
-        eta = 2 * beta if self.eta is None or self.eta == "adaptive" else self.eta
+        eta = self.eta_or(2 * beta)
         if step_size is not None:
             eta = step_size * beta / (1 - step_size * beta)
-        return [
-            ProximalStep(
-                centre={"anchor": 1 / (1 + eta), "reference": eta / (1 + eta)},
-                payoff=((1.0, {opponent: 1.0}),),
-                step_size=eta / (beta * (1 + eta)),
-                writes=writes,
-                opponent=self.opponent,
-                gradient_steps=self.inner_steps,
-            )
-            for opponent, writes in [("anchor", "lookahead"), ("lookahead", "policy")]
-        ]
+        centre = {"anchor": 1 / (1 + eta), "reference": eta / (1 + eta)}
+        return self.half_steps("anchor", centre, eta / (beta * (1 + eta)), self.inner_steps)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor follows the policy."""

@@ -28,7 +28,7 @@ class OnlineDPO(PolicyOptimizer):
 
     Args:
         hard: use the label of the likelier winner (a tie stays 1/2) in place of the probability.
-        surrogate: loss of the step.
+        surrogate: loss of the step; None is the paper's.
         scored: decoding of the responses.
     """
 
@@ -37,11 +37,16 @@ class OnlineDPO(PolicyOptimizer):
     closed_form = False
 
     def __init__(
-        self, hard: bool = False, surrogate: Surrogate = logistic, scored: Decoding = PLAIN
+        self, hard: bool = False, surrogate: Surrogate | None = None, scored: Decoding = PLAIN
     ) -> None:
         self.hard = hard
         self.surrogate = surrogate
         self.scored = scored
+
+    @property
+    def paper_surrogate(self) -> Surrogate:
+        """DPO's logistic loss."""
+        return logistic
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
         """One step on pairs of the policy's responses."""
@@ -62,4 +67,4 @@ class OnlineDPO(PolicyOptimizer):
         if self.hard and batch.preference is not None:
             label = 0.5 + 0.5 * (batch.preference - 0.5).sign()
             batch = replace(batch, preference=label)
-        return self.surrogate(step, batch)
+        return super().loss(step, batch)

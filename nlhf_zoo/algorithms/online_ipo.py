@@ -31,7 +31,8 @@ class OnlineIPO(PolicyOptimizer):
             learning rate.
         self_play: whether the scored responses are their own opponents (IPO 2) or others are drawn
             (IPO 1).
-        surrogate: loss of the proximal step.
+        surrogate: loss of the proximal step; None is the paper's, and on a rollout that serves
+            several gradient steps `proximal_regression`.
         scored: decoding of the responses that are scored; plain in self-play.
     """
 
@@ -42,7 +43,7 @@ class OnlineIPO(PolicyOptimizer):
         self,
         eta: float = 0.1,
         self_play: bool = True,
-        surrogate: Surrogate = ipo_regression,
+        surrogate: Surrogate | None = None,
         scored: Decoding = PLAIN,
     ) -> None:
         if self_play and not scored.is_plain:
@@ -54,6 +55,11 @@ class OnlineIPO(PolicyOptimizer):
         self.self_play = self_play
         self.surrogate = surrogate
         self.scored = scored
+
+    @property
+    def paper_surrogate(self) -> Surrogate:
+        """Online IPO's regression."""
+        return ipo_regression
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
         """One step from the policy against itself."""

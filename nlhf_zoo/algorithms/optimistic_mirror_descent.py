@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
 from nlhf_zoo.algorithms.checks import positive
-from nlhf_zoo.algorithms.surrogates import proximal_regression
 from nlhf_zoo.records import ProximalStep
 
 
@@ -26,14 +25,14 @@ class OptimisticMirrorDescent(PolicyOptimizer):
         eta: step size.
         regularised: whether the step is drawn to the reference, as the game is; without, it is
             optimistic multiplicative weights, for the unregularised game.
-        surrogate: loss of the proximal step.
+        surrogate: loss of the proximal step; None is `proximal_regression`.
     """
 
     paper = "arXiv:2502.16852"
     players = ("anchor", "previous")
 
     def __init__(
-        self, eta: float = 0.1, regularised: bool = True, surrogate: Surrogate = proximal_regression
+        self, eta: float = 0.1, regularised: bool = True, surrogate: Surrogate | None = None
     ) -> None:
         self.eta = positive(eta, "eta")
         self.regularised = regularised

@@ -29,7 +29,7 @@ class SPPO(PolicyOptimizer):
         eta: step size, dimensionless.
         inner_steps: gradient steps for each round, all against the frozen pi_t.
         self_play: whether the scored responses are their own opponents.
-        surrogate: loss of the proximal step.
+        surrogate: loss of the proximal step; None is the paper's.
         scored: decoding of the responses, of the opponents' too.
     """
 
@@ -42,7 +42,7 @@ class SPPO(PolicyOptimizer):
         eta: float = 0.3,
         inner_steps: int = 1,
         self_play: bool = True,
-        surrogate: Surrogate = sppo_regression,
+        surrogate: Surrogate | None = None,
         scored: Decoding = PLAIN,
     ) -> None:
         self.eta = positive(eta, "eta")
@@ -50,6 +50,11 @@ class SPPO(PolicyOptimizer):
         self.self_play = self_play
         self.surrogate = surrogate
         self.scored = scored
+
+    @property
+    def paper_surrogate(self) -> Surrogate:
+        """SPPO's regression on each response."""
+        return sppo_regression
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
         """One step from the anchor, against the anchor."""

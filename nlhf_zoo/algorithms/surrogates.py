@@ -3,16 +3,45 @@
 Each is a function (step, batch) -> [B], and can be given to any algorithm that it fits:
 
     --model.algorithm.surrogate nlhf_zoo.algorithms.surrogates.proximal_regression
+
+On a rollout that serves several gradient steps, the centre's, the opponents' and the sampler's
+`policy` is the policy as it was when the rollout was drawn. Then not every loss takes the step:
+each declares what it may learn from, and one that declares nothing needs fresh rollouts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from nlhf_zoo import losses
 from nlhf_zoo.records import Batch, ProximalStep
 
+# What a loss may learn from: rollouts of any law; those of an earlier policy, by the importance
+# ratio; or fresh ones alone.
+Reuse = Literal["any", "ratio", "fresh"]
+_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 
+
+def learns_from(reuse: Reuse) -> Callable[[_Loss], _Loss]:
+    """Declare what a surrogate may learn from."""
+
+    def declared(surrogate: _Loss) -> _Loss:
+        surrogate.reuse = reuse  # type: ignore[attr-defined]
+        return surrogate
+
+    return declared
+
+
+def reuse_of(surrogate: Any) -> Reuse:
+    """What a surrogate declares; fresh rollouts where it declares nothing."""
+    declared: Reuse = getattr(surrogate, "reuse", "fresh")
+    return declared
+
+
+@learns_from("any")
 def proximal_regression(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Regression on pairs, (D log pi - D log c - s D q)^2.
 
@@ -25,6 +54,9 @@ def proximal_regression(step: ProximalStep, batch: Batch) -> Tensor:
 def ipo_regression(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Online IPO's regression, (D log(pi/mu) - D q / beta)^2, arXiv 2403.08635.
 
+    Its minimiser is the best response mu exp(q / beta), and not the proximal step, so that it wants
+    a fresh rollout for each gradient step.
+
     At pi = pi_t its gradient is 1 / (s beta) times that of ``proximal_regression`` with the centre
     pi_t^(1 - s beta) mu^(s beta): the step size then lies in the learning rate alone. With samples
     and K = 2 in self-play it is IPO 2, (D log(pi/mu) - (P(y > y') - 1/2) / beta)^2; with opponents
@@ -34,6 +66,7 @@ def ipo_regression(step: ProximalStep, batch: Batch) -> Tensor:
     return losses.pair_regression(residual, batch.weight, batch.enumerated)
 
 
+@learns_from("ratio")
 def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     r"""Policy gradient of the step's objective over s: A = q - (log pi - log c) / s - baseline.
 
@@ -41,6 +74,10 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     has it (arXiv 2312.00886); with Nash-MP's centre it is
 
         q - beta log(pi/mu) - (beta/eta) log(pi/anchor)
+
+    On a rollout that serves several gradient steps, responses of an earlier policy are weighted by
+    r = pi_theta / pi_sampler, and what is minimised is PPO's bound -min(r A, clip(r) A), arXiv
+    1707.06347; unclipped, its gradient is the policy gradient at pi_theta.
 
     Raises:
         ValueError: the responses do not come from the policy itself.
@@ -52,9 +89,14 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
             "leave the algorithm's `scored` decoding at its default or choose a regression"
         )
     value = batch.payoff - (batch.log_prob.detach() - batch.centre_log_prob) / step.step_size
+    if batch.reused:
+        return losses.clipped_policy_gradient(
+            batch.ratio, value, batch.weight, batch.enumerated, batch.clip
+        )
     return losses.policy_gradient(batch.log_prob, value, batch.weight, batch.enumerated)
 
 
+@learns_from("any")
 def sppo_regression(step: ProximalStep, batch: Batch) -> Tensor:
     r"""SPPO's loss, (log(pi/c)(y) - s (q(y) - 1/2))^2 for each response, arXiv 2405.00675.
 
@@ -65,6 +107,7 @@ def sppo_regression(step: ProximalStep, batch: Batch) -> Tensor:
     return losses.pointwise_regression(log_ratio, target, batch.weight)
 
 
+@learns_from("any")
 def logistic(step: ProximalStep, batch: Batch) -> Tensor:
     """DPO's logistic loss on pairs of responses, arXiv 2402.04792.
 

@@ -21,6 +21,7 @@ from typing_extensions import override
 from nlhf_zoo.callbacks.trained_state import refuse_not_finite
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.files import naming
+from nlhf_zoo.game import rollout_files
 from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.lightning_internals import (
     has_launcher,
@@ -93,6 +94,7 @@ class GameCheckpoint(ModelCheckpoint):
         if isinstance(pl_module, OnlineGame):
             pl_module.accounts.signals = self._signals
             self._begin_journal(trainer, pl_module)
+            self._hold_rollouts(trainer, pl_module)
             self._position, self._accumulated = pl_module.position(), 0
             # Not `on_exception`: the processes of some strategies have none.
             pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
@@ -100,25 +102,26 @@ class GameCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
     ) -> None:
-        """Log this step's figures first.
+        """Log this step's figures first; write nothing while gradients wait for an optimiser step.
 
-        Lightning logs them after saving, and a kill in between would lose them.
+        Lightning logs them after saving, and a kill in between would lose them. Behind a resume it
+        would save between two batches of an optimiser step, without their gradients.
         """
+        if isinstance(pl_module, OnlineGame) and pl_module.accumulates:
+            self._accumulated += 1
+            return
+        if not isinstance(pl_module, OnlineGame) and trainer.global_step == self._steps:
+            return
         if trainer.global_step % self._every_n_train_steps == 0:
             log_training_step(trainer)
         super().on_train_batch_end(trainer, pl_module, *others)
         if not isinstance(pl_module, OnlineGame):
             self._stop_at_signal(trainer, pl_module)
         elif self._position is not None:
-            if pl_module.accumulates:
-                self._accumulated += 1
-            else:
-                self._position, self._accumulated = pl_module.position(), 0
+            self._position, self._accumulated = pl_module.position(), 0
 
     def _stop_at_signal(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """End the training of what is no game behind an optimiser step; a game ends in asking."""
-        if trainer.global_step == self._steps:
-            return  # gradients of some batches wait for it
         self._steps = trainer.global_step
         here = [self._signals.received == signum for signum in ENDING]
         for signum, number in zip(ENDING, sum_over_processes(module, here), strict=True):
@@ -161,6 +164,15 @@ class GameCheckpoint(ModelCheckpoint):
         """The end of a run seldom falls on a multiple of the interval."""
         if not is_trial(trainer) and not is_written(self, trainer):
             write_last(self, trainer)
+
+    def _hold_rollouts(self, trainer: L.Trainer, game: OnlineGame) -> None:
+        """Have rollouts that serve several steps written beside the checkpoints."""
+        if game.reuse is None or is_trial(trainer):
+            return
+        if not self.dirpath or "://" in str(self.dirpath):
+            return
+        game.reuse.folder = Path(self.dirpath) / rollout_files.FOLDER
+        game.reuse.named = [None] * 2 if trainer.ckpt_path else []
 
     def _begin_journal(self, trainer: L.Trainer, game: OnlineGame) -> None:
         """Count what was asked after the checkpoint, and from now on before it is asked."""
@@ -216,6 +228,9 @@ class GameCheckpoint(ModelCheckpoint):
                 if trainer.is_global_zero:
                     beside.unlink(missing_ok=True)
         trainer.strategy.barrier()  # a process that ends may take the others with it
+        game = trainer.lightning_module
+        if isinstance(game, OnlineGame) and game.reuse is not None:
+            game.reuse.named_by_checkpoint()
         self._has_written = True
         self._last_checkpoint_saved = filepath
 

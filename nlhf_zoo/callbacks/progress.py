@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from typing_extensions import override
 
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.schedules import total_rounds
 from nlhf_zoo.preference_models.progress import TrainingBar
 
 
@@ -32,13 +33,7 @@ class GameProgressBar(TrainingBar, ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled or not isinstance(pl_module, OnlineGame):
             return
-        total = pl_module.max_rounds
-        # With an adaptive step nobody knows how many rounds so many queries are.
-        if pl_module.max_queries is not None and not pl_module.algorithm.adaptive:
-            total = min(
-                total or pl_module.max_queries,
-                pl_module.max_queries // pl_module.queries_per_round(),
-            )
+        total = total_rounds(pl_module)
         self._tokens = pl_module.progress.tokens
         self.open(type(pl_module.algorithm).__name__, "rounds", pl_module.progress.round, total)
 

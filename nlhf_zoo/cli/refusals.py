@@ -58,6 +58,7 @@ def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
     """Refuse parts that do not fit the trainer."""
+    _say_prompts(trainer, game, data)
     refuse_optimizer(trainer, game)
     check_precision(trainer.precision)
     closed_form = game.realisation.closed_form
@@ -77,6 +78,23 @@ def refuse_misfits(
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
+
+
+def _say_prompts(trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None) -> None:
+    """Tell a game how many prompts a rollout has that serves several gradient steps.
+
+    Raises:
+        UserError: its minibatches do not divide them.
+    """
+    if isinstance(data, TablePrompts):
+        size = data.size(len(table_prompts(game.oracle)), trainer.world_size)
+    elif isinstance(data, TextPrompts):
+        size = data.batch_size
+    else:
+        return
+    game.rollout_prompts = size * trainer.accumulate_grad_batches
+    if game.reuse is not None:
+        game.reuse.schedule(game, game.rollout_prompts)
 
 
 def refuse_optimizer(trainer: L.Trainer, module: OnlineGame | PreferenceModel) -> None:

@@ -194,15 +194,19 @@ class EndlessBatches(Sampler[list[int]]):
     repeats: int = 1  # gradient steps of a round
     accumulate: int = 1  # batches of one gradient step
     first_pass: Sequence[int] | None = None  # its order, in place of a drawn one
+    joined: bool = False  # hand over the batches of a gradient step together, at each training step
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
         order = lru_cache(maxsize=1)(self._order)
         for consumed in count(self.consumed()):
             played, part = divmod(consumed, self.repeats * self.accumulate)
-            batch = played * self.accumulate + part % self.accumulate
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            places = range(first, first + self.batch_size)
+            own = range(self.accumulate) if self.joined else [part % self.accumulate]
+            places: list[int] = []
+            for each in own:
+                batch = played * self.accumulate + each
+                first = (batch * self.world_size + self.rank) * self.batch_size
+                places += range(first, first + self.batch_size)
             passes = (divmod(place, self.num_prompts) for place in places)
             yield [order(number)[index] for number, index in passes]
 
@@ -241,6 +245,7 @@ def game_batches(
 ) -> EndlessBatches:
     """The batches of a game, from where it stands; the arguments are those of `EndlessBatches`."""
     game: Any = trainer.lightning_module  # OnlineGame
+    game.rollout_prompts = batch_size * trainer.accumulate_grad_batches
     return EndlessBatches(
         num_prompts,
         batch_size,
@@ -252,7 +257,22 @@ def game_batches(
         game.gradient_steps_per_round,
         trainer.accumulate_grad_batches,
         first_pass,
+        joined=game.reuse is not None,
     )
+
+
+class _Remembering:
+    """Makes batches, and gives the last one again: gradient steps of a round see one batch."""
+
+    def __init__(self, batch: Callable[[Sequence[int]], Any]) -> None:
+        self._batch = batch
+        self._last: tuple[list[int], Any] | None = None
+
+    def __call__(self, places: Sequence[int]) -> Any:
+        """The batch of some places."""
+        if self._last is None or self._last[0] != [*places]:
+            self._last = [*places], self._batch(places)
+        return self._last[1]
 
 
 def loader(
@@ -269,6 +289,6 @@ def loader(
         places,  # type: ignore[arg-type]  # a range is a map-style data set
         batch_size=batch_size,
         batch_sampler=batch_sampler,
-        collate_fn=batch,
+        collate_fn=_Remembering(batch),
         generator=torch.Generator(),
     )

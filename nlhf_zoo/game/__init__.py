@@ -3,8 +3,10 @@
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout, Sample
+from nlhf_zoo.game.schedules import BudgetLR
 
 __all__ = [
+    "BudgetLR",
     "ClosedForm",
     "Enumerate",
     "GradientSteps",

@@ -16,7 +16,6 @@ from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import last_words
-from nlhf_zoo.records import Responses
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal
 
 _T = TypeVar("_T")
@@ -36,6 +35,9 @@ class Progress:
     invalid: int = 0  # answers of the oracle that could not be had
     unjudged: int = 0  # prompts that left the loss because none of their answers was valid
     tokens: int = 0  # that all processes have drawn, of scored responses and of opponents
+    rollouts: int = 0  # that were drawn to serve several gradient steps
+    epoch: int = 0  # passes over such a rollout that are finished in this proximal step
+    minibatch: int = 0  # training steps that are finished in this pass
 
 
 @dataclass
@@ -87,22 +89,13 @@ class Accounts:
             self.before_stop()
         raise error
 
-    def enter(
-        self,
-        progress: Progress,
-        responses: Responses,
-        opponents: Sequence[Responses],
-        payoffs: Payoffs,
-        first_batch: bool,
-    ) -> None:
+    def enter(self, progress: Progress, payoffs: Payoffs, tokens: int, first_batch: bool) -> None:
         """Count what was drawn and asked for a batch; several may make an optimiser step.
 
         Raises:
             OracleStoppedError: too many of the last answers were invalid.
         """
         num = len(payoffs.valid)
-        drawn = {id(r): r for r in (responses, *opponents) if not r.enumerated}
-        tokens = sum(int(r.mask.sum()) for r in drawn.values())
         unjudged = num - int(payoffs.valid.any(-1).sum())
         answers, invalid = num * payoffs.answers, payoffs.invalid
         if asked := self.settle_ledgers():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -60,18 +61,27 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def position(game: OnlineGame) -> dict[str, Any]:
     """Where a game stands, weights apart: progress, and what the oracle keeps in its state."""
-    frozen = _frozen(game)
-    state = game.oracle.state_dict()
-    of_oracle = {name: state[name].clone() for name in state if f"oracle.{name}" not in frozen}
-    return {"progress": asdict(game.progress), "oracle": of_oracle}
+    return {"progress": asdict(game.progress), "oracle": oracle_state(game)}
 
 
-@torch.no_grad()
 def rewind(game: OnlineGame, place: dict[str, Any]) -> None:
     """Go back to a position, so that what failed since is tried anew."""
     game.progress = Progress(**place["progress"])
+    restore_oracle(game, place["oracle"])
+
+
+def oracle_state(game: OnlineGame) -> dict[str, Tensor]:
+    """What moves in an oracle while it is asked, as the number of what it has drawn: a copy."""
+    frozen = _frozen(game)
     state = game.oracle.state_dict()
-    for name, value in place["oracle"].items():
+    return {name: state[name].clone() for name in state if f"oracle.{name}" not in frozen}
+
+
+@torch.no_grad()
+def restore_oracle(game: OnlineGame, kept: Mapping[str, Tensor]) -> None:
+    """Put back what ``oracle_state`` returned."""
+    state = game.oracle.state_dict()
+    for name, value in kept.items():
         state[name].copy_(value)
 
 
@@ -98,6 +108,7 @@ def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
         "realisation": game.realisation.state_dict(),
         "ledgers": {name: ledger.counts() for name, ledger in ledgers(game.oracle).items()},
         "actions": _actions(game),
+        "rollout": {} if game.reuse is None else game.reuse.state_dict(),
     }
 
 
@@ -145,6 +156,8 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
     game.versions.update(state["versions"])
     game.round_start = state["snapshot"]
     game.realisation.load_state_dict(state.get("realisation", {}))
+    if game.reuse is not None:
+        game.reuse.load_state_dict(state.get("rollout", {}))
     if not game.loads_oracle:
         return
     game.estimator.products = dict(state["products"])

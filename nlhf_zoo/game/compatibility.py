@@ -54,8 +54,35 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
             f"{name} compares responses with each other: "
             "set model.rollout.num_responses to 2 or more"
         )
+    _check_reuse(algorithm, steps, rollout)
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
+
+
+def _check_reuse(
+    algorithm: PolicyOptimizer, steps: Sequence[ProximalStep], rollout: Rollout
+) -> None:
+    """Refuse a rollout that would serve several gradient steps, where these would take another."""
+    name, reused = type(algorithm).__name__, rollout.epochs is not None
+    if not reused:
+        if any(step.reweighted for step in steps) and not rollout.enumerated:
+            raise UserError(
+                f"{name}.reweighted takes a step's answers once more: set model.rollout.epochs, so "
+                "that they are held"
+            )
+        return
+    if (most := max(step.gradient_steps for step in steps)) > 1:
+        raise UserError(
+            f"{name} takes {most} gradient steps on fresh rollouts, and model.rollout.epochs "
+            "passes over one that is held: leave model.algorithm.inner_steps at 1"
+        )
+    if algorithm.reuse == "fresh":
+        raise UserError(
+            f"the loss of {name} needs a fresh rollout for each gradient step, for on a rollout "
+            "that is passed over it does not take the proximal step: leave model.rollout.epochs at "
+            "null, or set model.algorithm.surrogate to "
+            "nlhf_zoo.algorithms.surrogates.proximal_regression"
+        )
 
 
 def _check_beta(beta: float) -> None:
@@ -133,6 +160,8 @@ def _try_loss(
         self_play=step.self_play and not enumerated,
         preference=torch.full((1, num, num), 0.5) if compared else None,
         pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
+        sampler_log_prob=None if rollout.epochs is None else zero,
+        clip=rollout.clip,
     )
     name = type(algorithm).__name__
     try:

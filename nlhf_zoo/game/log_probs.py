@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from nlhf_zoo.algorithms.surrogates import Reuse
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.held_rollout import FrozenLogProbs
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Batch, Prompts, ProximalStep, Responses
@@ -18,16 +22,29 @@ def score(
     responses: Responses,
     payoffs: Payoffs,
     beta: float,
+    frozen: FrozenLogProbs | None = None,
+    clip: float | None = None,
 ) -> Batch:
     """Log-probabilities of the responses under the step's players, and weights of the valid.
 
     Invalid answers get weight 0, and the others' weights are scaled to sum to 1 again; a prompt
     whose answers are all invalid has no weight at all. Gradient flows through ``log_prob`` alone.
+
+    Args:
+        policy: who is trained.
+        step: the proximal step.
+        prompts: B prompts.
+        responses: K to each.
+        payoffs: what they are worth.
+        beta: temperature of the game.
+        frozen: of a rollout that serves several gradient steps: the players as they were when it
+            was drawn, ``policy`` among them; None of a fresh one.
+        clip: of the importance ratio, for ``Batch``.
     """
     log_prob = policy.log_prob({"policy": 1.0}, prompts, responses)
-    log_probs = {"policy": log_prob.detach()}
+    log_probs = {"policy": log_prob.detach()} if frozen is None else frozen.players
     with torch.no_grad():
-        for player in {*step.centre, step.reference} - {"policy"}:
+        for player in {*step.centre, step.reference} - {"policy"} if frozen is None else ():
             log_probs[player] = policy.log_prob({player: 1.0}, prompts, responses)
         centre = torch.zeros_like(log_prob)
         for player, weight in step.centre.items():
@@ -47,6 +64,8 @@ def score(
         self_play=step.self_play and not responses.enumerated,
         preference=payoffs.preference,
         pair_weight=pair_weight,
+        sampler_log_prob=None if frozen is None else frozen.sampler,
+        clip=clip,
     )
 
 
@@ -83,26 +102,39 @@ def _renormalise(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
     return weight / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def training_figures(step: ProximalStep, responses: Responses, batch: Batch) -> dict[str, Tensor]:
+def training_figures(
+    step: ProximalStep, responses: Responses, batch: Batch, reuse: Reuse
+) -> dict[str, Tensor]:
     """What is logged of a training step beside its loss, by tags.
 
-    The KL to the reference where the policy's own law drew, and of responses of several tokens
-    their length and how the drawing went.
+    The KL to the reference where the policy's own law drew, of the policy that drew; of responses
+    of several tokens their length and how the drawing went; where a loss needs the importance
+    ratio, the share of responses of which it is clipped.
     """
     figures = {}
     own = dict(step.sampler) == {"policy": 1.0}
-    log_prob = batch.log_prob.detach()
+    drawn_by = batch.log_prob.detach()
+    if batch.sampler_log_prob is not None:
+        drawn_by = batch.sampler_log_prob
     if own and step.scored.is_plain:
-        ratio = log_prob - batch.reference_log_prob
+        ratio = drawn_by - batch.reference_log_prob
         ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
         figures["train/kl"] = (batch.weight * ratio).sum(-1).mean()
+    if batch.reused and reuse == "ratio":
+        figures["rollout/clipped"] = clipped_share(batch)
     if responses.enumerated or responses.log_prob is None:
         return figures
     figures["rollout/length"] = responses.mask.sum(-1).float().mean()
     if responses.truncated is not None:
         figures["rollout/truncated"] = responses.truncated.float().mean()
-    if own:
+    if own or (batch.reused and step.scored.is_plain):
         # The loss takes what was computed again; a gap says that the generator drew from another
         # distribution than the one that is trained.
-        figures["rollout/log_prob_gap"] = (log_prob - responses.log_prob).abs().max()
+        figures["rollout/log_prob_gap"] = (drawn_by - responses.log_prob).abs().max()
     return figures
+
+
+def clipped_share(batch: Batch) -> Tensor:
+    """Share of a batch's responses whose importance ratio is further from 1 than it is followed."""
+    outside = (batch.ratio.detach() - 1).abs() > (math.inf if batch.clip is None else batch.clip)
+    return (batch.weight * outside).sum() / batch.weight.sum().clamp(min=1e-12)

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 import torch
 
@@ -66,7 +65,7 @@ class MicroBatches:
                     played.append(play(part))
                 with timer.phase("judge"):
                     payoffs.append(judge(part, *played[-1]))
-            return *_joined(played), _joined_payoffs(payoffs)
+            return *_joined(played), Payoffs.joined(payoffs)
         tasks: SimpleQueue[Callable[[], Payoffs] | None] = SimpleQueue()
         judged: Future[list[Payoffs]] = Future()
         # An interrupted program does not wait for it, as for a thread of concurrent.futures.
@@ -84,7 +83,7 @@ class MicroBatches:
             tasks.put(None)  # also where playing has failed
             if not isinstance(sys.exception(), KeyboardInterrupt | StoppedBySignal):
                 worker.join()
-        return *_joined(played), _joined_payoffs(payoffs)
+        return *_joined(played), Payoffs.joined(payoffs)
 
 
 def _judge_in_order(
@@ -110,16 +109,6 @@ def _joined(played: Sequence[Played]) -> Played:
     return scored, opponents
 
 
-def _joined_payoffs(parts: Sequence[Payoffs]) -> Payoffs:
-    """The parts' payoffs as one; queries and answers are for each prompt, as in every part."""
-    tensors: dict[str, Any] = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("payoff", "valid", "preference", "pair_valid")
-        if getattr(parts[0], name) is not None
-    }
-    return replace(parts[0], invalid=sum(part.invalid for part in parts), **tensors)
-
-
 def nobody_listens(phase: str | None) -> None:
     """What a timer calls that nobody else listens to."""
 
@@ -139,17 +128,23 @@ class StepTimer:
     total: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     on_phase: Callable[[str | None], None] = nobody_listens
     _update_began: float | None = None
+    _phase: str | None = None  # the present one
+    _inside: float = 0.0  # seconds of phases within the present one
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what runs inside as this phase."""
+        """Count what runs inside as this phase, but for phases within it."""
+        outer, self._phase = self._phase, name
         self.on_phase(name)
+        before, self._inside = self._inside, 0.0
         began = _now()
         try:
             yield
         finally:
-            self._add(name, began)
-            self.on_phase(None)
+            spent = self._add(name, began + self._inside) + self._inside
+            self._inside = before + spent
+            self._phase = outer
+            self.on_phase(outer)
 
     def begin_update(self) -> None:
         """The loss is computed: what follows counts as `update`."""
@@ -161,10 +156,11 @@ class StepTimer:
             self._add("update", self._update_began)
             self._update_began = None
 
-    def _add(self, phase: str, began: float) -> None:
+    def _add(self, phase: str, began: float) -> float:
         spent = _now() - began
         self.seconds[phase] += spent
         self.total[phase] += spent
+        return spent
 
     def take(self) -> dict[str, float]:
         """The seconds so far, and begin again."""

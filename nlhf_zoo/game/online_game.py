@@ -24,12 +24,14 @@ from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import log_prob_of_all, refuse_stale, score, training_figures
 from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs, Versions
+from nlhf_zoo.game.playing import Fresh
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
+from nlhf_zoo.game.reuse import Reuse
 from nlhf_zoo.game.rollout import Enumerate, Rollout
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Prompts, ProximalStep, Responses
-from nlhf_zoo.records.random_streams import random_stream, training_seed
+from nlhf_zoo.records.random_streams import random_stream
 
 
 class OnlineGame(L.LightningModule):
@@ -90,7 +92,9 @@ class OnlineGame(L.LightningModule):
         self.realisation = realisation or ClosedForm()
         self.allow_stale = allow_stale
         self.max_invalid = max_invalid
-        self._micro_batches = MicroBatches(micro_batches, overlap_judging)
+        self.micro_batches = MicroBatches(micro_batches, overlap_judging)
+        self.reuse = None if self.rollout.epochs is None else Reuse()
+        self.rollout_prompts: int | None = None  # of this process; the data module says it
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
         self.timer = StepTimer()
@@ -117,10 +121,14 @@ class OnlineGame(L.LightningModule):
 
     def surrogate_loss(self, prompts: Prompts) -> Tensor:
         """Play, judge, improve: the loss along whose gradient the current step is taken."""
-        step, prompts = self.step, self.policy.encode(prompts)
-        responses, payoffs = self.play_and_judge(step, prompts)
-        with self.timer.phase("score"):
-            loss = self.improve(step, prompts, responses, payoffs)
+        if self.reuse is not None:
+            loss = self.reuse.loss(self, prompts)
+        else:
+            step, prompts = self.step, self.policy.encode(prompts)
+            responses, payoffs = self.play_and_judge(step, prompts)
+            with self.timer.phase("score"):
+                loss = self.improve(step, prompts, responses, payoffs)
+        self._accumulated += 1
         self.timer.begin_update()
         return loss
 
@@ -130,18 +138,11 @@ class OnlineGame(L.LightningModule):
         Raises:
             OracleStoppedError: the oracle cannot be asked any more, or answers too little.
         """
-        rng = self._random_stream()
-        responses, opponents, payoffs = self.accounts.unless_stopped(
-            lambda: self._micro_batches(
-                prompts,
-                lambda part: self.rollout.play(step, self.policy, part, rng),
-                partial(self.judge, step),
-                self.timer,
-            )
+        playing = Fresh(self, step) if self.reuse is None else self.reuse.recording(self, step)
+        responses, _, payoffs = self.accounts.unless_stopped(
+            lambda: self.micro_batches(prompts, playing.play, playing.judge, self.timer)
         )
-        first_batch = not self.accumulates
-        self._accumulated += 1
-        self.accounts.enter(self.progress, responses, opponents, payoffs, first_batch)
+        self.accounts.enter(self.progress, payoffs, playing.drawn, not self.accumulates)
         return responses, payoffs
 
     def judge(
@@ -173,9 +174,11 @@ class OnlineGame(L.LightningModule):
             UserError: the responses were drawn by earlier weights, and that is not allowed.
             DivergenceError: the loss is not finite.
         """
-        if not self.allow_stale:
+        frozen = None if self.reuse is None else self.reuse.log_probs
+        if not self.allow_stale and frozen is None:
             refuse_stale(self.policy, step, responses)
-        batch = score(self.policy, step, prompts, responses, payoffs, self.beta)
+        clip = None if frozen is None else self.rollout.clip
+        batch = score(self.policy, step, prompts, responses, payoffs, self.beta, frozen, clip)
         judged = int(payoffs.valid.any(-1).sum())
         loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
         if not loss.isfinite():
@@ -185,7 +188,7 @@ class OnlineGame(L.LightningModule):
             )
         if trainer_of(self) is not None:
             self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log_dict(training_figures(step, responses, batch))
+            self.log_dict(training_figures(step, responses, batch, self.algorithm.reuse))
         return loss
 
     def on_after_backward(self) -> None:
@@ -207,9 +210,9 @@ class OnlineGame(L.LightningModule):
         self._accumulated = 0
         self.versions.moved("policy")
         progress.gradient_step += 1
-        if progress.gradient_step < step.gradient_steps:
+        if progress.gradient_step < self.gradient_steps_of_step:
             return
-        progress.gradient_step = 0
+        progress.gradient_step = progress.epoch = 0
         if step.writes != "policy":
             self.copy_("policy", step.writes)
             checkpointing.return_to(self.round_start, self.policy, self._torch_optimizer())
@@ -235,6 +238,11 @@ class OnlineGame(L.LightningModule):
     def step(self) -> ProximalStep:
         """The proximal step that is being taken."""
         return self.plan[self.progress.step]
+
+    @property
+    def gradient_steps_of_step(self) -> int:
+        """Optimiser steps of the proximal step that is being taken."""
+        return self.step.gradient_steps if self.reuse is None else self.reuse.optimizer_steps(self)
 
     @property
     def between_rounds(self) -> bool:
@@ -270,13 +278,13 @@ class OnlineGame(L.LightningModule):
     @property
     def gradient_steps_per_round(self) -> int:
         """Optimiser steps of a round; they see the same prompts. 1 in closed form."""
-        return self.realisation.steps_per_round(self.plan)
+        return self.realisation.steps_per_round(self)
 
     def queries_per_round(self) -> int:
         """Preference queries of a round, for each prompt, as the algorithm declares them."""
-        rollout = self.rollout
+        rollout, reused = self.rollout, {} if self.reuse is None else {"reused": True}
         return self.algorithm.queries(
-            rollout.num_responses, rollout.num_opponents, rollout.enumerated
+            rollout.num_responses, rollout.num_opponents, rollout.enumerated, **reused
         )
 
     def copy_(self, source: str, target: str) -> None:
@@ -304,11 +312,6 @@ class OnlineGame(L.LightningModule):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError("the game trains with one optimiser: give model.optimizer one class")
         return optimizer
-
-    def _random_stream(self) -> torch.Generator:
-        number = self.progress.batches
-        self.progress.batches += 1
-        return random_stream(training_seed(), self.global_rank, number, self.device)
 
     # Lightning ----------------------------------------------------------------------------------
 

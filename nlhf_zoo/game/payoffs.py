@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,27 @@ class Payoffs:
     invalid: int  # answers of all prompts that could not be had
     preference: Tensor | None = None  # P(y_k > y_k') [B, K, K], of responses among themselves
     pair_valid: Tensor | None = None  # bool [B, K, K], likewise
+
+    def tensors(self) -> dict[str, Any]:
+        """What there is for each prompt, by name."""
+        names = ("payoff", "valid", "preference", "pair_valid")
+        return {name: found for name in names if (found := getattr(self, name)) is not None}
+
+    def take(self, rows: Tensor) -> Payoffs:
+        """Those of some prompts; queries and answers are for each prompt, as in the whole."""
+        return replace(self, **{name: found[rows] for name, found in self.tensors().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Payoffs]) -> Payoffs:
+        """Those of different prompts as one; queries and answers are for each, as in every part."""
+        tensors: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors()
+        }
+        return replace(parts[0], invalid=sum(part.invalid for part in parts), **tensors)
+
+    def to(self, device: torch.device | str) -> Payoffs:
+        """These payoffs on another device."""
+        return replace(self, **{name: found.to(device) for name, found in self.tensors().items()})
 
 
 @dataclass

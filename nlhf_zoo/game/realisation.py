@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from typing_extensions import override
 from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.game.schedules import BudgetLR, budget_spent
 from nlhf_zoo.policies.finite import TabularPolicy
-from nlhf_zoo.records import Prompts, ProximalStep
+from nlhf_zoo.records import Prompts
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
@@ -58,7 +60,7 @@ class Realisation(ABC):
         """What Lightning is to step with, as ``configure_optimizers`` returns it."""
 
     @abstractmethod
-    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
+    def steps_per_round(self, game: OnlineGame) -> int:
         """Optimiser steps of a round; they see the same prompts."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -168,7 +170,7 @@ class ClosedForm(Realisation):
         return torch.optim.SGD(parameters, lr=0.0)
 
     @override
-    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
+    def steps_per_round(self, game: OnlineGame) -> int:
         return 1
 
 
@@ -188,8 +190,13 @@ class GradientSteps(Realisation):
 
     @override
     def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
-        return optimizers.configure(parameters, game.optimizer, game.lr_scheduler)
+        made = optimizers.configure(parameters, game.optimizer, game.lr_scheduler)
+        if isinstance(made, dict) and isinstance(made["lr_scheduler"]["scheduler"], BudgetLR):
+            made["lr_scheduler"]["scheduler"].follow(partial(budget_spent, game))
+        return made
 
     @override
-    def steps_per_round(self, plan: Sequence[ProximalStep]) -> int:
-        return sum(step.gradient_steps for step in plan)
+    def steps_per_round(self, game: OnlineGame) -> int:
+        if game.reuse is None:
+            return sum(step.gradient_steps for step in game.plan)
+        return len(game.plan) * game.reuse.schedule(game, game.rollout_prompts).optimizer_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
 _MOST = 4096  # responses to a prompt
+_MOST_STEPS = 1_000_000  # of a rollout
 
 
 class Rollout(ABC):
@@ -20,6 +22,8 @@ class Rollout(ABC):
     enumerated: bool
     num_responses: int = 0
     num_opponents: int = 0
+    epochs: int | None = None  # passes over a rollout; None draws anew for each gradient step
+    clip: float | None = None  # of the importance ratio of a rollout that is passed over
 
     @abstractmethod
     def responses(
@@ -81,11 +85,42 @@ class Sample(Rollout):
     Args:
         num_responses: scored responses a prompt, K; at least 2 for losses on pairs.
         num_opponents: responses of each opponent a prompt, L; not used in self-play.
+        epochs: draw and judge once for each proximal step, and pass over that so many times; null
+            draws and judges anew for each gradient step.
+        minibatch: prompts of a training step, where a rollout has several; null is
+            data.batch_size.
+        held_out: share of a rollout's prompts that is not trained on, for
+            `rollout/held_out_loss`, rounded down to whole optimiser steps.
+        clip: how far the importance ratio pi_theta / sampler is followed away from 1 by a policy
+            gradient on a rollout that serves several steps; null follows it everywhere.
     """
 
     enumerated = False
 
-    def __init__(self, num_responses: int = 4, num_opponents: int = 1) -> None:
+    def __init__(
+        self,
+        num_responses: int = 4,
+        num_opponents: int = 1,
+        epochs: int | None = None,
+        minibatch: int | None = None,
+        held_out: float = 0.1,
+        clip: float | None = 0.2,
+    ) -> None:
+        for name, number in (("epochs", epochs), ("minibatch", minibatch)):
+            if number is not None and not 1 <= number <= _MOST_STEPS:
+                raise ValueError(f"{name} must lie between 1 and {_MOST_STEPS:,}, not {number}")
+        if minibatch is not None and epochs is None:
+            raise ValueError(
+                "minibatch is of a rollout that serves several gradient steps: set epochs too"
+            )
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out is a share, at least 0 and below 1, but it is {held_out}")
+        if clip is not None and not 0 < clip < math.inf:
+            raise ValueError(f"clip must be a finite number above 0, but it is {clip}")
+        self.epochs = epochs
+        self.minibatch = minibatch
+        self.held_out = held_out
+        self.clip = clip
         if num_responses < 1 or num_opponents < 1:
             raise ValueError(
                 "num_responses and num_opponents must be at least 1, "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from typing_extensions import override
 
 from nlhf_zoo.data.stream import EndlessBatches
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.reuse import Reuse
+from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.health.check import Check, at_most, skipped
 from nlhf_zoo.health.oracles.answers import Asked, listening
 from nlhf_zoo.health.preservation import kept_tensors, restored_after, scatter
@@ -36,11 +39,37 @@ def dry_run(game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer) -> li
     if game.realisation.closed_form and game.oracle.prompts is not None:
         prompts = game.oracle.prompts
     # Where products are remembered, the first round may have none to remember.
-    rounds, steps = 2 if game.rollout.enumerated else 1, game.gradient_steps_per_round
+    rounds = 2 if game.rollout.enumerated else 1
+    with _one_minibatch(game):
+        return _played(game, prompts, make_trainer, rounds)
+
+
+@contextmanager
+def _one_minibatch(game: OnlineGame) -> Iterator[None]:
+    """Pass over a rollout of these few prompts in one minibatch."""
+    rollout, known, reuse = game.rollout, game.rollout_prompts, game.reuse
+    game.reuse = None if reuse is None else Reuse()
+    if isinstance(rollout, Sample):
+        game.rollout = Sample(
+            rollout.num_responses, rollout.num_opponents, rollout.epochs, clip=rollout.clip
+        )
+    game.rollout_prompts = None
+    try:
+        yield
+    finally:
+        game.rollout, game.rollout_prompts, game.reuse = rollout, known, reuse
+
+
+def _played(
+    game: OnlineGame, prompts: Prompts, make_trainer: MakeTrainer, rounds: int
+) -> list[Check]:
+    steps = game.gradient_steps_per_round
     counts_round = steps <= _LONGEST_ROUND and game.between_rounds
     first, last = ((rounds - 1) * steps, rounds * steps) if counts_round else (0, 1)
     with tempfile.TemporaryDirectory() as folder, restored_after(game):
         path = Path(folder) / "rehearsal.ckpt"
+        if game.reuse is not None:
+            game.reuse.folder = Path(folder)
         with restored_after(game), listening(game.oracle) as asked:
             scatter(game.policy)
             whole = _Rehearsal(asked, path)

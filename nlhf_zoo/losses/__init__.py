@@ -1,7 +1,13 @@
 """Losses: pure functions of tensors."""
 
 from nlhf_zoo.losses.logistic import logistic
-from nlhf_zoo.losses.policy_gradient import policy_gradient
+from nlhf_zoo.losses.policy_gradient import clipped_policy_gradient, policy_gradient
 from nlhf_zoo.losses.regression import pair_regression, pointwise_regression
 
-__all__ = ["logistic", "pair_regression", "pointwise_regression", "policy_gradient"]
+__all__ = [
+    "clipped_policy_gradient",
+    "logistic",
+    "pair_regression",
+    "pointwise_regression",
+    "policy_gradient",
+]

@@ -26,12 +26,46 @@ def policy_gradient(log_prob: Tensor, value: Tensor, weight: Tensor, enumerated:
         the loss [B].
     """
     used = weight > 0
+    advantage = _advantage(value, weight, enumerated)
+    score = torch.where(used, log_prob, torch.zeros_like(log_prob))
+    return -(weight * advantage * score).sum(-1)
+
+
+def clipped_policy_gradient(
+    ratio: Tensor, value: Tensor, weight: Tensor, enumerated: bool, clip: float | None
+) -> Tensor:
+    r"""The same on responses of another policy, by their importance ratio, arXiv 1707.06347.
+
+    .. math:: - E_{y \sim \pi_s} [ \min(r(y) A(y), clip(r(y), 1 - \epsilon, 1 + \epsilon) A(y)) ],
+              r = \pi_\theta / \pi_s
+
+    With eps = infinity its gradient is without bias for that at pi_theta: the baseline of the
+    others changes no expected gradient under the ratio either.
+
+    Args:
+        ratio: r(y_k), with gradient [B, K].
+        value: v(y_k); no gradient flows through it [B, K].
+        weight: weights of the responses in an expectation over pi_s, 0 where invalid, [B, K].
+        enumerated: whether all responses are there, so that weights are probabilities.
+        clip: eps; None is infinity.
+
+    Returns:
+        the loss [B].
+    """
+    advantage = _advantage(value, weight, enumerated)
+    ratio = torch.where(weight > 0, ratio, torch.ones_like(ratio))
+    bound = ratio * advantage
+    if clip is not None:
+        bound = torch.minimum(bound, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return -(weight * bound).sum(-1)
+
+
+def _advantage(value: Tensor, weight: Tensor, enumerated: bool) -> Tensor:
+    """The value over its baseline, without gradient; that of an invalid response means nothing."""
+    used = weight > 0
     value = torch.where(used, value.detach(), torch.zeros_like(value))
     if enumerated:
-        baseline = (weight * value).sum(-1, keepdim=True)
-    else:
-        num = used.sum(-1, keepdim=True)
-        others = (value.sum(-1, keepdim=True) - value) / (num - 1).clamp(min=1)
-        baseline = torch.where(num > 1, others, torch.full_like(others, 0.5))
-    score = torch.where(used, log_prob, torch.zeros_like(log_prob))
-    return -(weight * (value - baseline) * score).sum(-1)
+        return value - (weight * value).sum(-1, keepdim=True)
+    num = used.sum(-1, keepdim=True)
+    others = (value.sum(-1, keepdim=True) - value) / (num - 1).clamp(min=1)
+    return value - torch.where(num > 1, others, torch.full_like(others, 0.5))

@@ -80,6 +80,14 @@ class Prompts:
             given[name] = [one for part in parts for one in getattr(part, name)]
         return cls(**given)
 
+    def trimmed(self) -> Prompts:
+        """These prompts without columns of tokens that are padding in all of them."""
+        if self.tokens is None or self.mask is None:
+            return self
+        used = self.mask.any(0).nonzero()
+        first = int(used[0]) if len(used) else 0
+        return replace(self, tokens=self.tokens[:, first:], mask=self.mask[:, first:])
+
     def split(self, parts: int) -> list[Prompts]:
         """These prompts in parts of nearly equal size; fewer where there are fewer prompts."""
         parts = min(parts, len(self))
@@ -163,6 +171,32 @@ class Responses:
             truncated=all_of("truncated"),
             log_prob=all_of("log_prob"),
         )
+
+    def take(self, rows: Sequence[int]) -> Responses:
+        """The responses to some of the prompts, cut behind the last token of the longest."""
+        taken = torch.tensor([*rows], dtype=torch.long, device=self.tokens.device)
+        mask = self.mask[taken]
+        used = mask.flatten(0, 1).any(0).nonzero()
+        longest = int(used[-1]) + 1 if len(used) else 1
+
+        def of(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[taken]
+
+        return replace(
+            self,
+            tokens=self.tokens[taken][:, :, :longest],
+            mask=mask[:, :, :longest],
+            weight=self.weight[taken],
+            text=None if self.text is None else [self.text[i] for i in rows],
+            truncated=of(self.truncated),
+            log_prob=of(self.log_prob),
+        )
+
+    def to(self, device: torch.device | str) -> Responses:
+        """These responses on another device."""
+        names = ("tokens", "mask", "weight", "truncated", "log_prob")
+        given = {name: one for name in names if (one := getattr(self, name)) is not None}
+        return replace(self, **{name: tensor.to(device) for name, tensor in given.items()})
 
     @property
     def num(self) -> int:

@@ -18,11 +18,19 @@ Purpose = Literal[
     "report",
     "capabilities",
     "collapse",
+    "rollout",
+    "order",
+    "held out",
 ]
 
 
 def random_stream(
-    seed: int, rank: int, step: int, device: torch.device, purpose: Purpose = "training"
+    seed: int,
+    rank: int,
+    step: int,
+    device: torch.device,
+    purpose: Purpose = "training",
+    part: int | None = None,
 ) -> torch.Generator:
     """The random stream of one step of one process.
 
@@ -35,8 +43,11 @@ def random_stream(
         step: number of the training step, or of what else draws one after the other.
         device: where numbers are drawn.
         purpose: what they are drawn for.
+        part: of what is drawn in several parts, or several times, which one.
     """
     parts = [seed, rank, step]
+    if part is not None:
+        parts.append(part)
     if purpose != "training":
         parts.append(zlib.crc32(purpose.encode()))
     state = 0

@@ -69,7 +69,10 @@ class ProximalStep:
         opponent: how the opponents' responses are decoded.
         self_play: when sampled, the scored responses are the opponents too: K (K - 1) / 2 queries.
         pairs: the loss wants the scored responses compared with each other, pair by pair.
-        gradient_steps: optimiser steps, where the step is realised by gradients.
+        gradient_steps: optimiser steps, where the step is realised by gradients on fresh rollouts.
+        reweighted: on a rollout that is used more than once, the step has none of its own: it takes
+            the responses and the answers of the step before, and weighs these responses as
+            opponents by o / sampler.
         reference: the player that stands for mu in this step.
     """
 
@@ -83,6 +86,7 @@ class ProximalStep:
     self_play: bool = False
     pairs: bool = False
     gradient_steps: int = 1
+    reweighted: bool = False
     reference: str = "reference"
 
     def __post_init__(self) -> None:
@@ -132,6 +136,10 @@ class Batch:
         self_play: whether the responses are their own opponents.
         preference: P(y_bk > y_bk') [B, K, K], where the responses were compared with each other.
         pair_weight: [B, K, K], sums to 1 over the valid pairs, where ``preference`` is there.
+        sampler_log_prob: log-probability under the law that drew the responses [B, K], where a
+            rollout serves several gradient steps; None where it is fresh.
+        clip: how far the ratio pi_theta / sampler is followed away from 1 by a policy gradient;
+            None follows it everywhere.
     """
 
     log_prob: Tensor
@@ -144,6 +152,20 @@ class Batch:
     self_play: bool = False
     preference: Tensor | None = None
     pair_weight: Tensor | None = None
+    sampler_log_prob: Tensor | None = None
+    clip: float | None = None
+
+    @property
+    def reused(self) -> bool:
+        """Whether the rollout serves several gradient steps."""
+        return self.sampler_log_prob is not None
+
+    @property
+    def ratio(self) -> Tensor:
+        """pi_theta / sampler of each response, with gradient [B, K]; 1 of a fresh rollout."""
+        if self.sampler_log_prob is None:
+            return (self.log_prob - self.log_prob.detach()).exp()
+        return (self.log_prob - self.sampler_log_prob).exp()
 
     @property
     def payoff_of_others(self) -> Tensor:

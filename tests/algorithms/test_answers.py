@@ -70,7 +70,7 @@ def test_a_hard_label_of_a_tie_is_a_half():
     algorithm = algorithms.OnlineDPO(hard=True)
     (step,) = algorithm.steps(beta, 0)
     seen = []
-    surrogate = algorithm.surrogate
+    surrogate = algorithm.paper_surrogate
     algorithm.surrogate = lambda step, batch: (
         seen.append(batch.preference),
         surrogate(step, batch),

@@ -206,7 +206,9 @@ SELF_PLAY = [
     algorithms.SPPO(),
 ]
 in_self_play = pytest.mark.parametrize(
-    "algorithm", SELF_PLAY, ids=[f"{type(a).__name__}-{a.surrogate.__name__}" for a in SELF_PLAY]
+    "algorithm",
+    SELF_PLAY,
+    ids=[f"{type(a).__name__}-{a.chosen_surrogate(False).__name__}" for a in SELF_PLAY],
 )
 
 

@@ -80,6 +80,7 @@ class Game(L.LightningModule):
         self.weight = nn.Parameter(torch.zeros(()))
         self.progress = SimpleNamespace(batches=0)
         self.gradient_steps_per_round = gradient_steps
+        self.reuse = None
         self.seen: list[list[int]] = []
         self.validated: list[Prompts] = []
 

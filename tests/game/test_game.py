@@ -18,6 +18,7 @@ from nlhf_zoo.cli.main import main
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.playing import Fresh
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
@@ -51,7 +52,7 @@ ALL_KINDS.append(OnlineIPO(surrogate=proximal_regression))
 
 def each(*algorithms):
     def name(algorithm):
-        return f"{type(algorithm).__name__}-{algorithm.surrogate.__name__}"
+        return f"{type(algorithm).__name__}-{algorithm.chosen_surrogate(False).__name__}"
 
     return pytest.mark.parametrize("algorithm", algorithms, ids=name)
 
@@ -320,14 +321,11 @@ def test_games_of_a_batch_do_not_meet():
 
 def test_samples_of_two_steps_and_two_seeds_differ(monkeypatch):
     game = make_game(OnlineIPO(), Sample(50))
-    first, second = (
-        game.rollout.play(game.step, game.policy, zoo.all_prompts(game), game._random_stream())
-        for _ in "ab"
-    )
+    first, second = (Fresh(game, game.step).play(zoo.all_prompts(game)) for _ in "ab")
     assert not torch.equal(first[0].tokens, second[0].tokens)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     game.progress.batches = 0
-    other = game.rollout.play(game.step, game.policy, zoo.all_prompts(game), game._random_stream())
+    other = Fresh(game, game.step).play(zoo.all_prompts(game))
     assert not torch.equal(first[0].tokens, other[0].tokens)
 
 

@@ -26,6 +26,7 @@ from paths import ROOT
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
+REUSED_POINTS = (*POINTS, "part", "drawn")  # a part is judged, a rollout is whole
 CLOSED_POINTS = ("forward", "metrics", "half", "written", "saved")
 
 
@@ -36,6 +37,7 @@ def kill_at(point: str, batches: int) -> None:
 
     from nlhf_zoo.callbacks import ExactMetrics, GameCheckpoint
     from nlhf_zoo.game.online_game import OnlineGame
+    from nlhf_zoo.game.playing import Recording
 
     game: list[OnlineGame] = []
     kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
@@ -72,6 +74,8 @@ def kill_at(point: str, batches: int) -> None:
         "backward": (OnlineGame, "on_before_optimizer_step", "before"),
         "optimizer": (L.LightningModule, "optimizer_step", "after"),
         "plan": (OnlineGame, "optimizer_step", "after"),
+        "part": (Recording, "judge", "after"),
+        "drawn": (OnlineGame, "play_and_judge", "after"),
         "metrics": (ExactMetrics, "on_train_batch_end", "after"),
         "written": (L.Trainer, "save_checkpoint", "after"),
         "saved": (GameCheckpoint, "on_train_batch_end", "after"),
@@ -90,7 +94,10 @@ def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
     points = CLOSED_POINTS if name.startswith("closed") else POINTS
     number = list(runs.CASES).index(name)
     chosen = [points[(2 * number + i) % len(points)] for i in (0, 1)]
-    steps_at = sorted(random.Random(name).sample(range(3, steps), 2))
+    if name in runs.REUSED:
+        chosen = ["part", "backward", "drawn"] if name == "reused-egpo" else ["part", "optimizer"]
+        steps //= 2  # behind which there are rollouts still to be drawn
+    steps_at = sorted(random.Random(name).sample(range(3, steps), len(chosen)))
     killed = tmp_path / "killed"
     runs.write(killed, runs.CASES[name])
     for i, (point, at) in enumerate(zip(chosen, steps_at, strict=True)):
@@ -107,6 +114,7 @@ def test_killed_and_resumed_is_uninterrupted(name: str, tmp_path: Path):
 def test_killed_at_every_point(name: str, tmp_path: Path):
     steps = runs.whole_run(tmp_path / "whole", runs.CASES[name])
     points = CLOSED_POINTS if name.startswith("closed") else POINTS
+    points = REUSED_POINTS if name in runs.REUSED else points
     for point in points:
         killed = tmp_path / point
         runs.write(killed, runs.CASES[name])

@@ -20,11 +20,13 @@ HEAVY |= {"openai"}
 
 
 def is_algorithm(path: Path) -> bool:
-    """Whether a file defines a subclass of ``PolicyOptimizer``."""
-    return any(
-        isinstance(node, ast.ClassDef) and "PolicyOptimizer" in map(ast.unparse, node.bases)
+    """Whether a file defines a final subclass of ``PolicyOptimizer``."""
+    bases = [
+        {*map(ast.unparse, node.bases)}
         for node in ast.parse(path.read_text()).body
-    )
+        if isinstance(node, ast.ClassDef)
+    ]
+    return any(each & {"PolicyOptimizer", "Extragradient"} and "ABC" not in each for each in bases)
 
 
 ALGORITHMS = sorted(filter(is_algorithm, (PACKAGE / "algorithms").glob("*.py")))

@@ -1,0 +1,160 @@
+"""Playing and judging the parts of a batch, on a fresh rollout or on one that is held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nlhf_zoo.game import checkpointing, rollout_files
+from nlhf_zoo.game.held_rollout import FrozenLogProbs
+from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.game.micro_batches import Played
+from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.game.rollout_files import Part, Place
+from nlhf_zoo.oracles.tables.base import TableOracle
+from nlhf_zoo.records import Prompts, ProximalStep, Responses
+from nlhf_zoo.records.random_streams import random_stream, training_seed
+
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
+
+
+class Fresh:
+    """Plays and judges the parts of a batch by one random stream, and keeps none of them."""
+
+    def __init__(self, game: OnlineGame, step: ProximalStep) -> None:
+        number = game.progress.batches
+        game.progress.batches += 1
+        self._rng = random_stream(training_seed(), game.global_rank, number, game.device)
+        self._game, self._step = game, step
+        self.drawn = 0  # tokens, of scored responses and of opponents
+
+    def play(self, prompts: Prompts) -> Played:
+        """Draw the next part."""
+        played = self._game.rollout.play(self._step, self._game.policy, prompts, self._rng)
+        self.drawn += drawn_tokens(*played)
+        return played
+
+    def judge(
+        self, prompts: Prompts, responses: Responses, opponents: Sequence[Responses]
+    ) -> Payoffs:
+        """Ask about it."""
+        return self._game.judge(self._step, prompts, responses, opponents)
+
+
+class Recording:
+    """Plays and judges the parts of a rollout, each by a random stream of its own, and keeps them.
+
+    Parts that were written before the run was killed are read instead.
+    """
+
+    def __init__(
+        self, game: OnlineGame, step: ProximalStep, place: Place, folder: Path | None
+    ) -> None:
+        self._game, self._step = game, step
+        self._place, self._folder = place, folder
+        self._played, self._judged = count(), count()
+        self._reads = folder is not None
+        self._found: dict[int, Part] = {}  # those that are complete
+        self._drawn: dict[int, tuple[Responses, Sequence[Responses], FrozenLogProbs]] = {}
+
+    def play(self, prompts: Prompts) -> Played:
+        """Draw the next part, and score it; the responses in main memory, without opponents."""
+        game, place, number = self._game, self._place, next(self._played)
+        if self._reads and self._folder is not None:
+            file = place.file(self._folder, number)
+            found = rollout_files.read(file, place.header(number, prompts))
+            if found is not None:
+                self._found[number] = found
+                return found.responses, []
+        self._reads = False  # behind a part that is missing, none is this run's
+        rng = random_stream(
+            place.seed, place.rank, place.number, game.device, "rollout", part=number
+        )
+        responses, opponents = game.rollout.play(self._step, game.policy, prompts, rng)
+        with game.timer.phase("score"):
+            log_probs = FrozenLogProbs.of(game.policy, self._step, prompts, responses)
+        self._drawn[number] = responses, opponents, log_probs.to("cpu")
+        return compact(responses), []
+
+    def judge(self, prompts: Prompts, _: Responses, __: Sequence[Responses]) -> Payoffs:
+        """Ask about the next part, and write it."""
+        game, number = self._game, next(self._judged)
+        if (found := self._found.get(number)) is not None:
+            checkpointing.restore_oracle(game, found.oracle)
+            return found.payoffs
+        responses, opponents, log_probs = self._drawn.pop(number)
+        payoffs = game.judge(self._step, prompts, responses, opponents).to("cpu")
+        state = {name: one.cpu() for name, one in checkpointing.oracle_state(game).items()}
+        drawn = drawn_tokens(responses, opponents)
+        part = Part(compact(responses), payoffs, log_probs, drawn, state)
+        self._found[number] = part
+        if self._folder is not None:
+            file = self._place.file(self._folder, number)
+            rollout_files.write(file, part, self._place.header(number, prompts))
+        return payoffs
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that were drawn for all parts."""
+        return sum(part.drawn for part in self._found.values())
+
+    def log_probs(self) -> FrozenLogProbs:
+        """Of the players as they were, for all parts."""
+        parts = [self._found[number] for number in sorted(self._found)]
+        return FrozenLogProbs.joined([part.log_probs for part in parts])
+
+
+def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
+    """Where the rollout belongs that is drawn now."""
+    oracle, policy, rollout = game.oracle, game.policy, game.rollout
+    trainer = trainer_of(game)
+    names = policy.checkpoint_keys()
+    weights = {name: one for name, one in policy.state_dict().items() if name in names}
+    tables = {
+        name: module.preference
+        for name, module in oracle.named_modules()
+        if isinstance(module, TableOracle)
+    }
+    judge = {
+        "kinds": [type(module).__name__ for module in oracle.modules()],
+        "fingerprint": getattr(oracle, "fingerprint", ""),
+        "tables": rollout_files.digest_of_tensors(tables),
+    }
+    options = {
+        "step": repr(game.step),
+        "responses": rollout.num_responses,
+        "opponents": rollout.num_opponents,
+        "tokens": getattr(policy, "max_new_tokens", 1),
+        "beta": game.beta,
+    }
+    return Place(
+        round=game.progress.round,
+        step=game.progress.step,
+        number=number,
+        parts=min(game.micro_batches.parts, num_prompts),
+        rank=game.global_rank,
+        world_size=1 if trainer is None else trainer.world_size,
+        seed=training_seed(),
+        oracle=json.dumps(judge),
+        weights=rollout_files.digest_of_tensors(weights),
+        options=json.dumps(options),
+    )
+
+
+def compact(responses: Responses) -> Responses:
+    """Responses as they are held: in main memory, tokens of 32 bits, without text."""
+    moved = responses.to("cpu")
+    return replace(moved, tokens=moved.tokens.to(torch.int32), text=None)
+
+
+def drawn_tokens(responses: Responses, opponents: Sequence[Responses]) -> int:
+    """Tokens that were drawn; what is both scored and an opponent counts once."""
+    drawn = {id(each): each for each in (responses, *opponents) if not each.enumerated}
+    return sum(int(each.mask.sum()) for each in drawn.values())

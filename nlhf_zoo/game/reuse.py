@@ -1,0 +1,253 @@
+"""A rollout carries a proximal step: drawn and judged once, trained on in minibatches."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game import rollout_files
+from nlhf_zoo.game.held_rollout import FrozenLogProbs, HeldRollout, Schedule, reweighed
+from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.game.log_probs import score
+from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.game.playing import Recording, compact, place_of
+from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.game.rollout_files import Place
+from nlhf_zoo.records import Prompts, ProximalStep, Responses
+from nlhf_zoo.records.random_streams import training_seed
+
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
+
+
+class Reuse:
+    """Holds the rollout of a proximal step, and hands out its minibatches.
+
+    Attributes:
+        folder: where rollouts are written before they are trained on, so that a run that is killed
+            asks nothing twice; None keeps them in memory alone.
+        place: where the last rollout belongs; checkpoints name it by this.
+        log_probs: of the minibatch that is being trained on.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.place: Place | None = None
+        self.log_probs: FrozenLogProbs | None = None
+        # Rollouts that the last two checkpoints go on with; None of a run that was resumed, where
+        # it is not known of the one before.
+        self.named: list[int | None] = []
+        self._held: HeldRollout | None = None
+        self._effective: Tensor | None = None  # sample size of a step that is reweighted [N]
+        self._reweighed: tuple[int, int] | None = None  # for which round and step
+        self._recording: Recording | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the rollout that it was trained on."""
+        return {} if self.place is None else asdict(self.place)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it from a checkpoint."""
+        self.place = Place(**state_dict) if state_dict else None
+        self._held = None
+
+    def named_by_checkpoint(self) -> None:
+        """A checkpoint was written: the rollout that it names stays, and that of the one before."""
+        if self.place is not None:
+            self.named = [*self.named[-1:], self.place.number]
+
+    def recording(self, game: OnlineGame, step: ProximalStep) -> Recording:
+        """Who plays and judges the parts of the rollout that is drawn now."""
+        assert self.place is not None  # `minibatch` has found it
+        self._recording = Recording(game, step, self.place, self.folder)
+        return self._recording
+
+    def schedule(self, game: OnlineGame, num_prompts: int | None) -> Schedule:
+        """How a rollout of so many prompts is trained on.
+
+        Raises:
+            UserError: that is not known, but several minibatches are wanted; or they do not divide
+                it.
+        """
+        rollout, trainer = game.rollout, trainer_of(game)
+        assert isinstance(rollout, Sample)
+        assert rollout.epochs is not None
+        accumulate = 1 if trainer is None else trainer.accumulate_grad_batches
+        if num_prompts is None:
+            if rollout.minibatch is not None:
+                raise UserError(
+                    "model.rollout.minibatch needs to know how many prompts a rollout has: train "
+                    "with TextPrompts or TablePrompts, or set game.rollout_prompts"
+                )
+            num_prompts = accumulate  # one minibatch an epoch, whatever their number
+        return Schedule(
+            num_prompts, rollout.epochs, rollout.minibatch, accumulate, rollout.held_out
+        )
+
+    def optimizer_steps(self, game: OnlineGame) -> int:
+        """Optimiser steps of a proximal step: of the prompts that are held, or will be."""
+        prompts = game.rollout_prompts if self._held is None else len(self._held.prompts)
+        return self.schedule(game, prompts).optimizer_steps
+
+    def loss(self, game: OnlineGame, prompts: Prompts) -> Tensor:
+        """The loss of the next minibatch; at the start of a proximal step its rollout is drawn.
+
+        Args:
+            game: the game, whose position moves on.
+            prompts: N prompts of the rollout.
+
+        Raises:
+            OracleStoppedError: the oracle cannot be asked any more, or answers too little.
+            UserError: N is no multiple of an optimiser step's prompts.
+            DivergenceError: the loss is not finite.
+        """
+        step = game.step
+        part = self._minibatch(game, prompts)
+        with game.timer.phase("score"):
+            self.log_probs = part.log_probs
+            loss = game.improve(step, part.prompts, part.responses, part.payoffs)
+            self.log_probs = None
+            figures = self._figures(game, step, len(prompts))
+        if figures and (trainer := trainer_of(game)) is not None:
+            # Not at every step: Lightning would hand a figure to the loggers again and again.
+            game.log_dict(figures, logger=False)
+            for logger in trainer.loggers:
+                numbers = {tag: float(figure) for tag, figure in figures.items()}
+                logger.log_metrics(numbers, trainer.global_step)
+        return loss
+
+    @torch.no_grad()
+    def _figures(self, game: OnlineGame, step: ProximalStep, num_prompts: int) -> dict[str, Tensor]:
+        """What is logged of the rollout: at the end of an epoch, the loss of what is held out."""
+        figures = {}
+        if self._effective is not None:  # this is the first step on it
+            figures["rollout/effective_sample_size"] = self._effective.mean()
+            self._effective = None
+        losses, judged = [], 0
+        for part in self._held_out(game, num_prompts):
+            policy, algorithm = game.policy, game.algorithm
+            given = part.prompts, part.responses, part.payoffs
+            batch = score(policy, step, *given, game.beta, part.log_probs, game.rollout.clip)
+            losses.append(algorithm.loss(step, batch).sum())
+            judged += int(part.payoffs.valid.any(-1).sum())
+        if judged:
+            figures["rollout/held_out_loss"] = torch.stack(losses).sum() / judged
+        return figures
+
+    def _minibatch(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
+        """What the next training step is taken on; the position moves on."""
+        progress, step = game.progress, game.step
+        schedule = self.schedule(game, len(prompts))
+        begins = progress.epoch == progress.minibatch == 0
+        if begins and not step.reweighted:
+            self._held = self._drawn(game, step, prompts)
+        elif self._is_missing(game, prompts):
+            self._held = self._read(game, prompts) or self._drawn_anew(game, prompts)
+        else:
+            game.accounts.unless_stopped(lambda: None)  # a signal may have come
+        assert self._held is not None
+        if step.reweighted and self._reweighed != (progress.round, progress.step):
+            self._reweigh(game, step)
+        number = self._held.number
+        rows = schedule.rows(training_seed(), number, progress.epoch, progress.minibatch)
+        progress.batches += 1
+        progress.minibatch += 1
+        if progress.minibatch == schedule.minibatches:
+            progress.epoch, progress.minibatch = progress.epoch + 1, 0
+        return self._held.take(rows, game.device)
+
+    def _held_out(self, game: OnlineGame, num_prompts: int) -> list[HeldRollout]:
+        """At the end of an epoch, minibatches of the prompts that are not trained on; else none."""
+        if game.progress.minibatch or self._held is None:
+            return []
+        schedule = self.schedule(game, num_prompts)
+        parts = schedule.held_out_rows(training_seed(), self._held.number)
+        return [self._held.take(rows, game.device) for rows in parts]
+
+    # The rollout ----------------------------------------------------------------------------------
+
+    def _drawn(self, game: OnlineGame, step: ProximalStep, prompts: Prompts) -> HeldRollout:
+        """Draw and judge; what a run that was killed has had judged already is read."""
+        self._held = self._effective = self._reweighed = None  # before the next one is there
+        number = game.progress.rollouts
+        self.place = place_of(game, number, len(prompts))
+        encoded = game.policy.encode(prompts)
+        responses, payoffs = game.play_and_judge(step, encoded)
+        assert self._recording is not None
+        log_probs = self._recording.log_probs()
+        self._recording = None
+        game.progress.rollouts += 1
+        if self.folder is not None and game.local_rank == 0 and None not in self.named:
+            kept = [each for each in self.named if each is not None]
+            rollout_files.forget_all_but(self.folder, [*kept, number])
+        return HeldRollout(number, encoded.to("cpu"), compact(responses), payoffs, log_probs)
+
+    def _is_missing(self, game: OnlineGame, prompts: Prompts) -> bool:
+        """Whether a resumed run is in the middle of a rollout that is not in memory."""
+        held = self._held
+        return held is None or held.number != game.progress.rollouts - 1
+
+    def _read(self, game: OnlineGame, prompts: Prompts) -> HeldRollout | None:
+        """The rollout that a checkpoint names; None where a part is missing."""
+        if self.folder is None or self.place is None:
+            return None
+        place, found = self.place, []
+        encoded = game.policy.encode(prompts)
+        for number, prompts_of_part in enumerate(encoded.split(place.parts)):
+            file = place.file(self.folder, number)
+            part = rollout_files.read(file, place.header(number, prompts_of_part))
+            if part is None:
+                return None
+            found.append(part)
+        return HeldRollout(
+            place.number,
+            encoded.to("cpu"),
+            Responses.joined([part.responses for part in found]),
+            Payoffs.joined([part.payoffs for part in found]),
+            FrozenLogProbs.joined([part.log_probs for part in found]),
+        )
+
+    def _drawn_anew(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
+        """Where the rest of a rollout is to be trained on, but it is lost."""
+        if game.global_rank == 0:
+            print(
+                "The rollout that the checkpoint was trained on is not there any more: responses "
+                "are drawn and judged anew, by the policy as it is now, for the rest of its steps.",
+                file=sys.stderr,
+            )
+        step = game.step
+        if step.reweighted:
+            step = game.plan[game.progress.step - 1]
+        return self._drawn(game, step, prompts)
+
+    @torch.no_grad()
+    def _reweigh(self, game: OnlineGame, step: ProximalStep) -> None:
+        """Take the step before's answers for this one's, against another opponent."""
+        held = self._held
+        assert held is not None
+        ((_, opponent),) = step.payoff
+        missing = [p for p in {*step.centre, step.reference} if p not in held.log_probs.players]
+        scored: dict[str, list[Tensor]] = {name: [] for name in ("opponent", *missing)}
+        parts = range(len(held.prompts))
+        for rows in torch.tensor([*parts]).tensor_split(self._parts(game, len(held.prompts))):
+            part = held.take(rows.tolist(), game.device)
+            for name, who in [("opponent", opponent), *((p, {p: 1.0}) for p in missing)]:
+                log_prob = game.policy.log_prob(who, part.prompts, part.responses, step.opponent)
+                scored[name].append(log_prob.cpu())
+        of = {name: torch.cat(found) for name, found in scored.items()}
+        payoffs, size = reweighed(held.payoffs, held.log_probs.sampler, of.pop("opponent"))
+        if game.progress.epoch == game.progress.minibatch == 0:  # else it was logged already
+            self._effective = size
+        self._reweighed = game.progress.round, game.progress.step
+        log_probs = replace(held.log_probs, players={**held.log_probs.players, **of})
+        self._held = replace(held, payoffs=payoffs, log_probs=log_probs)
+
+    @staticmethod
+    def _parts(game: OnlineGame, num_prompts: int) -> int:
+        return min(game.micro_batches.parts, num_prompts)
