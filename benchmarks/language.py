@@ -46,7 +46,7 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, LoRA
-from nlhf_zoo.policies.language_model.generation import TransformersGenerator
+from nlhf_zoo.policies.language_model.generation import Generator, TransformersGenerator
 from nlhf_zoo.policies.language_model.sources import Loaded, ModelSource
 from nlhf_zoo.records import PLAIN, Comparison, Prompts, Responses
 
@@ -153,13 +153,15 @@ class Size:
         return Prompts(torch.arange(self.prompts), tokens, torch.ones_like(tokens).bool())
 
 
-def make_game(algorithm: PolicyOptimizer, size: Size, cache: Any = "dynamic") -> OnlineGame:
+def make_game(
+    algorithm: PolicyOptimizer, size: Size, generator: Generator | None = None
+) -> OnlineGame:
     """A game with an adapter that is not zero."""
     policy = CausalLMPolicy(
         RandomModel(size.shape, size.dtype),
         lora=LoRA(r=RANK, alpha=ALPHA),
         max_new_tokens=size.new_tokens,
-        generator=TransformersGenerator(cache),
+        generator=generator,
     )
     game = OnlineGame(
         policy,
@@ -325,12 +327,16 @@ class Turn:
         name: of the algorithm.
         size: of model and batch.
         repeats: turns that count.
+        generator: of the game; None takes the default.
     """
 
-    def __init__(self, name: str, size: Size, repeats: int) -> None:
+    def __init__(
+        self, name: str, size: Size, repeats: int, generator: Generator | None = None
+    ) -> None:
         self.mixture, self.size = name == "Nash-MD", size
         self.plain = PlainLoop(size)
-        self.game = make_game(NashMD(eta=MIXTURE / BETA) if self.mixture else OnlineDPO(), size)
+        algorithm = NashMD(eta=MIXTURE / BETA) if self.mixture else OnlineDPO()
+        self.game = make_game(algorithm, size, generator)
         self._set_new_tokens(4)
         turns = Turns(self.floor, time.process_time)
         fit(self.game, size, repeats + 1, turns)
@@ -484,7 +490,9 @@ def gpu_step(
 ) -> tuple[str, str, float, float]:
     """Print a row; the bytes and operations a second that were reached are returned."""
     mixture = name == "Nash-MD"
-    game = make_game(NashMD(eta=MIXTURE / BETA) if mixture else OnlineDPO(), size, cache)
+    algorithm = NashMD(eta=MIXTURE / BETA) if mixture else OnlineDPO()
+    kind: Any = cache
+    game = make_game(algorithm, size, TransformersGenerator(kind))
     phases = PhaseTurns(game)
     peak_memory()
     fit(game, size, repeats + 1, phases, "cpu" if device == "cpu" else "gpu")

@@ -55,10 +55,12 @@ class Players(nn.Module, ABC):
     Attributes:
         names: of all players, ``reference`` among them.
         one_call: whether one call may hold rows of several players, if the model lets it.
+        kept: what an engine that draws keeps of them from one rollout to the next.
     """
 
     names: tuple[str, ...]
     one_call: ClassVar[bool]
+    kept: Any = None
 
     @abstractmethod
     def add(self, player: str, source: str) -> None:

@@ -87,11 +87,10 @@ class BufferLayer(CacheLayerMixin):
             layer.is_initialized = True
         return layer
 
-    def load(self, other: BufferLayer, index: Tensor) -> None:
-        """Write these rows of another layer into the first rows of this one's buffers."""
-        at = self.place.at
-        self.keys[: len(index), :, :at] = other.keys[:, :, :at].index_select(0, index)
-        self.values[: len(index), :, :at] = other.values[:, :, :at].index_select(0, index)
+    def load(self, other: BufferLayer, index: Tensor, used: int) -> None:
+        """Take these rows of another layer, as many as there are here, with their first tokens."""
+        self.keys[:, :, :used] = other.keys[:, :, :used].index_select(0, index)
+        self.values[:, :, :used] = other.values[:, :, :used].index_select(0, index)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Tokens that a call reads, and where they begin."""

@@ -53,9 +53,26 @@ class Call:
 
     def select(self, index: Tensor, rows: int, capacity: int) -> Call:
         """The call for some of its n ``rows``, the same ones of each player."""
-        of_all = torch.cat([index + number * rows for number in range(len(self.names))])
+        of_all = self._of_all(index, rows)
         cache = self.cache.select(of_all, capacity)
-        return replace(self, cache=cache, mask=self.mask.index_select(0, of_all))
+        room = max(0, capacity - self.mask.shape[1])
+        mask = torch.nn.functional.pad(self.mask.index_select(0, of_all), (0, room))
+        return replace(self, cache=cache, mask=mask)
+
+    def load(self, other: Call, index: Tensor, rows: int) -> None:
+        """Take over as many of another call's n ``rows`` as there are here, in the same tensors."""
+        of_all = self._of_all(index, rows)
+        used = other.cache.place.at
+        self.mask.zero_()
+        self.mask[:, :used] = other.mask[:, :used].index_select(0, of_all)
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer: Any = mine
+            layer.load(theirs, of_all, used)
+        self.cache.place.at = used
+
+    def _of_all(self, index: Tensor, rows: int) -> Tensor:
+        """The index of some of n rows of each player, in the batch of all players."""
+        return torch.cat([index + number * rows for number in range(len(self.names))])
 
 
 def calls_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from nlhf_zoo.policies.language_model.generation import (
     position_ids,
 )
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, Players
+
+if TYPE_CHECKING:
+    from nlhf_zoo.policies.language_model.decoding.graphs import Store
 
 _ROOM = 64  # tokens of a response that a cache is made for at first
 _LONG = 32  # tokens that repay a copy of the weights
@@ -34,12 +37,14 @@ class NativeGenerator(Generator):
     Args:
         check_every: tokens after which it is asked which rows have ended. Null is 1 on a CPU, where
             asking costs nothing, and 16 on a GPU, which the question makes wait.
+        cuda_graph: capture the token step on a GPU, where the model lets it be captured.
     """
 
-    def __init__(self, check_every: int | None = None) -> None:
+    def __init__(self, check_every: int | None = None, cuda_graph: bool = True) -> None:
         if check_every is not None and check_every < 1:
             raise ValueError(f"check_every must be at least 1, but it is {check_every}")
         self.check_every = check_every
+        self.cuda_graph = cuda_graph
         self.fallback = TransformersGenerator()
 
     @torch.no_grad()
@@ -48,13 +53,38 @@ class NativeGenerator(Generator):
         if not request.drawing.native:
             return self.fallback.draw(players, request)
         from nlhf_zoo.policies.language_model.decoding.adapters import FusedAdapters
+        from nlhf_zoo.policies.language_model.decoding.graphs import may_capture, store_of
 
+        device, stops = request.tokens.device, request.stops
+        every = self.check_every or (1 if device.type == "cpu" else 16)
+        if self.cuda_graph and may_capture(players, device, stops is None or stops.on_device):
+            store = store_of(players)
+            if not store.refused:
+                found = _captured(store, players, request, every)
+                if found is not None:
+                    return found
         adapters = None
         if isinstance(players, AdapterPlayers) and FusedAdapters.fit(players):
             adapters = FusedAdapters(players, request.max_new_tokens >= _LONG)
-        every = self.check_every or (1 if request.tokens.device.type == "cpu" else 16)
         with adapters.applied() if adapters is not None else nullcontext():
             return _Decoding(players, request, adapters, every).run()
+
+
+def _captured(store: Store, players: Players, request: Request, every: int) -> Drawn | None:
+    """What graphs have drawn; None where a step cannot be captured, and the stream is put back."""
+    adapters = store.adapters
+    state = request.rng.get_state()
+    if adapters is not None:
+        adapters.refresh()
+    with adapters.applied() if adapters is not None else nullcontext():
+        try:
+            return _Decoding(players, request, adapters, every).run(store)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of a layer that asks the host, for instance
+            store.refuse(error)
+            request.rng.set_state(state)
+            return None
 
 
 class _Decoding:
@@ -81,8 +111,15 @@ class _Decoding:
         if request.stops is not None:
             request.stops.begin()
 
-    def run(self) -> Drawn:
+    def run(self, store: Store | None = None) -> Drawn:
+        """Draw all, by graphs where there is a store for them."""
         self._first()
+        if store is not None:
+            from nlhf_zoo.policies.language_model.decoding.graphs import drawn_by_graphs
+
+            most = self.request.max_new_tokens
+            drawn_by_graphs(store, self.draw, self.calls, self.rows, most, self.every, self.all)
+            return self._drawn()
         for number in range(1, self.request.max_new_tokens):
             if number % self.every == 0 and self._all_ended():
                 break
