@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlhf_zoo.policies.language_model.generation import Drawn, Generator, Request
+from nlhf_zoo.policies.language_model.players import Players
 
 
 def moved_bytes(
@@ -47,3 +54,71 @@ def read_bytes(model: Any) -> tuple[int, int] | None:
     weights = sum(parameter.nbytes for parameter in parameters)
     number = max(parameters, key=lambda parameter: parameter.numel()).element_size()
     return weights, 2 * layers * kept * size * number
+
+
+def share_of_perfect(moved: float, bandwidth: float, seconds: float) -> float:
+    """What a decoder that is bound by the memory alone would take, of the time that was taken.
+
+    Args:
+        moved: bytes that must be read.
+        bandwidth: bytes a second of the memory.
+        seconds: that were taken.
+    """
+    return moved / bandwidth / seconds
+
+
+def copy_bandwidth(device: torch.device, nbytes: int = 2**28) -> float:
+    """Bytes a second that a large copy on a GPU reads and writes: the best of five."""
+    source = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(6):
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return 2 * nbytes / min(seconds)
+
+
+class WatchedDraws:
+    """Takes down how much each draw of an engine must move, until it is told to stop.
+
+    Args:
+        generator: the engine; its `draw` is another one meanwhile.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._drawn: list[tuple[Tensor, Tensor, int]] = []
+        plain = generator.draw
+
+        def draw(players: Players, request: Request) -> Drawn:
+            drawn = plain(players, request)
+            number = sum(1 for weight in request.who.values() if weight)
+            self._drawn.append((request.mask, drawn.mask, number))
+            return drawn
+
+        vars(generator)["draw"] = draw
+
+    def stop(self) -> None:
+        """Let the engine draw unwatched again."""
+        vars(self._generator).pop("draw", None)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(int(responses.sum()) for _, responses, _ in self._drawn)
+
+    def moved(self, weights: int, per_token: int) -> float:
+        """Bytes that all draws must read, as `moved_bytes` has them.
+
+        A mixture's players share the weights, and each has keys and values of its own.
+        """
+        total = 0.0
+        for prompts, responses, players in self._drawn:
+            num = len(responses) // len(prompts)
+            of_prompt = prompts.sum(-1).repeat_interleave(num).tolist()
+            of_response = responses.sum(-1).tolist()
+            total += moved_bytes(weights, per_token, of_prompt * players, of_response * players)
+        return total
