@@ -117,6 +117,10 @@ CASES["closed-adaptive"] = configuration(
     algorithm=part("NashMP", eta="adaptive"), oracle=part("Cyclic", strength=1.0), beta=0.001
 )
 
+CASES["language-nash_mp"] = copy.deepcopy(CASES["language-nash_mp"])
+
+CASES["language-nash_mp"]["model"]["init_args"]["policy"]["init_args"]["max_tokens_per_chunk"] = 20
+
 CASES["language-egpo"] = copy.deepcopy(CASES["language-egpo"])
 
 CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = None

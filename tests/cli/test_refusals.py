@@ -88,6 +88,10 @@ FITS = {
     ),
     "closed form in part": ([*FIT, "--data.batch_size", "5"], "all prompts at once: set data.batch"),
     "closed form in two": ([*FIT, "--trainer.devices", "2"], "one process, not in 2: set trainer.de"),
+    "no tokens of a chunk": (
+        [*DPO, *SAMPLE, "--model.policy", "CausalLMPolicy", "--model.policy.model", "m", "--model.policy.max_tokens_per_chunk", "0"],
+        'max_tokens_per_chunk is null, "auto" or a number of tokens from 1 on, but it is 0',
+    ),
     "pairs of one": (
         [*DPO, *SAMPLE, "--model.rollout.num_responses", "1"],
         "OnlineDPO compares responses with each other: set model.rollout.num_responses to 2",
