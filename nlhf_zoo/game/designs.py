@@ -20,6 +20,9 @@ import re
 import torch
 from torch import Tensor
 
+from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.records import Comparison, Prompts, Responses
+
 _CIRCLE = 2  # its degree
 
 
@@ -138,6 +141,56 @@ def with_opponents(
     rows = _orders(num_prompts, num_responses, rng)
     columns = _orders(num_prompts, num_opponents, rng)
     return met[rows[:, :, None], columns[:, None, :]]
+
+
+def ask(
+    oracle: PreferenceOracle, prompts: Prompts, first: Responses, second: Responses, asked: Tensor
+) -> Comparison:
+    """Ask about some pairs alone; of others nothing is valid.
+
+    Each pair is handed over as a prompt of its own with two responses, so that any oracle can be
+    asked, and is asked of nothing else.
+
+    Args:
+        oracle: who judges.
+        prompts: B prompts.
+        first: K responses a prompt, which stand first.
+        second: L responses a prompt.
+        asked: which pairs, bool [B, K, L].
+
+    Returns:
+        preference and validity [B, K, L].
+    """
+    rows, ours, theirs = asked.nonzero().unbind(1)
+    found = oracle(
+        prompts.take(rows.tolist()), _singled(first, rows, ours), _singled(second, rows, theirs)
+    )
+    preference = found.preference.new_full(asked.shape, 0.5)
+    preference[asked] = found.preference[:, 0, 0]
+    valid = torch.zeros_like(asked)
+    valid[asked] = found.valid[:, 0, 0]
+    return Comparison(preference, valid)
+
+
+def both_ways(comparison: Comparison) -> Comparison:
+    """What is known of responses among themselves [B, K, K]: P(l > k) is 1 - P(k > l)."""
+    valid, preference = comparison.valid, comparison.preference
+    known = torch.where(valid, preference, 1 - preference.mT)
+    return Comparison(known, valid | valid.mT)
+
+
+def _singled(responses: Responses, rows: Tensor, which: Tensor) -> Responses:
+    """Some responses, each as the only one to its prompt, [Q, 1]."""
+    text, truncated = responses.text, responses.truncated
+    pairs = zip(rows.tolist(), which.tolist(), strict=True)
+    return Responses(
+        tokens=responses.tokens[rows, which][:, None],
+        mask=responses.mask[rows, which][:, None],
+        weight=torch.ones_like(responses.weight[rows, which])[:, None],
+        text=None if text is None else [[text[row][number]] for row, number in pairs],
+        version=responses.version,
+        truncated=None if truncated is None else truncated[rows, which][:, None],
+    )
 
 
 def pair_weight(asked: Tensor, valid: Tensor) -> Tensor:

@@ -4,8 +4,12 @@ import re
 
 import pytest
 import torch
+from zoo import Spy
 
+from nlhf_zoo.data.tables.games import uniform_random
 from nlhf_zoo.game import designs
+from nlhf_zoo.oracles import MatrixOracle, TextOracle
+from nlhf_zoo.records import Prompts, Responses
 
 DRAWS = 20_000
 AMONG = [(3, 2), (4, 1), (4, 2), (4, 3), (5, 2), (5, 4), (6, 3), (8, 2), (8, 5), (2, 1)]
@@ -121,6 +125,66 @@ def test_what_was_not_asked_is_not_invalid():
     weight = designs.pair_weight(asked, one)
     assert weight.sum((1, 2)).tolist() == pytest.approx([1, 1, 1, 0, 1, 1, 1, 1, 1, 1])
     assert designs.unanswered(asked, one) == 6
+
+
+def drawn(prompts: int, num: int, seed: int) -> Responses:
+    """Responses of one token, 0 to 5."""
+    tokens = torch.randint(6, (prompts, num, 1), generator=stream(seed))
+    weight = torch.full((prompts, num), 1 / num, dtype=torch.float64)
+    return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight)
+
+
+@pytest.mark.parametrize("among", [True, False])
+def test_an_oracle_is_asked_about_these_pairs_and_no_others(among):
+    table = Spy(MatrixOracle(uniform_random(3, 6, seed=0)))
+    prompts, first = Prompts(torch.tensor([2, 0, 1, 2])), drawn(4, 5, seed=1)
+    second = first if among else drawn(4, 3, seed=2)
+    asked = (
+        designs.among_themselves(4, 5, 2, stream())
+        if among
+        else designs.with_opponents(4, 5, 3, 2, stream())
+    )
+    whole = table.oracle(prompts, first, second)
+    found = designs.ask(table, prompts, first, second, asked)
+    assert torch.equal(found.valid, asked)
+    assert torch.equal(found.preference[asked], whole.preference[asked])
+    assert table.asked == [(1, 1, False)]
+    if among:
+        known = designs.both_ways(found)
+        assert torch.equal(known.valid, asked | asked.mT)
+        torch.testing.assert_close(known.preference[known.valid], whole.preference[known.valid])
+
+
+class Longer(TextOracle):
+    """The longer text is better; of two neighbours it has no answer. It keeps what it was asked."""
+
+    fingerprint = "longer"
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def answers(self, questions):
+        self.count(questions)
+        for number, question in enumerate(questions):
+            one, other = len(question.first), len(question.second)
+            self.heard.append((one, other))
+            yield number, float("nan") if abs(one - other) == 1 else float(one > other)
+
+
+def test_an_oracle_of_texts_is_asked_in_the_order_of_the_design():
+    oracle, prompts = Longer(), Prompts(torch.arange(2), text=["x", "y"])
+    tokens = torch.arange(5).expand(2, -1)[:, :, None]
+    words = [["a" * (1 + i) for i in range(5)]] * 2
+    weight = torch.full((2, 5), 0.2, dtype=torch.float64)
+    responses = Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), weight, text=words)
+    asked = designs.among_themselves(2, 5, 2, stream(3))
+    found = designs.ask(oracle, prompts, responses, responses, asked)
+    pairs = [(k + 1, other + 1) for _, k, other in asked.nonzero().tolist()]
+    assert oracle.heard == pairs
+    assert oracle.ledger["queries"] == len(pairs) == 10
+    missing = sum(abs(one - other) == 1 for one, other in pairs)
+    assert designs.unanswered(asked, found.valid) == oracle.ledger["invalid"] == missing > 0
 
 
 def test_a_design_is_drawn_from_the_stream_alone():
