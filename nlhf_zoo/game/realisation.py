@@ -102,6 +102,8 @@ class ClosedForm(Realisation):
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
+        if progress.round == 0:
+            self._each = {}  # it may have played another game before
         rounds = self._rounds_now(game)
         if rounds == 0:  # the first round of an adaptive step would exceed the budget
             game.trainer.should_stop = True

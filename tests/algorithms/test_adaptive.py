@@ -18,8 +18,10 @@ from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.data.tables import games
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
+from nlhf_zoo.health.preservation import restored_after
 from nlhf_zoo.oracles import MatrixOracle
 from nlhf_zoo.policies import TabularPolicy
+from nlhf_zoo.solvers import exploitability
 
 ADAPTIVE = [EGPO("adaptive"), NashMP("adaptive")]
 each = pytest.mark.parametrize("algorithm", ADAPTIVE, ids=lambda a: type(a).__name__)
@@ -38,9 +40,8 @@ def family(name):
     return P, normal_logits(*P.shape[:2], seed=2).log_softmax(-1)
 
 
-every_family = pytest.mark.parametrize(
-    "name", ["random", "rock, paper, scissors", "blocks", "annotators"]
-)
+FAMILIES = ["random", "rock, paper, scissors", "blocks", "annotators"]
+every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def equilibrium(P, mu, beta):
@@ -232,6 +233,27 @@ def test_inside_a_moving_magnet():
     assert (play.step_size > module.safe_step_size(0.1)).any()
 
 
+def products_to(algorithm, P, mu, beta, gap=1e-5):
+    """Products that each game asks for until its duality gap is below `gap` [C]."""
+    rounds = int((1.2 if algorithm.adaptive else 2.4) / beta) + 12
+    played = engine(algorithm, P, mu, mu, beta).run(0, rounds)
+    below = 2 * exploitability(P, played.log_policy, mu, beta) < gap
+    asked = played.queries.reshape(rounds, -1).expand(below.shape).double()
+    return torch.where(below, asked, math.inf).amin(0)
+
+
+@pytest.mark.parametrize(("beta", "most"), [(1.0, 1.0), (0.1, 0.55), (0.01, 0.55)])
+def test_it_asks_for_less_than_the_default_step(beta, most):
+    """On sixteen games; `benchmarks/adaptive.py` has more of them, of 100 actions too."""
+    default, adaptive = (
+        torch.cat([products_to(EGPO(eta), *family(name), beta) for name in FAMILIES])
+        for eta in (None, "adaptive")
+    )
+    assert adaptive.isfinite().all()
+    assert adaptive.median() <= most * default.median()
+    assert (adaptive / default).max() <= 1.4
+
+
 # ---- the game ----
 
 
@@ -258,6 +280,25 @@ def test_no_game_exceeds_the_budget(algorithm, queries):
         torch.testing.assert_close(
             game.log_policy(), whole.log_policy[-1].log_softmax(-1), atol=1e-12, rtol=0
         )
+
+
+def test_a_realisation_takes_nothing_from_a_game_to_the_next():
+    realisation, found = ClosedForm(rounds_per_step=5), []
+    for _ in "ab":
+        game = zoo.fit(adaptive_game(realisation=realisation), 12)
+        found.append((game.progress.queries_per_prompt, game.progress.queries))
+    assert found[0] == found[1]
+
+
+def test_a_check_of_a_run_leaves_step_sizes_and_counts_as_they_were():
+    game = zoo.fit(adaptive_game(realisation=ClosedForm(rounds_per_step=5)), 12)
+    before = {name: t.clone() for name, t in game.realisation.state_dict().items()}
+    assert before.keys() == {"step_size", "queries"}
+    with restored_after(game):
+        zoo.fit(game, 30)
+        assert not torch.equal(game.realisation.state_dict()["queries"], before["queries"])
+    for name, tensor in game.realisation.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_gradient_steps_are_refused():
