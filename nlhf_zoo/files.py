@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,18 @@ def written(path: Path) -> Iterator[Path]:
     """A file beside ``path`` that takes its place when it is whole; never where writing it fails.
 
     Args:
-        path: the file, in a folder that exists.
+        path: the file, in a folder that exists; of a link, what it leads to.
 
     Yields:
         the path to write to.
 
     Raises:
-        OSError: the disk is full, or the place cannot be written to; it names the file.
+        OSError: the disk is full, or the place cannot be written to; it names the file. A device, a
+            pipe or a folder stands in its place, which stays.
     """
+    if path.exists() and not path.is_file():  # root may well replace /dev/null
+        raise FileExistsError(errno.EEXIST, "is no file that may be replaced", str(path))
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
         try:

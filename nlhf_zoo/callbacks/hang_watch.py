@@ -25,6 +25,8 @@ from nlhf_zoo.game.micro_batches import StepTimer, nobody_listens
 from nlhf_zoo.game.online_game import OnlineGame
 
 BACKWARD = "backward and the exchange of gradients"
+CHECKPOINT = "writing a checkpoint"
+_TOGETHER = (BACKWARD, CHECKPOINT)  # in the midst of which processes wait for each other
 _PHASES = {"generate": "drawing", "judge": "judging", "score": "scoring"}  # of a game's step
 _EXIT_CODE = 2  # as of any command that says in one sentence what has ended it
 _VERDICT = "verdict"
@@ -65,26 +67,30 @@ class Waiting:
         return behind if all(self._still[process] >= self.seconds for process in behind) else []
 
     def _behind(self) -> list[int]:
-        """The last of all; where none is, all that wait for each other's gradients."""
-        order = {process: place[:2] for process, place in self.places.items()}
-        last = min(order.values())
-        is_waited_for = any(place > last for place in order.values())
-        exchange = len(order) > 1 and all(p.phase == BACKWARD for p in self.places.values())
-        behind = [process for process, place in order.items() if place == last]
-        return behind if is_waited_for or exchange else []
+        """The last of all; where none is, all that are where they wait for each other."""
+        last = min(place[:2] for place in self.places.values())
+        behind = [process for process, place in self.places.items() if place[:2] == last]
+        is_waited_for = len(behind) < len(self.places)
+        together = len(behind) > 1 and self.places[behind[0]].phase in _TOGETHER
+        return behind if is_waited_for or together else []
 
     def sentence(self) -> str:
         """Which processes hang, and where."""
-        hanging = self.hanging()
-        where = [
-            f"process {process} of {len(self.places)} hangs, last seen in {place.phase} (training "
-            f"step {place.batch}, {place.code})"
-            for process, place in self.places.items()
-            if process in hanging
-        ]
+        hanging, number = self.hanging(), len(self.places)
+        place = self.places[hanging[0]]
+        step = f"training step {place.batch}"
+        if len(hanging) < number:
+            names = " and ".join(map(str, hanging))
+            lines = ", ".join(self.places[process].code for process in hanging)
+            who = f"process {names} of {number} hangs, last seen in {place.phase} ({step}, {lines})"
+            since = f"others have waited for it for {self.seconds:g} seconds"
+        else:
+            lines = ", ".join(f"process {p} at {self.places[p].code}" for p in hanging)
+            who = f"one of {number} processes hangs in {place.phase} ({step})"
+            since = f"for {self.seconds:g} seconds these have stood: {lines}"
         return (
-            f"{' and '.join(where)}: others have waited for it for {self.seconds:g} seconds; if it "
-            "needs longer, give --trainer.callbacks+ HangWatch --trainer.callbacks.seconds more"
+            f"{who}: {since}; if it needs longer, give --trainer.callbacks+ HangWatch "
+            "--trainer.callbacks.seconds more"
         )
 
 
@@ -127,9 +133,16 @@ class HangWatch(L.Callback):
             pl_module.timer.on_phase = self._enter_phase_of_game
             self._timer = pl_module.timer
         self._ended.clear()
+        interval = min(5.0, self.seconds / 10)
+        store = process_group_store("nlhf_hang_watch", timedelta(seconds=max(1.0, interval)))
         watched = threading.get_ident()
+        place = self._place._replace(code=_line_of(watched))
+        store.set(str(trainer.global_rank), json.dumps(place))  # before it may hang
         self._thread = threading.Thread(
-            target=self._watch, args=(trainer, watched), name="hang-watch", daemon=True
+            target=self._watch,
+            args=(trainer, store, watched, interval),
+            name="hang-watch",
+            daemon=True,
         )
         self._thread.start()
 
@@ -173,15 +186,15 @@ class HangWatch(L.Callback):
 
     def on_save_checkpoint(self, *_: Any) -> None:
         """A checkpoint is about to be written."""
-        self.enter("writing a checkpoint")
+        self.enter(CHECKPOINT)
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """A batch is evaluated."""
         self.enter("validation")
 
-    def on_validation_end(self, *_: Any) -> None:
-        """The figures of a validation are there."""
-        self.enter("the end of validation")
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """It is; figures are averaged over the processes at the end of all."""
+        self.enter("the exchange of figures")
 
     @override
     def on_test_batch_start(self, *_: Any) -> None:
@@ -193,10 +206,8 @@ class HangWatch(L.Callback):
 
     # The thread ---------------------------------------------------------------------------------
 
-    def _watch(self, trainer: L.Trainer, watched: int) -> None:
+    def _watch(self, trainer: L.Trainer, store: Store, watched: int, interval: float) -> None:
         """Tell the others where the thread ``watched`` stands, and look where they are."""
-        interval = min(5.0, self.seconds / 10)
-        store = process_group_store("nlhf_hang_watch", timedelta(seconds=max(1.0, interval)))
         here, waiting = trainer.global_rank, Waiting(self.seconds)
         others = [process for process in range(trainer.world_size) if process != here]
         while not self._ended.wait(interval):

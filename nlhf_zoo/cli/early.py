@@ -41,19 +41,66 @@ _BASES: dict[_Place, str] = {
     ("model",): "OnlineGame | PreferenceModel",
     ("data",): "LightningDataModule",
 }
+# Where the options of a command stand that is none of the Trainer's, and those that are not its.
+_OWN = {
+    "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
+    "export": ("export.py", "export", ()),
+    "oracle": ("oracle/report.py", "ReportOptions", ()),
+    "solve": ("solve/command.py", "solve_files", ("arguments",)),
+}
+_OWN_ORACLE = {"oracle": {"oracle": "PreferenceOracle"}}  # by hand there
+_DOCTOR = ("num_prompts", "no_rehearsal", "no-rehearsal")
 
 
-def refuse_early(args: Sequence[str], own: Sequence[str] = (), command: str = "fit") -> None:
-    """Refuse what is certainly wrong with a command of the Trainer that has options of its `own`.
+def refuse_early(args: Sequence[str], command: str = "fit") -> None:
+    """Refuse what is certainly wrong with a command's options.
 
     A file is missing or no YAML, an option or a class of this package is misspelt.
     """
-    look = _Look((*_OPTIONS, *own), command)
-    for _, flag, value in flags(args):
+    given = list(flags(args))
+    with_file = any(flag in ("config", "c") for _, flag, _ in given)
+    own = _own(command)
+    if command in _OWN and not (command == "oracle" and with_file):
+        _refuse_of_its_own(command, given, own)
+        return
+    # Of both, an oracle and a file that has one, more is said later.
+    more = _DOCTOR if command == "doctor" else (*own, *_OWN_ORACLE.get(command, ()))
+    subcommand = "fit" if command in ("doctor", "oracle") else command  # as which these parse
+    look = _Look((*_OPTIONS, *more), subcommand, _BASES)
+    for _, flag, value in given:
         if flag in ("config", "c"):
             look.at_file(value or "")
         else:
             look.at_option(flag, value)
+
+
+def _own(command: str) -> dict[str, str]:
+    """Options of a command that is none of the Trainer's, with what each is to be."""
+    if command not in _OWN:
+        return {}
+    file, name, others = _OWN[command]
+    own = signatures.options_in(file, name)
+    return {option: kind for option, kind in own.items() if option not in others}
+
+
+def _refuse_of_its_own(
+    command: str, given: Sequence[tuple[int, str, str | None]], own: dict[str, str]
+) -> None:
+    """Look at the options of a command that takes none of the Trainer's."""
+    kinds = _OWN_ORACLE.get(command, own)
+    bases: dict[_Place, str] = {
+        (option,): kind for option, kind in kinds.items() if signatures.parts_in(kind)
+    }
+    hyphened = [option.replace("_", "-") for option in own]
+    look = _Look(["config", "c", "help", "h", *kinds, *own, *hyphened], command, bases)
+    file, *_ = _OWN[command]
+    for _, flag, value in given:
+        look.at_option(flag, value)
+        head, _, rest = flag.partition(".")
+        names = re.findall(r"\w+", own.get(head, ""))
+        known = {option for name in names for option in signatures.options_in(file, name)}
+        if rest and known and rest not in known:
+            raise UserError(f"--{head}: Option {rest!r} is not accepted{nearest(rest, known)}")
 
 
 def _places(place: _Place, block: object) -> Iterator[tuple[_Place, object]]:
@@ -72,9 +119,10 @@ def _places(place: _Place, block: object) -> Iterator[tuple[_Place, object]]:
 class _Look:
     """Walks through files and options in order, and knows which class stands where."""
 
-    def __init__(self, options: Sequence[str], command: str) -> None:
+    def __init__(self, options: Sequence[str], command: str, bases: Mapping[_Place, str]) -> None:
         self.options = options
         self.command = command
+        self.bases = bases
         self.classes: dict[_Place, str] = {("model",): "OnlineGame", ("data",): "TablePrompts"}
         self.foreign = False  # whether a module was named that may define more classes
 
@@ -117,7 +165,7 @@ class _Look:
         if flag.rstrip("+") == "trainer.callbacks":
             self._at_callback(value)
         place = tuple(part for part in flag.split(".") if part not in ("init_args", "class_path"))
-        if head in ("model", "data") and place[-1] not in ("help", "dict_kwargs"):
+        if (head,) in self.bases and place[-1] not in ("help", "dict_kwargs"):
             self._at_place(place, value)
 
     def _is_known(self, head: str, rest: str) -> bool:
@@ -131,7 +179,7 @@ class _Look:
     def _at_place(self, place: _Place, value: object) -> None:
         """Look at a part or an option of it, and at each part on the way to it."""
         if len(place) == 1:
-            self._at_class(place, _BASES[place], value)
+            self._at_class(place, self.bases[place], value)
         for end in range(1, len(place)):
             if place[end].isdigit() or place[end].endswith("+"):
                 return  # an entry of a list
@@ -157,7 +205,7 @@ class _Look:
     def _at_class(self, place: _Place, annotation: str, value: object) -> None:
         """Look at the name of a class."""
         bases = signatures.parts_in(annotation)
-        if not isinstance(value, str) or "${" in value or not (bases or place in _BASES):
+        if not isinstance(value, str) or "${" in value or not (bases or place in self.bases):
             return
         self.classes.pop(place, None)
         name = value.rpartition(".")[2]
@@ -184,7 +232,7 @@ class _Look:
     def _at_no_class(self, place: _Place, bases: list[str], annotation: str, name: str) -> None:
         if name in ("null", "None") or _takes_text(annotation) or "Callable" in annotation:
             return
-        known = [] if place in _BASES else signatures.choices(bases[0])
+        known = [] if self.bases is _BASES and place in _BASES else signatures.choices(bases[0])
         choose = (
             f": choose one of {', '.join(known)}" if known else nearest(name, signatures.classes())
         )

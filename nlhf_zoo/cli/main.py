@@ -60,13 +60,10 @@ def main(args: Sequence[str] | None = None) -> None:
     command, *rest = argv
     try:
         # Once torch is there, classes may be that no source of ours tells of.
-        if command in (*_TRAINER_COMMANDS, "doctor") and "torch" not in sys.modules:
+        if command in (*_TRAINER_COMMANDS, *_COMMANDS) and "torch" not in sys.modules:
             from nlhf_zoo.cli.early import refuse_early
 
-            if command == "doctor":
-                refuse_early(rest, ("num_prompts", "no_rehearsal"))
-            else:
-                refuse_early(rest, command=command)
+            refuse_early(rest, command)
         if command in _TRAINER_COMMANDS:
             with _no_collection():
                 from nlhf_zoo.cli.trainer import run

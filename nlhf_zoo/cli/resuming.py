@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from nlhf_zoo.callbacks import Budget, CollapseWatch, ExactMetrics, HangWatch
+from nlhf_zoo.callbacks import Budget, CollapseWatch, ExactMetrics, GameCheckpoint, HangWatch
 from nlhf_zoo.callbacks.checkpoint import PREVIOUS
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.errors import UserError
@@ -29,7 +29,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 
 _ORACLE = "model.init_args.oracle."
 _LIGHTNING_LOGS = "lightning_logs"  # the folder of a run that nobody has named
-_ONE = (Budget, CollapseWatch, ExactMetrics, HangWatch)  # of which a run has one
+_ONE = (Budget, CollapseWatch, ExactMetrics, GameCheckpoint, HangWatch)  # of which a run has one
 
 
 class SaveGameConfig(SaveConfigCallback):
@@ -69,10 +69,10 @@ class SaveGameConfig(SaveConfigCallback):
 
 
 def keep_last(trainer: Namespace) -> None:
-    """Of several budgets in a Trainer's configuration leave the last, and so of exact metrics.
+    """Of several budgets in a Trainer's configuration leave the last, and so of others of ours.
 
     `--trainer.callbacks+ Budget` adds one to a file's, and replaces it so. A run goes by its last
-    budget, which alone `config.yaml` shall list; two exact metrics Lightning would refuse.
+    budget, which alone `config.yaml` shall list; two that have a state Lightning would refuse.
     """
     kinds = kinds_of_callbacks(trainer)
     if kinds:

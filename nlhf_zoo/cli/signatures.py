@@ -95,6 +95,18 @@ def options_of(name: str) -> dict[str, str] | None:
     return ours[0] if len(ours) == 1 else {} if not signature.bases else None
 
 
+@cache
+def options_in(file: str, name: str) -> dict[str, str]:
+    """Options of a command: of a function, or a record, in a file of cli; none where none is."""
+    path = _PACKAGE / "cli" / file
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _arguments(node)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _fields(node)
+    return {}
+
+
 def parts_in(annotation: str) -> list[str]:
     """Classes of this package that an annotation names."""
     return [word for word in re.findall(r"\w+", annotation) if word in classes()]
@@ -118,12 +130,20 @@ def _signature(node: ast.ClassDef) -> Signature:
     bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
     marks = [ast.unparse(mark) for mark in node.decorator_list]
     if any(mark.startswith("dataclass") for mark in marks):
-        fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
-        return Signature(bases, {ast.unparse(f.target): ast.unparse(f.annotation) for f in fields})
+        return Signature(bases, _fields(node))
     abstract = "ABC" in bases
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-            arguments = [*part.args.posonlyargs, *part.args.args, *part.args.kwonlyargs][1:]
-            options = {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}
+            options = dict(list(_arguments(part).items())[1:])
             return Signature(bases, options, abstract, part.args.kwarg is not None)
     return Signature(bases, None, abstract)
+
+
+def _fields(node: ast.ClassDef) -> dict[str, str]:
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+    return {ast.unparse(field.target): ast.unparse(field.annotation) for field in fields}
+
+
+def _arguments(node: ast.FunctionDef) -> dict[str, str]:
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}

@@ -59,8 +59,9 @@ def send_at(place: str, call: int, *signals: int, process: int = 0) -> None:
 
 
 def rarely(config: dict[str, Any]) -> dict[str, Any]:
-    """No checkpoints but those of a stop, and of the end."""
+    """No checkpoints but those of a stop, and of the end; no bar, which a slow run shows."""
     config = copy.deepcopy(config)
+    config["trainer"]["enable_progress_bar"] = False
     config["trainer"]["callbacks"][-1]["init_args"]["every_n_train_steps"] = 1000
     return config
 

@@ -100,6 +100,54 @@ def test_it_says_what_was_meant(option):
         refuse_early([*FIT, option, value])
 
 
+COMMANDS = {
+    "solve --bta 0.3": "unrecognized arguments: --bta 0.3, did you mean 'beta'?",
+    "solve --arguments {}": "unrecognized arguments: --arguments {}",
+    "solve --algorithm NashMDD": "--algorithm: there is no class 'NashMDD': choose one of EGPO, ",
+    "solve --algorithm EGPO --algorithm.etta 1": "'etta' is not accepted, did you mean 'eta'?",
+    "compare --config a.yaml --bettas [1]": "--bettas [1], did you mean 'betas'?",
+    "compare --config a.yaml --games.a.oracle A": "unrecognized arguments: --games.a.oracle A",
+    "compare --budget.querys 3": "Option 'querys' is not accepted, did you mean 'queries'?",
+    "compare --target.gap 3": "--target: Option 'gap' is not accepted",
+    "oracle --oracle RuleOracl": "--oracle: there is no class 'RuleOracl': choose one of ",
+    "oracle --oracle RuleOracle --oracle.functin f": "'functin' is not accepted, did you mean 'fu",
+    "oracle --num_promts 3": "unrecognized arguments: --num_promts 3, did you mean 'num_prompts'?",
+    "oracle --config {seed_everything: 1} --model.betta 1": "did you mean 'beta'?",
+    "export --ouput y": "unrecognized arguments: --ouput y, did you mean 'output'?",
+    "doctor --no_rehersal": "unrecognized arguments: --no_rehersal, did you mean 'no_rehearsal'?",
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_says_what_was_meant(line):
+    command, *args = re.findall(r"\{.*?\}|\S+", line)
+    with pytest.raises(UserError) as caught:
+        refuse_early(args, command)
+    assert COMMANDS[line] in str(caught.value)
+
+
+RIGHT = [
+    "solve --votes v.csv --beta=0.1 --prior 1 --format arena --unranked below --updates 3",
+    "solve --matrix p.npy --reference m.npy --start s.npy --output o.npz --algorithm json.Mine",
+    "solve --matrix p.npy --algorithm EGPO --algorithm.eta 0.2 --help",
+    "compare -c a.yaml --budget.queries 3 --budget.rounds=4 --target.duality_gap 1 --overwrite",
+    "compare --config a.yaml --output o --seeds [0,1] --betas [1] --queries_axis log",
+    "oracle --oracle o.yaml --oracle.anything 1 --responses s.jsonl --max_queries 3 --figure f.png",
+    "oracle --oracle OrderSwap --oracle.oracle RuleOracle --oracle.oracle.function f.g --probe",
+    "oracle --config {seed_everything: 1} --oracle RuleOracle",  # of which more is said later
+    "oracle --config {seed_everything: 1} --num_prompts 3 --num_responses 2 --model.beta 1",
+    "export --ckpt a --output b --player p --merged true --config c --allow-code",
+    "export --allow_code --ckpt=a",
+    "doctor --num_prompts 3 --no-rehearsal",
+]
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_of_every_command_what_may_be_right_is_left_to_the_parser(line):
+    command, *args = re.findall(r"\{.*?\}|\S+", line)
+    refuse_early(args, command)
+
+
 def test_of_a_record_it_says_more_than_the_parser():
     with pytest.raises(UserError, match=r"algorithm\.opponent: Option 'temprature' is not"):
         refuse_early([*FIT, "--model.algorithm.opponent.temprature", "2"])

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
 from pathlib import Path
 from unittest.mock import Mock
@@ -376,6 +377,8 @@ REFUSALS = {
     "unmade": (f"--oracle {__name__}.Unmade {READ}", "there is no such library"),
     "no responses": (SHORTER, "RuleOracle reads texts: give --responses FILE, or a --config"),
     "no file": (f"{SHORTER} --responses none.jsonl", "none.jsonl cannot be read"),
+    "no end": (f"{SHORTER} --responses /dev/zero", "/dev/zero is not a file: check the path"),
+    "a pipe": (f"{SHORTER} --responses pipe.jsonl", "pipe.jsonl is not a file: check the path"),
     "bad line": (f"{SHORTER} --responses bad.jsonl", "line 2 of bad.jsonl is not JSON"),
     "one response": (f"{SHORTER} --responses one.jsonl", "line 1 of one.jsonl has fewer than two"),
     "responses of a table": (f"--oracle Cyclic {READ}", "Cyclic looks its answers up .* leave"),
@@ -393,6 +396,7 @@ REFUSALS = {
     "no json": (f"{SHORTER} {READ} --output r.txt", "--output r.txt must end with .json"),
     "no png": (f"{SHORTER} {READ} --figure f.jpg", "--figure f.jpg must end with .png"),
     "a folder": (f"{SHORTER} {READ} --figure d.png", "--figure d.png is a folder"),
+    "into a pipe": (f"{SHORTER} {READ} --output pipe.json", "pipe.json is a device or a pipe"),
     "overwrites": (f"{SHORTER} --responses s.json --output s.json", "would overwrite an input"),
     "asymmetric": (
         f"--oracle CachedOracle --oracle.path a.db {within('oracle', HASTY)}",
@@ -401,11 +405,14 @@ REFUSALS = {
 }
 
 
+@pytest.mark.timeout(60)  # some files have no end
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_mistake_is_one_sentence(folder, refused, name):
     Path("bad.jsonl").write_text('{"prompt": "p", "responses": ["a", "b"]}\n{"prompt"\n')
     Path("one.jsonl").write_text('{"prompt": "p", "responses": ["a"]}\n')
     Path("d.png").mkdir()
+    for name_of_pipe in ("pipe.json", "pipe.jsonl"):
+        os.mkfifo(name_of_pipe)
     options, message = REFUSALS[name]
     out, line = refused("oracle", *options.split())
     assert out == ""

@@ -258,6 +258,9 @@ FITS = {
     "matrix missing": ([*MATRIX, "no.npy"], "matrix no.npy does not exist"),
     "matrix not given": (MATRIX[:-1], "MatrixOracle reads a file: give its path"),
     "matrix a folder": ([*MATRIX, "folder"], "folder is not a file"),
+    "matrix without an end": ([*MATRIX, "/dev/zero"], "matrix /dev/zero is not a file"),
+    "ckpt_path without an end": ([*FIT, "--ckpt_path", "/dev/zero"], "ckpt_path /dev/zero is no file"),
+    "two checkpoints": ([*FIT, CALLBACK + "+", "GameCheckpoint", CALLBACK + ".dirpath", "key.yaml"], "key.yaml cannot be written to"),
     "votes missing": ([*VOTES, "no.csv"], "votes no.csv does not exist"),
     "votes prior": ([*VOTES, "gap.csv", "--model.oracle.prior", "0"], "nobody compared 'a' with 'c'"),
     "reference length": (

@@ -3,6 +3,7 @@
 # ruff: noqa: E501  # tables of one row a line
 
 import json
+import os
 import subprocess
 import sys
 from itertools import islice
@@ -508,6 +509,10 @@ REFUSALS = {
     "reference of an absent alternative": ("--votes ragged.csv --reference absent.npy", "alternative 2 of row 1 a probability"),
     "no such folder": (f"{ONE} --output nowhere/out.npz", "the folder nowhere does not exist"),
     "output is a folder": (f"{ONE} --output .", "is a folder"),
+    "output is a pipe": (f"{ONE} --output pipe", "--output pipe is a device or a pipe"),
+    "matrix is a pipe": ("--matrix pipe", "matrix pipe is not a file"),
+    "votes without an end": ("--votes /dev/zero", "votes /dev/zero is not a file"),
+    "reference without an end": (f"{ONE} --reference /dev/zero", "reference /dev/zero is not a file"),
     "output is the input": (f"{ONE} --output game.npy", "would overwrite an input"),
     "diverges": (f"{ONE} --algorithm SPPO --algorithm.eta 1e308", "diverged at update"),
     "step past mu": (f"{ONE} --algorithm OnlineIPO --algorithm.eta 100", "are not negative"),
@@ -517,6 +522,7 @@ REFUSALS = {
 @pytest.fixture
 def bad_files(folder):
     Path("empty.npy").touch()
+    os.mkfifo("pipe")
     np.save("pickled.npy", np.array([{}], dtype=object))
     np.save("oblong.npy", np.full((2, 3), 0.5))
     np.save("skew.npy", np.array([[0.5, 0.8], [0.3, 0.5]]))
@@ -537,15 +543,16 @@ def bad_files(folder):
     np.save("absent.npy", np.full((2, 3), 1 / 3))
 
 
+@pytest.mark.timeout(60)  # some files have no end
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refuses_in_one_sentence(bad_files, folder, refused, monkeypatch, case):
     arguments, expected = REFUSALS[case]
     solver = Mock(wraps=solve.regularised_nash)
     monkeypatch.setattr(solve, "regularised_nash", solver)
-    files = {path: path.read_bytes() for path in folder.iterdir()}
+    files = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     out, sentence = refused("solve", *arguments.split())
     assert expected in sentence
     assert out == ""
-    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == files
     if case != "diverges":  # everything else is found before anything is computed
         solver.assert_not_called()

@@ -38,6 +38,7 @@ class Fails(L.Callback):
 def configuration(folder: Path, strategy: str, **failure: Any) -> None:
     config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
     config["trainer"] |= {"devices": 2, "strategy": strategy}
+    config["trainer"] |= {"enable_progress_bar": False}  # which is shown where it is slow
     config["trainer"]["callbacks"].append(runs.part("planted.Fails", **failure))
     config["data"] = runs.part("TablePrompts", batch_size=2)
     runs.write(folder, config)

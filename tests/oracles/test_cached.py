@@ -334,6 +334,8 @@ def test_files_that_are_none_of_ours(tmp_path: Path):
 def test_places_where_there_can_be_none(tmp_path: Path):
     assert f"there is no folder {tmp_path}/nowhere for" in refused(tmp_path / "nowhere/a.sqlite")
     assert "is a folder: give a file for answers" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe.sqlite")
+    assert "is a device or a pipe: give a file for" in refused(tmp_path / "pipe.sqlite")
     if Path("/proc").is_dir():  # where nobody can make a file
         sentence = refused("/proc/a.sqlite")
         assert "unable to open database file" in sentence or "no permission" in sentence

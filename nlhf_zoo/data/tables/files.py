@@ -148,7 +148,7 @@ def require_file(path: Path, what: str) -> None:
     if not path.exists():
         raise UserError(f"{what} {path} does not exist: check the path")
     if not path.is_file():
-        raise UserError(f"{what} {path} is not a file: give a .npy or .csv file")
+        raise UserError(f"{what} {path} is not a file: check the path")
     if not os.access(path, os.R_OK):
         raise UserError(f"{what} {path} cannot be read: check its permissions")
     if path.stat().st_size == 0:

@@ -203,6 +203,8 @@ def read_lines(path: str | Path, example: str) -> Iterator[Row]:
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a device or a pipe may never end
+        raise UserError(f"{path} is not a file: check the path")
     is_list = _is_list(path)
     for number, (where, values) in enumerate(_entries(path) if is_list else _objects(path)):
         if not isinstance(values, dict):

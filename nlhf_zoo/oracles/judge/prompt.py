@@ -60,6 +60,8 @@ def render(template: str, conversation: Conversation, first: str, second: str) -
 def read_template(path: Path) -> str:
     """The text of a template; refuses one that cannot be read, or has other fields."""
     where = f"the judge's template {path}"
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise UserError(f"{where} is not a file: check the path")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:

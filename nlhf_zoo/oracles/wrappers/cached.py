@@ -117,6 +117,8 @@ class AnswerStore:
             raise UserError(f"there is no folder {folder} for the answers in {self.path.name}")
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder: give a file for answers")
+        if self.path.exists() and not self.path.is_file():
+            raise UserError(f"{self.path} is a device or a pipe: give a file for answers")
         if not os.access(self.path if self.path.exists() else folder, os.W_OK):
             raise UserError(f"the answers in {self.path} cannot be written: no permission")
         if self.path.exists():
