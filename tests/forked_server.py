@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot  # noqa: F401
 import openai  # noqa: F401
 import peft.utils.transformers_weight_conversion  # noqa: F401
 import preference_runs
@@ -23,6 +24,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import zoo  # noqa: F401
 from paths import CONFIGS
 
+import nlhf_zoo.cli.compare.command  # noqa: F401
 from nlhf_zoo.cli.main import main
 
 

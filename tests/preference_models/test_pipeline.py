@@ -110,18 +110,19 @@ def test_a_general_head_learns_the_cycle_and_a_bradley_terry_head_does_not(model
 
 
 def test_against_the_first_a_policy_mixes_and_against_the_second_it_ends_in_a_corner(models):
-    nash = ["--model.algorithm", "EGPO", "--model.beta", "0.1", "--model.optimizer.lr", "0.01"]
-    nash += ["--model.lr_scheduler.total_iters", "200", *rounds(100)]
+    nash = ["--model.algorithm", "OnlineIPO", "--model.beta", "0.1", "--model.optimizer.lr", "0.01"]
+    nash += ["--model.lr_scheduler.total_iters", "100", *rounds(100)]
     mixed, reference = policy(models, "nash_mp", *nash)
-    # Of seeds 0 to 3 the shares are at least 0.13 and the gain at most 0.10.
-    assert mixed.min() > 0.1
-    assert gain(mixed) < 0.15
+    # Of seeds 0 to 3 the shares are at least 0.12 and the gain at most 0.15.
+    assert mixed.min() > 0.05
+    assert gain(mixed) < 0.2
     assert gain(reference) > 0.22
-    dpo = ["--model.optimizer.lr", "0.02", "--model.lr_scheduler.total_iters", "40", *rounds(40)]
+    dpo = ["--model.optimizer.lr", "0.04", "--model.lr_scheduler.total_iters", "24", *rounds(24)]
     corner, _ = policy(models, "online_dpo", *dpo)
-    assert corner[1] > 0.95  # paper, of which the reference has a quarter
+    # Of these seeds at least 0.94, and the gain at least 0.45.
+    assert corner[1] > 0.9  # paper, of which the reference has a quarter
     assert reference[1] < 0.3
-    assert gain(corner) > 0.45
+    assert gain(corner) > 0.4
 
 
 @pytest.mark.slow
