@@ -34,7 +34,7 @@ from nlhf_zoo.records import ProximalStep
 Eta = float | None | Literal["adaptive"]
 
 _GROWTH, _SHRINKAGE = 1.2, 0.5
-_LARGEST_WEIGHT = 0.9  # of the reference in a step's centre, s beta
+_LARGEST_WEIGHT = 0.9  # of the reference in a step's centre, s beta, unless the default's is more
 
 
 class AdaptiveAlgorithm(Protocol):
@@ -77,7 +77,11 @@ def eta_or_adaptive(value: Eta) -> Eta:
 
 def safe_step_size(beta: float) -> float:
     """The largest step size that every game accepts, and that the reference's weight allows."""
-    return min(2 / (math.sqrt(1 + beta * beta) + beta), _LARGEST_WEIGHT / beta)
+    return min(2 / (math.sqrt(1 + beta * beta) + beta), _largest_step_size(beta))
+
+
+def _largest_step_size(beta: float) -> float:
+    return max(_LARGEST_WEIGHT / beta, 2 / (1 + 2 * beta))
 
 
 def excess(
@@ -124,7 +128,7 @@ def accepts(
 def next_step_size(step_size: Tensor, beta: float, accepted: Tensor) -> Tensor:
     """The step size of the next round [C], larger where the step was accepted and else smaller."""
     new = torch.where(accepted, _GROWTH * step_size, _SHRINKAGE * step_size)
-    return new.clamp(safe_step_size(beta), _LARGEST_WEIGHT / beta)
+    return new.clamp(safe_step_size(beta), _largest_step_size(beta))
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:

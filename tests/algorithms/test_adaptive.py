@@ -180,6 +180,18 @@ def test_nash_mp_and_egpo_are_one_map_with_an_adaptive_step():
         torch.testing.assert_close(first.log_policy, second.log_policy, atol=1e-9, rtol=0)
 
 
+@each
+@pytest.mark.parametrize("beta", [10.0, 1e6])
+def test_at_a_large_temperature_it_is_the_default_step(algorithm, beta):
+    P, mu = family("random")
+    found = engine(algorithm, P, mu, mu, beta).run(0, 5)
+    default = engine(type(algorithm)(), P, mu, mu, beta).run(0, 5)
+    torch.testing.assert_close(
+        found.log_policy.log_softmax(-1), default.log_policy.log_softmax(-1), atol=1e-12, rtol=0
+    )
+    assert (found.queries == 2 * torch.arange(1, 6)[:, None] + 1).all()
+
+
 # ---- what is counted ----
 
 
