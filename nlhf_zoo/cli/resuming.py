@@ -163,7 +163,7 @@ def refuse_other_config(path: Path, config: dict[str, Any], trains: bool = True)
       how long it is waited for, where answers are remembered, what they may cost;
     - keys with `validation` in them, which say what rows are held out, and the oracle, where
       nothing is trained;
-    - another path of the same class or function of this package;
+    - another path of the same class or function of this package, or a former name of an argument;
     - an argument that the version of the run did not have yet, at its default.
 
     All of `trainer` may change, budgets among it. Without a file nothing is refused; one that does
@@ -188,11 +188,24 @@ def _changes(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, Any, Any
         return
     saved = _saved(path)
     sections = ("model", "data", "seed_everything")
-    was, now = (dict(flatten({key: of.get(key) for key in sections})) for of in (saved, config))
+    was, now = (_flat({key: of.get(key) for key in sections}) for of in (saved, config))
     for key in sorted(was.keys() | now.keys()):
         is_new = key not in was and _is_new(key, now)
         if not (_is_same(was.get(key), now.get(key)) or _may_differ(key, now) or is_new):
             yield key, was.get(key, "nothing"), now.get(key, "nothing")
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, flat; what stands under a former name of an argument, under the present."""
+    flat = dict(flatten(config))
+    for key, value in [*flat.items()]:
+        part, _, name = key.rpartition(".init_args.")
+        names = getattr(_named(str(flat.get(f"{part}.class_path"))), "former_names", {})
+        if name in names:
+            del flat[key]
+            if value != str(None):
+                flat[f"{part}.init_args.{names[name]}"] = value
+    return flat
 
 
 def _is_same(one: Any, other: Any) -> bool:

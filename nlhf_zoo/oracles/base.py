@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,8 @@ class PreferenceOracle(nn.Module, ABC):
     tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
     # Arguments on which no answer depends: how it is reached, or how much it may cost.
     may_change_on_resume: ClassVar[frozenset[str]] = frozenset()
+    # Arguments that stand for another one, by their names in an earlier version.
+    former_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Refuse a class that overrides what is called otherwise now, and would be passed over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class MatrixOracle(TableOracle):
         dtype: precision of the answers.
         matrix: the name of ``path`` in version 0.1.
     """
+
+    former_names: ClassVar = {"matrix": "path"}
 
     def __init__(
         self,
@@ -71,6 +73,8 @@ class VotesOracle(TableOracle):
             below (all that it ranks, and tied with each other); or uncompared.
         votes: the name of ``path`` in version 0.1.
     """
+
+    former_names: ClassVar = {"votes": "path"}
 
     def __init__(
         self,
@@ -109,6 +113,7 @@ class EmbeddingOracle(PreferenceOracle):
         embeddings: the name of ``path`` in version 0.1.
     """
 
+    former_names: ClassVar = {"embeddings": "path"}
     tolerance = 1e-5  # v^T R v' and v'^T R v are summed in different orders
 
     embeddings: Tensor
