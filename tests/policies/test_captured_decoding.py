@@ -4,7 +4,7 @@ import language_models as lm
 import pytest
 import torch
 from language_models import stream
-from tiny_models import make_policy
+from tiny_models import ARCHITECTURES, make_policy
 
 from nlhf_zoo.policies import NativeGenerator
 from nlhf_zoo.policies.language_model.decoding import graphs
@@ -36,7 +36,10 @@ def policy_of(kind, lora=lm.LORA, **options):
     )
 
 
-@lm.each_architecture
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "gemma2")) for kind in ARCHITECTURES],
+)
 def test_captured_steps_draw_the_same(captured, monkeypatch, kind):
     """Through all sizes of the batch, and beyond the first window; weights have moved meanwhile."""
     monkeypatch.setattr(graphs, "_WINDOW", 16)

@@ -1,7 +1,9 @@
 """The decoder of our own draws the law that is scored, whatever rows stand beside."""
 
 import gc
+from dataclasses import replace
 
+import architectures
 import language_models as lm
 import numpy as np
 import pytest
@@ -63,6 +65,42 @@ def test_each_token_is_drawn_from_the_law_of_plain_transformers(laws, kind, lora
         responses = assert_laws_by_hand(policy, laws, who, num)
         cut |= set(responses.truncated.flatten().tolist())
     assert cut == {True, False}
+
+
+# Sliding windows, biases of positions, several norms, experts, latent and shared keys and values.
+DOZEN = [
+    "bloom", "mpt", "falcon@alibi", "gpt_neox", "opt", "qwen3", "gemma3_text", "gemma3n_text",
+    "olmo2", "deepseek_v3", "gpt_oss", "cohere2", "phi3", "mixtral",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DOZEN)
+def test_a_dozen_architectures_token_by_token(laws, tmp_path, name):
+    """Each player alone by plain calls without a cache, one row at a time, unpadded."""
+    policy = make_policy(
+        architectures.save(name, tmp_path), generator=NativeGenerator(), max_new_tokens=16
+    )
+    assert policy.capabilities.drawing.native, policy.capabilities.fallback
+    for who in (lm.POLICY, lm.HALF):
+        laws.clear()
+        prompts, responses = lm.drawn(policy, who, num=2)
+        for b, k in np.ndindex(*responses.weight.shape):
+            prompt, response = lm.row_of(prompts, responses, b, k)
+            expected = plain_laws(policy, who, prompt, response)
+            found = torch.stack([laws[2 * b + k, t] for t in range(len(response))])
+            assert float((found - expected).abs().max()) < 1e-3
+
+
+@torch.no_grad()
+def plain_laws(policy, who, prompt, response):
+    total = 0
+    for player, weight in who.items():
+        with policy._players.playing([player], 1):
+            row = torch.tensor([prompt + response])
+            logits = policy._players.module(player)(input_ids=row, use_cache=False).logits[0]
+        total = total + weight * logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+    return total.log_softmax(-1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])  # without biases, and with some
@@ -226,7 +264,9 @@ def test_a_least_length_is_in_the_law_that_is_drawn_and_scored(engine):
     listed = all_responses(policy.ends, policy.pad)
     with torch.no_grad():
         of_all = policy.log_prob(lm.HALF, prompts, listed).exp()
+        by_prefixes = policy.log_prob(lm.HALF, prompts, replace(listed, enumerated=True)).exp()
     assert float(of_all.sum()) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(by_prefixes, of_all, atol=1e-6, rtol=1e-4)
     single = listed.mask.sum(-1) == 1
     assert single.any()
     assert float(of_all[single].max()) == 0
