@@ -125,6 +125,9 @@ CASES["language-egpo"] = copy.deepcopy(CASES["language-egpo"])
 
 CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = None
 
+for _name in ("language-nash_mp", "language-egpo"):  # whose rounds take the longest
+    CASES[_name]["trainer"]["callbacks"][1] = part("Budget", rounds=5)
+
 CASES["mlp-nash_mp"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
 
 # Rollouts that serve several gradient steps: with a second half step of its own, and reweighted.
