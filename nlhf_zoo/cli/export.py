@@ -110,7 +110,8 @@ def _load(policy: CausalLMPolicy, ckpt: Path, config: Path) -> None:
         if name.startswith(_POLICY)
     }
     kept = policy.checkpoint_keys()
-    for what, names in (("lacks", kept - state.keys()), ("has also", state.keys() - kept)):
+    more = state.keys() - kept - policy.optional_checkpoint_keys()
+    for what, names in (("lacks", kept - state.keys()), ("has also", more)):
         if names:
             raise UserError(
                 f"{ckpt} is no checkpoint of {config}: it {what} {len(names)} parameters, "

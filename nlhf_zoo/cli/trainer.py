@@ -29,7 +29,7 @@ from nlhf_zoo.callbacks import (
     ResumeState,
     TimeLog,
 )
-from nlhf_zoo.cli import ending, limits, processes, refusals, resuming
+from nlhf_zoo.cli import ending, limits, processes, refusals, resuming, rollouts
 from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
@@ -211,6 +211,7 @@ class GameCLI(LightningCLI):
             if not self._resumed:
                 limits.refuse_idle(self.trainer, self.model)
             refusals.refuse_misfits(self.trainer, self.model, self.datamodule)
+            rollouts.forecast(self.trainer, self.model)
         if isinstance(self.model, PreferenceModel):
             refusals.refuse_other_data(self.trainer, self.datamodule)
             refusals.refuse_optimizer(self.trainer, self.model)

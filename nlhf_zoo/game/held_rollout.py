@@ -181,6 +181,24 @@ class Schedule:
         return chosen
 
 
+def bytes_held(
+    num_prompts: int, num_responses: int, num_tokens: int, players: int, compared: bool
+) -> int:
+    """Bytes of a held rollout in memory, and on disk, at most.
+
+    Args:
+        num_prompts: N, of one process.
+        num_responses: K to each.
+        num_tokens: T, of the longest response.
+        players: whose log-probabilities are held.
+        compared: whether the responses are compared among themselves, K x K answers.
+    """
+    tokens = num_tokens * (4 + 1)  # their numbers and the mask
+    figures = 4 + 1 + 4 + 4 + 1 + 4 * (players + 1)  # weight, cut, log-probabilities, payoff
+    pairs = num_responses * (4 + 1) if compared else 0
+    return num_prompts * num_responses * (tokens + figures + pairs)
+
+
 def reweighed(payoffs: Payoffs, sampler: Tensor, opponent: Tensor) -> tuple[Payoffs, Tensor]:
     r"""Payoffs against another opponent than the one that drew the responses.
 

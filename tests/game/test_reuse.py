@@ -284,6 +284,16 @@ def test_accumulated_batches_are_one_rollout():
     assert game.progress.queries == 2 * 15 * C
 
 
+def test_what_is_logged_of_a_rollout():
+    rollout = Sample(6, epochs=2, minibatch=1, held_out=0.3)
+    game = zoo.fit(make_game(NashMP(self_play=True, reweighted=True), rollout), rounds=1)
+    figures = game.trainer.callback_metrics
+    assert 1 <= figures["rollout/effective_sample_size"] <= 6
+    assert figures["rollout/held_out_loss"] > 0
+    game = zoo.fit(make_game(OnlineIPO(surrogate=policy_gradient), rollout), rounds=1)
+    assert 0 <= game.trainer.callback_metrics["rollout/clipped"] <= 1
+
+
 # ---- what is refused ----
 
 

@@ -1,6 +1,7 @@
 """Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
 
 import math
+import re
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from paths import CONFIGS
 from rows import user, write
 from transformers import AutoModelForSequenceClassification
 
+from nlhf_zoo.cli import rollouts
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
@@ -37,7 +39,8 @@ BATCH = 3
 
 
 OWN = CONFIGS / "lm/own_model.yaml"
-OTHERS = [OWN, CONFIGS / "lm/pair_model.yaml", CONFIGS / "lm/judge.yaml"]
+ITERATIONS = sorted((CONFIGS / "lm/iterations").glob("*.yaml"))
+OTHERS = [*ITERATIONS, OWN, CONFIGS / "lm/pair_model.yaml", CONFIGS / "lm/judge.yaml"]
 every = pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=named)
 recipe = pytest.mark.parametrize("path", FILES, ids=named)
 
@@ -120,6 +123,43 @@ def test_trains_a_small_model_of_the_same_architecture(
     assert all(".lora_" in name for name in kept)
     players = {"policy", *game.algorithm.players}
     assert {name.split(".")[-2] for name in kept} == players
+
+
+@pytest.mark.parametrize("path", ITERATIONS, ids=named)
+def test_an_iteration_draws_once_and_trains_on_that(
+    path: Path, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """Of 20,000 prompts, so says its forecast; then of fewer, on a small model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    trained, after_fit = [], GameCLI.after_fit
+    monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
+    base = letters("llama")
+    changes = {
+        "model.policy.model.name": base, "model.policy.max_new_tokens": 4,
+        "model.oracle.model": letters("llama", AutoModelForSequenceClassification),
+        "data.path": prompts, "data.batch_size": 6, "model.rollout.minibatch": 1,
+        "model.rollout.held_out": 0.2, "model.micro_batches": 2, "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }  # fmt: skip
+    main(["fit", "--config", str(path), *(f"--{name}={value}" for name, value in changes.items())])
+    (cli,) = trained
+    game: OnlineGame = cli.model
+    num = game.rollout.num_responses
+    assert game.progress.round == game.progress.rollouts == 3
+    assert game.progress.batches == 3 * 5  # a sixth prompt is held out
+    assert game.progress.queries == 3 * 6 * num * (num - 1) // 2
+    assert math.isfinite(cli.trainer.callback_metrics["rollout/held_out_loss"])
+    assert_the_policy_moved_and_the_base_did_not(game, base)
+    capsys.readouterr()
+    game.rollout = Sample(num, epochs=1, minibatch=50)
+    game.rollout_prompts, game.policy.max_new_tokens = 20_000, 256
+    rollouts.forecast(cli.trainer, game)
+    assert re.search(
+        rf"20,000 prompts x {num} responses .* 2 parts, then 360 optimiser steps on it; at most "
+        r"[12]\d\d MiB of memory, and up to 3 times that on disk",
+        capsys.readouterr().err,
+    )
 
 
 def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -144,11 +145,26 @@ class SmallLanguageModel(ModelSource):
         layers: transformer blocks.
         seed: of its weights; not the run's, so that all runs have one reference.
         num_letters: letters of the language.
+        output_scale: of the output layer. At 1 adapters cannot reach the equilibrium of a small
+            beta: behind the norm, the frozen layer bounds how far apart log-probabilities are.
+
+    Raises:
+        ValueError: the scale is not a finite number above 0.
     """
 
     def __init__(
-        self, hidden_size: int = 32, layers: int = 2, seed: int = 0, num_letters: int = len(LETTERS)
+        self,
+        hidden_size: int = 32,
+        layers: int = 2,
+        seed: int = 0,
+        num_letters: int = len(LETTERS),
+        output_scale: float = 1.0,
     ) -> None:
+        if not 0 < output_scale < math.inf:
+            raise ValueError(
+                f"output_scale must be a finite number above 0, but it is {output_scale}"
+            )
+        self.output_scale = output_scale
         self.hidden_size = hidden_size
         self.layers = layers
         self.seed = seed
@@ -166,6 +182,8 @@ class SmallLanguageModel(ModelSource):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(self.output_scale)
         return Loaded(model, PreTrainedTokenizerFast(tokenizer_object=words))
 
 
