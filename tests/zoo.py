@@ -5,7 +5,7 @@ A new algorithm is one row here: every contract of ``test_contracts.py``, ``test
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer, surrogates
-from nlhf_zoo.algorithms.base import Surrogate
+from nlhf_zoo.algorithms.base import PlayerMoves, Surrogate
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.data.prompts import TablePrompts
@@ -163,6 +163,28 @@ class TwoSteps(PolicyOptimizer):
             ProximalStep(centre, ((1.0, {"policy": 1.0}),), 0.5, writes, gradient_steps=2)
             for writes in ("lookahead", "policy")
         ]
+
+    def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
+        return surrogates.proximal_regression(step, batch)
+
+
+class AgainstOne(PolicyOptimizer):
+    """Two steps a round against an opponent that stays; both are asked about by one product."""
+
+    paper = "none"
+    last_iterate = False
+    players = ("anchor", "lookahead")
+
+    def __init__(self, opponent: Mapping[str, float]) -> None:
+        self.opponent = opponent
+
+    def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
+        payoff = ((1.0, self.opponent),)
+        centre = {"anchor": 1.0}
+        return [ProximalStep(centre, payoff, 0.5, writes) for writes in ("lookahead", "policy")]
+
+    def end_round(self, players: PlayerMoves, round: int) -> None:
+        players.copy_("policy", "anchor")
 
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
         return surrogates.proximal_regression(step, batch)

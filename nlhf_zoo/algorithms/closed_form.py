@@ -8,6 +8,7 @@ no table.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ class Trajectory:
         return self.queries if self.queries.dim() == 1 else self.queries.amax(-1)
 
 
+_Parts = list[tuple[Tensor, float]]  # log-policies of players [C, 1, N], and their weights
+
+
 class ClosedFormRounds:
     """An algorithm on C games of N actions, step by step in closed form.
 
@@ -51,8 +55,8 @@ class ClosedFormRounds:
         table: P(y > y') [C, N, N], antisymmetric about 1/2.
         log_reference: log mu [C, N]; -inf for actions that do not exist.
         logits: every player's log-policy but the reference's, up to a constant [C, N] each.
-        products: products that were asked for and are remembered, by the player they belong to [C,
-            N] each.
+        products: products that were asked for and are remembered [C, N] each, by the names that
+            ``products`` gives them.
         from_start: whether no round has been played, so that equal players are copies of one
             policy.
         step_size: of an adaptive algorithm that goes on, each game's own [C].
@@ -96,14 +100,15 @@ class ClosedFormRounds:
             others = self._players.values() if from_start else ()
             self._players[name] = next((o for o in others if torch.equal(o, row)), row)
         self._remembered = [
-            (self._players[name], product[:, None]) for name, product in (products or {}).items()
+            (self._parts(_mixture_of(name)), product[:, None])
+            for name, product in (products or {}).items()
         ]
         # Of an adaptive algorithm; those of others are in its plan.
         self.step_size = step_size
         if algorithm.adaptive and step_size is None:
             self.step_size = log_reference.new_full((len(table),), safe_step_size(beta))
         wanted = sum(len(step.payoff) for step in algorithm.steps(beta, 0))
-        self._remembers = products_of_a_round(algorithm) < wanted  # a player's, while it stays
+        self._remembers = products_of_a_round(algorithm) < wanted  # while players stay
 
     def copy_(self, source: str, target: str) -> None:
         """As ``PlayerMoves.copy_``; algorithms call it at the end of a round."""
@@ -138,19 +143,29 @@ class ClosedFormRounds:
                 queries.append(asked)
         # The players must not be views of a trajectory that is handed out.
         shared = {id(t): t.clone() for t in players.values()}
-        self._remembered = [(shared[id(t)], p) for t, p in self._remembered if id(t) in shared]
         self._players = {name: shared[id(t)] for name, t in players.items()}
+        shared[id(self._reference)] = self._reference
+        self._remembered = [
+            ([(shared[id(t)], weight) for t, weight in parts], product)
+            for parts, product in self._remembered
+            if all(id(t) in shared for t, _ in parts)
+        ]
         log_policy = trajectory if self._mask is None else trajectory + self._mask
         counts = torch.stack(queries) if algorithm.adaptive else torch.tensor(queries)
         return Trajectory(first_round + 1, counts, log_policy[:, :, 0])
 
     def products(self) -> dict[str, Tensor]:
-        """The remembered products, by the players that they belong to [C, N] each."""
+        """The remembered products [C, N] each, by the player that each belongs to, or the mixture.
+
+        Of a mixture the name has weights: "0.5 anchor, 0.5 reference".
+        """
+        rows = {**self._players, "reference": self._reference}
         return {
-            name: product[:, 0]
-            for owner, product in self._remembered
-            for name, t in self._players.items()
-            if t is owner
+            _name_of(dict(zip(names, (weight for _, weight in parts), strict=True))): product[:, 0]
+            for parts, product in self._remembered
+            for names in itertools.product(
+                *([name for name, row in rows.items() if row is t] for t, _ in parts)
+            )
         }
 
     def logits(self) -> dict[str, Tensor]:
@@ -186,16 +201,20 @@ class ClosedFormRounds:
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
         """P o up to a constant [C, 1, N], and whether it had to be asked for."""
-        owner = self._combine(mixture)
-        for tensor, product in self._remembered:
-            if tensor is owner:
+        parts = self._parts(mixture)
+        for known, product in self._remembered:
+            if _key(known) == _key(parts):
                 return product, False
-        product = self._ask(owner)
-        alive = {id(t) for t in self._players.values()}
-        self._remembered = [(t, p) for t, p in self._remembered if id(t) in alive]
-        if id(owner) in alive:
-            self._remembered.append((owner, product))
+        product = self._ask(self._combine(mixture))
+        alive = {id(t) for t in (*self._players.values(), self._reference)}
+        there = [known for known in self._remembered if all(id(t) in alive for t, _ in known[0])]
+        self._remembered = [*there, (parts, product)]
         return product, True
+
+    def _parts(self, mixture: Mixture) -> _Parts:
+        """The log-policies that a mixture is made of, with their weights."""
+        rows = {**self._players, "reference": self._reference}
+        return [(rows[player], weight) for player, weight in mixture.items() if weight]
 
     def _adaptive_round(self, number: int, row: Tensor) -> Tensor:
         """One round, whose policy is the new one in the games that accept it and else the old one.
@@ -237,7 +256,7 @@ class ClosedFormRounds:
         if accepted.any():
             product = torch.where(taken, self._ask(row), product)
         players[first.writes], players[last.writes] = half, row
-        self._remembered = [(row, product)]
+        self._remembered = [([(row, 1.0)], product)]
         self.step_size = next_step_size(self.step_size, self.beta, accepted)
         return 1 + int(fresh) + accepted.long()
 
@@ -282,6 +301,26 @@ class ClosedFormRounds:
             return total if fixed is None else total + fixed
 
         return combine
+
+
+def _key(parts: _Parts) -> list[tuple[int, float]]:
+    """Equal for equal mixtures of the same tensors, while these are there."""
+    return sorted((id(tensor), weight) for tensor, weight in parts)
+
+
+def _name_of(mixture: Mixture) -> str:
+    """The name of a mixture's product."""
+    if [*mixture.values()] == [1]:
+        return next(iter(mixture))
+    return ", ".join(f"{weight!r} {player}" for player, weight in mixture.items())
+
+
+def _mixture_of(name: str) -> Mixture:
+    """The mixture that a name stands for."""
+    if " " not in name:
+        return {name: 1.0}
+    parts = (part.split(" ") for part in name.split(", "))
+    return {player: float(weight) for weight, player in parts}
 
 
 @contextmanager

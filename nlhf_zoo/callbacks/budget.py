@@ -28,8 +28,15 @@ class Budget(L.Callback):
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, OnlineGame):
-            pl_module.set_budget(self.rounds, self.queries)
+        if not isinstance(pl_module, OnlineGame):
+            return
+        alone = self.queries is not None and self.rounds is None
+        if alone and not pl_module.queries_per_round():
+            raise UserError(
+                f"a round of {type(pl_module.algorithm).__name__} asks nothing that is not "
+                "remembered, so that no budget of queries would end the run: give it rounds"
+            )
+        pl_module.set_budget(self.rounds, self.queries)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

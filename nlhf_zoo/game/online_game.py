@@ -270,9 +270,9 @@ class OnlineGame(L.LightningModule):
     def rounds_left(self) -> int | None:
         """Whole rounds that the budget still allows; None where there is none."""
         left = [] if self.max_rounds is None else [self.max_rounds - self.progress.round]
-        if self.max_queries is not None:
+        if self.max_queries is not None and (needed := self.queries_per_round()):
             queries = self.max_queries - self.progress.queries_per_prompt
-            left.append(queries // self.queries_per_round())
+            left.append(queries // needed)
         return max(0, min(left)) if left else None
 
     @property

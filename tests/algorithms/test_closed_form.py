@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
-from zoo import BETA, CLOSED_FORM, TwoSteps, engine, normal_logits, small_games
+from zoo import BETA, CLOSED_FORM, AgainstOne, TwoSteps, engine, normal_logits, small_games
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
@@ -157,6 +157,41 @@ def test_a_step_starts_where_the_step_before_it_ended(weight):
         lookahead = (1 - weight) * lookahead + weight * mu + 0.5 * payoff
         policy = (1 - weight) * lookahead + weight * mu + 0.5 * payoff
     torch.testing.assert_close(found, policy.log_softmax(-1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("opponent", "first", "later"),
+    [
+        ({"anchor": 1.0}, 1, 1),
+        ({"anchor": 0.25, "reference": 0.75}, 1, 1),
+        ({"reference": 0.5, "anchor": 0.5}, 1, 1),
+        ({"reference": 1.0}, 1, 0),
+        ({"lookahead": 0.5, "anchor": 0.5}, 2, 2),  # which the first step moves
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("pieces", [(6,), (1, 2, 3)], ids=str)
+def test_a_product_of_an_opponent_that_stays_is_asked_for_once(opponent, first, later, pieces):
+    """Of a mixture it was asked for at each step, though it was declared as remembered."""
+    P, mu, start = three_action_games()
+    made, queries, state = engine(AgainstOne(opponent), P, mu, start), [], ()
+    for number in pieces:
+        if state:
+            made = ClosedFormRounds(AgainstOne(opponent), BETA, P, mu, *state, from_start=False)
+        part = made.run(0, number)
+        before = queries[-1] if queries else 0
+        queries += [before + int(asked) for asked in part.queries]
+        state = made.logits(), made.products()
+    players = {"lookahead": start, "anchor": start, "reference": mu}
+    for _ in range(6):
+        for writes in ("lookahead", "policy"):
+            of = sum(weight * players[player] for player, weight in opponent.items()).softmax(-1)
+            players[writes] = players["anchor"] + 0.5 * torch.einsum("cij,cj->ci", P, of)
+        players["anchor"] = players["policy"]
+    found = part.log_policy[-1].log_softmax(-1)
+    torch.testing.assert_close(found, players["policy"].log_softmax(-1), atol=1e-12, rtol=0)
+    assert AgainstOne(opponent).queries(2, 2, enumerated=True) == later
+    assert queries == [first + later * number for number in range(6)]
 
 
 def test_constants_do_not_pile_up_in_the_logits():

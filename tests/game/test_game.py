@@ -357,6 +357,17 @@ def test_a_round_that_would_exceed_the_budget_is_not_begun(realisation, queries,
     assert game.finished
 
 
+@pytest.mark.parametrize("realisation", [ClosedForm(), GradientSteps()])
+def test_a_round_that_asks_nothing_ends_by_its_number(realisation):
+    """Against the reference alone the first product is all there is: it was divided by zero."""
+    algorithm = zoo.AgainstOne({"reference": 1.0})
+    game = make_game(algorithm, realisation=realisation)
+    zoo.fit(game, None, callbacks=[Budget(rounds=5, queries=9)])
+    assert (game.progress.round, game.progress.queries_per_prompt) == (5, 1)
+    with pytest.raises(UserError, match=r"AgainstOne asks nothing .*: give it rounds"):
+        zoo.fit(make_game(algorithm), None, callbacks=[Budget(queries=9)])
+
+
 # ---- answers that could not be had ----
 
 
