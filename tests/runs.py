@@ -128,6 +128,10 @@ CASES["language-egpo"]["model"]["init_args"]["policy"]["init_args"]["lora"] = No
 for _name in ("language-nash_mp", "language-egpo"):  # whose rounds take the longest
     CASES[_name]["trainer"]["callbacks"][1] = part("Budget", rounds=5)
 
+CASES["sampled-sppo"]["model"]["init_args"]["rollout"] = part(
+    "Sample", num_responses=4, pairs="circle"
+)
+
 CASES["mlp-nash_mp"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
 
 # Rollouts that serve several gradient steps: with a second half step of its own, and reweighted.
@@ -141,7 +145,9 @@ REUSED = {
         algorithm=part("EGPO"),
         **LANGUAGE
         | {
-            "rollout": part("Sample", num_responses=4, num_opponents=2, epochs=2),
+            "rollout": part(
+                "Sample", num_responses=4, num_opponents=2, epochs=2, pairs="regular(1)"
+            ),
             "lr_scheduler": part("BudgetLR"),
         },
     ),

@@ -261,6 +261,7 @@ class Given(Rollout):
     ) -> None:
         self.enumerated = rollout.enumerated
         self.num_responses, self.num_opponents = rollout.num_responses, rollout.num_opponents
+        self.pairs = rollout.pairs
         self.given = responses, [*opponents]
 
     def responses(self, *_: Any) -> Responses:

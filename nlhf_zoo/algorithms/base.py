@@ -109,7 +109,12 @@ class PolicyOptimizer(ABC):
         return self.chosen_surrogate(batch.reused)(step, batch)
 
     def queries(
-        self, num_responses: int, num_opponents: int, enumerated: bool, reused: bool = False
+        self,
+        num_responses: int,
+        num_opponents: int,
+        enumerated: bool,
+        reused: bool = False,
+        degree: int | None = None,
     ) -> int:
         """Preference queries of one round, for each prompt.
 
@@ -117,16 +122,18 @@ class PolicyOptimizer(ABC):
         not moved since is remembered, and free; each distinct pair is one when they are sampled.
         Of an adaptive algorithm it is a round that is accepted; the first costs one more, and one
         that is rejected costs one.
-        A rollout that is ``reused`` is asked about once a proximal step.
+        A rollout that is ``reused`` is asked about once a proximal step. A comparison design asks
+        about ``degree`` pairs of each response; None is all of them.
         """
         if enumerated:
             return products_of_a_round(self)
-        pairs = num_responses * num_opponents
-        distinct = num_responses * (num_responses - 1) // 2
+        others = num_responses - 1 if degree is None else degree
+        distinct = num_responses * others // 2
+        pairs = num_responses * (num_opponents if degree is None else degree)
         # The count is the same at every beta, and every plan admits a small one.
         return sum(
             (1 if reused else step.gradient_steps)
-            * (distinct if step.self_play else pairs * len(step.payoff))
+            * (distinct if step.among_themselves else pairs * len(step.payoff))
             for step in self.steps(1e-9, 0)
             if not (reused and step.reweighted)
         )

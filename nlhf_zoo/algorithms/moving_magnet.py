@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -82,10 +83,17 @@ class MovingMagnet(PolicyOptimizer):
         return self.inner.reuse
 
     def queries(
-        self, num_responses: int, num_opponents: int, enumerated: bool, reused: bool = False
+        self,
+        num_responses: int,
+        num_opponents: int,
+        enumerated: bool,
+        reused: bool = False,
+        degree: int | None = None,
     ) -> int:
         """Those of the algorithm inside."""
-        return self.inner.queries(num_responses, num_opponents, enumerated, reused)
+        options: dict[str, Any] = {"reused": True} if reused else {}
+        options |= {} if degree is None else {"degree": degree}
+        return self.inner.queries(num_responses, num_opponents, enumerated, **options)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The algorithm's own moves, then the magnet's, every M rounds."""

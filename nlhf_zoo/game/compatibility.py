@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Batch, ProximalStep
@@ -55,6 +57,8 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
             "set model.rollout.num_responses to 2 or more"
         )
     _check_reuse(algorithm, steps, rollout)
+    _check_design(game, steps)
+    _check_counting(algorithm, rollout)
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
 
@@ -83,6 +87,51 @@ def _check_reuse(
             "null, or set model.algorithm.surrogate to "
             "nlhf_zoo.algorithms.surrogates.proximal_regression"
         )
+
+
+def _check_design(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
+    """Refuse a comparison design that a step, or somebody else's method, cannot have."""
+    rollout, name = game.rollout, type(game.algorithm).__name__
+    if rollout.enumerated or designs.degree_of(rollout.pairs) is None:
+        return
+    if any(step.reweighted for step in steps):
+        raise UserError(
+            f"{name}.reweighted weighs all pairs anew, and model.rollout.pairs {rollout.pairs} "
+            "asks about some of them: set it to all, or reweighted to false"
+        )
+    try:
+        for step in steps:
+            if step.among_themselves:
+                designs.check_among_themselves(rollout.pairs, rollout.num_responses)
+            else:
+                designs.check_with_opponents(rollout.pairs, rollout.num_opponents)
+    except ValueError as error:
+        raise UserError(f"model.rollout does not fit {name}: {error}") from error
+    if not _takes(game.judge, *[None] * 5):
+        raise UserError(
+            f"{type(game).__name__}.judge does not take `asked`, which says what pairs "
+            f"{rollout.pairs} asks about: add this argument, or set model.rollout.pairs to all"
+        )
+
+
+def _check_counting(algorithm: PolicyOptimizer, rollout: Rollout) -> None:
+    """Refuse somebody's own count of queries that cannot be told what a rollout asks about."""
+    for each in (algorithm, getattr(algorithm, "inner", None)):
+        if each is not None and not _takes(each.queries, 1, 1, False, **rollout.counting):
+            raise UserError(
+                f"{type(each).__name__}.queries does not take {' and '.join(rollout.counting)}, by "
+                "which it is told of model.rollout.epochs and pairs: add them as in "
+                "PolicyOptimizer.queries, or leave these two options out"
+            )
+
+
+def _takes(method: Callable[..., Any], *args: object, **kwargs: object) -> bool:
+    """Whether a method can be called by such arguments."""
+    try:
+        inspect.signature(method).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_beta(beta: float) -> None:
@@ -148,7 +197,7 @@ def _try_loss(
     enumerated = rollout.enumerated
     num = 2 if enumerated else rollout.num_responses
     zero, half = torch.zeros(1, num), torch.full((1, num), 0.5)
-    compared = step.pairs or (step.self_play and not enumerated)
+    compared = step.pairs if enumerated else step.among_themselves
     batch = Batch(
         log_prob=zero,
         centre_log_prob=zero,

@@ -84,18 +84,6 @@ def check_with_opponents(pairs: str, num_opponents: int) -> None:
         )
 
 
-def questions_among_themselves(num_responses: int, degree: int | None = None) -> int:
-    """Questions that K responses among themselves take, for each prompt."""
-    return num_responses * (num_responses - 1 if degree is None else degree) // 2
-
-
-def questions_with_opponents(
-    num_responses: int, num_opponents: int, degree: int | None = None
-) -> int:
-    """Questions that K responses against L opponents take, for each prompt."""
-    return num_responses * (num_opponents if degree is None else degree)
-
-
 def among_themselves(
     num_prompts: int, num_responses: int, degree: int, rng: torch.Generator
 ) -> Tensor:
@@ -191,26 +179,6 @@ def _singled(responses: Responses, rows: Tensor, which: Tensor) -> Responses:
         version=responses.version,
         truncated=None if truncated is None else truncated[rows, which][:, None],
     )
-
-
-def pair_weight(asked: Tensor, valid: Tensor) -> Tensor:
-    """Weight of each pair among themselves in an average over pairs, float64 [B, K, K].
-
-    Equal for all pairs that were asked about, in both of their orders, and answered; they sum to 1
-    for each prompt, or to 0 where nothing was answered.
-
-    Args:
-        asked: as `among_themselves` gives it.
-        valid: whether an answer was had, bool [B, K, K]; of what was asked about alone it matters.
-    """
-    answered = asked & valid
-    known = (answered | answered.mT).double()
-    return known / known.sum((-2, -1), keepdim=True).clamp(min=1)
-
-
-def unanswered(asked: Tensor, valid: Tensor) -> int:
-    """Invalid answers of all prompts: of what was asked about, and of nothing else."""
-    return int((asked & ~valid).sum())
 
 
 def _orders(num_rows: int, num: int, rng: torch.Generator) -> Tensor:

@@ -151,6 +151,7 @@ class OnlineGame(L.LightningModule):
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
+        asked: Sequence[Tensor] | None = None,
     ) -> Payoffs:
         """Ask the oracle for the payoff of each response of a micro-batch.
 
@@ -162,8 +163,9 @@ class OnlineGame(L.LightningModule):
             prompts: B prompts of the part.
             responses: K scored responses a prompt.
             opponents: responses of each opponent of the step; in self-play, the scored ones.
+            asked: which pairs are asked about, as `Rollout.asked` has them; None is all.
         """
-        return self.estimator(step, prompts, responses, opponents)
+        return self.estimator(step, prompts, responses, opponents, asked)
 
     def improve(
         self, step: ProximalStep, prompts: Prompts, responses: Responses, payoffs: Payoffs
@@ -282,10 +284,9 @@ class OnlineGame(L.LightningModule):
 
     def queries_per_round(self) -> int:
         """Preference queries of a round, for each prompt, as the algorithm declares them."""
-        rollout, reused = self.rollout, {} if self.reuse is None else {"reused": True}
-        return self.algorithm.queries(
-            rollout.num_responses, rollout.num_opponents, rollout.enumerated, **reused
-        )
+        rollout = self.rollout
+        numbers = rollout.num_responses, rollout.num_opponents, rollout.enumerated
+        return self.algorithm.queries(*numbers, **rollout.counting)
 
     def copy_(self, source: str, target: str) -> None:
         """Make one player equal to another (algorithms call this at the end of a round)."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nlhf_zoo.game import designs
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.records import Mixture, Prompts, ProximalStep, Responses
+from nlhf_zoo.records import Comparison, Mixture, Prompts, ProximalStep, Responses
 
 
 class Versions(dict[str, int]):
@@ -89,15 +90,29 @@ class PayoffEstimator:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
+        asked: Sequence[Tensor] | None = None,
     ) -> Payoffs:
-        """Judge the scored responses of a step; in self-play they are the opponents too."""
-        if step.pairs or (step.self_play and not responses.enumerated):
-            return self._among_themselves(prompts, responses)
-        return self._against(step, prompts, responses, opponents)
+        """Judge the scored responses of a step; in self-play they are the opponents too.
 
-    def _among_themselves(self, prompts: Prompts, responses: Responses) -> Payoffs:
+        Args:
+            step: the proximal step.
+            prompts: B prompts.
+            responses: K scored responses to each.
+            opponents: responses of each opponent of the step.
+            asked: which pairs are asked about, as `Rollout.asked` has them; None is all. What is
+                not asked about is neither counted nor invalid.
+        """
+        if step.pairs if responses.enumerated else step.among_themselves:
+            return self._among_themselves(prompts, responses, None if asked is None else asked[0])
+        return self._against(step, prompts, responses, opponents, asked)
+
+    def _among_themselves(
+        self, prompts: Prompts, responses: Responses, asked: Tensor | None
+    ) -> Payoffs:
         """Every response against every other; P(y > y) = 1/2 is not asked for."""
-        comparison = self.oracle(prompts, responses, responses)
+        comparison = self._compared(prompts, responses, responses, asked)
+        if asked is not None:
+            comparison = designs.both_ways(comparison)
         itself = torch.eye(responses.num, dtype=torch.bool, device=comparison.valid.device)
         preference = comparison.preference.to(responses.weight.dtype)
         preference = preference.masked_fill(itself | ~comparison.valid, 0.5)
@@ -108,13 +123,15 @@ class PayoffEstimator:
             weight = responses.weight[:, None, :] * valid
             payoff = (weight * preference).sum(-1) / weight.sum(-1)
         else:
-            # All pairs weigh the same, also where some are invalid: averaging each response over
-            # its own valid opponents and itself would shrink q - 1/2, and solve another game.
+            # All pairs weigh the same, also where some are invalid or not asked about: averaging
+            # each response over its own valid opponents and itself would shrink q - 1/2, and solve
+            # another game.
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
-        compared = responses.num * (responses.num - 1) // 2
+        all_pairs = responses.num * (responses.num - 1) // 2
+        compared = all_pairs if asked is None else int(asked[0].sum())
         queries = 1 if responses.enumerated else compared
-        invalid = int((~valid).sum()) // 2
+        invalid = (2 * compared * len(prompts) - int(others.sum())) // 2
         return Payoffs(payoff, answered, queries, compared, invalid, preference, valid)
 
     def _against(
@@ -123,17 +140,24 @@ class PayoffEstimator:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
+        asked: Sequence[Tensor] | None,
     ) -> Payoffs:
         """sum_j a_j P o_j, of opponents of their own."""
         payoff = torch.zeros_like(responses.weight)
         valid = torch.ones_like(payoff, dtype=torch.bool)
         queries = invalid = 0
-        ask = self._remembered_product if responses.enumerated else self._sampled_product
-        for (coefficient, mixture), opponent in zip(step.payoff, opponents, strict=True):
-            product, answered, asked, unanswered = ask(prompts, responses, opponent, mixture)
+        masks = [None] * len(opponents) if asked is None else asked
+        for (coefficient, mixture), opponent, mask in zip(
+            step.payoff, opponents, masks, strict=True
+        ):
+            if responses.enumerated:
+                found = self._remembered_product(prompts, responses, opponent, mixture)
+            else:
+                found = self._sampled_product(prompts, responses, opponent, mask)
+            product, answered, cost, unanswered = found
             payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
             valid = valid & answered
-            queries += asked
+            queries += cost
             invalid += unanswered
         each = responses.num if responses.enumerated else 1
         return Payoffs(payoff, valid, queries, queries * each, invalid)
@@ -155,13 +179,23 @@ class PayoffEstimator:
         return product, answered, 1, int((~answered).sum())
 
     def _sampled_product(
-        self, prompts: Prompts, responses: Responses, opponent: Responses, mixture: Mixture
+        self, prompts: Prompts, responses: Responses, opponent: Responses, asked: Tensor | None
     ) -> tuple[Tensor, Tensor, int, int]:
-        """Sampled opponents: an estimate of P o by K x L distinct pairs; as above."""
-        comparison = self.oracle(prompts, responses, opponent)
+        """Sampled opponents: an estimate of P o by pairs, K x L if all are asked; as above."""
+        comparison = self._compared(prompts, responses, opponent, asked)
         average, answered = comparison.average(opponent.weight)
-        queries = responses.num * opponent.num
-        return average, answered, queries, int((~comparison.valid).sum())
+        queries = responses.num * opponent.num if asked is None else int(asked[0].sum())
+        invalid = queries * len(prompts) - int(comparison.valid.sum())
+        return average, answered, queries, invalid
+
+    def _compared(
+        self, prompts: Prompts, first: Responses, second: Responses, asked: Tensor | None
+    ) -> Comparison:
+        """What the oracle says, in one call, of all pairs or of those of a design."""
+        if asked is None:
+            comparison: Comparison = self.oracle(prompts, first, second)
+            return comparison
+        return designs.ask(self.oracle, prompts, first, second, asked.to(first.weight.device))
 
     def _name(self, mixture: Mixture, prompts: Prompts) -> str:
         """Names a product by the weights of its players and by its prompts."""

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
 
 
+_CPU = torch.device("cpu")
+
+
 class Fresh:
     """Plays and judges the parts of a batch by one random stream, and keeps none of them."""
 
     def __init__(self, game: OnlineGame, step: ProximalStep) -> None:
         number = game.progress.batches
         game.progress.batches += 1
-        self._rng = random_stream(training_seed(), game.global_rank, number, game.device)
+        place = training_seed(), game.global_rank, number
+        self._rng = random_stream(*place, game.device)
+        self._designs = random_stream(*place, _CPU, "design")
         self._game, self._step = game, step
         self.drawn = 0  # tokens, of scored responses and of opponents
 
@@ -45,7 +50,7 @@ class Fresh:
         self, prompts: Prompts, responses: Responses, opponents: Sequence[Responses]
     ) -> Payoffs:
         """Ask about it."""
-        return self._game.judge(self._step, prompts, responses, opponents)
+        return judged(self._game, self._step, prompts, responses, opponents, self._designs)
 
 
 class Recording:
@@ -85,19 +90,20 @@ class Recording:
 
     def judge(self, prompts: Prompts, _: Responses, __: Sequence[Responses]) -> Payoffs:
         """Ask about the next part, and write it."""
-        game, number = self._game, next(self._judged)
+        game, place, number = self._game, self._place, next(self._judged)
         if (found := self._found.get(number)) is not None:
             checkpointing.restore_oracle(game, found.oracle)
             return found.payoffs
         responses, opponents, log_probs = self._drawn.pop(number)
-        payoffs = game.judge(self._step, prompts, responses, opponents).to("cpu")
+        rng = random_stream(place.seed, place.rank, place.number, _CPU, "design", part=number)
+        payoffs = judged(game, self._step, prompts, responses, opponents, rng).to("cpu")
         state = {name: one.cpu() for name, one in checkpointing.oracle_state(game).items()}
         drawn = drawn_tokens(responses, opponents)
         part = Part(compact(responses), payoffs, log_probs, drawn, state)
         self._found[number] = part
         if self._folder is not None:
-            file = self._place.file(self._folder, number)
-            rollout_files.write(file, part, self._place.header(number, prompts))
+            file = place.file(self._folder, number)
+            rollout_files.write(file, part, place.header(number, prompts))
         return payoffs
 
     @property
@@ -109,6 +115,21 @@ class Recording:
         """Of the players as they were, for all parts."""
         parts = [self._found[number] for number in sorted(self._found)]
         return FrozenLogProbs.joined([part.log_probs for part in parts])
+
+
+def judged(
+    game: OnlineGame,
+    step: ProximalStep,
+    prompts: Prompts,
+    responses: Responses,
+    opponents: Sequence[Responses],
+    rng: torch.Generator,
+) -> Payoffs:
+    """What the oracle says of what was drawn: of all pairs, or of those that a design draws."""
+    asked = game.rollout.asked(step, responses, opponents, rng)
+    if asked is None:
+        return game.judge(step, prompts, responses, opponents)
+    return game.judge(step, prompts, responses, opponents, asked)
 
 
 def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
@@ -131,6 +152,7 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
         "step": repr(game.step),
         "responses": rollout.num_responses,
         "opponents": rollout.num_opponents,
+        "pairs": rollout.pairs,
         "tokens": getattr(policy, "max_new_tokens", 1),
         "beta": game.beta,
     }

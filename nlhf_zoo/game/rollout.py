@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
+from nlhf_zoo.game import designs
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
@@ -22,8 +26,20 @@ class Rollout(ABC):
     enumerated: bool
     num_responses: int = 0
     num_opponents: int = 0
+    pairs: str = "all"  # which of them are compared: a comparison design
     epochs: int | None = None  # passes over a rollout; None draws anew for each gradient step
     clip: float | None = None  # of the importance ratio of a rollout that is passed over
+
+    @property
+    def counting(self) -> dict[str, Any]:
+        """What `PolicyOptimizer.queries` is told beside the numbers of responses.
+
+        Only what is not as usual, so that a method of version 0.1, which knows of nothing else,
+        counts on.
+        """
+        degree = designs.degree_of(self.pairs)
+        reused = {} if self.epochs is None else {"reused": True}
+        return reused if degree is None else {**reused, "degree": degree}
 
     @abstractmethod
     def responses(
@@ -47,6 +63,35 @@ class Rollout(ABC):
         return scored, [
             self.responses(policy, opponent, prompts, self.num_opponents, step.opponent, rng)
             for _, opponent in step.payoff
+        ]
+
+    def asked(
+        self,
+        step: ProximalStep,
+        responses: Responses,
+        opponents: Sequence[Responses],
+        rng: torch.Generator,
+    ) -> list[Tensor] | None:
+        """Which pairs the oracle is asked about; None asks about all, and draws nothing.
+
+        Args:
+            step: the proximal step.
+            responses: K scored responses to each of B prompts.
+            opponents: L of each opponent.
+            rng: the game's random stream for designs.
+
+        Returns:
+            one mask, bool [B, K, K], where the responses are compared among themselves; else one of
+            each opponent, bool [B, K, L].
+        """
+        degree = designs.degree_of(self.pairs)
+        if degree is None or self.enumerated:
+            return None
+        num_prompts, num = responses.weight.shape
+        if step.among_themselves:
+            return [designs.among_themselves(num_prompts, num, degree, rng)]
+        return [
+            designs.with_opponents(num_prompts, num, each.num, degree, rng) for each in opponents
         ]
 
 
@@ -93,6 +138,12 @@ class Sample(Rollout):
             `rollout/held_out_loss`, rounded down to whole optimiser steps.
         clip: how far the importance ratio pi_theta / sampler is followed away from 1 by a policy
             gradient on a rollout that serves several steps; null follows it everywhere.
+        pairs: which pairs the oracle is asked about. `all` of them; `regular(d)`, drawn so that
+            each response is in d, K d / 2 questions, or meets d of each opponent's, K d; `circle`
+            is `regular(2)`, in which each response stands once first and once second.
+
+    Raises:
+        ValueError: a number is out of its range, or there is no such design.
     """
 
     enumerated = False
@@ -105,6 +156,7 @@ class Sample(Rollout):
         minibatch: int | None = None,
         held_out: float = 0.1,
         clip: float | None = 0.2,
+        pairs: str = "all",
     ) -> None:
         for name, number in (("epochs", epochs), ("minibatch", minibatch)):
             if number is not None and not 1 <= number <= _MOST_STEPS:
@@ -117,6 +169,8 @@ class Sample(Rollout):
             raise ValueError(f"held_out is a share, at least 0 and below 1, but it is {held_out}")
         if clip is not None and not 0 < clip < math.inf:
             raise ValueError(f"clip must be a finite number above 0, but it is {clip}")
+        designs.degree_of(pairs)  # refuses another name
+        self.pairs = pairs
         self.epochs = epochs
         self.minibatch = minibatch
         self.held_out = held_out

@@ -51,7 +51,11 @@ def _one_minibatch(game: OnlineGame) -> Iterator[None]:
     game.reuse = None if reuse is None else Reuse()
     if isinstance(rollout, Sample):
         game.rollout = Sample(
-            rollout.num_responses, rollout.num_opponents, rollout.epochs, clip=rollout.clip
+            rollout.num_responses,
+            rollout.num_opponents,
+            rollout.epochs,
+            clip=rollout.clip,
+            pairs=rollout.pairs,
         )
     game.rollout_prompts = None
     try:

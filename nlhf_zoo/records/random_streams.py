@@ -21,6 +21,7 @@ Purpose = Literal[
     "rollout",
     "order",
     "held out",
+    "design",
 ]
 
 

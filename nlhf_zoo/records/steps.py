@@ -117,6 +117,11 @@ class ProximalStep:
                 "self-play needs one opponent, which is the sampler with the same decoding"
             )
 
+    @property
+    def among_themselves(self) -> bool:
+        """Whether the scored responses, when sampled, are compared with each other."""
+        return self.self_play or self.pairs
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

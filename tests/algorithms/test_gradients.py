@@ -150,6 +150,23 @@ def test_the_mean_sampled_gradient_is_the_enumerated_one(row, surrogate, num_res
         assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
 
 
+# With every surrogate in a circle; the algorithm's own in another design, too.
+DESIGNED = [
+    *[pytest.param(*case.values, "circle", id=f"{case.id}-circle") for case in CASES],
+    *[pytest.param(row, None, "regular(1)", id=f"{row}-regular") for row in GRADIENT],
+]
+
+
+@pytest.mark.parametrize(("row", "surrogate", "pairs"), DESIGNED)
+def test_a_comparison_design_leaves_the_mean_where_it_was(row, surrogate, pairs):
+    """In self-play and with opponents of their own, of which each response meets a part."""
+    algorithm = row.make(**({} if surrogate is None else {"surrogate": surrogate}))
+    for number in range(len(algorithm.steps(BETA, 0))):
+        rollout = Sample(4, 3, pairs=pairs)
+        draws = sampled_gradients(algorithm, number, 4, rollout, draws=3000)
+        assert within_four_standard_errors(draws, enumerated_gradient(algorithm, number, 4))
+
+
 def labelled(oracle):
     return BernoulliLabels(oracle, seed=1)
 
@@ -265,6 +282,15 @@ def test_missing_answers_do_not_change_the_temperature(algorithm):
     assert abs(ratio - 1) < 4 * error
     # The mistake would be seen: it plays the game at a larger beta.
     planted, error = ratio_of_parts(algorithm, Sample(4), average_own_answers, **setting)
+    assert planted < 1 - 4 * error
+
+
+def test_neither_do_pairs_that_a_design_leaves_out():
+    algorithm, rollout = algorithms.SPPO(), Sample(4, pairs="circle")
+    setting = {"draws": 40_000, "wrap": partly_answered}
+    ratio, error = ratio_of_parts(algorithm, rollout, **setting)
+    assert abs(ratio - 1) < 4 * error
+    planted, error = ratio_of_parts(algorithm, rollout, average_own_answers, **setting)
     assert planted < 1 - 4 * error
 
 

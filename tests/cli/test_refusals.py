@@ -97,6 +97,11 @@ FITS = {
         "OnlineDPO compares responses with each other: set model.rollout.num_responses to 2",
     ),
     "no responses": ([*DPO, *SAMPLE, "--model.rollout.num_responses", "0"], "must be at least 1"),
+    "no such design": ([*DPO, *SAMPLE, "--model.rollout.pairs", "ring"], "pairs must be all, circle, or regular"),
+    "a design misfits": (
+        [*DPO, *SAMPLE, "--model.rollout.pairs", "regular(4)"],
+        r"does not fit OnlineDPO: each of 4 responses has 3 others.*cannot be regular\(4\)",
+    ),
     "surrogate misfits": (
         [*FIT, *GRADIENT, "--model.algorithm", "SPPO", "--model.algorithm.surrogate",
          "nlhf_zoo.algorithms.surrogates.policy_gradient"],

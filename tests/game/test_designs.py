@@ -33,15 +33,12 @@ def antisymmetric(num: int) -> torch.Tensor:
 @pytest.mark.parametrize(("num", "degree"), AMONG)
 def test_each_response_is_in_so_many_pairs_and_no_pair_is_asked_twice(num, degree):
     asked = designs.among_themselves(500, num, degree, stream())
-    assert (asked.sum((1, 2)) == designs.questions_among_themselves(num, degree)).all()
+    assert (asked.sum((1, 2)) == num * degree // 2).all()
     assert not (asked & asked.mT).any()
     assert ((asked | asked.mT).sum(-1) == degree).all()
     if degree % 2 == 0:  # each stands first as often as second
         assert (asked.sum(-1) == degree // 2).all()
     assert asked.shape == (500, num, num)
-    if degree == num - 1:
-        everything = designs.questions_among_themselves(num)
-        assert everything == num * (num - 1) // 2 == asked[0].sum()
 
 
 @pytest.mark.parametrize(("num", "others", "degree"), AGAINST)
@@ -49,10 +46,8 @@ def test_each_response_meets_so_many_opponents(num, others, degree):
     met = designs.with_opponents(500, num, others, degree, stream())
     assert met.shape == (500, num, others)
     assert (met.sum(-1) == degree).all()
-    assert (met.sum((1, 2)) == designs.questions_with_opponents(num, others, degree)).all()
     often = met.sum(1)
     assert (often.amax(-1) - often.amin(-1) <= 1).all()
-    assert designs.questions_with_opponents(num, others) == num * others
 
 
 def assert_as_likely(share: torch.Tensor, expected: float) -> None:
@@ -78,9 +73,7 @@ def test_every_opponent_is_as_likely(num, others, degree):
 def test_weighted_sums_are_unbiased_for_those_over_all_pairs(num, degree):
     """Of anything that depends on the pair; the error is that of so many draws."""
     asked = designs.among_themselves(DRAWS, num, degree, stream())
-    weight = designs.pair_weight(asked, torch.ones_like(asked))
-    assert torch.equal(weight, weight.mT)
-    torch.testing.assert_close(weight.sum((1, 2)), torch.ones(DRAWS, dtype=torch.float64))
+    weight = (asked | asked.mT).double() / (num * degree)
     value = preferences(num, num)
     estimates = (weight * value).sum((1, 2))
     off = ~torch.eye(num, dtype=torch.bool)
@@ -111,20 +104,6 @@ def test_negative_control_a_bias_stays_where_one_response_always_stands_first():
     fixed = torch.ones(3, 3, dtype=torch.double).triu(1)
     payoff = ((fixed * 0.7).sum(-1) + (fixed.mT * 0.3).sum(-1)) / 2
     assert (payoff - 0.5).abs().max() > 0.1
-
-
-def test_what_was_not_asked_is_not_invalid():
-    asked = designs.among_themselves(10, 6, 2, stream())
-    nothing = torch.zeros_like(asked)
-    assert designs.unanswered(asked, torch.ones_like(asked)) == 0
-    assert designs.unanswered(asked, asked) == 0
-    assert designs.unanswered(asked, nothing) == 60
-    assert (designs.pair_weight(asked, nothing) == 0).all()
-    one = asked.clone()
-    one[3] = False  # a prompt without an answer; the others are not touched by it
-    weight = designs.pair_weight(asked, one)
-    assert weight.sum((1, 2)).tolist() == pytest.approx([1, 1, 1, 0, 1, 1, 1, 1, 1, 1])
-    assert designs.unanswered(asked, one) == 6
 
 
 def drawn(prompts: int, num: int, seed: int) -> Responses:
@@ -184,7 +163,7 @@ def test_an_oracle_of_texts_is_asked_in_the_order_of_the_design():
     assert oracle.heard == pairs
     assert oracle.ledger["queries"] == len(pairs) == 10
     missing = sum(abs(one - other) == 1 for one, other in pairs)
-    assert designs.unanswered(asked, found.valid) == oracle.ledger["invalid"] == missing > 0
+    assert (asked & ~found.valid).sum() == oracle.ledger["invalid"] == missing > 0
 
 
 def test_a_design_is_drawn_from_the_stream_alone():

@@ -15,6 +15,7 @@ from text_models import prompts, responses, user
 
 import nlhf_zoo
 from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.game import designs
 from nlhf_zoo.oracles.ledger import ledgers, spent
 from nlhf_zoo.oracles.models.base import TextModelOracle
 from nlhf_zoo.oracles.text_oracle import Question, TextOracle
@@ -68,6 +69,19 @@ def test_each_unordered_pair_is_asked_about_once(row):
     assert (answer.preference.diagonal(dim1=1, dim2=2) == 0.5).all()
     close(answer.preference + answer.preference.mT, torch.ones(2, 4, 4))
     assert (answer.preference - 0.5).abs().max() > 0.02  # it has an opinion
+
+
+@each
+def test_a_comparison_design_asks_about_its_pairs_alone(row):
+    oracle, whole = row.make(), row.make()(prompts("w8", "w9"), MINE, MINE)
+    heard = listen(oracle)
+    asked = designs.among_themselves(2, 4, 2, torch.Generator().manual_seed(1))
+    answer = designs.ask(oracle, prompts("w8", "w9"), MINE, MINE, asked)
+    assert spent(oracle)["queries"] == row.members * 8
+    assert spent(oracle)["swapped"] == (row.orders - 1) * 8
+    assert len(heard()) == row.reads(8 * row.orders, 8)
+    assert torch.equal(answer.valid, asked)
+    close(answer.preference[asked], whole.preference[asked])
 
 
 @each
