@@ -1,7 +1,9 @@
 """A rollout that carries a proximal step: what is trained on, what is counted, what is refused."""
 
+import os
 from dataclasses import replace
 
+import lightning as L
 import pytest
 import torch
 import zoo
@@ -333,3 +335,112 @@ def test_the_default_loss_is_one_that_may_be_reused():
         assert algorithm.chosen_surrogate(reused=True) is proximal_regression
         assert algorithm.chosen_surrogate(reused=False) is algorithm.paper_surrogate
     assert SPPO().chosen_surrogate(reused=True) is SPPO().paper_surrogate
+
+
+def test_each_part_has_a_random_stream_of_its_own():
+    P, log_mu = zoo.small_games(1, N)
+    policy = TabularPolicy(zoo.TensorReference(log_mu.expand(2, -1)))
+    game = OnlineGame(
+        policy, MatrixOracle(P.expand(2, -1, -1)), OnlineIPO(), zoo.BETA,
+        rollout=Sample(40, epochs=1), realisation=GradientSteps(), micro_batches=2,
+    )  # fmt: skip
+    drawn = []
+    play_and_judge = game.play_and_judge
+    game.play_and_judge = lambda *given: drawn.append(play_and_judge(*given)) or drawn[-1]
+    zoo.fit(game, rounds=2)
+    rows = [row for responses, _ in drawn for row in responses.actions.tolist()]
+    assert len({tuple(row) for row in rows}) == 4
+
+
+# ---- what is held on disk ----
+
+
+def held_game(folder, algorithm=None, **kwargs):
+    options = {"epochs": 3, "minibatch": 2, "held_out": 0} | kwargs
+    game = make_game(algorithm or OnlineIPO(), Sample(6, **options), micro_batches=2)
+    game.reuse.folder = folder
+    return game
+
+
+def counting_questions(game):
+    """The prompts of each call of the oracle, from now on."""
+    asked, forward = [], game.oracle.forward
+    game.oracle.forward = lambda prompts, *pair: (
+        asked.append(prompts.ids.tolist()),
+        forward(prompts, *pair),
+    )[1]
+    return asked
+
+
+def test_parts_that_were_judged_are_not_asked_about_again(tmp_path):
+    first = zoo.fit(held_game(tmp_path), rounds=1)
+    second = held_game(tmp_path)
+    asked = counting_questions(second)
+    zoo.fit(second, rounds=1)
+    assert asked == []
+    assert second.progress == first.progress
+    for name, tensor in first.policy.state_dict().items():
+        assert torch.equal(tensor, second.policy.state_dict()[name])
+    (part, other) = sorted(tmp_path.rglob("*.safetensors"))
+    other.unlink()  # as if it had been killed while the second part was judged
+    third = held_game(tmp_path)
+    asked = counting_questions(third)
+    zoo.fit(third, rounds=1)
+    assert asked == [[2, 3]]
+    assert third.progress == first.progress
+    part.write_bytes(part.read_bytes()[:-100])  # what is damaged is asked about again
+    fourth = held_game(tmp_path)
+    asked = counting_questions(fourth)
+    zoo.fit(fourth, rounds=1)
+    assert asked == [[0, 1], [2, 3]]
+
+
+def other_weights(game):
+    with torch.no_grad():
+        game.policy.networks["policy"].logits += 1e-6
+
+
+def other_judge(game):
+    game.oracle.preference[0, 0, 1] -= 1e-6
+
+
+def other_seed(game):
+    os.environ["PL_GLOBAL_SEED"] = "5"
+
+
+def later_rollout(game):
+    game.progress.rollouts += 1
+
+
+@pytest.mark.parametrize("change", [other_weights, other_judge, other_seed, later_rollout])
+def test_a_part_of_another_rollout_is_never_taken_for_it(change, tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    zoo.fit(held_game(tmp_path), rounds=1)
+    game = held_game(tmp_path)
+    change(game)
+    asked = counting_questions(game)
+    zoo.fit(game, rounds=1)
+    assert asked == [[0, 1], [2, 3]]
+
+
+def test_a_rollout_that_is_lost_is_drawn_anew_and_that_is_said(capsys):
+    """In the middle of a proximal step, without a folder of rollouts."""
+    game = held_game(None)
+    game.progress.rollouts = game.progress.epoch = game.progress.gradient_step = 1
+    asked = counting_questions(game)
+    zoo.fit(game, max_steps=1)
+    assert asked == [[0, 1], [2, 3]]
+    assert "responses are drawn and judged anew" in capsys.readouterr().err
+    assert game.progress.rollouts == 2
+
+
+def test_the_folder_holds_what_the_last_two_checkpoints_go_on_with(tmp_path):
+    game = held_game(tmp_path, epochs=1, minibatch=None)
+
+    class Named(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if pl_module.progress.round in (2, 4):
+                pl_module.reuse.named_by_checkpoint()
+
+    zoo.fit(game, rounds=7, callbacks=[Named()])
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [1, 3, 6]
