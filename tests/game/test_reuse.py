@@ -90,6 +90,28 @@ def test_a_rollout_is_judged_once_and_trained_on_as_by_hand(minibatch):
     torch.testing.assert_close(game.policy.networks["policy"].logits.detach(), expected)
 
 
+def test_the_policy_in_the_plan_is_the_one_that_drew():
+    """Online IPO's centre, opponent and sampler stay where they were at the rollout's start."""
+    game = make_game(OnlineIPO(eta=0.7), Sample(6, epochs=5, held_out=0))
+    log_mu, P, s, beta = game.policy.log_reference, game.oracle.table, 0.7, zoo.BETA
+    policy = torch.nn.Parameter(game.policy.networks["policy"].logits.detach().clone())
+    optimizer = adam([policy])
+    for number in range(3):
+        rng = random_stream(0, 0, number, torch.device("cpu"), "rollout", part=0)
+        start = policy.detach().log_softmax(-1)
+        drawn = torch.multinomial(start.exp(), 6, True, generator=rng)
+        q = P[torch.arange(C)[:, None, None], drawn[:, :, None], drawn[:, None, :]].mean(-1)
+        centre = (1 - s * beta) * start + s * beta * log_mu
+        for _ in range(5):
+            d = (policy.log_softmax(-1) - centre).gather(1, drawn) - s * q
+            optimizer.zero_grad()
+            ((d[:, :, None] - d[:, None, :]).square().sum((-2, -1)) / 30).mean().backward()
+            optimizer.step()
+    zoo.fit(game, rounds=3)
+    found = game.policy.networks["policy"].logits.detach()
+    torch.testing.assert_close(found, policy.detach())
+
+
 def test_what_is_held_out_is_never_trained_on():
     game = make_game(OnlineIPO(), Sample(6, epochs=2, minibatch=1, held_out=0.5))
     start = game.policy.networks["policy"].logits.detach().clone()
