@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from language_models import stream
-from tiny_models import make_policy, tiny_prompts
+from tiny_models import ARCHITECTURES, make_policy, tiny_prompts
 
 from nlhf_zoo.policies import LoRA, NativeGenerator, TransformersGenerator
 from nlhf_zoo.policies.language_model.decoding import generator, law, rows
 from nlhf_zoo.records import PLAIN, Decoding
 from policies.test_lm_generation import ERROR_RATE, all_responses, chi_square, each_row
 
+slow = pytest.mark.slow
 MIXED = {"policy": 0.5, "reference": 0.3, "anchor": 0.2}
 
 
@@ -53,8 +54,11 @@ def assert_laws_by_hand(policy, laws, who, num):
     return responses
 
 
-@lm.each_architecture
-@lm.each_way
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [(kind, lm.LORA) for kind in ARCHITECTURES]
+    + [pytest.param(kind, None, marks=[slow] * (kind != "llama")) for kind in ARCHITECTURES],
+)
 def test_each_token_is_drawn_from_the_law_of_plain_transformers(laws, kind, lora):
     """Rows one by one, unpadded, without a cache, in float32; beyond a sliding window of 4."""
     policy = native(kind, lora)
@@ -74,7 +78,7 @@ DOZEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("name", DOZEN)
 def test_a_dozen_architectures_token_by_token(laws, tmp_path, name):
     """Each player alone by plain calls without a cache, one row at a time, unpadded."""
@@ -111,7 +115,9 @@ def test_weights_that_lie_transposed_give_the_same_law(laws, monkeypatch, kind):
         assert_laws_by_hand(policy, laws, who, num)
 
 
-@pytest.mark.parametrize("lora", [lm.LORA, None], ids=["one call", "a call each"])
+@pytest.mark.parametrize(
+    "lora", [lm.LORA, pytest.param(None, marks=slow)], ids=["one call", "a call each"]
+)
 def test_what_is_drawn_is_the_same_whatever_rows_stand_beside(lora):
     """Nor does it matter when it is asked which rows have ended."""
     found = {}
