@@ -47,6 +47,8 @@ def test_captured_steps_draw_the_same(captured, monkeypatch, kind):
     plain = policy_of(kind)
     plain.generator.cuda_graph = False
     assert policy.capabilities.drawing.native
+    policy._players.kept = None  # what the trial has left
+    captured.clear()
     for number, who in enumerate((lm.POLICY, lm.HALF, lm.HALF)):
         with torch.no_grad():
             for one in (policy, plain):

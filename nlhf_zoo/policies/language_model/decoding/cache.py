@@ -87,6 +87,13 @@ class BufferLayer(CacheLayerMixin):
             layer.is_initialized = True
         return layer
 
+    def first(self, rows: int, place: Place) -> BufferLayer:
+        """A layer whose buffers are the first rows of this one's."""
+        layer = BufferLayer(place)
+        layer.keys, layer.values = self.keys[:rows], self.values[:rows]
+        layer.is_initialized = True
+        return layer
+
     def load(self, other: BufferLayer, index: Tensor, used: int) -> None:
         """Take these rows of another layer, as many as there are here, with their first tokens."""
         self.keys[:, :, :used] = other.keys[:, :, :used].index_select(0, index)
@@ -130,6 +137,12 @@ class RowCache(Cache):
         place.at = self.place.at
         made: list[Any] = self.layers
         return RowCache(place, [layer.select(index, place) for layer in made])
+
+    def first(self, rows: int) -> RowCache:
+        """The cache whose buffers are the first rows of this one's."""
+        place = Place(self.place.capacity, self.place.most)
+        made: list[Any] = self.layers
+        return RowCache(place, [layer.first(rows, place) for layer in made])
 
 
 def _buffer(like: Tensor, rows: int, capacity: int) -> Tensor:

@@ -59,12 +59,18 @@ class Call:
         mask = torch.nn.functional.pad(self.mask.index_select(0, of_all), (0, room))
         return replace(self, cache=cache, mask=mask)
 
+    def first(self, rows: int) -> Call:
+        """The call for n ``rows`` in the first rows of this one's buffers."""
+        of_all = rows * len(self.names)
+        return replace(self, cache=self.cache.first(of_all), mask=self.mask[:of_all])
+
     def load(self, other: Call, index: Tensor, rows: int) -> None:
         """Take over as many of another call's n ``rows`` as there are here, in the same tensors."""
         of_all = self._of_all(index, rows)
         used = other.cache.place.at
+        seen = other.mask[:, :used].index_select(0, of_all)  # first: the two may share a memory
         self.mask.zero_()
-        self.mask[:, :used] = other.mask[:, :used].index_select(0, of_all)
+        self.mask[:, :used] = seen
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
             layer: Any = mine
             layer.load(theirs, of_all, used)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,19 +54,16 @@ class StaticBatch:
     """n rows and the caches of their calls in buffers that stay, and the step that draws a token.
 
     Args:
-        calls: that have read as much as the rows have, with any number of rows; they are copied.
-        rows: as they are now, at least n; copied, too.
+        calls: whose buffers these are.
+        rows: as many as there are in the batch; they are copied.
         draw: what draws from logits.
-        num: rows of the batch, n.
-        capacity: tokens of a prompt and its response.
     """
 
-    def __init__(self, calls: list[Call], rows: Rows, draw: Draw, num: int, capacity: int) -> None:
-        index = torch.arange(num, device=rows.index.device)  # only for its size: `load` follows
+    def __init__(self, calls: list[Call], rows: Rows, draw: Draw) -> None:
         self.draw = draw
-        self.rows = rows.select(index)
-        self.capacity = capacity
-        self.calls = [call.select(index, len(rows.index), capacity) for call in calls]
+        self.rows = rows.select(torch.arange(len(rows.index), device=rows.index.device))
+        self.calls = calls
+        self.capacity = calls[0].cache.place.capacity
         self.number = torch.zeros(1, dtype=torch.long, device=rows.index.device)
         self.position = torch.zeros_like(self.number)
         for call in self.calls:
@@ -174,7 +172,7 @@ def sizes(rows: int) -> list[int]:
     return found
 
 
-def key_of(draw: Draw, calls: list[Call], rows: Rows, num: int, capacity: int) -> Hashable:
+def key_of(draw: Draw, calls: list[Call], rows: Rows, capacity: int, num: int) -> Hashable:
     """What a batch is captured for: its sizes, its players and its law."""
     law = draw.law
     return (
@@ -203,10 +201,24 @@ def drawn_by_graphs(
         rows: all of them.
         most: tokens of the longest response.
         every: tokens after which the host asks which rows have ended.
-        to: the rows that are asked for, which may be `rows`.
+        to: the rows that are asked for: at first those themselves.
     """
-    left = sizes(len(rows.index))
     capacity = -(-calls[0].cache.place.most // _WINDOW) * _WINDOW
+    left = sizes(len(rows.index))
+
+    key = partial(key_of, draw, calls, rows, capacity)
+    largest = store.batch(
+        key(left[0]), lambda: StaticBatch(_copied(calls, left[0], capacity), to, draw)
+    )
+
+    def batch_of(num: int) -> StaticBatch:
+        """The batch of ``num`` rows, which lies in the buffers of the largest."""
+        if num == left[0]:
+            return largest
+        few = torch.arange(num, device=to.index.device)
+        own = [call.first(num) for call in largest.calls]
+        return store.batch(key(num), lambda: StaticBatch(own, to.select(few), draw))
+
     batch: StaticBatch | None = None
     number = 1
     while number < most:
@@ -215,17 +227,17 @@ def drawn_by_graphs(
             break
         smaller = [num for num in left if num >= len(going)][-1]
         if batch is None or smaller < len(rows.index):
-            if batch is not None:
-                rows.write_to(to)
-            key = key_of(draw, calls, rows, smaller, capacity)
-            batch = store.batch(
-                key,
-                lambda: StaticBatch(calls, rows, draw, smaller, capacity),  # noqa: B023
-            )
+            rows.write_to(to)
+            batch = batch_of(smaller)
             batch.load(calls, rows, going, number)
             calls, rows = batch.calls, batch.rows
         tokens = min(every, most - number)
         batch.advance(tokens)
         number += tokens
-    if rows is not to:
-        rows.write_to(to)
+    rows.write_to(to)
+
+
+def _copied(calls: list[Call], rows: int, capacity: int) -> list[Call]:
+    """The calls in buffers that are as long as any response may become."""
+    index = torch.arange(rows, device=calls[0].mask.device)
+    return [call.select(index, rows, capacity) for call in calls]
