@@ -296,8 +296,8 @@ def the_end_is_not_scored(by_responses, scorer, who, prompts, responses, decodin
 
 
 @in_place_of(generation, "_up_to_end")
-def the_end_is_masked_when_it_is_drawn(up_to_end, tokens, ends):
-    return torch.isin(tokens, torch.tensor(ends)).long().cumsum(-1) == 0
+def the_end_is_masked_when_it_is_drawn(up_to_end, tokens, request):
+    return torch.isin(tokens, torch.tensor(request.ends)).long().cumsum(-1) == 0
 
 
 @in_place_of(generation, "mix")
