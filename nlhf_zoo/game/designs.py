@@ -131,6 +131,21 @@ def with_opponents(
     return met[rows[:, :, None], columns[:, None, :]]
 
 
+def questions(asked: Tensor) -> int:
+    """Questions of each prompt of a design [B, K, L].
+
+    Raises:
+        ValueError: prompts differ in it, and could not be counted by one number.
+    """
+    each = asked.sum((1, 2))
+    if (each != each[0]).any():
+        raise ValueError(
+            "a comparison design asks as many questions about each prompt, but this one "
+            f"{each.tolist()}"
+        )
+    return int(each[0])
+
+
 def ask(
     oracle: PreferenceOracle, prompts: Prompts, first: Responses, second: Responses, asked: Tensor
 ) -> Comparison:

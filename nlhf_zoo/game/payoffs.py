@@ -129,7 +129,7 @@ class PayoffEstimator:
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
         all_pairs = responses.num * (responses.num - 1) // 2
-        compared = all_pairs if asked is None else int(asked[0].sum())
+        compared = all_pairs if asked is None else designs.questions(asked)
         queries = 1 if responses.enumerated else compared
         invalid = (2 * compared * len(prompts) - int(others.sum())) // 2
         return Payoffs(payoff, answered, queries, compared, invalid, preference, valid)
@@ -184,7 +184,7 @@ class PayoffEstimator:
         """Sampled opponents: an estimate of P o by pairs, K x L if all are asked; as above."""
         comparison = self._compared(prompts, responses, opponent, asked)
         average, answered = comparison.average(opponent.weight)
-        queries = responses.num * opponent.num if asked is None else int(asked[0].sum())
+        queries = responses.num * opponent.num if asked is None else designs.questions(asked)
         invalid = queries * len(prompts) - int(comparison.valid.sum())
         return average, answered, queries, invalid
 

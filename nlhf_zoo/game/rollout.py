@@ -82,7 +82,8 @@ class Rollout(ABC):
 
         Returns:
             one mask, bool [B, K, K], where the responses are compared among themselves; else one of
-            each opponent, bool [B, K, L].
+            each opponent, bool [B, K, L]. Of a pair one order is asked about, and as many pairs of
+            each prompt.
         """
         degree = designs.degree_of(self.pairs)
         if degree is None or self.enumerated:

@@ -173,6 +173,14 @@ def test_a_design_is_drawn_from_the_stream_alone():
     assert len({tuple(row.flatten().tolist()) for row in first}) == 5  # prompts differ
 
 
+def test_questions_of_each_prompt_are_one_number():
+    asked = designs.among_themselves(3, 6, 2, stream())
+    assert designs.questions(asked) == 6
+    asked[1] = False
+    with pytest.raises(ValueError, match=r"as many questions .* this one \[6, 0, 6\]"):
+        designs.questions(asked)
+
+
 def test_designs_by_name():
     assert [designs.degree_of(name) for name in ("all", "circle", "regular(7)")] == [None, 2, 7]
 

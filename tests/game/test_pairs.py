@@ -183,9 +183,11 @@ def told(pairs, **parts):
 
 def test_designs_have_a_stream_of_their_own():
     """Other draws are what they were, each batch has another design, and a run has the same."""
-    everything, circle, again = told("all"), told("circle"), told("circle")
-    assert everything.told == [None] * 3
-    assert torch.equal(everything.drawn[0], circle.drawn[0])
+    everything, in_parts = told("all", micro_batches=3), told("circle", micro_batches=3)
+    assert everything.told == [None] * 9
+    for one, other in zip(everything.drawn[:3], in_parts.drawn[:3], strict=True):
+        assert torch.equal(one, other)
+    circle, again = told("circle"), told("circle")
     first, second, third = (torch.cat(masks) for masks in circle.told)
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
