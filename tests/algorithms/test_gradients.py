@@ -286,8 +286,8 @@ def test_missing_answers_do_not_change_the_temperature(algorithm):
 
 
 def test_neither_do_pairs_that_a_design_leaves_out():
-    algorithm, rollout = algorithms.SPPO(), Sample(4, pairs="circle")
-    setting = {"draws": 40_000, "wrap": partly_answered}
+    algorithm, rollout = algorithms.OnlineIPO(), Sample(4, pairs="circle")
+    setting = {"draws": 80_000, "wrap": partly_answered}
     ratio, error = ratio_of_parts(algorithm, rollout, **setting)
     assert abs(ratio - 1) < 4 * error
     planted, error = ratio_of_parts(algorithm, rollout, average_own_answers, **setting)
