@@ -154,7 +154,10 @@ class Size:
 
 
 def make_game(
-    algorithm: PolicyOptimizer, size: Size, generator: Generator | None = None
+    algorithm: PolicyOptimizer,
+    size: Size,
+    generator: Generator | None = None,
+    rollout: Sample | None = None,
 ) -> OnlineGame:
     """A game with an adapter that is not zero."""
     policy = CausalLMPolicy(
@@ -169,7 +172,7 @@ def make_game(
         algorithm,
         beta=BETA,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=LEARNING_RATE),
-        rollout=Sample(size.num, size.num),
+        rollout=rollout or Sample(size.num, size.num),
         realisation=GradientSteps(),
     )
     scatter(policy)

@@ -9,6 +9,7 @@ done
 nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
 python docs/figures/adaptive_step.py
+python docs/figures/language_floor.py
 python docs/figures/curves.py
 python docs/figures/diagnostics.py
 python docs/figures/cyclic_groups.py
