@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from nlhf_zoo.algorithms.schedules import followers
 from nlhf_zoo.errors import UserError, cause
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -28,11 +29,19 @@ def configure(
     parameters: Sequence[nn.Parameter],
     make_optimizer: MakeOptimizer,
     make_schedule: MakeSchedule | None,
+    spent: Callable[[], float] | None = None,
 ) -> Any:
     """Make both, as ``configure_optimizers`` returns them; the schedule moves with each step.
 
+    Args:
+        parameters: what is trained.
+        make_optimizer: makes the optimiser.
+        make_schedule: makes its schedule, if there is one.
+        spent: says which part of the budget is spent, to a `BudgetLR`; None where there is none.
+
     Raises:
-        UserError: one of them is something else, or the optimiser calls its closure several times.
+        UserError: one of them is something else, the optimiser calls its closure several times, or
+            there is no budget to follow.
     """
     optimizer = make_optimizer(parameters)
     _require(optimizer, Optimizer, "model.optimizer", "a torch.optim.Optimizer")
@@ -43,6 +52,13 @@ def configure(
     schedule = make_schedule(optimizer)
     kinds = (LRScheduler, ReduceLROnPlateau)
     _require(schedule, kinds, "model.lr_scheduler", "a schedule of torch.optim.lr_scheduler")
+    for follower in followers(schedule):
+        if spent is None:
+            raise UserError(
+                "model.lr_scheduler BudgetLR follows the budget of a game that takes gradient "
+                "steps, and this is none: choose a schedule of torch.optim.lr_scheduler"
+            )
+        follower.follow(spent)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

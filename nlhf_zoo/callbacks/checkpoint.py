@@ -202,6 +202,8 @@ class GameCheckpoint(ModelCheckpoint):
         if self._journal is not None:
             self._journal.end()
             self._journal = None
+        if isinstance(pl_module, OnlineGame) and pl_module.reuse is not None:
+            pl_module.reuse.folder, pl_module.reuse.named = None, []  # they are this run's
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         """Write beside the file and rename; the one before stays, under another name.

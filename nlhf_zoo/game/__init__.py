@@ -1,9 +1,9 @@
 """The online game: the loop, its parts, and where it stands."""
 
+from nlhf_zoo.algorithms.schedules import BudgetLR
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps, Realisation
 from nlhf_zoo.game.rollout import Enumerate, Rollout, Sample
-from nlhf_zoo.game.schedules import BudgetLR
 
 __all__ = [
     "BudgetLR",

@@ -50,7 +50,13 @@ class Accounts:
     before_stop: Callable[[], None] | None = None
     signals: SignalWatch = field(default_factory=SignalWatch)  # asking is where they end a run
     # Answers, and invalid ones among them, of the last training steps.
-    _recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
+    # and how many training steps were taken on them
+    _recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
+
+    @property
+    def _steps(self) -> int:
+        """Training steps on the answers that are looked at."""
+        return sum(steps for _, _, steps in self._recent)
 
     def unless_stopped(self, ask: Callable[[], _T]) -> _T:
         """What asking gives.
@@ -89,8 +95,17 @@ class Accounts:
             self.before_stop()
         raise error
 
-    def enter(self, progress: Progress, payoffs: Payoffs, tokens: int, first_batch: bool) -> None:
+    def enter(
+        self, progress: Progress, payoffs: Payoffs, tokens: int, first_batch: bool, steps: int = 1
+    ) -> None:
         """Count what was drawn and asked for a batch; several may make an optimiser step.
+
+        Args:
+            progress: of the game.
+            payoffs: what the oracle said.
+            tokens: that were drawn.
+            first_batch: whether it is the first of an optimiser step.
+            steps: training steps that are taken on it.
 
         Raises:
             OracleStoppedError: too many of the last answers were invalid.
@@ -102,8 +117,8 @@ class Accounts:
             # An oracle of texts knows better: what it was asked, without what needs no question.
             answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
         self.count(progress, num, payoffs.queries, first_batch, payoffs.invalid, unjudged, tokens)
-        self._recent.append((answers, invalid))
-        if len(self._recent) == _STEPS and (sentence := self.too_many_invalid()):
+        self._recent.append((answers, invalid, steps))
+        if self._steps >= _STEPS and (sentence := self.too_many_invalid()):
             self.stop(OracleStoppedError(sentence))
 
     def count(
@@ -147,13 +162,13 @@ class Accounts:
 
     def too_many_invalid(self) -> str:
         """What is wrong where the oracle left too much of the last steps unanswered; else empty."""
-        answers = sum(wanted for wanted, _ in self._recent)
-        invalid = sum(missing for _, missing in self._recent)
+        answers = sum(wanted for wanted, _, _ in self._recent)
+        invalid = sum(missing for _, missing, _ in self._recent)
         if invalid <= self.max_invalid * answers:
             return ""
         return (
             f"{type(self.oracle).__name__} had no valid answer to {invalid / answers:.0%} of what "
-            f"it was asked in the last {len(self._recent)} training steps: look at it by `nlhf "
+            f"it was asked in the last {self._steps} training steps: look at it by `nlhf "
             f"oracle`, or raise model.max_invalid, which is {self.max_invalid}"
             f"{last_words(self.oracle)}"
         )

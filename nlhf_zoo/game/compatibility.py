@@ -13,6 +13,7 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
+from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Batch, ProximalStep
 from nlhf_zoo.solvers.validation import LEAST_BETA
@@ -56,7 +57,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
             f"{name} compares responses with each other: "
             "set model.rollout.num_responses to 2 or more"
         )
-    _check_reuse(algorithm, steps, rollout)
+    _check_reuse(algorithm, steps, rollout, game.policy)
     _check_design(game, steps)
     _check_counting(algorithm, rollout)
     for step in steps:
@@ -64,7 +65,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
 
 
 def _check_reuse(
-    algorithm: PolicyOptimizer, steps: Sequence[ProximalStep], rollout: Rollout
+    algorithm: PolicyOptimizer, steps: Sequence[ProximalStep], rollout: Rollout, policy: Policy
 ) -> None:
     """Refuse a rollout that would serve several gradient steps, where these would take another."""
     name, reused = type(algorithm).__name__, rollout.epochs is not None
@@ -79,6 +80,18 @@ def _check_reuse(
         raise UserError(
             f"{name} takes {most} gradient steps on fresh rollouts, and model.rollout.epochs "
             "passes over one that is held: leave model.algorithm.inner_steps at 1"
+        )
+    reweighted = any(step.reweighted for step in steps)
+    if reweighted and not all(step.opponent.is_whole for step in steps):
+        raise UserError(
+            f"{name}.reweighted weighs responses by lookahead / sampler, and what top_k, top_p or "
+            "min_p leave out has no such weight: draw whole responses, or set reweighted to false"
+        )
+    if getattr(policy, "length_normalised", False) and (reweighted or algorithm.reuse == "ratio"):
+        raise UserError(
+            f"{name} takes importance ratios, and log-probabilities normalised by length "
+            "give none: set model.policy.length_normalised to false, or choose a regression that "
+            "is not reweighted"
         )
     if algorithm.reuse == "fresh":
         raise UserError(

@@ -76,6 +76,7 @@ class HeldRollout:
 
     Args:
         number: of the rollouts of the run, 0 for the first.
+        round: of the game, in which it was drawn.
         prompts: N encoded prompts.
         responses: K to each; in main memory.
         payoffs: what the oracle said of them, likewise.
@@ -83,6 +84,7 @@ class HeldRollout:
     """
 
     number: int
+    round: int
     prompts: Prompts
     responses: Responses
     payoffs: Payoffs
@@ -106,8 +108,9 @@ class Schedule:
     """How a rollout of N prompts is trained on.
 
     Each epoch passes over the trained prompts in an order of its own, minibatch by minibatch;
-    ``accumulate`` of these make an optimiser step. Order and choice depend on the seed and the
-    number of the rollout, and are equal in all processes.
+    ``accumulate`` of these make an optimiser step. The order depends on the seed and the number of
+    the rollout, and which prompts are held out on the seed and the round, for what one step of a
+    round writes is meant for the prompts of the next. Both are equal in all processes.
 
     Args:
         prompts: N, of a rollout in one process.
@@ -161,22 +164,29 @@ class Schedule:
         """Those of the proximal step."""
         return self.epochs * self.minibatches // self.accumulate
 
-    def rows(self, seed: int, number: int, epoch: int, minibatch: int) -> list[int]:
-        """The prompts of a minibatch of rollout ``number``."""
-        trained = self._choice(seed, number)[self.num_held_out :]
+    def said(self) -> str:
+        """It in words."""
+        return (
+            f"{self.prompts} prompts, {self.epochs} epochs of minibatches of {self.size}, "
+            f"{self.accumulate} a step, {self.num_held_out} held out"
+        )
+
+    def rows(self, seed: int, round: int, number: int, epoch: int, minibatch: int) -> list[int]:
+        """The prompts of a minibatch of rollout ``number``, in a round."""
+        trained = self._choice(seed, round)[self.num_held_out :]
         rng = random_stream(seed, 0, number, _CPU, "order", part=epoch)
         order = torch.randperm(len(trained), generator=rng).tolist()
         places = order[minibatch * self.size : (minibatch + 1) * self.size]
         return [trained[place] for place in places]
 
-    def held_out_rows(self, seed: int, number: int) -> list[list[int]]:
-        """The prompts of rollout ``number`` that it is not trained on, in minibatches."""
-        held = self._choice(seed, number)[: self.num_held_out]
+    def held_out_rows(self, seed: int, round: int) -> list[list[int]]:
+        """The prompts that are not trained on in a round, in minibatches."""
+        held = self._choice(seed, round)[: self.num_held_out]
         return [held[first : first + self.size] for first in range(0, len(held), self.size)]
 
-    def _choice(self, seed: int, number: int) -> list[int]:
+    def _choice(self, seed: int, round: int) -> list[int]:
         """All prompts, those first that are held out."""
-        rng = random_stream(seed, 0, number, _CPU, "held out")
+        rng = random_stream(seed, 0, round, _CPU, "held out")
         chosen: list[int] = torch.randperm(self.prompts, generator=rng).tolist()
         return chosen
 
@@ -184,7 +194,7 @@ class Schedule:
 def bytes_held(
     num_prompts: int, num_responses: int, num_tokens: int, players: int, compared: bool
 ) -> int:
-    """Bytes of a held rollout in memory, and on disk, at most.
+    """About how many bytes a held rollout takes in memory and on disk, without its prompts.
 
     Args:
         num_prompts: N, of one process.
@@ -202,11 +212,13 @@ def bytes_held(
 def reweighed(payoffs: Payoffs, sampler: Tensor, opponent: Tensor) -> tuple[Payoffs, Tensor]:
     r"""Payoffs against another opponent than the one that drew the responses.
 
-    .. math:: q(y_k) = \sum_l w_l P(y_k > y_l), \quad
+    .. math:: q(y_k) = \frac{1}{2} + c \sum_{l \ne k} w_l (P(y_k > y_l) - \frac{1}{2}), \quad
               w_l \propto \frac{o(y_l)}{\pi_{sampler}(y_l)}
 
-    over the valid answers, the response itself with P(y > y) = 1/2 among them. Self-normalised, so
-    that its bias is of order 1/K.
+    over the responses and pairs that were answered; c is the weight w_k w_l of all pairs over that
+    of those that were answered, one number a prompt: averaging each response over its own answers
+    would shrink q - 1/2, and take a smaller step. The weights are self-normalised, so that q has a
+    bias of order 1/K. With o = sampler it is the payoff that the responses were judged to have.
 
     Args:
         payoffs: of responses that were compared among themselves.
@@ -214,12 +226,20 @@ def reweighed(payoffs: Payoffs, sampler: Tensor, opponent: Tensor) -> tuple[Payo
         opponent: log o, likewise.
 
     Returns:
-        the payoffs, and the effective sample size of the weights [N], between 1 and K.
+        the payoffs, and the effective sample size of the weights [N], between 1 and K; 0 where
+        nothing was answered.
     """
     preference, valid = payoffs.preference, payoffs.pair_valid
     assert preference is not None  # steps that are reweighted come behind one in self-play
     assert valid is not None
-    log_weight = (opponent - sampler).to(preference)[:, None, :].masked_fill(~valid, -torch.inf)
-    weight = log_weight.softmax(-1)
-    size = 1 / (opponent - sampler).softmax(-1).square().sum(-1)
-    return replace(payoffs, payoff=(weight * preference).sum(-1)), size
+    answered = payoffs.valid
+    log_weight = (opponent - sampler).to(preference).masked_fill(~answered, -torch.inf)
+    weight = log_weight.softmax(-1).nan_to_num(0.0)  # 0 where nothing was answered
+    itself = torch.eye(weight.shape[-1], dtype=torch.bool, device=weight.device)
+    of_pairs = (weight[:, :, None] * weight[:, None, :]).masked_fill(itself, 0.0)
+    known = (of_pairs * valid).sum((-2, -1))
+    factor = torch.where(known > 0, of_pairs.sum((-2, -1)) / known, torch.ones_like(known))
+    gain = ((valid & ~itself) * weight[:, None, :] * (preference - 0.5)).sum(-1)
+    squares = weight.square().sum(-1)
+    size = torch.where(squares > 0, 1 / squares, squares)
+    return replace(payoffs, payoff=0.5 + factor[:, None] * gain), size

@@ -103,7 +103,7 @@ class OnlineGame(L.LightningModule):
         self.estimator = PayoffEstimator(oracle, policy, self.versions)
         self.accounts = Accounts(oracle, partial(sum_over_processes, self), max_invalid)
         self.round_start: dict[str, Any] = {}  # what a half step goes back to
-        self.loads_oracle = True  # from a checkpoint; False of a run with another oracle
+        self.loads_oracle = True  # from a checkpoint, unless it is of another oracle
         self.trajectory: Trajectory | None = None  # of the last training step in closed form
         self.max_rounds: int | None = None
         self.max_queries: int | None = None
@@ -121,13 +121,13 @@ class OnlineGame(L.LightningModule):
 
     def surrogate_loss(self, prompts: Prompts) -> Tensor:
         """Play, judge, improve: the loss along whose gradient the current step is taken."""
-        if self.reuse is not None:
-            loss = self.reuse.loss(self, prompts)
-        else:
+        if self.reuse is None:
             step, prompts = self.step, self.policy.encode(prompts)
-            responses, payoffs = self.play_and_judge(step, prompts)
+            played = self.play_and_judge(step, prompts)
             with self.timer.phase("score"):
-                loss = self.improve(step, prompts, responses, payoffs)
+                loss = self.improve(step, prompts, *played)
+        else:
+            loss = self.reuse.loss(self, prompts)
         self._accumulated += 1
         self.timer.begin_update()
         return loss
@@ -142,7 +142,8 @@ class OnlineGame(L.LightningModule):
         responses, _, payoffs = self.accounts.unless_stopped(
             lambda: self.micro_batches(prompts, playing.play, playing.judge, self.timer)
         )
-        self.accounts.enter(self.progress, payoffs, playing.drawn, not self.accumulates)
+        counted = payoffs, playing.drawn, not self.accumulates, playing.steps
+        self.accounts.enter(self.progress, *counted)
         return responses, payoffs
 
     def judge(
@@ -214,7 +215,7 @@ class OnlineGame(L.LightningModule):
         progress.gradient_step += 1
         if progress.gradient_step < self.gradient_steps_of_step:
             return
-        progress.gradient_step = progress.epoch = 0
+        progress.gradient_step = progress.epoch = progress.minibatch = 0
         if step.writes != "policy":
             self.copy_("policy", step.writes)
             checkpointing.return_to(self.round_start, self.policy, self._torch_optimizer())
@@ -266,8 +267,7 @@ class OnlineGame(L.LightningModule):
 
         A round that would exceed the budget is not begun.
         """
-        self.max_rounds = max_rounds
-        self.max_queries = max_queries
+        self.max_rounds, self.max_queries = max_rounds, max_queries
 
     def rounds_left(self) -> int | None:
         """Whole rounds that the budget still allows; None where there is none."""

@@ -18,6 +18,7 @@ from nlhf_zoo.game.micro_batches import Played
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout_files import Part, Place
 from nlhf_zoo.oracles.tables.base import TableOracle
+from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 
@@ -30,6 +31,8 @@ _CPU = torch.device("cpu")
 
 class Fresh:
     """Plays and judges the parts of a batch by one random stream, and keeps none of them."""
+
+    steps = 1  # training steps that are taken on it
 
     def __init__(self, game: OnlineGame, step: ProximalStep) -> None:
         number = game.progress.batches
@@ -60,8 +63,14 @@ class Recording:
     """
 
     def __init__(
-        self, game: OnlineGame, step: ProximalStep, place: Place, folder: Path | None
+        self,
+        game: OnlineGame,
+        step: ProximalStep,
+        place: Place,
+        folder: Path | None,
+        steps: int = 1,
     ) -> None:
+        self.steps = steps  # training steps that are taken on it
         self._game, self._step = game, step
         self._place, self._folder = place, folder
         self._played, self._judged = count(), count()
@@ -145,7 +154,7 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
     }
     judge = {
         "kinds": [type(module).__name__ for module in oracle.modules()],
-        "fingerprint": getattr(oracle, "fingerprint", ""),
+        "texts": [m.fingerprint for m in oracle.modules() if isinstance(m, TextOracle)],
         "tables": rollout_files.digest_of_tensors(tables),
     }
     options = {
@@ -153,7 +162,10 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
         "responses": rollout.num_responses,
         "opponents": rollout.num_opponents,
         "pairs": rollout.pairs,
-        "tokens": getattr(policy, "max_new_tokens", 1),
+        "texts": [
+            str(getattr(policy, name, None))
+            for name in ("max_new_tokens", "min_new_tokens", "stop_strings", "length_normalised")
+        ],
         "beta": game.beta,
     }
     return Place(

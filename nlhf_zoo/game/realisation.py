@@ -15,8 +15,9 @@ from typing_extensions import override
 
 from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.algorithms.schedules import followers
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.game.schedules import BudgetLR, budget_spent
+from nlhf_zoo.game.schedules import budget_spent
 from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import Prompts
 
@@ -187,15 +188,16 @@ class GradientSteps(Realisation):
 
     @override
     def begin(self, game: OnlineGame) -> None:
+        for config in game.trainer.lr_scheduler_configs:
+            if followers(config.scheduler):
+                budget_spent(game)  # which refuses a run without an end, before anything is drawn
         if game.between_rounds or not game.round_start:
             game.begin_round()  # also in a second fit, whose optimiser is a new one
 
     @override
     def optimizers(self, game: OnlineGame, parameters: Sequence[nn.Parameter]) -> Any:
-        made = optimizers.configure(parameters, game.optimizer, game.lr_scheduler)
-        if isinstance(made, dict) and isinstance(made["lr_scheduler"]["scheduler"], BudgetLR):
-            made["lr_scheduler"]["scheduler"].follow(partial(budget_spent, game))
-        return made
+        spent = partial(budget_spent, game)
+        return optimizers.configure(parameters, game.optimizer, game.lr_scheduler, spent)
 
     @override
     def steps_per_round(self, game: OnlineGame) -> int:

@@ -44,17 +44,21 @@ class Reuse:
         # it is not known of the one before.
         self.named: list[int | None] = []
         self._held: HeldRollout | None = None
+        self._schedule: Schedule | None = None  # of the proximal step that is being taken
         self._effective: Tensor | None = None  # sample size of a step that is reweighted [N]
         self._reweighed: tuple[int, int] | None = None  # for which round and step
         self._recording: Recording | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of the rollout that it was trained on."""
-        return {} if self.place is None else asdict(self.place)
+        if self.place is None or self._schedule is None:
+            return {}
+        return {"place": asdict(self.place), "schedule": asdict(self._schedule)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it from a checkpoint."""
-        self.place = Place(**state_dict) if state_dict else None
+        self.place = Place(**state_dict["place"]) if state_dict else None
+        self._schedule = Schedule(**state_dict["schedule"]) if state_dict else None
         self._held = None
 
     def named_by_checkpoint(self) -> None:
@@ -65,7 +69,9 @@ class Reuse:
     def recording(self, game: OnlineGame, step: ProximalStep) -> Recording:
         """Who plays and judges the parts of the rollout that is drawn now."""
         assert self.place is not None  # `minibatch` has found it
-        self._recording = Recording(game, step, self.place, self.folder)
+        assert self._schedule is not None
+        steps = self._schedule.epochs * self._schedule.minibatches
+        self._recording = Recording(game, step, self.place, self.folder, steps)
         return self._recording
 
     def schedule(self, game: OnlineGame, num_prompts: int | None) -> Schedule:
@@ -113,7 +119,7 @@ class Reuse:
             self.log_probs = part.log_probs
             loss = game.improve(step, part.prompts, part.responses, part.payoffs)
             self.log_probs = None
-            figures = self._figures(game, step, len(prompts))
+            figures = self._figures(game, step)
         if figures and (trainer := trainer_of(game)) is not None:
             # Not at every step: Lightning would hand a figure to the loggers again and again.
             game.log_dict(figures, logger=False)
@@ -123,14 +129,14 @@ class Reuse:
         return loss
 
     @torch.no_grad()
-    def _figures(self, game: OnlineGame, step: ProximalStep, num_prompts: int) -> dict[str, Tensor]:
+    def _figures(self, game: OnlineGame, step: ProximalStep) -> dict[str, Tensor]:
         """What is logged of the rollout: at the end of an epoch, the loss of what is held out."""
         figures = {}
         if self._effective is not None:  # this is the first step on it
             figures["rollout/effective_sample_size"] = self._effective.mean()
             self._effective = None
         losses, judged = [], 0
-        for part in self._held_out(game, num_prompts):
+        for part in self._held_out(game):
             policy, algorithm = game.policy, game.algorithm
             given = part.prompts, part.responses, part.payoffs
             batch = score(policy, step, *given, game.beta, part.log_probs, game.rollout.clip)
@@ -143,32 +149,50 @@ class Reuse:
     def _minibatch(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
         """What the next training step is taken on; the position moves on."""
         progress, step = game.progress, game.step
-        schedule = self.schedule(game, len(prompts))
+        held = self._held
+        is_here = held is not None and held.number == progress.rollouts - 1
         begins = progress.epoch == progress.minibatch == 0
         if begins and not step.reweighted:
+            self._schedule = self.schedule(game, len(prompts))
             self._held = self._drawn(game, step, prompts)
-        elif self._is_missing(game, prompts):
-            self._held = self._read(game, prompts) or self._drawn_anew(game, prompts)
         else:
+            own = held.prompts if held is not None and is_here else prompts
+            self._refuse_other_schedule(game, len(own))
+            if not is_here:
+                self._held = self._read_or_drawn_anew(game, prompts)
             game.accounts.unless_stopped(lambda: None)  # a signal may have come
+        schedule = self._schedule
         assert self._held is not None
+        assert schedule is not None
         if step.reweighted and self._reweighed != (progress.round, progress.step):
             self._reweigh(game, step)
-        number = self._held.number
-        rows = schedule.rows(training_seed(), number, progress.epoch, progress.minibatch)
+        place = self._held.round, self._held.number
+        rows = schedule.rows(training_seed(), *place, progress.epoch, progress.minibatch)
         progress.batches += 1
         progress.minibatch += 1
         if progress.minibatch == schedule.minibatches:
             progress.epoch, progress.minibatch = progress.epoch + 1, 0
         return self._held.take(rows, game.device)
 
-    def _held_out(self, game: OnlineGame, num_prompts: int) -> list[HeldRollout]:
+    def _held_out(self, game: OnlineGame) -> list[HeldRollout]:
         """At the end of an epoch, minibatches of the prompts that are not trained on; else none."""
-        if game.progress.minibatch or self._held is None:
+        if game.progress.minibatch or self._held is None or self._schedule is None:
             return []
-        schedule = self.schedule(game, num_prompts)
-        parts = schedule.held_out_rows(training_seed(), self._held.number)
+        parts = self._schedule.held_out_rows(training_seed(), self._held.round)
         return [self._held.take(rows, game.device) for rows in parts]
+
+    def _refuse_other_schedule(self, game: OnlineGame, num_prompts: int) -> None:
+        """Refuse to go on within a proximal step in other minibatches than it was begun in."""
+        now = self.schedule(game, num_prompts)
+        if self._schedule is None:
+            self._schedule = now
+        if now != self._schedule:
+            raise UserError(
+                "this proximal step was begun on a rollout of "
+                f"{self._schedule.said()}, and goes on with {now.said()}: leave data.batch_size, "
+                "trainer.accumulate_grad_batches, the number of processes and model.rollout as "
+                "they were"
+            )
 
     # The rollout ----------------------------------------------------------------------------------
 
@@ -186,18 +210,26 @@ class Reuse:
         if self.folder is not None and game.local_rank == 0 and None not in self.named:
             kept = [each for each in self.named if each is not None]
             rollout_files.forget_all_but(self.folder, [*kept, number])
-        return HeldRollout(number, encoded.to("cpu"), compact(responses), payoffs, log_probs)
+        held = encoded.to("cpu"), compact(responses), payoffs, log_probs
+        return HeldRollout(number, game.progress.round, *held)
 
-    def _is_missing(self, game: OnlineGame, prompts: Prompts) -> bool:
-        """Whether a resumed run is in the middle of a rollout that is not in memory."""
-        held = self._held
-        return held is None or held.number != game.progress.rollouts - 1
+    def _read_or_drawn_anew(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
+        """The rollout that a resumed run is in the middle of; all processes have it, or none."""
+        found = self._read(game, prompts)
+        (missing,) = game.accounts.reduce([found is None])
+        return self._drawn_anew(game, prompts) if missing or found is None else found
 
     def _read(self, game: OnlineGame, prompts: Prompts) -> HeldRollout | None:
         """The rollout that a checkpoint names; None where a part is missing."""
         if self.folder is None or self.place is None:
             return None
-        place, found = self.place, []
+        # A checkpoint is the first process's; of a run of other processes or another seed no
+        # rollout is taken.
+        here = place_of(game, self.place.number, len(prompts))
+        place, found = replace(self.place, rank=here.rank), []
+        fitting = replace(place, world_size=here.world_size, seed=here.seed, oracle=here.oracle)
+        if place != fitting:
+            return None
         encoded = game.policy.encode(prompts)
         for number, prompts_of_part in enumerate(encoded.split(place.parts)):
             file = place.file(self.folder, number)
@@ -207,6 +239,7 @@ class Reuse:
             found.append(part)
         return HeldRollout(
             place.number,
+            place.round,
             encoded.to("cpu"),
             Responses.joined([part.responses for part in found]),
             Payoffs.joined([part.payoffs for part in found]),

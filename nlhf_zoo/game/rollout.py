@@ -133,8 +133,8 @@ class Sample(Rollout):
         num_opponents: responses of each opponent a prompt, L; not used in self-play.
         epochs: draw and judge once for each proximal step, and pass over that so many times; null
             draws and judges anew for each gradient step.
-        minibatch: prompts of a training step, where a rollout has several; null is
-            data.batch_size.
+        minibatch: prompts of a training step, where a rollout has several; null is all of them,
+            over trainer.accumulate_grad_batches.
         held_out: share of a rollout's prompts that is not trained on, for
             `rollout/held_out_loss`, rounded down to whole optimiser steps.
         clip: how far the importance ratio pi_theta / sampler is followed away from 1 by a policy

@@ -44,6 +44,11 @@ class Decoding:
             )
 
     @property
+    def is_whole(self) -> bool:
+        """Whether no response is left out, tempered or not."""
+        return (self.top_k, self.top_p, self.min_p) == (0, 1.0, 0.0)
+
+    @property
     def is_plain(self) -> bool:
         """Whether responses come from the policy's own distribution, untempered and whole."""
         return (self.temperature, self.top_k, self.top_p, self.min_p) == (1.0, 0, 1.0, 0.0)

@@ -177,3 +177,23 @@ def test_two_processes_of_their_own(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_same_game(load(tmp_path / "one"), load(tmp_path / "two"), atol=1e-6)
+
+
+def test_a_held_rollout_is_each_processes_own_and_resumed(tmp_path: Path):
+    """Stopped within a proximal step: what each has drawn is read again, and none asks anew."""
+    rollout = part("Sample", num_responses=4, num_opponents=2, epochs=3)
+    config = configuration(algorithm=ALGORITHMS["egpo"], **(STEPS | {"rollout": rollout}))
+    config["trainer"]["callbacks"][1] = part("Budget", rounds=2)
+    play(tmp_path / "whole", 2, config)
+    play(tmp_path / "stopped", 2, config, "--trainer.max_steps", "2")
+    assert load(tmp_path / "stopped")["online_game"]["progress"]["epoch"] == 2
+    run = play(tmp_path / "stopped", 2, config, *LAST)
+    assert "drawn and judged anew" not in run.err
+    assert_same_game(*(load(tmp_path / name) for name in ("whole", "stopped")))
+    # Where one process has lost its own, all draw again, and go on together.
+    play(tmp_path / "lost", 2, config, "--trainer.max_steps", "2")
+    for file in (tmp_path / "lost").rglob("rank1-*.safetensors"):
+        file.unlink()
+    run = play(tmp_path / "lost", 2, config, *LAST)
+    assert "drawn and judged anew" in run.err
+    assert load(tmp_path / "lost")["online_game"]["progress"]["round"] == 2

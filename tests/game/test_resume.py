@@ -118,7 +118,8 @@ def test_killed_at_every_point(name: str, tmp_path: Path):
     for point in points:
         killed = tmp_path / point
         runs.write(killed, runs.CASES[name])
-        for at in range(3, steps, 1 + steps // 8):
+        last = steps // 2 if point in ("part", "drawn") else steps  # then nothing is drawn any more
+        for at in range(3, last, 1 + steps // 8):
             begun = (killed / runs.RUN / "checkpoints/last.ckpt").is_file()
             resume = runs.LAST if begun else ()
             run = runs.fit(killed, *resume, before=functools.partial(kill_at, point, at))

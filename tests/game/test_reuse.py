@@ -1,9 +1,7 @@
 """A rollout that carries a proximal step: what is trained on, what is counted, what is refused."""
 
-import os
 from dataclasses import replace
 
-import lightning as L
 import pytest
 import torch
 import zoo
@@ -17,9 +15,9 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
-from nlhf_zoo.oracles import MatrixOracle
-from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.records import Responses
+from nlhf_zoo.oracles import MatrixOracle, SmallLanguage
+from nlhf_zoo.policies import CausalLMPolicy, SmallLanguageModel, TabularPolicy
+from nlhf_zoo.records import PLAIN, Decoding, Responses
 from nlhf_zoo.records.random_streams import random_stream
 
 C, N = 4, 5
@@ -49,7 +47,7 @@ def by_hand(game, rounds, schedule, seed=0):
     optimizer = adam([policy])
     anchor, beta, eta, number = policy.detach().clone(), zoo.BETA, 2 * zoo.BETA, 0
     s = eta / (beta * (1 + eta))
-    for _ in range(rounds):
+    for round in range(rounds):
         start = policy.detach().clone()
         state = {k: {n: v.clone() for n, v in s.items()} for k, s in optimizer.state.items()}
         sampler = anchor
@@ -62,7 +60,7 @@ def by_hand(game, rounds, schedule, seed=0):
             centre = (anchor.log_softmax(-1) + eta * log_mu) / (1 + eta)
             for epoch in range(schedule.epochs):
                 for minibatch in range(schedule.minibatches):
-                    rows = schedule.rows(seed, number, epoch, minibatch)
+                    rows = schedule.rows(seed, round, number, epoch, minibatch)
                     log_pi = policy.log_softmax(-1)
                     d = (log_pi - centre).gather(1, drawn)[rows] - s * q[rows]
                     pairs = (d[:, :, None] - d[:, None, :]).square().sum((-2, -1))
@@ -131,7 +129,7 @@ def test_each_epoch_passes_over_every_prompt_once_in_an_order_of_its_own():
     held = {row for rows in schedule.held_out_rows(0, 7) for row in rows}
     orders = []
     for epoch in range(3):
-        order = [row for m in range(10) for row in schedule.rows(0, 7, epoch, m)]
+        order = [row for m in range(10) for row in schedule.rows(0, 7, 7, epoch, m)]
         assert sorted(order) == sorted({*range(60)} - held)
         orders.append(order)
     assert len({tuple(order) for order in orders}) == 3
@@ -246,16 +244,40 @@ def test_a_reweighted_payoff_is_that_of_the_other_opponent():
     log_o = zoo.normal_logits(4, seed=6).log_softmax(-1)[None]
     uniform = torch.full((1, 4), 0.25, dtype=torch.float64).log()
     everyone = torch.ones(1, 4, 4, dtype=torch.bool)
-    payoffs = Payoffs(P.mean(-1), everyone[0, :1], 6, 6, 0, P, everyone)
+    payoffs = Payoffs(P.mean(-1), everyone[:, 0], 6, 6, 0, P, everyone)
     found, size = reweighed(payoffs, uniform, log_o)
     torch.testing.assert_close(found.payoff, (P @ log_o.exp()[..., None])[..., 0])
     torch.testing.assert_close(size, 1 / log_o.exp().square().sum(-1))
-    # What could not be judged is left out, for the others to share its weight.
-    missing = everyone.clone()
-    missing[0, 0, 3] = missing[0, 3, 0] = False
-    found, _ = reweighed(replace(payoffs, pair_valid=missing), uniform, log_o)
-    o = log_o.exp()[0, :3]
-    torch.testing.assert_close(found.payoff[0, 0], P[0, 0, :3] @ o / o.sum())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_reweighted_to_its_own_sampler_a_payoff_is_what_it_was(share):
+    """Also where answers are missing: the step's size does not depend on how many there are."""
+    game = make_game(OnlineIPO(), Sample(8, epochs=1))
+    prompts = zoo.all_prompts(game)
+    responses = game.policy.sample(
+        {"policy": 1.0}, prompts, 8, PLAIN, torch.Generator().manual_seed(0)
+    )
+    forward, rng = game.oracle.forward, torch.Generator().manual_seed(1)
+
+    def partly(*given):
+        answer = forward(*given)
+        missing = torch.rand(answer.valid.shape, generator=rng).triu(1)
+        missing = (missing + missing.mT) > 1 - share
+        return replace(answer, valid=answer.valid & ~missing)
+
+    game.oracle.forward = partly
+    payoffs = game.estimator(game.plan[0], prompts, responses, [responses])
+    assert bool((~payoffs.pair_valid).any()) == (share > 0)
+    same = torch.zeros_like(payoffs.payoff)
+    found, size = reweighed(payoffs, same, same)
+    judged = payoffs.valid
+    torch.testing.assert_close(found.payoff[judged], payoffs.payoff[judged], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(size, judged.sum(-1).to(size))
+    nothing = replace(payoffs, valid=judged & False, pair_valid=payoffs.pair_valid & False)
+    found, size = reweighed(nothing, same, same)
+    assert (found.payoff == 0.5).all()
+    assert (size == 0).all()
 
 
 # ---- what is counted ----
@@ -328,6 +350,11 @@ def test_what_is_logged_of_a_rollout():
         (NashMP(inner_steps=3), Sample(4, epochs=2), "leave model.algorithm.inner_steps at 1"),
         (NashMP(self_play=True, reweighted=True), Sample(4), "set model.rollout.epochs"),
         (NashMP(self_play=True, surrogate=policy_gradient), Sample(4), "of the policy itself"),
+        (
+            NashMP(self_play=True, reweighted=True, opponent=Decoding(top_p=0.4)),
+            Sample(4, epochs=2),
+            "draw whole responses",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -359,110 +386,10 @@ def test_the_default_loss_is_one_that_may_be_reused():
     assert SPPO().chosen_surrogate(reused=True) is SPPO().paper_surrogate
 
 
-def test_each_part_has_a_random_stream_of_its_own():
-    P, log_mu = zoo.small_games(1, N)
-    policy = TabularPolicy(zoo.TensorReference(log_mu.expand(2, -1)))
-    game = OnlineGame(
-        policy, MatrixOracle(P.expand(2, -1, -1)), OnlineIPO(), zoo.BETA,
-        rollout=Sample(40, epochs=1), realisation=GradientSteps(), micro_batches=2,
-    )  # fmt: skip
-    drawn = []
-    play_and_judge = game.play_and_judge
-    game.play_and_judge = lambda *given: drawn.append(play_and_judge(*given)) or drawn[-1]
-    zoo.fit(game, rounds=2)
-    rows = [row for responses, _ in drawn for row in responses.actions.tolist()]
-    assert len({tuple(row) for row in rows}) == 4
-
-
-# ---- what is held on disk ----
-
-
-def held_game(folder, algorithm=None, **kwargs):
-    options = {"epochs": 3, "minibatch": 2, "held_out": 0} | kwargs
-    game = make_game(algorithm or OnlineIPO(), Sample(6, **options), micro_batches=2)
-    game.reuse.folder = folder
-    return game
-
-
-def counting_questions(game):
-    """The prompts of each call of the oracle, from now on."""
-    asked, forward = [], game.oracle.forward
-    game.oracle.forward = lambda prompts, *pair: (
-        asked.append(prompts.ids.tolist()),
-        forward(prompts, *pair),
-    )[1]
-    return asked
-
-
-def test_parts_that_were_judged_are_not_asked_about_again(tmp_path):
-    first = zoo.fit(held_game(tmp_path), rounds=1)
-    second = held_game(tmp_path)
-    asked = counting_questions(second)
-    zoo.fit(second, rounds=1)
-    assert asked == []
-    assert second.progress == first.progress
-    for name, tensor in first.policy.state_dict().items():
-        assert torch.equal(tensor, second.policy.state_dict()[name])
-    (part, other) = sorted(tmp_path.rglob("*.safetensors"))
-    other.unlink()  # as if it had been killed while the second part was judged
-    third = held_game(tmp_path)
-    asked = counting_questions(third)
-    zoo.fit(third, rounds=1)
-    assert asked == [[2, 3]]
-    assert third.progress == first.progress
-    part.write_bytes(part.read_bytes()[:-100])  # what is damaged is asked about again
-    fourth = held_game(tmp_path)
-    asked = counting_questions(fourth)
-    zoo.fit(fourth, rounds=1)
-    assert asked == [[0, 1], [2, 3]]
-
-
-def other_weights(game):
-    with torch.no_grad():
-        game.policy.networks["policy"].logits += 1e-6
-
-
-def other_judge(game):
-    game.oracle.preference[0, 0, 1] -= 1e-6
-
-
-def other_seed(game):
-    os.environ["PL_GLOBAL_SEED"] = "5"
-
-
-def later_rollout(game):
-    game.progress.rollouts += 1
-
-
-@pytest.mark.parametrize("change", [other_weights, other_judge, other_seed, later_rollout])
-def test_a_part_of_another_rollout_is_never_taken_for_it(change, tmp_path, monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    zoo.fit(held_game(tmp_path), rounds=1)
-    game = held_game(tmp_path)
-    change(game)
-    asked = counting_questions(game)
-    zoo.fit(game, rounds=1)
-    assert asked == [[0, 1], [2, 3]]
-
-
-def test_a_rollout_that_is_lost_is_drawn_anew_and_that_is_said(capsys):
-    """In the middle of a proximal step, without a folder of rollouts."""
-    game = held_game(None)
-    game.progress.rollouts = game.progress.epoch = game.progress.gradient_step = 1
-    asked = counting_questions(game)
-    zoo.fit(game, max_steps=1)
-    assert asked == [[0, 1], [2, 3]]
-    assert "responses are drawn and judged anew" in capsys.readouterr().err
-    assert game.progress.rollouts == 2
-
-
-def test_the_folder_holds_what_the_last_two_checkpoints_go_on_with(tmp_path):
-    game = held_game(tmp_path, epochs=1, minibatch=None)
-
-    class Named(L.Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            if pl_module.progress.round in (2, 4):
-                pl_module.reuse.named_by_checkpoint()
-
-    zoo.fit(game, rounds=7, callbacks=[Named()])
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [1, 3, 6]
+def test_importance_ratios_want_whole_log_probabilities():
+    policy = CausalLMPolicy(SmallLanguageModel(), max_new_tokens=3, length_normalised=True)
+    with pytest.raises(UserError, match=r"set model\.policy\.length_normalised to false"):
+        OnlineGame(
+            policy, SmallLanguage(), OnlineIPO(surrogate=policy_gradient), zoo.BETA,
+            rollout=Sample(4, epochs=2), realisation=GradientSteps(),
+        )  # fmt: skip

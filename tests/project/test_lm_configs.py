@@ -156,7 +156,7 @@ def test_an_iteration_draws_once_and_trains_on_that(
     game.rollout_prompts, game.policy.max_new_tokens = 20_000, 256
     rollouts.forecast(cli.trainer, game)
     assert re.search(
-        rf"20,000 prompts x {num} responses .* 2 parts, then 360 optimiser steps on it; at most "
+        rf"20,000 prompts x {num} responses .* 2 parts, then 360 optimiser steps on it; about "
         r"[12]\d\d MiB of memory, and up to 3 times that on disk",
         capsys.readouterr().err,
     )
