@@ -82,18 +82,10 @@ class MovingMagnet(PolicyOptimizer):
         """That of the algorithm inside."""
         return self.inner.reuse
 
-    def queries(
-        self,
-        num_responses: int,
-        num_opponents: int,
-        enumerated: bool,
-        reused: bool = False,
-        degree: int | None = None,
-    ) -> int:
+    @property
+    def queries(self) -> Any:
         """Those of the algorithm inside."""
-        options: dict[str, Any] = {"reused": True} if reused else {}
-        options |= {} if degree is None else {"degree": degree}
-        return self.inner.queries(num_responses, num_opponents, enumerated, **options)
+        return self.inner.queries
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The algorithm's own moves, then the magnet's, every M rounds."""

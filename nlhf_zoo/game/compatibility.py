@@ -129,7 +129,7 @@ def _check_design(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
 
 def _check_counting(algorithm: PolicyOptimizer, rollout: Rollout) -> None:
     """Refuse somebody's own count of queries that cannot be told what a rollout asks about."""
-    for each in (algorithm, getattr(algorithm, "inner", None)):
+    for each in (getattr(algorithm, "inner", None), algorithm):
         if each is not None and not _takes(each.queries, 1, 1, False, **rollout.counting):
             raise UserError(
                 f"{type(each).__name__}.queries does not take {' and '.join(rollout.counting)}, by "

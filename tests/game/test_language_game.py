@@ -20,6 +20,7 @@ from nlhf_zoo.algorithms import surrogates
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.quiet import quiet
+from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
@@ -542,3 +543,20 @@ def test_a_file_trains(path, tmp_path, monkeypatch):
     assert curve[-1] < share * curve[0]
     if metric == "exploitability":
         assert history[metric].max(1)[-1] < 2 * share * curve[0]  # and no prompt is left behind
+
+
+@pytest.mark.parametrize(
+    "path", sorted((FILES[0].parent / "reused").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_file_with_held_rollouts_takes_four_steps_on_each(path, tmp_path, monkeypatch):
+    assert f"nlhf fit --config configs/language/reused/{path.name}" in path.read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    trained, after_fit = [], GameCLI.after_fit
+    monkeypatch.setattr(GameCLI, "after_fit", lambda cli: trained.append(cli) or after_fit(cli))
+    main(["fit", "--config", str(path), "--trainer.callbacks=nlhf_zoo.Budget",
+          "--trainer.callbacks.rounds=1", "--trainer.enable_progress_bar=false"])  # fmt: skip
+    (cli,) = trained
+    progress, half_steps = cli.model.progress, len(cli.model.plan)
+    assert (progress.rollouts, progress.batches) == (half_steps, 4 * half_steps)
+    assert progress.queries_per_prompt == half_steps * 64 * 63 // 2

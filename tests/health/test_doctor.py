@@ -283,16 +283,16 @@ def dropout_is_on(game, monkeypatch):
 
 
 @in_place_of(Scorer, "_by_responses")
-def masked_tokens_are_scored(by_responses, scorer, who, prompts, responses, decoding):
+def masked_tokens_are_scored(by_responses, scorer, who, prompts, responses, *rest):
     responses = replace(responses, mask=torch.ones_like(responses.mask))
-    return by_responses(scorer, who, prompts, responses, decoding)
+    return by_responses(scorer, who, prompts, responses, *rest)
 
 
 @in_place_of(Scorer, "_by_responses")
-def the_end_is_not_scored(by_responses, scorer, who, prompts, responses, decoding):
+def the_end_is_not_scored(by_responses, scorer, who, prompts, responses, *rest):
     ended = torch.isin(responses.tokens, torch.tensor(EOS_ID))
     responses = replace(responses, mask=responses.mask & ~ended)
-    return by_responses(scorer, who, prompts, responses, decoding)
+    return by_responses(scorer, who, prompts, responses, *rest)
 
 
 @in_place_of(generation, "_up_to_end")
