@@ -2,7 +2,7 @@
 # Makes every figure of the documentation anew, and prints every table: sh docs/make_figures.sh, from the root.
 set -e
 PATH="$PWD/.venv/bin:$PATH"
-for name in quickstart comal oracle_calls language; do
+for name in quickstart comal oracle_calls language language_reuse; do
     nlhf compare --config "configs/compare/$name.yaml" --output "runs/figures/$name" --overwrite
     cp "runs/figures/$name/comparison.png" "docs/figures/$name.png"
 done
