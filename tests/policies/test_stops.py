@@ -76,7 +76,9 @@ def sentence_pieces():
     ("make", "strings"),
     [
         (byte_level, ["a\n", "ä", "b.", "ab a"]),
-        (sentence_pieces, ["a.", "b.", "ab a"]),  # not of bytes, whose wrong rows hide right ones
+        # Not of bytes, whose wrong rows hide right ones: of tokenizers 0.23.3, see
+        # findings/tokenizers_byte_fallback_loses_valid_bytes.sh.
+        (sentence_pieces, ["a.", "b.", "ab a"]),
         (tiny_tokenizer, ["b.", "ab a"]),
     ],
 )
