@@ -42,7 +42,7 @@ def forecast(trainer: L.Trainer, game: OnlineGame) -> None:
         schedule = game.reuse.schedule(game, num_prompts)
         print(
             f"A rollout: {num_prompts:,} prompts x {rollout.num_responses} responses in each "
-            f"process, drawn in {min(game.micro_batches.parts, num_prompts):,} parts, then "
+            f"process, drawn in {game.micro_batches.number(num_prompts):,} parts, then "
             f"{schedule.optimizer_steps:,} optimiser steps on it; about {size / 2**20:,.0f} MiB "
             f"of memory{f', and up to {_KEPT} times that on disk' if writes else ''}.",
             file=sys.stderr,

@@ -49,6 +49,10 @@ class MicroBatches:
                 "model.micro_batches to 2 or more"
             )
 
+    def number(self, num_prompts: int) -> int:
+        """Parts that so many prompts are split into."""
+        return min(self.parts, num_prompts)
+
     def __call__(
         self, prompts: Prompts, play: Play, judge: Judging, timer: StepTimer
     ) -> tuple[Responses, Sequence[Responses], Payoffs]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,8 +97,8 @@ class Recording:
         self._drawn[number] = responses, opponents, log_probs.to("cpu")
         return compact(responses), []
 
-    def judge(self, prompts: Prompts, _: Responses, __: Sequence[Responses]) -> Payoffs:
-        """Ask about the next part, and write it."""
+    def judge(self, prompts: Prompts, held: Responses, _: Sequence[Responses]) -> Payoffs:
+        """Ask about the next part, of which `play` gave what is held, and write it."""
         game, place, number = self._game, self._place, next(self._judged)
         if (found := self._found.get(number)) is not None:
             checkpointing.restore_oracle(game, found.oracle)
@@ -108,7 +108,7 @@ class Recording:
         payoffs = judged(game, self._step, prompts, responses, opponents, rng).to("cpu")
         state = {name: one.cpu() for name, one in checkpointing.oracle_state(game).items()}
         drawn = drawn_tokens(responses, opponents)
-        part = Part(compact(responses), payoffs, log_probs, drawn, state)
+        part = Part(held, payoffs, log_probs, drawn, state)
         self._found[number] = part
         if self._folder is not None:
             file = place.file(self._folder, number)
@@ -143,20 +143,9 @@ def judged(
 
 def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
     """Where the rollout belongs that is drawn now."""
-    oracle, policy, rollout = game.oracle, game.policy, game.rollout
-    trainer = trainer_of(game)
+    policy, rollout = game.policy, game.rollout
     names = policy.checkpoint_keys()
     weights = {name: one for name, one in policy.state_dict().items() if name in names}
-    tables = {
-        name: module.preference
-        for name, module in oracle.named_modules()
-        if isinstance(module, TableOracle)
-    }
-    judge = {
-        "kinds": [type(module).__name__ for module in oracle.modules()],
-        "texts": [m.fingerprint for m in oracle.modules() if isinstance(m, TextOracle)],
-        "tables": rollout_files.digest_of_tensors(tables),
-    }
     options = {
         "step": repr(game.step),
         "responses": rollout.num_responses,
@@ -172,14 +161,32 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
         round=game.progress.round,
         step=game.progress.step,
         number=number,
-        parts=min(game.micro_batches.parts, num_prompts),
+        parts=game.micro_batches.number(num_prompts),
         rank=game.global_rank,
-        world_size=1 if trainer is None else trainer.world_size,
-        seed=training_seed(),
-        oracle=json.dumps(judge),
         weights=rollout_files.digest_of_tensors(weights),
         options=json.dumps(options),
+        **run_of(game),
     )
+
+
+def run_of(game: OnlineGame) -> dict[str, Any]:
+    """What a place says of the run itself: its processes, its seed and its oracle."""
+    oracle, trainer = game.oracle, trainer_of(game)
+    tables = {
+        name: module.preference
+        for name, module in oracle.named_modules()
+        if isinstance(module, TableOracle)
+    }
+    judge = {
+        "kinds": [type(module).__name__ for module in oracle.modules()],
+        "texts": [m.fingerprint for m in oracle.modules() if isinstance(m, TextOracle)],
+        "tables": rollout_files.digest_of_tensors(tables),
+    }
+    return {
+        "world_size": 1 if trainer is None else trainer.world_size,
+        "seed": training_seed(),
+        "oracle": json.dumps(judge),
+    }
 
 
 def compact(responses: Responses) -> Responses:

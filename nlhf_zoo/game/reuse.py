@@ -16,7 +16,7 @@ from nlhf_zoo.game.held_rollout import FrozenLogProbs, HeldRollout, Schedule, re
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import score
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.game.playing import Recording, compact, place_of
+from nlhf_zoo.game.playing import Recording, compact, place_of, run_of
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.game.rollout_files import Place
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
@@ -225,10 +225,8 @@ class Reuse:
             return None
         # A checkpoint is the first process's; of a run of other processes or another seed no
         # rollout is taken.
-        here = place_of(game, self.place.number, len(prompts))
-        place, found = replace(self.place, rank=here.rank), []
-        fitting = replace(place, world_size=here.world_size, seed=here.seed, oracle=here.oracle)
-        if place != fitting:
+        place, found = replace(self.place, rank=game.global_rank), []
+        if place != replace(place, **run_of(game)):
             return None
         encoded = game.policy.encode(prompts)
         for number, prompts_of_part in enumerate(encoded.split(place.parts)):
@@ -267,8 +265,8 @@ class Reuse:
         ((_, opponent),) = step.payoff
         missing = [p for p in {*step.centre, step.reference} if p not in held.log_probs.players]
         scored: dict[str, list[Tensor]] = {name: [] for name in ("opponent", *missing)}
-        parts = range(len(held.prompts))
-        for rows in torch.tensor([*parts]).tensor_split(self._parts(game, len(held.prompts))):
+        num = len(held.prompts)
+        for rows in torch.arange(num).tensor_split(game.micro_batches.number(num)):
             part = held.take(rows.tolist(), game.device)
             for name, who in [("opponent", opponent), *((p, {p: 1.0}) for p in missing)]:
                 log_prob = game.policy.log_prob(who, part.prompts, part.responses, step.opponent)
@@ -280,7 +278,3 @@ class Reuse:
         self._reweighed = game.progress.round, game.progress.step
         log_probs = replace(held.log_probs, players={**held.log_probs.players, **of})
         self._held = replace(held, payoffs=payoffs, log_probs=log_probs)
-
-    @staticmethod
-    def _parts(game: OnlineGame, num_prompts: int) -> int:
-        return min(game.micro_batches.parts, num_prompts)
