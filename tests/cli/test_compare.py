@@ -332,6 +332,19 @@ def test_the_seeds_that_choose_of_a_sweep_are_not_reported(here, capsys):
     assert not Path("out/cycle/MD (eta=0.01)/seed_0/history.bin").exists()
 
 
+def test_a_sweep_over_two_arguments_plays_all_combinations(here):
+    content = small() | {"games": {"uniform": UNIFORM}}
+    two = {"algorithm.eta": [0.1, 0.3], "rollout.epochs": [1, 4]}
+    algorithm = {"config": fit_file("sampled/egpo"), "sweep": two}
+    content["algorithms"] = {"EGPO": algorithm}
+    Path("comparison.yaml").write_text(yaml.safe_dump(content))
+    configuration = read_configuration(["--config", "comparison.yaml"])
+    entries = read_entries(configuration.games, configuration.algorithms, None, 0, list)
+    played = [(entry.make().algorithm.eta, entry.make().rollout.epochs) for entry in entries]
+    assert played == [(0.1, 1), (0.1, 4), (0.3, 1), (0.3, 4)]
+    assert entries[1].label == "EGPO (eta=0.1, epochs=4)"
+
+
 def test_what_chose_of_a_sweep_is_said(here):
     content = sweeping() | {"budget": {"queries": 5}}
     del content["target"]
@@ -602,8 +615,9 @@ CHANGES = [
     (EGPO_BLOCK, block("EGPO", eta="${.x}"), "interpolation"),
     (EGPO_BLOCK, block("OnlineDPO"), "no closed form"),
     ("algorithms EGPO rollout", block("Sample"), "closed form"),
-    (SWEEP, {}, "must name one argument"),
-    (SWEEP, {"algorithm.eta": [1], "optimizer.lr": [1]}, "must name one argument"),
+    (SWEEP, {}, "must name arguments"),
+    (SWEEP, [0.1], "must name arguments"),
+    (SWEEP, {"algorithm.eta": [1], "optimizer.lr": []}, "sweep.optimizer.lr is empty"),
     (SWEEP, {"eta": [1]}, "such as algorithm.eta"),
     (SWEEP, {"algorithm.eta": ["small"]}, "list of numbers"),
     (SWEEP, {"algorithm.eta": [1, 1.0000001]}, "EGPO (eta=1) on cycle stands twice"),

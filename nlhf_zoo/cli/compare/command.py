@@ -35,7 +35,7 @@ def main(args: list[str]) -> None:
     refuse_earlier(configuration)
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     betas, seed = configuration.betas, configuration.seeds[0]
-    values = sum(len(own.values) for own in algorithms.values())
+    values = sum(len(own.choices) for own in algorithms.values())
     checking = partial(tqdm, desc="checking", unit="model", delay=1, leave=False, file=sys.stderr)
     with quiet():
         with checking(total=len(games) * len(betas or [0]) * values) as bar:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +65,7 @@ class AlgorithmBlocks:
 
     config: Path
     blocks: dict[str, Block]  # some of `BLOCKS`
-    swept: str | None = None  # the argument that is swept, such as algorithm.eta
-    values: Sequence[float | None] = (None,)  # of that argument; the best is shown
+    choices: Sequence[dict[str, float]] = ({},)  # of a sweep, such as {algorithm.eta: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Configuration:
     @property
     def sweeps(self) -> bool:
         """Whether any algorithm sweeps an argument."""
-        return any(own.swept is not None for own in self.algorithms.values())
+        return any(choice for own in self.algorithms.values() for choice in own.choices)
 
     @property
     def split_seeds(self) -> tuple[list[int], list[int]]:
@@ -269,14 +269,18 @@ def _algorithm(where: str, section: dict[str, Any], folder: Path) -> AlgorithmBl
     blocks = {key: section[key] for key in BLOCKS if section.get(key) is not None}
     if sweep is None:
         return AlgorithmBlocks(folder / config, blocks)
-    where += ".sweep"
-    pairs = [*sweep.items()] if isinstance(sweep, dict) else []
-    argument, values = pairs[0] if len(pairs) == 1 else ("", [])
-    block, _, name = str(argument).partition(".")
-    rule = f"{where} must name one argument of a block, such as algorithm.eta: [1.0, 0.3]"
-    require(block in BLOCKS and name, f"{rule}, but it is {sweep!r}")
-    rule = f"{where}.{argument} must be a list of numbers, but it is {values!r}"
-    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    require(numbers, rule)
-    _check_numbers(f"{where}.{argument}", values)
-    return AlgorithmBlocks(folder / config, blocks, argument, values)
+    return AlgorithmBlocks(folder / config, blocks, _choices(f"{where}.sweep", sweep))
+
+
+def _choices(where: str, sweep: Any) -> list[dict[str, float]]:
+    """All combinations of the values of the arguments that are swept."""
+    rule = f"{where} must name arguments of blocks, such as algorithm.eta: [1.0, 0.3]"
+    require(isinstance(sweep, dict) and sweep, f"{rule}, but it is {sweep!r}")
+    for argument, values in sweep.items():
+        block, _, name = str(argument).partition(".")
+        require(block in BLOCKS and name, f"{rule}, but it is {sweep!r}")
+        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        rule_of_values = f"{where}.{argument} must be a list of numbers, but it is {values!r}"
+        require(numbers, rule_of_values)
+        _check_numbers(f"{where}.{argument}", values)
+    return [dict(zip(sweep, values, strict=True)) for values in product(*sweep.values())]

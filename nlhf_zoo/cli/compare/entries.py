@@ -43,7 +43,7 @@ class Entry:
     beta: float
     where: str  # the game's name, with beta where there are several: names a folder
     algorithm: str  # its name in the comparison
-    label: str  # that name, with the value of the argument that is swept
+    label: str  # that name, with the values of the arguments that are swept
     make: Callable[[], OnlineGame]  # what is drawn takes the run's seed
     trainer: dict[str, Any]  # arguments of the Trainer
     section: str  # the section `model` of a file that would play it
@@ -69,11 +69,12 @@ def read_entries(
     entries: list[Entry] = []
     for (game, parts), (name, own) in product(games.items(), algorithms.items()):
         model, trainer = files[name]
-        for value in own.values:
-            swept = "" if own.swept is None else f" ({own.swept.split('.')[-1]}={value:g})"
-            label = name + swept
+        for choice in own.choices:
+            label = name + _in_words(choice)
             where = f"{label} on {game} ({own.config})"
-            section = yaml.safe_dump(_with_blocks(model, own, parts, value, where), sort_keys=False)
+            section = yaml.safe_dump(
+                _with_blocks(model, own, parts, choice, where), sort_keys=False
+            )
             for beta in betas:
                 place = f"{game} beta={beta:g}" if len(betas) > 1 else game
                 twice = any((entry.where, entry.label) == (place, label) for entry in entries)
@@ -86,6 +87,12 @@ def read_entries(
                 )
                 report()
     return sorted(entries, key=lambda e: ([*games].index(e.game), betas.index(e.beta)))
+
+
+def _in_words(choice: Mapping[str, float]) -> str:
+    """What of a sweep is played, as it stands behind an algorithm's name."""
+    values = [f"{argument.split('.')[-1]}={value:g}" for argument, value in choice.items()]
+    return f" ({', '.join(values)})" if values else ""
 
 
 def _read(name: str, path: Path) -> tuple[Block, dict[str, Any]]:
@@ -129,7 +136,7 @@ def _common_beta(models: dict[str, Block]) -> float:
 
 
 def _with_blocks(
-    model: Block, own: AlgorithmBlocks, game: Block, value: float | None, where: str
+    model: Block, own: AlgorithmBlocks, game: Block, choice: Mapping[str, float], where: str
 ) -> Block:
     """The section `model` of an algorithm's file, with the blocks of this game and comparison."""
     model = copy.deepcopy(model)
@@ -147,11 +154,11 @@ def _with_blocks(
             rule = f"{name} takes none: leave it out of the game"
             require(taken, f"{where}: the game gives a {key}, but {rule}")
             policy["init_args"][key] = game[key]
-    if own.swept is not None:
-        key, _, argument = own.swept.partition(".")
+    for swept, value in choice.items():
+        key, _, argument = swept.partition(".")
         block = _with_arguments(arguments.get(key))
         if block is None:
-            raise UserError(f"{where}: the sweep is over {own.swept}, but there is no {key}")
+            raise UserError(f"{where}: the sweep is over {swept}, but there is no {key}")
         block["init_args"][argument] = value
         arguments[key] = block
     return model

@@ -65,7 +65,7 @@ class EntryResult:
 
 
 def choose_best(rivals: Sequence[EntryResult]) -> list[EntryResult]:
-    """The results of one algorithm on one game, one a swept value, with the best marked."""
+    """The results of one algorithm on one game, one a choice of a sweep, with the best marked."""
     best = min(rivals, key=EntryResult.rank, default=None)
     return [EntryResult(rival.runs, rival is best) for rival in rivals]
 
