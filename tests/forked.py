@@ -54,15 +54,27 @@ def nlhf(
 
     That process calls ``before`` first, to plant a fault: a function of a module, or a partial.
     """
+    return ended(started(*args, folder=folder, before=before), folder, timeout)
+
+
+def started(
+    *args: str, folder: Path, before: Callable[[], None] | None = None
+) -> multiprocessing.process.BaseProcess:
+    """A run that goes on; what it says is in the files `.stdout` and `.stderr` of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _serve()
     process = _CONTEXT.Process(target=_main, args=(args, folder, before))
     process.start()
+    return process
+
+
+def ended(process: multiprocessing.process.BaseProcess, folder: Path, timeout: float = 240) -> Run:
+    """How a run ends that was started."""
     process.join(timeout)
     if process.is_alive():
         process.kill()
         process.join()
-        raise TimeoutError(f"nlhf {' '.join(args)} did not end: {(folder / '.stderr').read_text()}")
+        raise TimeoutError(f"a run did not end: {(folder / '.stderr').read_text()}")
     texts = [path.read_text(errors="replace") for path in (folder / ".stdout", folder / ".stderr")]
     for name in (".stdout", ".stderr"):
         (folder / name).unlink()

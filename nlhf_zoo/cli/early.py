@@ -46,6 +46,7 @@ _OWN = {
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "export": ("export.py", "export", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
+    "serve-oracle": ("serve_oracle.py", "serve", ()),
     "solve": ("solve/command.py", "solve_files", ("arguments",)),
 }
 _OWN_ORACLE = {"oracle": {"oracle": "PreferenceOracle"}}  # by hand there

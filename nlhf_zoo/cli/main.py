@@ -28,6 +28,7 @@ usage: nlhf COMMAND [options]
   predict   the probabilities of all responses
   doctor    check what goes wrong silently:      nlhf doctor --config ...
   oracle    what an oracle says of sample responses, before anyone trains against it
+  serve-oracle  an oracle behind HTTP, for several processes and machines: nlhf serve-oracle CONFIG
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
@@ -35,7 +36,8 @@ usage: nlhf COMMAND [options]
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-_COMMANDS = ("doctor", "oracle", "export", "solve", "compare")  # each a module of that name
+# Each a module of that name.
+_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare")
 
 
 @ending_at_signals()
@@ -70,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
             run(argv)
         elif command in _COMMANDS:
             with _no_collection():
-                module = import_module(f"nlhf_zoo.cli.{command}")
+                module = import_module(f"nlhf_zoo.cli.{command.replace('-', '_')}")
             module.main(rest)
         else:
             known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])

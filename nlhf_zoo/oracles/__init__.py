@@ -6,6 +6,8 @@ from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
 from nlhf_zoo.oracles.models.pair import PairModelOracle
 from nlhf_zoo.oracles.models.response import GeneralPreferenceModelOracle, RewardModelOracle
 from nlhf_zoo.oracles.rules.rule_oracle import RuleOracle
+from nlhf_zoo.oracles.served.oracle import ServedOracle
+from nlhf_zoo.oracles.served.table import ServedTable
 from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.tables.from_files import EmbeddingOracle, MatrixOracle, VotesOracle
 from nlhf_zoo.oracles.tables.generated import (
@@ -49,6 +51,8 @@ __all__ = [
     "Question",
     "RewardModelOracle",
     "RuleOracle",
+    "ServedOracle",
+    "ServedTable",
     "SineGame",
     "SmallLanguage",
     "TableOracle",

@@ -28,6 +28,8 @@ class PreferenceOracle(nn.Module, ABC):
     """
 
     tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
+    # Whether several threads may ask at once, and gain by it: it waits for another machine.
+    asks_in_parallel: bool = False
     # Arguments on which no answer depends: how it is reached, or how much it may cost.
     may_change_on_resume: ClassVar[frozenset[str]] = frozenset()
     # Arguments that stand for another one, by their names in an earlier version.

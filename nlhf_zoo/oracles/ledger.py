@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import final
 
 from torch import nn
+
+from nlhf_zoo.errors import OracleStoppedError
 
 # What is counted, of one oracle and of all processes.
 FIELDS = (
@@ -21,6 +25,8 @@ FIELDS = (
 )
 # Called before something is counted, with what would be: it may raise `OracleStoppedError`.
 Gate = Callable[[Mapping[str, int]], None]
+# One count at a time in this process: threads may ask at once, and a budget reads many ledgers.
+_COUNTING = threading.RLock()
 
 
 @final
@@ -51,10 +57,25 @@ class Ledger(nn.Module):
         Call it *before* a question is put: what a budget does not allow is refused with an
         OracleStoppedError, and not counted.
         """
-        if unknown := counts.keys() - self.here.keys():
-            raise KeyError(f"a ledger has no {sorted(unknown)[0]}: its fields are {FIELDS}")
-        for gate in self.gates:
-            gate(counts)
+        _refuse_unknown(counts)
+        with _COUNTING:
+            for gate in self.gates:
+                gate(counts)
+            self._add(counts)
+
+    def correct(self, **counts: int) -> None:
+        """Count what was asked already, as whoever was asked says: it may be less than was counted.
+
+        No budget can refuse it any more; one that is spent by it refuses the next question.
+        """
+        _refuse_unknown(counts)
+        with _COUNTING:
+            for gate in self.gates:
+                with suppress(OracleStoppedError):
+                    gate(counts)
+            self._add(counts)
+
+    def _add(self, counts: Mapping[str, int]) -> None:
         for field, count in counts.items():
             self.here[field] += count
 
@@ -68,6 +89,11 @@ class Ledger(nn.Module):
         """Go on from counts that were saved; one that an older version did not know begins at 0."""
         self.settled = {field: counts.get(field, 0) for field in FIELDS}
         self.here = dict.fromkeys(FIELDS, 0)
+
+
+def _refuse_unknown(counts: Mapping[str, int]) -> None:
+    if unknown := counts.keys() - {*FIELDS}:
+        raise KeyError(f"a ledger has no {sorted(unknown)[0]}: its fields are {FIELDS}")
 
 
 def ledgers(oracle: nn.Module) -> dict[str, Ledger]:

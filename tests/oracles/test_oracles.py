@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from paths import DATA
+from serving import forever
 from torch import distributed
 
 from nlhf_zoo import oracles
@@ -77,6 +78,7 @@ ZOO = {
     "SineGame": lambda **given: oracles.SineGame(num_actions=12, seed=1, **given),
     "Annotators": lambda **given: oracles.Annotators(seed=1, **given),
     "SmallLanguage": lambda: oracles.SmallLanguage(num_letters=4, length=2),
+    "ServedTable": lambda **given: oracles.ServedTable(forever(UniformRandom(3, 5, seed=2, **given))),
     "EmbeddingOracle": lambda **given: EmbeddingOracle(num_actions=11, dim=4, seed=1, block_size=30, **given),
 }  # fmt: skip
 
@@ -85,7 +87,7 @@ ZOO = {
 # around others: test_wrappers, test_cached, test_ensemble, test_listed.
 def test_every_oracle_of_a_table_has_a_row():
     of_tables = {name for name in oracles.__all__ if ".tables." in vars(oracles)[name].__module__}
-    assert of_tables - {"TableOracle"} == set(ZOO)
+    assert of_tables - {"TableOracle"} | {"ServedTable"} == set(ZOO)
 
 
 def test_every_oracle_is_handed_on():
@@ -109,7 +111,7 @@ def test_what_may_change_on_resume_is_an_argument():
     for one in classes:
         assert changing[one.__name__] <= inspect.signature(one).parameters.keys() - {"oracle"}
     named = {name for name, changes in changing.items() if changes}
-    assert named == {"BudgetedOracle", "CachedOracle", "JudgeOracle"}
+    assert named == {"BudgetedOracle", "CachedOracle", "JudgeOracle", "ServedOracle", "ServedTable"}
 
 
 @pytest.fixture(params=ZOO)
@@ -172,7 +174,7 @@ def test_float32_is_the_same_game_at_half_the_size(name):
 
 
 def test_a_game_is_not_in_the_checkpoint(oracle):
-    assert oracle.state_dict() == {}
+    assert oracle.state_dict().keys() <= {"served"}  # a digest, by which it is known again
 
 
 def test_enumerated_responses_must_be_all_actions():
@@ -194,6 +196,7 @@ def test_oracles_are_configured_by_class_path(name, tmp_path):
     np.save(tmp_path / "P.npy", np.array(CYCLE))
     needed = {"MatrixOracle": ["--oracle.path", str(tmp_path / "P.npy")]}
     needed["VotesOracle"] = ["--oracle.path", str(DATA / "debian_leader_2012.csv")]
+    needed["ServedTable"] = ["--oracle.url", ZOO["ServedTable"]().client.url]
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--oracle", type=PreferenceOracle)
     parsed = parser.parse_args(["--oracle", f"nlhf_zoo.oracles.{name}", *needed.get(name, [])])

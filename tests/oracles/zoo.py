@@ -15,6 +15,7 @@ from typing import Any
 from judge_server import JudgeServer
 from judge_server_oracles import oracle as judge_oracle
 from language_models import new_folder
+from serving import forever
 from text_models import CONFIGS, folder
 from transformers import AutoModelForCausalLM
 
@@ -144,6 +145,13 @@ def judge(is_silent: bool = False, **options: Any) -> oracles.JudgeOracle:
     return judge_oracle(server(always="refusal") if is_silent else server(), **options)
 
 
+def served(**options: Any) -> oracles.ServedOracle:
+    inner = rule(**options)
+    oracle = oracles.ServedOracle(forever(inner))
+    BEHIND[oracle.client.url] = inner
+    return oracle
+
+
 def cached(**options: Any) -> oracles.CachedOracle:
     return oracles.CachedOracle(reward(**options), new_folder() / "answers.sqlite")
 
@@ -161,6 +169,8 @@ def ensemble(**options: Any) -> oracles.EnsembleOracle:
 
 
 # ---- the table ----
+
+BEHIND: dict[str, oracles.RuleOracle] = {}  # oracles behind servers, by their addresses
 
 MODELS = ({"temperature": 3.0}, {"max_tokens": 60}, {"dtype": "bfloat16"})
 COPIED = {"batch_size": 2, "copied": True}
@@ -256,6 +266,11 @@ ROWS = [
         ),
         refuses=(({"order": "twice"}, "order must be one of none, random, both, not 'twice'"),),
     ),
+    Row(
+        oracles.ServedOracle, served, lambda calls, texts: 2 * calls,  # as RuleOracle
+        last_message=True, unreadable={}, same={"check_symmetry": False},
+        others=({"scale": 20.0}, {"function": shorter_wins}), refuses=RULES,
+    ),
     Row(oracles.CachedOracle, cached, lambda calls, texts: texts, others=MODELS),
     Row(
         oracles.OrderSwap, swapped, lambda calls, texts: calls, orders=2,
@@ -284,6 +299,8 @@ def listen(oracle: PreferenceOracle) -> Callable[[], list[str]]:
 
         model.network.register_forward_pre_hook(hook, with_kwargs=True)
     for part in oracle.modules():
+        if isinstance(part, oracles.ServedOracle):
+            part = BEHIND[part.client.url]
         if isinstance(part, oracles.RuleOracle):
             read = part.function.read
     if not any(isinstance(part, oracles.JudgeOracle) for part in oracle.modules()):

@@ -56,7 +56,7 @@ class Endpoint(NamedTuple):
                 f"the judge's key is not in the environment: set the variable {name}, or set "
                 "api_key_env to null for a server without one"
             )
-        if not _is_plain(key):
+        if not is_plain(key):
             raise UserError(
                 f"the judge's key in the environment variable {name} holds blanks, line ends or "
                 "characters that no key has: set it again"
@@ -77,34 +77,54 @@ _ANNOUNCED: set[Endpoint] = set()  # in this process
 
 def refuse_endpoint(base_url: str, api_key_env: str | None) -> None:
     """Refuse what is no address, or what holds a secret; a secret is not repeated."""
-    try:
-        parts = urlsplit(base_url)
-        has_host, _ = bool(parts.hostname), parts.port
-    except ValueError:
-        raise UserError("the judge's base_url is no address: write http://HOST:PORT/v1") from None
-    if "@" in parts.netloc:
-        raise UserError(
-            "the judge's base_url holds a user name or a password: leave them out, and give a key "
-            "by the environment variable that api_key_env names"
-        )
-    if parts.query or parts.fragment or "?" in base_url or "#" in base_url:
-        raise UserError(
-            "the judge's base_url goes on after its path, with ? or #: leave that out, and give a "
-            "key by the environment variable that api_key_env names"
-        )
-    if parts.scheme not in ("http", "https") or not has_host or not _is_plain(base_url):
-        raise UserError(
-            f"the judge's base_url must be http:// or https:// with a host, such as "
-            f"http://localhost:8000/v1, but it is {base_url!r}"
-        )
-    if api_key_env is not None and not _NAME.fullmatch(api_key_env):
+    instead = "a key by the environment variable that api_key_env names"
+    refuse_address(base_url, "the judge's base_url", "http://localhost:8000/v1", instead)
+    if api_key_env is not None and not is_variable(api_key_env):
         raise UserError(  # it may be the key itself
             "the judge's api_key_env must be the name of an environment variable in capitals, such "
             "as OPENAI_API_KEY, and not the key itself"
         )
 
 
-def _is_plain(text: str) -> bool:
+def refuse_address(url: str, what: str, example: str, instead: str) -> None:
+    """Refuse what is no address of a server, or what holds a secret, which is not repeated.
+
+    Args:
+        url: the address.
+        what: its name in a message.
+        example: an address as it should be.
+        instead: how a secret is given.
+
+    Raises:
+        UserError: what is wrong.
+    """
+    try:
+        parts = urlsplit(url)
+        has_host, _ = bool(parts.hostname), parts.port
+    except ValueError:
+        form = re.sub("//.*?(/|$)", r"//HOST:PORT\1", example)
+        raise UserError(f"{what} is no address: write {form}") from None
+    if "@" in parts.netloc:
+        raise UserError(
+            f"{what} holds a user name or a password: leave them out, and give {instead}"
+        )
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        raise UserError(
+            f"{what} goes on after its path, with ? or #: leave that out, and give {instead}"
+        )
+    if parts.scheme not in ("http", "https") or not has_host or not is_plain(url):
+        raise UserError(
+            f"{what} must be http:// or https:// with a host, such as {example}, but it is {url!r}"
+        )
+
+
+def is_variable(name: str) -> bool:
+    """Whether this is the name of an environment variable in capitals."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text may stand in a header or an address: ASCII that is printed, no blanks."""
     return text.isascii() and text.isprintable() and " " not in text
 
 

@@ -77,6 +77,7 @@ class JudgeOracle(TextOracle):
     """
 
     tolerance = 1e-6  # the rounding of P and 1 - P to the precision of the responses' weights
+    asks_in_parallel = True  # each call has its own requests, `concurrency` of them
     may_change_on_resume = frozenset(
         {"base_url", "api_key_env", "concurrency", "requests_per_minute"}
         | {"timeout", "retries", "backoff", "patience"}

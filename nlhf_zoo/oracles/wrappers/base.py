@@ -53,6 +53,7 @@ class WrappedTextOracle(TextOracle):
         self.symmetric = oracle.symmetric
         self.reads_truncated = oracle.reads_truncated
         self.tolerance = oracle.tolerance
+        self.asks_in_parallel = oracle.asks_in_parallel
 
     @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:

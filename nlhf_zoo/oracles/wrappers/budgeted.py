@@ -69,6 +69,7 @@ class BudgetedOracle(WrappedOracle):
         _refuse_limits(self.limits)
         self.oracle = oracle
         self.tolerance = oracle.tolerance
+        self.asks_in_parallel = oracle.asks_in_parallel
         self.ledger = Ledger()
         counted = list(ledgers(oracle).values())
         self.counts_itself = not counted

@@ -73,6 +73,7 @@ class EnsembleOracle(WrappedOracle):
         self.oracles = nn.ModuleList(oracles)
         # The rounding of means of P and of 1 - P to the precision of the responses' weights.
         self.tolerance = max(1e-6, *(oracle.tolerance for oracle in oracles))
+        self.asks_in_parallel = all(oracle.asks_in_parallel for oracle in oracles)
         self.register_buffer("_table", None, persistent=False)
         self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=_CALLS)
         self._of_table: Agreement | None = None

@@ -1,0 +1,1 @@
+"""An oracle behind HTTP: the server, and the oracles that ask it."""
