@@ -151,10 +151,17 @@ REUSED = {
             "lr_scheduler": part("BudgetLR"),
         },
     ),
+    "reused-ahead": configuration(
+        algorithm=part("OnlineIPO"),
+        **SAMPLED
+        | {"rollout": part("Sample", num_responses=4, epochs=3, ahead=True), "micro_batches": 2},
+    ),
 }
 for config in REUSED.values():
     config["trainer"]["callbacks"][1] = part("Budget", rounds=2)
 REUSED["reused-egpo"]["trainer"]["accumulate_grad_batches"] = 2
+REUSED["reused-ahead"]["trainer"]["callbacks"][1] = part("Budget", rounds=5)
+REUSED["reused-ahead"]["data"] = part("TablePrompts", batch_size=1, shuffle=True)
 CASES |= REUSED
 
 CASES["sampled-egpo"]["trainer"] |= {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}

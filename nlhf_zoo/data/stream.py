@@ -195,13 +195,15 @@ class EndlessBatches(Sampler[list[int]]):
     accumulate: int = 1  # batches of one gradient step
     first_pass: Sequence[int] | None = None  # its order, in place of a drawn one
     joined: bool = False  # hand over the batches of a gradient step together, at each training step
+    ahead: bool = False  # and behind these, those of the next round
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
         order = lru_cache(maxsize=1)(self._order)
+        together = range(self.accumulate * (2 if self.ahead else 1))
         for consumed in count(self.consumed()):
             played, part = divmod(consumed, self.repeats * self.accumulate)
-            own = range(self.accumulate) if self.joined else [part % self.accumulate]
+            own = together if self.joined else [part % self.accumulate]
             places: list[int] = []
             for each in own:
                 batch = played * self.accumulate + each
@@ -258,6 +260,7 @@ def game_batches(
         trainer.accumulate_grad_batches,
         first_pass,
         joined=game.reuse is not None,
+        ahead=game.reuse is not None and game.rollout.ahead,
     )
 
 

@@ -59,6 +59,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
         )
     _check_reuse(algorithm, steps, rollout, game.policy)
     _check_design(game, steps)
+    _check_ahead(game, steps)
     _check_counting(algorithm, rollout)
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
@@ -124,6 +125,40 @@ def _check_design(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
         raise UserError(
             f"{type(game).__name__}.judge does not take `asked`, which says what pairs "
             f"{rollout.pairs} asks about: add this argument, or set model.rollout.pairs to all"
+        )
+
+
+def _check_ahead(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
+    """Refuse to draw the next rollout ahead where a step cannot take it, or nobody can draw it."""
+    rollout, policy, name = game.rollout, game.policy, type(game.algorithm).__name__
+    if not rollout.ahead:
+        return
+    (step, *others) = steps
+    opponents = [opponent for _, opponent in step.payoff]
+    alone = len(opponents) == len(opponents[0]) == 1
+    if others or not step.among_themselves or not alone or not step.scored.is_plain:
+        raise UserError(
+            f"model.rollout.ahead draws for one proximal step a round in self-play, of whole "
+            f"responses, as SPPO, OnlineIPO and OnlineDPO take it, and {name} takes another: set "
+            "ahead to false"
+        )
+    if game.algorithm.reuse != "any":
+        raise UserError(
+            f"model.rollout.ahead has the policy one rollout ago draw, and the loss of {name} does "
+            "not learn from that: set model.algorithm.surrogate to "
+            "nlhf_zoo.algorithms.surrogates.proximal_regression, or ahead to false"
+        )
+    if designs.degree_of(rollout.pairs) is not None or getattr(policy, "length_normalised", False):
+        raise UserError(
+            "model.rollout.ahead weighs all pairs anew by a ratio of probabilities: set "
+            "model.rollout.pairs to all and model.policy.length_normalised to false, or ahead to "
+            "false"
+        )
+    if not policy.draws_apart:
+        raise UserError(
+            f"model.rollout.ahead needs an engine that draws while {type(policy).__name__} is "
+            "trained, with weights of its own: set model.policy.generator to VLLMServerGenerator, "
+            "or ahead to false"
         )
 
 

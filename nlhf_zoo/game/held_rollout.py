@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,12 +32,17 @@ class FrozenLogProbs:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, policy: Policy, step: ProximalStep, prompts: Prompts, responses: Responses
+        cls,
+        policy: Policy,
+        step: ProximalStep,
+        prompts: Prompts,
+        responses: Responses,
+        others: Iterable[str] = (),
     ) -> FrozenLogProbs:
-        """Compute those of a step; each player once."""
+        """Compute those of a step, and of other players; each once."""
         players = {
             player: policy.log_prob({player: 1.0}, prompts, responses)
-            for player in sorted({*step.centre, step.reference, *alone(step)})
+            for player in sorted({*step.centre, step.reference, *alone(step), *others})
         }
         for player in alone(step):
             return cls(players[player], players)

@@ -105,15 +105,15 @@ class OnlineGame(L.LightningModule):
         self.round_start: dict[str, Any] = {}  # what a half step goes back to
         self.loads_oracle = True  # from a checkpoint, unless it is of another oracle
         self.trajectory: Trajectory | None = None  # of the last training step in closed form
-        self.max_rounds: int | None = None
-        self.max_queries: int | None = None
+        self.set_budget(None, None)
         self._plan: Sequence[ProximalStep] | None = None
         self._accumulated = 0  # batches since the last gradient step
         # Lightning must not run a backward where there is none.
         self.automatic_optimization = not self.realisation.closed_form
         check_parts(self, micro_batches)
         policy.versions = self.versions
-        policy.bind(algorithm.players, oracle.support, oracle.action_names)
+        players = (*algorithm.players, *self.rollout.players)
+        policy.bind(players, oracle.support, oracle.action_names)
 
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
         """One gradient step of a proximal step; or, in closed form, many rounds."""
@@ -195,7 +195,7 @@ class OnlineGame(L.LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Count the backward of each batch, also of those that only accumulate."""
+        """Count the backward of each batch."""
         self.timer.end_update()
         self.timer.begin_update()
 
@@ -263,10 +263,7 @@ class OnlineGame(L.LightningModule):
         return self.rounds_left() == 0 and self.between_rounds
 
     def set_budget(self, max_rounds: int | None, max_queries: int | None) -> None:
-        """Limit the rounds, and the queries for each prompt.
-
-        A round that would exceed the budget is not begun.
-        """
+        """Limit the rounds, and the queries for each prompt; a round beyond is not begun."""
         self.max_rounds, self.max_queries = max_rounds, max_queries
 
     def rounds_left(self) -> int | None:
@@ -333,6 +330,11 @@ class OnlineGame(L.LightningModule):
         """
         self.realisation.begin(self)
 
+    def on_train_end(self) -> None:
+        """Nothing is drawn behind it."""
+        if self.reuse is not None:
+            self.reuse.close()
+
     def validation_step(self, prompts: Prompts, batch_idx: int) -> None:
         """Log the win rate against the reference."""
         rng = random_stream(0, self.global_rank, 0, self.device, "validation")
@@ -372,10 +374,7 @@ class OnlineGame(L.LightningModule):
         self.accounts.before_stop = do
 
     def position(self) -> dict[str, Any]:
-        """Where the game stands, weights apart, for `rewind`.
-
-        A training step that fails has moved nothing else.
-        """
+        """Where the game stands, weights apart; a training step that fails moves nothing else."""
         return checkpointing.position(self)
 
     def rewind(self, position: dict[str, Any]) -> None:

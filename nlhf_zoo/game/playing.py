@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from nlhf_zoo.game import checkpointing, rollout_files
+from nlhf_zoo.game.ahead import Ahead, trained, weighted
 from nlhf_zoo.game.held_rollout import FrozenLogProbs
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import Played
@@ -69,9 +71,11 @@ class Recording:
         place: Place,
         folder: Path | None,
         steps: int = 1,
+        ahead: Ahead | None = None,
     ) -> None:
         self.steps = steps  # training steps that are taken on it
-        self._game, self._step = game, step
+        self.effective: list[Tensor] = []  # sample sizes, where answers are weighted
+        self._game, self._step, self._ahead = game, step, ahead
         self._place, self._folder = place, folder
         self._played, self._judged = count(), count()
         self._reads = folder is not None
@@ -88,12 +92,17 @@ class Recording:
                 self._found[number] = found
                 return found.responses, []
         self._reads = False  # behind a part that is missing, none is this run's
-        rng = random_stream(
-            place.seed, place.rank, place.number, game.device, "rollout", part=number
-        )
-        responses, opponents = game.rollout.play(self._step, game.policy, prompts, rng)
+        step, others = self._step, dict[str, float]()
+        if self._ahead is None:
+            stream = place.seed, place.rank, place.number, game.device
+            rng = random_stream(*stream, "rollout", part=number)
+            responses, opponents = game.rollout.play(step, game.policy, prompts, rng)
+        else:
+            responses = self._ahead.part(game, prompts, place.number, number)
+            opponents, others = [responses], dict(step.payoff[0][1])
+            step = trained(step)
         with game.timer.phase("score"):
-            log_probs = FrozenLogProbs.of(game.policy, self._step, prompts, responses)
+            log_probs = FrozenLogProbs.of(game.policy, step, prompts, responses, others)
         self._drawn[number] = responses, opponents, log_probs.to("cpu")
         return compact(responses), []
 
@@ -102,10 +111,15 @@ class Recording:
         game, place, number = self._game, self._place, next(self._judged)
         if (found := self._found.get(number)) is not None:
             checkpointing.restore_oracle(game, found.oracle)
+            if self._ahead is not None:
+                self.effective.append(weighted(self._step, found.payoffs, found.log_probs)[1])
             return found.payoffs
         responses, opponents, log_probs = self._drawn.pop(number)
         rng = random_stream(place.seed, place.rank, place.number, _CPU, "design", part=number)
         payoffs = judged(game, self._step, prompts, responses, opponents, rng).to("cpu")
+        if self._ahead is not None:
+            payoffs, effective = weighted(self._step, payoffs, log_probs)
+            self.effective.append(effective)
         state = {name: one.cpu() for name, one in checkpointing.oracle_state(game).items()}
         drawn = drawn_tokens(responses, opponents)
         part = Part(held, payoffs, log_probs, drawn, state)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import rollout_files
+from nlhf_zoo.game.ahead import Ahead, halves, trained
 from nlhf_zoo.game.held_rollout import FrozenLogProbs, HeldRollout, Schedule, reweighed
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import score
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.playing import Recording, compact, place_of, run_of
-from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.game.rollout import BEHIND, Sample
 from nlhf_zoo.game.rollout_files import Place
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import training_seed
@@ -48,6 +49,7 @@ class Reuse:
         self._effective: Tensor | None = None  # sample size of a step that is reweighted [N]
         self._reweighed: tuple[int, int] | None = None  # for which round and step
         self._recording: Recording | None = None
+        self._ahead: Ahead | None = None  # where the next rollout is drawn meanwhile
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint says of the rollout that it was trained on."""
@@ -61,6 +63,11 @@ class Reuse:
         self._schedule = Schedule(**state_dict["schedule"]) if state_dict else None
         self._held = None
 
+    def close(self) -> None:
+        """Wait for a rollout that is being drawn ahead, and let it go."""
+        if self._ahead is not None:
+            self._ahead.close()
+
     def named_by_checkpoint(self) -> None:
         """A checkpoint was written: the rollout that it names stays, and that of the one before."""
         if self.place is not None:
@@ -71,7 +78,7 @@ class Reuse:
         assert self.place is not None  # `minibatch` has found it
         assert self._schedule is not None
         steps = self._schedule.epochs * self._schedule.minibatches
-        self._recording = Recording(game, step, self.place, self.folder, steps)
+        self._recording = Recording(game, step, self.place, self.folder, steps, self._ahead)
         return self._recording
 
     def schedule(self, game: OnlineGame, num_prompts: int | None) -> Schedule:
@@ -106,15 +113,24 @@ class Reuse:
 
         Args:
             game: the game, whose position moves on.
-            prompts: N prompts of the rollout.
+            prompts: N prompts of the rollout; where the next one is drawn ahead, and N of that.
 
         Raises:
             OracleStoppedError: the oracle cannot be asked any more, or answers too little.
             UserError: N is no multiple of an optimiser step's prompts.
             DivergenceError: the loss is not finite.
         """
-        step = game.step
+        step, coming = game.step, None
+        if game.rollout.ahead:
+            self._ahead = self._ahead or Ahead()
+            prompts, coming = halves(prompts)
+            step = trained(step)
+        begins = game.progress.epoch == game.progress.minibatch == 0
         part = self._minibatch(game, prompts)
+        if self._ahead is not None and coming is not None:
+            if begins:
+                game.copy_("policy", BEHIND)
+            self._ahead.begin(game, coming)
         with game.timer.phase("score"):
             self.log_probs = part.log_probs
             loss = game.improve(step, part.prompts, part.responses, part.payoffs)
@@ -205,6 +221,8 @@ class Reuse:
         responses, payoffs = game.play_and_judge(step, encoded)
         assert self._recording is not None
         log_probs = self._recording.log_probs()
+        if effective := self._recording.effective:  # of the parts that were judged now
+            self._effective = torch.cat(effective)
         self._recording = None
         game.progress.rollouts += 1
         if self.folder is not None and game.local_rank == 0 and None not in self.named:

@@ -16,6 +16,7 @@ from nlhf_zoo.game import designs
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
+BEHIND = "behind"  # the player that draws ahead: the policy one rollout ago
 _MOST = 4096  # responses to a prompt
 _MOST_STEPS = 1_000_000  # of a rollout
 
@@ -29,6 +30,12 @@ class Rollout(ABC):
     pairs: str = "all"  # which of them are compared: a comparison design
     epochs: int | None = None  # passes over a rollout; None draws anew for each gradient step
     clip: float | None = None  # of the importance ratio of a rollout that is passed over
+    ahead: bool = False  # whether the next rollout is drawn while this one is passed over
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The players that it needs beside the algorithm's."""
+        return (BEHIND,) if self.ahead else ()
 
     @property
     def counting(self) -> dict[str, Any]:
@@ -142,6 +149,8 @@ class Sample(Rollout):
         pairs: which pairs the oracle is asked about. `all` of them; `regular(d)`, drawn so that
             each response is in d, K d / 2 questions, or meets d of each opponent's, K d; `circle`
             is `regular(2)`, in which each response stands once first and once second.
+        ahead: draw the next rollout while this one is passed over, by a generator with weights of
+            its own; the policy that draws is then one rollout behind.
 
     Raises:
         ValueError: a number is out of its range, or there is no such design.
@@ -158,6 +167,7 @@ class Sample(Rollout):
         held_out: float = 0.1,
         clip: float | None = 0.2,
         pairs: str = "all",
+        ahead: bool = False,
     ) -> None:
         for name, number in (("epochs", epochs), ("minibatch", minibatch)):
             if number is not None and not 1 <= number <= _MOST_STEPS:
@@ -165,6 +175,10 @@ class Sample(Rollout):
         if minibatch is not None and epochs is None:
             raise ValueError(
                 "minibatch is of a rollout that serves several gradient steps: set epochs too"
+            )
+        if ahead and epochs is None:
+            raise ValueError(
+                "ahead draws the next rollout while one that is held is passed over: set epochs too"
             )
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out is a share, at least 0 and below 1, but it is {held_out}")
@@ -176,6 +190,7 @@ class Sample(Rollout):
         self.minibatch = minibatch
         self.held_out = held_out
         self.clip = clip
+        self.ahead = ahead
         if num_responses < 1 or num_opponents < 1:
             raise ValueError(
                 "num_responses and num_opponents must be at least 1, "

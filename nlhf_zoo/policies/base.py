@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -78,6 +78,21 @@ class Policy(nn.Module, ABC):
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
+
+    @property
+    def draws_apart(self) -> bool:
+        """Whether what ``begin_sample`` returns may run in another thread than training."""
+        return False
+
+    def begin_sample(
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
+    ) -> Callable[[], Responses]:
+        """Hand over the players' weights as they are; what is returned draws from these.
+
+        By default it is drawn at once, and what is returned hands it out.
+        """
+        responses = self.sample(who, prompts, num, decoding, rng)
+        return lambda: responses
 
     @abstractmethod
     def log_prob(

@@ -48,6 +48,11 @@ class FinitePolicy(Policy, ABC):
         """A network: ids [B] -> logits [B, N]; it starts from ``log_start`` [C, N], all finite."""
 
     @property
+    @override
+    def draws_apart(self) -> bool:
+        return True  # it is drawn at once, and handed out
+
+    @property
     def players(self) -> tuple[str, ...]:
         """All players, ``reference`` among them."""
         return (*self.networks, "reference")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.policies.language_model.stops import Stops
-from nlhf_zoo.records import Decoding, Mixture
+from nlhf_zoo.records import Decoding, Mixture, Responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,19 @@ class Generator(ABC):
     time of the call, or state their version in the responses.
     """
 
+    # Whether `begin` hands the weights over, so that what it returns may run beside training.
+    draws_apart: bool = False
+
     @abstractmethod
     def draw(self, players: Players, request: Request) -> Drawn:
         """Draw independent responses to each prompt."""
+
+    def begin(self, players: Players, request: Request) -> Callable[[], Drawn]:
+        """Hand over what a drawing needs, in the thread that trains; what is returned draws.
+
+        An engine that ``draws_apart`` reads no player behind this call.
+        """
+        return partial(self.draw, players, request)
 
 
 def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
@@ -301,6 +311,31 @@ class _Draw:
         self.drawn += 1
         # In place: `generate` hands over a copy, and takes the largest.
         return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
+
+
+def responses_of(
+    request: Request, drawn: Drawn, tokenizer: Any, version: int, may_end: bool
+) -> Responses:
+    """What was drawn as B rows of K responses, with padding behind each.
+
+    Args:
+        request: what was asked for.
+        drawn: the rows.
+        tokenizer: for texts, which are made at the first look.
+        version: of the weights that drew.
+        may_end: whether anything ends a response; else none is called truncated.
+    """
+    shape = (len(request.tokens), request.num)
+    tokens, mask = drawn.tokens.unflatten(0, shape), drawn.mask.unflatten(0, shape)
+    return Responses(
+        tokens=tokens.masked_fill(~mask, request.pad),
+        mask=mask,
+        weight=torch.full(shape, 1 / request.num, device=tokens.device),
+        text=DecodedText(tokenizer, tokens, mask),
+        version=version,
+        truncated=drawn.truncated.unflatten(0, shape) if may_end else None,
+        log_prob=drawn.log_prob.unflatten(0, shape),
+    )
 
 
 class DecodedText(Sequence[Sequence[str]]):

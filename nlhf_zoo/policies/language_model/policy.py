@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,16 +22,22 @@ from nlhf_zoo.policies.language_model.capabilities import (
 from nlhf_zoo.policies.language_model.chunk_size import ChunkSize
 from nlhf_zoo.policies.language_model.exporting import Exported
 from nlhf_zoo.policies.language_model.generation import (
-    DecodedText,
+    Drawn,
     Generator,
     Request,
     TransformersGenerator,
+    responses_of,
 )
 from nlhf_zoo.policies.language_model.modes import checkpoint_activations, switch_dropout_off
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
-from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained
+from nlhf_zoo.policies.language_model.sources import (
+    ModelSource,
+    Pretrained,
+    refuse_low_precision,
+    refuse_misfit,
+)
 from nlhf_zoo.policies.language_model.stops import find_stops
 from nlhf_zoo.policies.language_model.targets import Coverage
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
@@ -153,7 +160,7 @@ class CausalLMPolicy(Policy):
         loaded = self.source.load()
         model, self.tokenizer = loaded.model, loaded.tokenizer
         self._names = names if support is None or bool(support.all()) else None
-        self._refuse_misfit(model)
+        refuse_misfit(self.tokenizer, model)
         self.ends = loaded.ends()
         pad = self.tokenizer.pad_token_id
         self.pad = pad if pad is not None else (self.ends[0] if self.ends else 0)
@@ -194,7 +201,7 @@ class CausalLMPolicy(Policy):
     def _made_of(self, model: Any) -> Players:
         """Policy and reference; layers that no gradient reaches get no adapter."""
         if self.lora is None:
-            _refuse_low_precision(model)
+            refuse_low_precision(model)
             return CopiedPlayers(model)
         players = AdapterPlayers(model, self.lora, self.adapter)
         if self.adapter is not None:
@@ -233,14 +240,6 @@ class CausalLMPolicy(Policy):
             print(
                 f"nlhf: {kind} is decoded by transformers, not by NativeGenerator: {why}",
                 file=sys.stderr,
-            )
-
-    def _refuse_misfit(self, model: Any) -> None:
-        rows = model.get_input_embeddings().weight.shape[0]
-        if (largest := max(self.tokenizer.get_vocab().values())) >= rows:
-            raise UserError(
-                f"model.policy.model: the tokenizer has the token {largest}, but the model embeds "
-                f"{rows} tokens only: give the tokenizer that belongs to the model"
             )
 
     @property
@@ -323,10 +322,31 @@ class CausalLMPolicy(Policy):
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
+        request = self._request(who, prompts, num, decoding, rng)
+        drawn = self.generator.draw(self._players, request)
+        return self._responses(request, drawn, self.stamp(who))
+
+    @property
+    @override
+    def draws_apart(self) -> bool:
+        return self.generator.draws_apart
+
+    @torch.no_grad()
+    @override
+    def begin_sample(
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
+    ) -> Callable[[], Responses]:
+        request = self._request(who, prompts, num, decoding, rng)
+        draw, version = self.generator.begin(self._players, request), self.stamp(who)
+        return lambda: self._responses(request, draw(), version)
+
+    def _request(
+        self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
+    ) -> Request:
         prompts = self._ready(prompts)
         assert prompts.tokens is not None
         assert prompts.mask is not None
-        request = Request(
+        return Request(
             who=who,
             tokens=prompts.tokens,
             mask=prompts.mask,
@@ -340,21 +360,13 @@ class CausalLMPolicy(Policy):
             min_new_tokens=self.min_new_tokens,
             stops=self._stops,
         )
-        drawn = self.generator.draw(self._players, request)
+
+    def _responses(self, request: Request, drawn: Drawn, version: int) -> Responses:
         may_end = bool(self.ends) or self._stops is not None
-        shape = (len(prompts), num)
-        tokens = drawn.tokens.unflatten(0, shape)
-        mask = drawn.mask.unflatten(0, shape)
-        log_prob = drawn.log_prob.unflatten(0, shape)
-        return Responses(
-            tokens=tokens.masked_fill(~mask, self.pad),
-            mask=mask,
-            weight=torch.full(shape, 1 / num, device=tokens.device),
-            text=DecodedText(self.tokenizer, tokens, mask),
-            version=self.stamp(who),
-            truncated=drawn.truncated.unflatten(0, shape) if may_end else None,
-            log_prob=log_prob / mask.sum(-1) if self.length_normalised else log_prob,
-        )
+        found = responses_of(request, drawn, self.tokenizer, version, may_end)
+        if not self.length_normalised or found.log_prob is None:
+            return found
+        return replace(found, log_prob=found.log_prob / found.mask.sum(-1))
 
     def enumerate(self, prompts: Prompts) -> Responses | None:
         """The oracle's listed responses, in its order; None where it lists none."""
@@ -386,14 +398,3 @@ class CausalLMPolicy(Policy):
         if self.length_normalised:
             return log_prob / responses.mask.sum(-1)
         return log_prob
-
-
-def _refuse_low_precision(model: nn.Module) -> None:
-    """Weights of 8 or fewer digits would swallow the steps of a usual learning rate."""
-    for parameter in model.parameters():
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise UserError(
-                f"model.policy.lora is null, so that all weights train, but they are "
-                f"{str(parameter.dtype).removeprefix('torch.')}, which rounds small steps away: "
-                "set the dtype of model.policy.model to float32"
-            )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from nlhf_zoo.data.tables.small_language import LETTERS
@@ -213,3 +214,24 @@ def letters_config(num_tokens: int, hidden_size: int, layers: int, pad: int | No
         eos_token_id=None,
         pad_token_id=pad,
     )
+
+
+def refuse_misfit(tokenizer: Any, model: Any) -> None:
+    """A tokenizer that has tokens which the model does not know is another model's."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
+        raise UserError(
+            f"model.policy.model: the tokenizer has the token {largest}, but the model embeds "
+            f"{rows} tokens only: give the tokenizer that belongs to the model"
+        )
+
+
+def refuse_low_precision(model: nn.Module) -> None:
+    """Weights of 8 or fewer digits would swallow the steps of a usual learning rate."""
+    for parameter in model.parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(
+                f"model.policy.lora is null, so that all weights train, but they are "
+                f"{str(parameter.dtype).removeprefix('torch.')}, which rounds small steps away: "
+                "set the dtype of model.policy.model to float32"
+            )

@@ -1,0 +1,131 @@
+r"""Drawing the next rollout while this one is trained on, by an engine with weights of its own.
+
+A rollout is then drawn by the policy one rollout behind, which is a player of its own. Losses that
+learn from it take their proximal step whoever drew, but the opponent of the step is the present
+policy, and not the one that drew: the answers among its responses are weighted by o / behind, as
+`reweighed` has it, with a bias of order 1/K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.held_rollout import FrozenLogProbs, reweighed
+from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.game.rollout import BEHIND
+from nlhf_zoo.records import Prompts, ProximalStep, Responses
+from nlhf_zoo.records.random_streams import random_stream, training_seed
+
+if TYPE_CHECKING:
+    from nlhf_zoo.game.online_game import OnlineGame
+
+
+def trained(step: ProximalStep) -> ProximalStep:
+    """The step, on responses that the policy one rollout behind drew."""
+    return replace(step, sampler={BEHIND: 1.0}, self_play=False)
+
+
+def halves(prompts: Prompts) -> tuple[Prompts, Prompts]:
+    """The prompts of this rollout, and those of the next.
+
+    Raises:
+        UserError: they are no two rollouts.
+    """
+    half, rest = divmod(len(prompts), 2)
+    if rest or not half:
+        raise UserError(
+            f"model.rollout.ahead draws for the next round too, but a batch has {len(prompts)} "
+            "prompts: train with TextPrompts or TablePrompts, or hand over the prompts of this "
+            "round and then as many of the next"
+        )
+    return prompts.take(range(half)), prompts.take(range(half, 2 * half))
+
+
+def weighted(
+    step: ProximalStep, payoffs: Payoffs, log_probs: FrozenLogProbs
+) -> tuple[Payoffs, Tensor]:
+    """Payoffs against the step's opponent, and the effective sample size of the weights [N].
+
+    Args:
+        step: as the algorithm has it.
+        payoffs: of responses of the policy one rollout behind, compared among themselves.
+        log_probs: of them, under the opponent too.
+    """
+    ((opponent, _),) = step.payoff[0][1].items()
+    return reweighed(payoffs, log_probs.sampler, log_probs.players[opponent])
+
+
+class Ahead:
+    """Draws rollouts by the policy one rollout behind: the next one in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None  # of the rollout that is being drawn
+        self._parts: list[Future[Responses]] = []
+        self._worker: Thread | None = None
+
+    def begin(self, game: OnlineGame, prompts: Prompts) -> None:
+        """Begin to draw the next rollout, unless that was begun or the budget has none.
+
+        Args:
+            game: within a proximal step, whose rollout is there.
+            prompts: N prompts of the next round.
+        """
+        number = game.progress.rollouts
+        if self._number == number or not _another_round(game):
+            return
+        self.close()
+        parts = game.policy.encode(prompts).split(game.micro_batches.number(len(prompts)))
+        tasks = [_begun(game, part, number, place) for place, part in enumerate(parts)]
+        self._number, self._parts = number, [Future() for _ in tasks]
+        self._worker = Thread(
+            target=_in_order, args=(tasks, self._parts), name="ahead", daemon=True
+        )
+        self._worker.start()
+
+    def part(self, game: OnlineGame, prompts: Prompts, number: int, part: int) -> Responses:
+        """Responses of a part of a rollout; what was not drawn meanwhile is drawn now."""
+        if self._number == number:
+            return self._parts[part].result()
+        return _begun(game, prompts, number, part)()
+
+    def close(self) -> None:
+        """Wait for what is being drawn, and let it go."""
+        if self._worker is not None:
+            self._worker.join()
+        self._number, self._parts, self._worker = None, [], None
+
+
+def _another_round(game: OnlineGame) -> bool:
+    """Whether the budget has a round behind the present one, whose queries are counted."""
+    progress, needed = game.progress, game.queries_per_round()
+    rounds = game.max_rounds is None or progress.round + 1 < game.max_rounds
+    queries = game.max_queries is None or progress.queries_per_prompt + needed <= game.max_queries
+    return rounds and queries
+
+
+def _begun(game: OnlineGame, prompts: Prompts, number: int, part: int) -> Callable[[], Responses]:
+    """The drawing of a part, whose players were handed over."""
+    place = training_seed(), game.global_rank, number
+    rng = random_stream(*place, game.device, "rollout", part=part)
+    scored, num = game.step.scored, game.rollout.num_responses
+    return game.policy.begin_sample({BEHIND: 1.0}, prompts, num, scored, rng)
+
+
+def _in_order(tasks: Sequence[Callable[[], Responses]], parts: Sequence[Future[Responses]]) -> None:
+    """Do one task after the other; after one that fails, none is begun."""
+    failed: BaseException | None = None
+    for task, part in zip(tasks, parts, strict=True):
+        try:
+            if failed is None:
+                part.set_result(task())
+        except BaseException as error:  # the one who waits gets it
+            failed = error
+        if failed is not None:
+            part.set_exception(failed)
