@@ -57,18 +57,22 @@ def main(args: list[str]) -> None:
     if not args or {"-h", "--help"} & {*args}:
         print(_HELP, end="")
         return
+    with quiet():
+        serve(**read(args))
+
+
+def read(args: Sequence[str]) -> dict[str, Any]:
+    """The arguments of `serve` that a command line gives; the oracle is made."""
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     parser = SentenceParser(prog="nlhf serve-oracle")
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(serve)
     parsed = parser.parse_args(_with_content(args))
-    with quiet():
-        _seed(parsed["seed_everything"])
-        with as_user_errors():
-            options = parser.instantiate(parsed).as_dict()
-        options.pop("config", None)
-        serve(**options)
+    _seed(parsed["seed_everything"])
+    with as_user_errors():
+        options: dict[str, Any] = parser.instantiate(parsed).as_dict()
+    return {name: value for name, value in options.items() if name != "config"}
 
 
 def serve(

@@ -13,14 +13,16 @@ import pytest
 import torch
 import yaml
 from forked import ended, nlhf, started
+from paths import CONFIGS
 from runs import LAST, RUN, SAMPLED, configuration, part
 
 from nlhf_zoo.cli import serve_oracle
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles import RuleOracle
+from nlhf_zoo.oracles import CachedOracle, RuleOracle
 from nlhf_zoo.oracles.journal import journalled
 from nlhf_zoo.oracles.rules import Mentions, shorter_wins
 from nlhf_zoo.oracles.served.counts import counted_in
+from nlhf_zoo.oracles.served.description import described
 
 TABLE = part("UniformRandom", num_games=2, num_actions=4)
 
@@ -154,3 +156,20 @@ def test_help_names_the_options(capsys):
     said = capsys.readouterr().out
     options = set(re.findall(r"^  --(\w+)", said, re.MULTILINE))
     assert options == {*inspect.signature(serve_oracle.serve).parameters}
+
+
+def test_the_example_is_complete(tmp_path, monkeypatch):
+    path = CONFIGS / "judge/served.yaml"
+    monkeypatch.chdir(tmp_path)
+    address = "http://localhost:9/v1"
+    options = serve_oracle.read([str(path), "--oracle.oracle.base_url", address])
+    assert isinstance(options["oracle"], CachedOracle)
+    assert options["oracle"].oracle.client.endpoint.base_url == address
+    written = yaml.safe_load(path.read_text())
+    assert written.keys() == options.keys()
+    defaults = inspect.signature(serve_oracle.serve).parameters.values()
+    assert {one.name: one.default for one in defaults if one.name != "oracle"} == {
+        name: value for name, value in options.items() if name != "oracle"
+    }
+    described(options["oracle"])
+    assert [*tmp_path.iterdir()] == []
