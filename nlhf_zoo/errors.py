@@ -25,6 +25,10 @@ class OracleStoppedError(UserError):
     """
 
 
+class StoppedElsewhereError(OracleStoppedError):
+    """The oracle of another process has stopped, and that process says why."""
+
+
 _SHOWN = 60  # characters of a text in a message
 
 

@@ -7,9 +7,12 @@ names, from its source, and keeps it; nothing else is left of a configuration th
 import contextlib
 import gc
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as a command does, before torch is there
 
 import matplotlib.pyplot  # noqa: F401
 import openai  # noqa: F401

@@ -22,17 +22,33 @@ UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 _MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate|bad_alloc", re.I)
 
 
-def end(error: Exception) -> NoReturn:
+def in_words(error: BaseException) -> tuple[str, int]:
+    """What is said of an exception elsewhere, and the exit code that it ends a command with."""
+    if isinstance(error, SystemExit):
+        return f"it has ended itself, with exit code {error.code}", USER
+    if (sentence := sentence_of(error)) is not None:
+        return " ".join(sentence.split()), USER
+    return f"unexpected {_said(error)}", UNEXPECTED
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(traceback.format_exception_only(error)[-1].split())[:200]
+
+
+def end(error: Exception, where: str = "") -> NoReturn:
     """End the command for an exception: exit code 2 and one sentence, or 70 and a traceback's file.
+
+    Args:
+        error: the exception.
+        where: the beginning of the sentence, of several processes.
 
     Raises:
         SystemExit: always.
     """
     if (sentence := sentence_of(error)) is not None:
-        print(f"nlhf: error: {' '.join(sentence.split())}", file=sys.stderr)
+        print(f"nlhf: error: {where}{' '.join(sentence.split())}", file=sys.stderr)
         raise SystemExit(USER) from None
     text = "".join(traceback.format_exception(error))
-    said = " ".join(traceback.format_exception_only(error)[-1].split())[:200]
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="replace", prefix="nlhf-", suffix=".txt", delete=False
@@ -44,8 +60,8 @@ def end(error: Exception) -> NoReturn:
     else:
         place = f"in {file.name}"
     print(
-        f"nlhf: error: unexpected {said}; the traceback is {place}: please report it, unless it "
-        "ends in code of your own",
+        f"nlhf: error: {where}unexpected {_said(error)}; the traceback is {place}: "
+        "please report it, unless it ends in code of your own",
         file=sys.stderr,
     )
     raise SystemExit(UNEXPECTED) from error

@@ -60,6 +60,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"nlhf {__version__}")
         return
     command, *rest = argv
+    # Where one of several processes has died, c10d of torch 2.13 shows the others' stacks in C++.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         # Once torch is there, classes may be that no source of ours tells of.
         if command in (*_TRAINER_COMMANDS, *_COMMANDS) and "torch" not in sys.modules:

@@ -189,13 +189,17 @@ class GameCLI(LightningCLI):
         Where another process has ended, what that one has said is all there is to say.
         """
         try:
-            super()._run_subcommand(subcommand)
+            self._run_and_name_folder(subcommand)
         except ProcessExitedException as error:
-            raise processes.end_of_launched(error) from None
-        except RuntimeError as error:
-            if (end := processes.end_of_others(self.trainer, error)) is error:
+            raise processes.end_of_launched(self.trainer, error) from None
+        except Exception as error:
+            if (end := processes.end_of(self.trainer, error)) is error:
                 raise
             raise end from error
+
+    def _run_and_name_folder(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
         except OSError as error:
             loggers = self.trainer.loggers
             if error.filename is not None or not loggers:

@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 import lightning as L
 import torch
 
-from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.errors import OracleStoppedError, StoppedElsewhereError
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.oracles.base import PreferenceOracle
@@ -86,7 +86,7 @@ class Accounts:
             if number:
                 return StoppedBySignal(signum)
         if oracle and not isinstance(stopped, OracleStoppedError):
-            return OracleStoppedError("the oracle of another process has stopped")
+            return StoppedElsewhereError("the oracle of another process has stopped")
         return stopped
 
     def stop(self, error: OracleStoppedError | StoppedBySignal) -> NoReturn:

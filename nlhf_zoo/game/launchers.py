@@ -28,17 +28,17 @@ _PATIENCE = 10.0  # seconds that another process may need to say what has ended 
 
 def end_as_the_first_to_fail(
     trainer: L.Trainer,
-    end_of: Callable[[RuntimeError], BaseException],
-    code_for: Callable[[int], int],
+    end_of: Callable[[Exception], BaseException],
+    code_for: Callable[[int, int], int],
 ) -> None:
     """Have a trainer's processes started so that the run ends as the first that fails.
 
     Args:
         trainer: made, and not used yet.
         end_of: what ends a process that meets an error: a SystemExit where that says no more than
-            that another process has gone.
-        code_for: the exit code of the run, by that of a process that has failed; it says why, where
-            that process could not.
+            that another process has gone; it raises one where all is said.
+        code_for: the exit code of the run, by the number of a process that has failed, and the exit
+            code of that; it says why, where that process could not.
     """
     launcher, strategy = trainer.strategy.launcher, trainer.strategy
     if isinstance(launcher, _MultiProcessingLauncher):
@@ -51,7 +51,7 @@ class _Forks(_MultiProcessingLauncher):
     """A process that hears that another one has gone waits until the launcher ends it."""
 
     def __init__(
-        self, other: _MultiProcessingLauncher, end_of: Callable[[RuntimeError], BaseException]
+        self, other: _MultiProcessingLauncher, end_of: Callable[[Exception], BaseException]
     ) -> None:
         super().__init__(other._strategy, other._start_method)
         self._end_of = end_of
@@ -60,7 +60,9 @@ class _Forks(_MultiProcessingLauncher):
     def _wrapping_function(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._wrapping_function(*args, **kwargs)
-        except RuntimeError as error:
+        except Exception as error:
+            # The launcher sends it where another process has ended; it kills after half a minute.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             end = self._end_of(error)
             if isinstance(end, SystemExit):
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the launcher ends it
@@ -71,27 +73,44 @@ class _Forks(_MultiProcessingLauncher):
 class _Scripts(_SubprocessScriptLauncher):
     """The first process ends by itself where another one has failed, with the exit code of that."""
 
-    def __init__(self, other: _SubprocessScriptLauncher, code_for: Callable[[int], int]) -> None:
+    def __init__(
+        self, other: _SubprocessScriptLauncher, code_for: Callable[[int, int], int]
+    ) -> None:
         super().__init__(other.cluster_environment, other.num_processes, other.num_nodes)
         self._code_for = code_for
 
     @override
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        first = self.cluster_environment.node_rank() * self.num_processes + 1
+
         def observed(*its: Any, **own: Any) -> Any:
             for thread in threading.enumerate():
                 if isinstance(thread, _ChildProcessObserver):
-                    ends = partial(end_as_child, thread, self._code_for)
+                    ends = partial(end_as_child, thread, first, self._code_for)
                     thread._terminate_all = ends  # type: ignore[method-assign]
             return function(*its, **own)
 
         return super().launch(observed, *args, **kwargs)
 
 
-def end_as_child(observer: _ChildProcessObserver, code_for: Callable[[int], int]) -> None:
-    """End all processes, unless this one has ended meanwhile: its main thread may hear of it."""
+def end_as_child(
+    observer: _ChildProcessObserver, first: int, code_for: Callable[[int, int], int]
+) -> None:
+    """End all processes, unless this one has ended meanwhile: its main thread may hear of it.
+
+    Args:
+        observer: Lightning's thread that has found one of them ended.
+        first: the number of the first child.
+        code_for: as above.
+    """
     children = observer._child_processes
-    failed = next(child.returncode for child in children if child.returncode)
+    failed = next(
+        (number, child.returncode)
+        for number, child in enumerate(children, first)
+        if child.returncode
+    )
     time.sleep(_PATIENCE)
+    code = code_for(*failed)
     for child in children:
         child.send_signal(signal.SIGKILL)
-    os._exit(code_for(failed))
+    os._exit(code)

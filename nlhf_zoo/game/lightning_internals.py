@@ -21,7 +21,12 @@ from lightning.pytorch.strategies.launchers import (
     _SubprocessScriptLauncher,
 )
 from torch.distributed.constants import default_pg_timeout
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch.distributed.distributed_c10d import (
+    PrefixStore,
+    Store,
+    _get_default_group,
+    _get_default_store,
+)
 
 from nlhf_zoo.signals import StoppedBySignal
 
@@ -109,19 +114,28 @@ def send_to_children(trainer: L.Trainer, signum: int) -> None:
         launcher.kill(signal.Signals(signum))
 
 
-def code_of_child(trainer: L.Trainer, seconds: float) -> int | None:
-    """The exit code of a process that this one has started, and that has failed; None without one.
+def failed_child(trainer: L.Trainer, seconds: float = 0) -> tuple[int, int] | None:
+    """A process that this one has started, and that has failed, and its exit code; None without.
 
     It is waited for so long.
     """
     launcher, ends = trainer.strategy.launcher, time.monotonic() + seconds
     while isinstance(launcher, _SubprocessScriptLauncher):
-        if failed := [code for process in launcher.procs if (code := process.poll())]:
-            return failed[0]
+        for number, process in enumerate(launcher.procs, trainer.global_rank + 1):
+            if code := process.poll():
+                return number, int(code)
         if time.monotonic() > ends:
             break
         time.sleep(0.05)
     return None
+
+
+def codes_of_launched(trainer: L.Trainer) -> list[int]:
+    """The exit codes of the processes that play, where this one has started them and does not."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _MultiProcessingLauncher):
+        return []
+    return [process.exitcode for process in launcher.procs if process.exitcode is not None]
 
 
 def parent_process(trainer: L.Trainer) -> int | None:
@@ -143,6 +157,12 @@ def process_group_store(prefix: str, timeout: timedelta) -> Store:
     store = store.clone()
     store.set_timeout(timeout)
     return PrefixStore(prefix, store)
+
+
+def exchanges_begun() -> int:
+    """How many exchanges between all processes this one has begun; who is behind has fewer."""
+    group: Any = _get_default_group()
+    return int(group._get_sequence_number_for_group())
 
 
 def raise_process_group_time_out(trainer: L.Trainer, seconds: float) -> None:

@@ -125,12 +125,14 @@ class StepTimer:
 
     ``update`` is what Lightning does between the loss and the end of the optimiser step: backward,
     gradients of other processes, clipping, the step itself. ``on_phase`` is called with the name of
-    each of the others as it begins, and with None at its end.
+    each of the others as it begins, and with None at its end. ``failed_in`` is the one in which an
+    error was raised first.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     total: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     on_phase: Callable[[str | None], None] = nobody_listens
+    failed_in: str | None = None
     _update_began: float | None = None
     _phase: str | None = None  # the present one
     _inside: float = 0.0  # seconds of phases within the present one
@@ -144,11 +146,14 @@ class StepTimer:
         began = _now()
         try:
             yield
+        except BaseException:
+            self.failed_in = self.failed_in or name
+            raise
         finally:
             spent = self._add(name, began + self._inside) + self._inside
             self._inside = before + spent
             self._phase = outer
-            self.on_phase(outer)
+        self.on_phase(outer)
 
     def begin_update(self) -> None:
         """The loss is computed: what follows counts as `update`."""

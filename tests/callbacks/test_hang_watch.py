@@ -14,8 +14,9 @@ import runs
 from paths import ROOT
 
 from nlhf_zoo.callbacks import HangWatch
-from nlhf_zoo.callbacks.hang_watch import BACKWARD, Place, Waiting
+from nlhf_zoo.callbacks.waiting import ENDED, UPDATE, Place, Waiting
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.game.micro_batches import StepTimer
 
 SECONDS = 10  # a process may be waited for; those that hang do so for ten minutes
 
@@ -73,12 +74,12 @@ def seen(waiting: Waiting, times: int, **places: Place) -> list[int]:
 
 
 def test_who_is_behind_and_does_not_move_hangs():
-    judging, counting = Place(4, 3, "judging", "a.py:1"), Place(4, 4, "counts", "b.py:2")
+    judging, counting = Place(4, 3, "judge", "a.py:1"), Place(4, 4, "counts", "b.py:2")
     waiting = Waiting(seconds=3)
     assert seen(waiting, 9, p0=judging, p1=judging) == []  # nobody waits
     assert seen(waiting, 3, p0=counting, p1=judging) == []
     assert seen(waiting, 1, p0=counting, p1=judging) == [1]
-    assert "process 1 of 2 hangs, last seen in judging (training step 4, a.py:1)" in (
+    assert "process 1 of 2 hangs, last seen in judge (training step 4, a.py:1)" in (
         waiting.sentence()
     )
 
@@ -99,20 +100,64 @@ def test_of_three_the_last_one_hangs():
 
 
 def test_in_backward_all_wait_for_each_other():
-    waiting, place = Waiting(seconds=3), Place(4, 6, BACKWARD, "a.py:1")
+    waiting, place = Waiting(seconds=3), Place(4, 6, UPDATE, "a.py:1")
     assert seen(waiting, 3, p0=place, p1=place) == []
     assert seen(waiting, 1, p0=place, p1=place) == [0, 1]
     assert waiting.sentence().startswith(
-        "one of 2 processes hangs in backward and the exchange of gradients (training step 4): for "
+        "one of 2 processes hangs in update, in backward (training step 4): for "
         "3 seconds these have stood: process 0 at a.py:1, process 1 at a.py:1; if it needs longer"
     )
     assert seen(Waiting(seconds=3), 9, p0=place) == []  # alone
 
 
+def test_who_has_begun_fewer_exchanges_hangs_in_backward():
+    waiting, place = Waiting(seconds=3), Place(4, 6, UPDATE, "a.py:1", exchanges=8)
+    assert seen(waiting, 4, p0=place, p1=place._replace(exchanges=7)) == [1]
+    assert waiting.sentence().startswith("process 1 of 2 hangs, last seen in update, in backward")
+
+
+def test_who_gives_no_sign_is_silent():
+    waiting, place = Waiting(seconds=100, silence=3), Place(4, 3, "judge", "a.py:1")
+    for beat in range(5):
+        waiting.see({0: place._replace(beat=beat), 1: place}, 1.0)
+    assert waiting.silent() == [1]
+    assert waiting.sentence(0) == (
+        "no sign for 3 seconds of process 1 of 2, last seen in judge (training step 4, a.py:1): it "
+        "was stopped or killed, or its machine is not reached; process 0 is in judge (training "
+        "step 4, a.py:1)"
+    )
+    # A sign is enough, and who has come to the end gives none.
+    waiting.see({0: place._replace(beat=6), 1: place._replace(beat=1)}, 1.0)
+    assert waiting.silent() == []
+    for beat in range(5):
+        waiting.see({0: place._replace(beat=beat), 1: place._replace(phase=ENDED)}, 1.0)
+    assert waiting.silent() == waiting.hanging() == []
+
+
+def test_the_first_process_is_silent_where_the_store_does_not_answer():
+    waiting, place = Waiting(seconds=100, silence=3), Place(4, 3, "judge")
+    waiting.see({0: place, 1: place}, 1.0)
+    for _ in range(2):
+        waiting.hear_nothing_of(0, 1.0)
+    assert waiting.silent() == []
+    waiting.hear_nothing_of(0, 1.0)
+    assert waiting.silent() == [0]
+
+
+def test_a_phase_that_fails_is_remembered():
+    timer, heard = StepTimer(), list[str | None]()
+    timer.on_phase = heard.append
+    with pytest.raises(UserError), timer.phase("score"), timer.phase("judge"):
+        raise UserError("no")
+    assert timer.failed_in == "judge"
+    assert heard == ["score", "judge"]  # nobody went on to another one
+
+
+@pytest.mark.parametrize("name", ["seconds", "silence"])
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
-def test_it_waits_for_some_seconds(seconds):
-    with pytest.raises(UserError, match="some seconds, above 0"):
-        HangWatch(seconds)
+def test_it_waits_for_some_seconds(seconds, name):
+    with pytest.raises(UserError, match=f"{name} of HangWatch must be some seconds, above 0"):
+        HangWatch(**{name: seconds})
 
 
 def configuration(process: int, place: str, strategy: str) -> dict[str, Any]:
@@ -140,17 +185,17 @@ def test_a_process_that_hangs_ends_the_run(tmp_path: Path):
     run = runs.fit(tmp_path, before=functools.partial(planted, tmp_path))
     assert run.code == 2, run.err
     (said,) = run.err.strip().splitlines()
-    assert said.startswith("nlhf: error: process 1 of 2 hangs, last seen in judging (training step")
+    assert said.startswith("nlhf: error: process 1 of 2 hangs, last seen in judge (training step")
     assert "planted.py" in said
     assert f"waited for it for {SECONDS} seconds" in said
 
 
 PLACES = {
-    (0, "drawn"): "process 0 of 2 hangs, last seen in drawing",
+    (0, "drawn"): "process 0 of 2 hangs, last seen in draw",
     (1, "validated"): "process 1 of 2 hangs, last seen in validation",
-    (0, "saved"): r"one of 2 processes hangs in writing a checkpoint.* process 0 at planted\.py",
-    (1, "backward"): r"one of 2 processes hangs in backward.* process 1 at planted\.py",
-    (0, "held"): "process 0 of 2 hangs",
+    (0, "saved"): r"process 0 of 2 hangs, last seen in writing a checkpoint .*planted\.py",
+    (1, "backward"): r"process 1 of 2 hangs, last seen in update, in backward .*planted\.py",
+    (0, "held"): "process 0 of 2 hangs, last seen in judge",
 }
 
 
