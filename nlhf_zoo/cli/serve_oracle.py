@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.yaml_rules import dump
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, cause
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.oracles.served.address import TokenSource, is_loopback, refuse_host
@@ -44,6 +46,8 @@ nlhf fit, whose model.oracle is served. Options behind it replace what it says.
   --token_file FILE    file with the token, in the place of a variable
   --folder DIR         folder of the counts, with which the next server goes on
                        (default: served_oracle)
+  --device DEVICE      where its models and tables lie: cpu, cuda, cuda:1 (default: auto, a GPU
+                       where there is one)
   --seed_everything N  seed of an oracle that is generated (default: 0)
 
 SIGINT and SIGTERM end it: nothing more is asked, what is on its way is answered and kept. A second
@@ -82,6 +86,7 @@ def serve(
     token_env: str | None = None,
     token_file: str | None = None,
     folder: str = "served_oracle",
+    device: str = "auto",
     seed_everything: int = 0,
 ) -> None:
     """Serve an oracle until a signal ends it.
@@ -93,6 +98,7 @@ def serve(
         token_env: environment variable with the token that each request must have.
         token_file: file with the token, in the place of a variable.
         folder: of the counts.
+        device: where its models and tables lie; auto is a GPU where there is one.
         seed_everything: seed that oracles were made with.
 
     Raises:
@@ -104,6 +110,7 @@ def serve(
     refuse_host(host, secret is not None)
     if not 0 <= port < 2**16:
         raise UserError(f"--port must be from 0 to {2**16 - 1}, but it is {port}")
+    _move(oracle, device)
     with counted_in(Path(folder), oracle) as path:
         server = OracleServer(oracle, secret)
         who = f"whoever has the token in {token.place}" if token else "this machine alone"
@@ -188,3 +195,13 @@ def _seed(seed: int) -> None:
 
     with as_user_errors("--seed_everything: "):
         seed_everything(seed, verbose=False)
+
+
+def _move(oracle: PreferenceOracle, device: str) -> None:
+    """Move its models and tables to a device."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        oracle.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # of a name that is none, or not there
+        raise UserError(f"--device {device} cannot be used: {cause(error)}") from error

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,18 @@ import pytest
 import torch
 import yaml
 from forked import ended, nlhf, started
+from judge_server_oracles import questions
 from paths import CONFIGS
 from runs import LAST, RUN, SAMPLED, configuration, part
 
 from nlhf_zoo.cli import serve_oracle
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles import CachedOracle, RuleOracle
+from nlhf_zoo.oracles import CachedOracle, RuleOracle, ServedOracle
 from nlhf_zoo.oracles.journal import journalled
 from nlhf_zoo.oracles.rules import Mentions, shorter_wins
 from nlhf_zoo.oracles.served.counts import counted_in
 from nlhf_zoo.oracles.served.description import described
+from nlhf_zoo.signals import ENDING, StoppedBySignal
 
 TABLE = part("UniformRandom", num_games=2, num_actions=4)
 
@@ -65,6 +68,7 @@ def left(folder):
     return torch.load(folder / RUN / "checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow  # eight starts of a command
 def test_a_run_goes_on_where_its_server_ends(tmp_path):
     """And ends as one that asks the oracle itself; the server counts over its restarts."""
     local, mine, there = tmp_path / "local", tmp_path / "mine", tmp_path / "there"
@@ -93,12 +97,49 @@ def test_a_run_goes_on_where_its_server_ends(tmp_path):
     with served(there, "own.yaml", *large) as (address, ends):
         run = fit(mine, part("ServedTable", url=address), *LAST)
         assert run.code == 0, run.err
+        before = journalled(there / "counts")["ledger"]["queries"]
+        two = ("--trainer.devices", "2", "--trainer.strategy", "ddp_fork", "--data.batch_size", "1")
+        run = fit(tmp_path / "two", part("ServedTable", url=address), *two)
+        assert run.code == 0, run.err
+    # Of two processes each has settled its own: together what the server was asked.
+    of_two = journalled(tmp_path / "two" / RUN / "checkpoints")["ledger"]["queries"]
+    assert of_two == journalled(there / "counts")["ledger"]["queries"] - before > 0
     for name, weight in left(local)["state_dict"].items():
         assert torch.equal(weight, left(mine)["state_dict"][name])
     counts = [left(one)["online_game"]["ledgers"]["ledger"]["queries"] for one in (local, mine)]
     assert counts[0] == counts[1]
-    asked = [journalled(at) for at in (local / RUN / "checkpoints", there / "counts")]
-    assert asked[0]["ledger"]["queries"] == asked[1]["ledger"]["queries"]
+    assert journalled(local / RUN / "checkpoints")["ledger"]["queries"] == before
+
+
+def test_a_signal_ends_a_server_whose_counts_are_written(tmp_path, capfd):
+    """In this process, which asks in a thread."""
+    found = {}
+
+    def ask():
+        said = ""
+        while not (address := re.search(r"Address: (\S+)\n", said)):
+            time.sleep(0.002)
+            said += capfd.readouterr().out
+        found["lines"] = said.splitlines()
+        found.update(ServedOracle(address[1]).answers(questions(3)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = [signal.getsignal(one) for one in ENDING]
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(StoppedBySignal, match="stopped by SIGTERM") as end:
+        serve_oracle.serve(RuleOracle(shorter_wins), port=0, folder=str(tmp_path / "counts"))
+    asking.join()
+    assert end.value.code == 143
+    assert [signal.getsignal(one) for one in ENDING] == handlers
+    path = tmp_path / "counts/asked-0.jsonl"
+    lines = ["RuleOracle is served to this machine alone", f"Counts: {path}"]
+    assert found.pop("lines")[:2] == lines
+    assert found == dict(RuleOracle(shorter_wins).answers(questions(3)))
+    said = capfd.readouterr()
+    assert said.out.startswith("The oracle was asked: 3 queries")
+    assert said.err == "Ending: questions under way are answered, no other is asked\n"
+    assert journalled(path.parent)["ledger"]["queries"] == 3
 
 
 CONFIG = {"oracle": TABLE}
@@ -112,6 +153,7 @@ REFUSED = {
     "another machine": (
         ["own.yaml", "--host", "192.0.2.1", "--token_file", "token"], "nothing can be served at",
     ),
+    "a device": (["own.yaml", "--device", "gpu7"], "--device gpu7 cannot be used"),
     "a model": (["model.yaml"], "has no model.oracle that could be served"),
     "labels": (["labels.yaml"], "put BernoulliLabels around ServedOracle"),
     "a folder": (["counted.yaml", "--folder", "own.yaml"], "own.yaml cannot be written to"),

@@ -385,6 +385,28 @@ def test_two_that_ask_at_once_count_what_is_theirs():
     ]
 
 
+def test_a_cache_on_the_server_is_asked_once_by_two(tmp_path):
+    """No reply until all 24 requests are on their way, and no other request ever comes."""
+    with JudgeServer(hold=24) as there:
+        cache = CachedOracle(judge(there), tmp_path / "answers.sqlite")
+        with serving(cache) as address:
+            oracles = [ServedOracle(address) for _ in range(2)]
+            found = [{}, {}]
+
+            def ask(rank):
+                found[rank].update(oracles[rank].answers(ASKED))
+
+            threads = [threading.Thread(target=ask, args=[rank]) for rank in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(there.entries()) == 24
+    assert found[0] == found[1]
+    assert sum(oracle.ledger["queries"] for oracle in oracles) == 12
+    assert sum(oracle.ledger["cache_hits"] for oracle in oracles) == 12
+
+
 def test_other_oracles_are_asked_by_one_at_a_time():
     at_once, most = [0], [0]
 

@@ -52,11 +52,13 @@ class AskedBatch:
     refused: str = ""  # what it refuses
     ended: float | None = None  # when, on the monotonic clock
     future: Future[None] | None = None  # done when it is answered
+    fetched: bool = False  # whether the end of it was said to anybody
 
     def reply(self, have: int) -> dict[str, Any]:
         """What there is to say: of answers those behind the first ``have``."""
         if self.ended is None:
             return {"done": False, "answers": self.answers[have:]}
+        self.fetched = True
         return {
             "done": True,
             "answers": self.answers[have:],
@@ -108,6 +110,11 @@ class BatchDesk:
         """Those that are not answered yet."""
         return [batch for batch in self._batches.values() if batch.ended is None]
 
+    @property
+    def all_fetched(self) -> bool:
+        """Whether the end of each batch was said to somebody."""
+        return all(batch.fetched for batch in self._batches.values())
+
     def take(self, content: Mapping[str, Any]) -> AskedBatch:
         """The batch under the id of a request: the one that is known, or else a new one.
 
@@ -150,15 +157,16 @@ class BatchDesk:
         if kind == "table" and support is not None:
             return AskedBatch(kind, self._read_table)
         if kind in ("comparisons", "products") and support is not None:
-            prompts = decoded(content.get("prompts"), ["int64"], 1)
+            ids = decoded(content.get("prompts"), ["int64"], 1)
             num_prompts, num_actions = support.shape
-            if not bool(((prompts >= 0) & (prompts < num_prompts)).all()):
+            if not bool(((ids >= 0) & (ids < num_prompts)).all()):
                 raise ValueError("prompts that there are not")
+            prompts = Prompts(ids).to(support.device)
             both = [
-                actions_of_json(content.get(side), len(prompts), num_actions)
+                actions_of_json(content.get(side), len(ids), num_actions).to(support.device)
                 for side in ("first", "second")
             ]
-            return AskedBatch(kind, lambda batch: self._look_up(batch, Prompts(prompts), *both))
+            return AskedBatch(kind, lambda batch: self._look_up(batch, prompts, *both))
         raise ValueError(f"{self.oracle_name} is not asked for {str(kind)[:20]!r}")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _TOO_LONG = f"a body of more than {LONGEST_BODY} bytes"
 _BODY = 60.0  # seconds in which the body of a request must be there
 _LAST = 5.0  # seconds in which the last answers may be fetched when the server ends
+_LOOK = 0.01  # seconds between looks whether they were
 
 
 @final
@@ -93,7 +95,10 @@ class OracleServer:
         if waiting:
             await asyncio.wait(waiting)
         if self._runner is not None:
-            await asyncio.sleep(0)  # requests that wait for an answer have it, and write it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST):
+                    while not self._desk.all_fetched:
+                        await asyncio.sleep(_LOOK)
             await self._runner.cleanup()
         self._desk.close()
 

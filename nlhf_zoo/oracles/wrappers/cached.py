@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -15,10 +16,13 @@ from typing_extensions import override
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.wrappers.base import WrappedTextOracle
+from nlhf_zoo.oracles.wrappers.claims import Claims, claiming
 
 _APPLICATION = 0x6E6C6866  # "nlhf": whose file it is, in SQLite's own field for that
 _VERSION = 1  # of the table below
 _WAIT = 60.0  # seconds to wait while another process writes
+_PAUSE = 0.05  # seconds between looks for answers that others ask for
+_PATIENCE = 600.0  # seconds of such pauses, after which they are asked for here, too
 _KEYS = 500  # of one look-up; SQLite takes 999 at least
 _TABLE = """
 CREATE TABLE answers (
@@ -36,7 +40,8 @@ class CachedOracle(WrappedTextOracle):
     An answer belongs to the oracle's fingerprint (model, template, options), the prompt and both
     texts. It is on the disk before it is handed on, so that no answer is lost to a run that is
     killed. Answers that could not be had are not remembered: they are asked for again. Several
-    processes may share the file, on a disk of their own machine.
+    processes may share the file, on a disk of their own machine: what one of them is asking the
+    others wait for.
 
     Args:
         oracle: who is asked what is not remembered.
@@ -70,21 +75,52 @@ class CachedOracle(WrappedTextOracle):
         """
         ordered = not self.symmetric
         names = [question.digest(self._fingerprint, ordered) for question in questions]
-        with self.store.opened() as store:
-            known = store.find(names)
-            hits = [number for number, name in enumerate(names) if name in known]
+        with self.store.opened() as store, self.store.claiming() as claims:
+            waiting, pauses = list(range(len(names))), 0.0
+            while waiting:
+                found = store.find([names[number] for number in waiting])
+                yield from self._found(questions, names, found)
+                waiting = [number for number in waiting if names[number] not in found]
+                open_names = [names[number] for number in waiting]
+                mine = {*open_names} if pauses > _PATIENCE else claims.take(open_names)
+                mine -= store.find(sorted(mine)).keys()  # answered before it could be claimed
+                asked = [number for number in waiting if names[number] in mine]
+                if asked:
+                    yield from self._ask_for(questions, names, asked, store, claims)
+                elif waiting and not found:  # others ask, and their answers will be there
+                    time.sleep(_PAUSE)
+                    pauses += _PAUSE
+                waiting = [number for number in waiting if names[number] not in mine]
+
+    def _found(
+        self,
+        questions: Sequence[Question],
+        names: Sequence[bytes],
+        found: Mapping[bytes, Remembered],
+    ) -> Iterator[Answer]:
+        """Answers that are remembered."""
+        hits = [number for number, name in enumerate(names) if name in found]
+        if hits:
             self.ledger.charge(cache_hits=len(hits))
-            for number in hits:
-                yield number, known[names[number]].to(questions[number].is_ascending)
-            misses = [number for number, name in enumerate(names) if name not in known]
-            if not misses:
-                return
-            for place, answer in self.oracle.answers([questions[number] for number in misses]):
-                number = misses[place]
-                if 0 <= answer <= 1:  # and not NaN, for no answer
-                    ascending = questions[number].is_ascending
-                    answer = store.keep(names[number], Remembered(answer, ascending)).to(ascending)
-                yield number, answer
+        for number in hits:
+            yield number, found[names[number]].to(questions[number].is_ascending)
+
+    def _ask_for(
+        self,
+        questions: Sequence[Question],
+        names: Sequence[bytes],
+        asked: Sequence[int],
+        store: OpenStore,
+        claims: Claims,
+    ) -> Iterator[Answer]:
+        """The other oracle's answers to some questions, remembered before they are handed on."""
+        for place, answer in self.oracle.answers([questions[number] for number in asked]):
+            number = asked[place]
+            if 0 <= answer <= 1:  # and not NaN, for no answer
+                ascending = questions[number].is_ascending
+                answer = store.keep(names[number], Remembered(answer, ascending)).to(ascending)
+            claims.give_back(names[number])
+            yield number, answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +160,10 @@ class AnswerStore:
         if self.path.exists():
             with _refusing(UserError, self.path), closing(self._connected()) as connection:
                 self._is_ready(connection)
+
+    def claiming(self) -> AbstractContextManager[Claims]:
+        """Claims of one who asks what is not remembered, so that no other one does."""
+        return claiming(self.path.with_name(f"{self.path.name}-asking"))
 
     @contextmanager
     def opened(self) -> Iterator[OpenStore]:
