@@ -24,10 +24,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from benchmarks.language import TINY, Size, make_game
+from benchmarks.reuse import fit
 from nlhf_zoo.algorithms import SPPO
 from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.cli.quiet import quiet
@@ -105,25 +105,9 @@ def seconds_a_round(size: Size, epochs: int, ahead: bool, pipe: Connection) -> t
     """Of a round, and of these what it waits for drawing."""
     rollout = Sample(4, epochs=epochs, ahead=ahead)
     game = make_game(SPPO(), size, rollout=rollout, generator=Elsewhere(pipe))
-    prompts, clock = size.batch(), Clock()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=-1,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Budget(rounds=ROUNDS), clock],
-    )
-    numbers = [*range(len(prompts))] * (2 if ahead else 1)  # each round has the same prompts
-    loader = DataLoader(
-        numbers,  # type: ignore[arg-type]  # a list is a map-style data set
-        batch_size=len(numbers),
-        collate_fn=prompts.take,
-    )
-    trainer.fit(game, loader)
+    clock = Clock()
+    # Each round has the same prompts, and a batch those of two.
+    fit(game, size.batch(), [Budget(rounds=ROUNDS), clock], times=2 if ahead else 1)
     first, last = clock.ends[0], clock.ends[-1]
     return (last[0] - first[0]) / (ROUNDS - 1), (last[1] - first[1]) / (ROUNDS - 1)
 

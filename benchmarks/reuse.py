@@ -29,6 +29,7 @@ from nlhf_zoo.callbacks import Budget
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.records import Prompts
 
 
 class SecondRound(L.Callback):
@@ -66,7 +67,12 @@ def steps_a_second(size: Size, epochs: int | None) -> float:
         algorithm, rollout = NashMP(self_play=True), Sample(size.num, epochs=epochs)
     game = make_game(algorithm, size, rollout=rollout)
     counted = SecondRound()
-    prompts = size.batch()
+    fit(game, size.batch(), [Budget(rounds=2), counted])
+    return counted.steps_a_second()
+
+
+def fit(game: OnlineGame, prompts: Prompts, callbacks: list[L.Callback], times: int = 1) -> None:
+    """Train on one batch of prompts again and again; a batch holds them so many times."""
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -76,15 +82,15 @@ def steps_a_second(size: Size, epochs: int | None) -> float:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Budget(rounds=2), counted],
+        callbacks=callbacks,
     )
+    numbers = [*range(len(prompts))] * times
     loader = DataLoader(
-        range(len(prompts)),  # type: ignore[arg-type]  # a range is a map-style data set
-        batch_size=len(prompts),
+        numbers,  # type: ignore[arg-type]  # a list is a map-style data set
+        batch_size=len(numbers),
         collate_fn=prompts.take,
     )
     trainer.fit(game, loader)
-    return counted.steps_a_second()
 
 
 def main() -> None:
