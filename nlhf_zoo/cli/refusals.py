@@ -7,12 +7,17 @@ is wrong with one part, or with the parts of a game, they refuse themselves and
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
@@ -25,6 +30,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.compatibility import check_precision
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.sharding import of_no_use, refuse_strategy
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.preference_models import PreferenceModel
 
@@ -54,10 +60,30 @@ def refuse_endless(trainer: L.Trainer, data: L.LightningDataModule | None) -> No
         )
 
 
+def refuse_strategy_name(strategy: object, model: str) -> None:
+    """Refuse a strategy that no game runs under, by its name alone, before a model is loaded.
+
+    Args:
+        strategy: as the configuration has it.
+        model: class path.
+
+    Raises:
+        UserError: what to take in its place.
+    """
+    given = strategy.get("class_path") if isinstance(strategy, Namespace) else strategy
+    name, kind = str(given).rpartition(".")[2], resolve_name(model)
+    if _FOR_NO_GAME.fullmatch(name) and inspect.isclass(kind) and issubclass(kind, OnlineGame):
+        raise UserError(of_no_use(name))
+
+
+_FOR_NO_GAME = re.compile(r"(xla_)?fsdp(_.*)?|deepspeed.*|(FSDP|DeepSpeed|ModelParallel)Strategy")
+
+
 def refuse_misfits(
     trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModule | None
 ) -> None:
     """Refuse parts that do not fit the trainer."""
+    refuse_strategy(trainer.strategy, game.policy)
     _say_prompts(trainer, game, data)
     refuse_optimizer(trainer, game)
     check_precision(trainer.precision)
@@ -127,7 +153,9 @@ def refuse_unlisted(game: OnlineGame) -> None:
 
 
 def refuse_other_data(trainer: L.Trainer, data: L.LightningDataModule | None) -> None:
-    """Refuse what a preference model cannot be trained on, and read the pairs."""
+    """Refuse what a preference model cannot be trained on or under, and read the pairs."""
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise UserError("a PreferenceModel is not sharded: set trainer.strategy to ddp")
     if isinstance(data, TablePrompts | TextPrompts):
         raise UserError(
             "a PreferenceModel trains on pairs of responses: set data to PreferencePairs"

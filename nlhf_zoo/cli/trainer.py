@@ -103,7 +103,9 @@ class GameCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Look at the data, before a model is loaded, and at the checkpoint."""
+        """Look at strategy and data, before a model is loaded, and at the checkpoint."""
+        config = self.config[self.subcommand]
+        refusals.refuse_strategy_name(config["trainer"]["strategy"], config["model"]["class_path"])
         resuming.keep_last(self.config[self.subcommand]["trainer"])
         resuming.name_loggers(self.config[self.subcommand])
         self._look_at_data()

@@ -18,6 +18,7 @@ from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import FinitePolicy
 from nlhf_zoo.records.finite import refuse_diverged
+from nlhf_zoo.records.shards import like
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
@@ -45,11 +46,18 @@ def return_to(start: dict[str, Any], policy: Policy, optimizer: torch.optim.Opti
     optimizer.state.clear()
     for index, state in start["optimizer"].items():
         parameter = parameters[index]
-        # A checkpoint's lies in main memory; a step count stays there, as torch has it.
+        # A checkpoint's lies in main memory, and whole; a step count stays so, as torch has it.
         optimizer.state[parameter] = {
-            name: v.to(parameter.device) if isinstance(v, Tensor) and v.dim() else v
+            name: like(v.to(parameter.device), parameter)
+            if isinstance(v, Tensor) and v.dim()
+            else v
             for name, v in copy.deepcopy(state).items()
         }
+
+
+def _placed(value: Any, parameter: Tensor) -> Any:
+    is_number = not isinstance(value, Tensor) or not value.dim()
+    return value if is_number else like(value, parameter).to(parameter.device)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

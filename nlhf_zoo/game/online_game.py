@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -28,13 +27,14 @@ from nlhf_zoo.game.playing import Fresh
 from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.reuse import Reuse
 from nlhf_zoo.game.rollout import Enumerate, Rollout
+from nlhf_zoo.game.sharding import ShardedModule
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream
 
 
-class OnlineGame(L.LightningModule):
+class OnlineGame(ShardedModule):
     """The online game between a policy and itself, judged by a preference oracle.
 
     Args:

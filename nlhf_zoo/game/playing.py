@@ -23,6 +23,7 @@ from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream, training_seed
+from nlhf_zoo.records.shards import local
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
@@ -159,7 +160,7 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
     """Where the rollout belongs that is drawn now."""
     policy, rollout = game.policy, game.rollout
     names = policy.checkpoint_keys()
-    weights = {name: one for name, one in policy.state_dict().items() if name in names}
+    weights = {name: local(one) for name, one in policy.state_dict().items() if name in names}
     options = {
         "step": repr(game.step),
         "responses": rollout.num_responses,

@@ -17,6 +17,7 @@ from nlhf_zoo.health.probe import Probe, gap, one_by_one, total_log_prob
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
+from nlhf_zoo.records.shards import local
 
 _REFERENCE = {"reference": 1.0}
 _APART = 1e-3  # log-probabilities of scattered players differ by far more
@@ -168,12 +169,13 @@ def policy_alone_trains(game: OnlineGame) -> Check:
 def _negate(policy: Policy, weights: dict[str, Any]) -> None:
     """Change all of the policy's weights; a second time puts their bits back."""
     for value in weights.values():
-        value.neg_()
+        local(value).neg_()
     policy.restore(weights)
 
 
 def _sums(policy: Policy) -> dict[str, float]:
-    return {name: float(p.detach().double().sum()) for name, p in policy.named_parameters()}
+    policy.at_rest()
+    return {name: float(local(p).double().sum()) for name, p in policy.named_parameters()}
 
 
 def gradient_reaches(game: OnlineGame, probe: Probe) -> Check:

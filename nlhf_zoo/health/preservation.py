@@ -16,6 +16,7 @@ from nlhf_zoo.game.micro_batches import StepTimer
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records.random_streams import random_stream
+from nlhf_zoo.records.shards import local
 
 # Standard deviation of what is added to weights: of the size of a large model's own, so that
 # adapters which start at zero make another distribution.
@@ -23,9 +24,12 @@ _NOISE = 0.05
 
 
 def kept_tensors(game: OnlineGame) -> dict[str, Tensor]:
-    """What a checkpoint of the game holds of its tensors, copied to main memory."""
+    """What a checkpoint of the game holds of its tensors, copied to main memory.
+
+    Of sharded ones, the part of this process.
+    """
     state = _checkpoint(game)["state_dict"]
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+    return {name: local(value).to("cpu", copy=True) for name, value in state.items()}
 
 
 def _checkpoint(game: OnlineGame) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def restored_after(game: OnlineGame) -> Iterator[None]:
         state = game.state_dict()
         with torch.no_grad():
             for name, value in tensors.items():
-                state[name].copy_(value)
+                local(state[name]).copy_(value)
         game.on_load_checkpoint({"state_dict": tensors, "online_game": position})
         for module, training in modes:
             module.training = training  # not by `train`, which policies and oracles act upon
@@ -89,7 +93,7 @@ def scatter(policy: Policy) -> None:
     others = [player for player in policy.players if player not in ("policy", "reference")]
     for number, player in enumerate([*others, "policy"]):
         rngs: dict[torch.device, torch.Generator] = {}
-        for value in weights.values():
+        for value in map(local, weights.values()):
             if value.is_floating_point():
                 if value.device not in rngs:
                     rngs[value.device] = random_stream(0, 0, number, value.device, "players")

@@ -15,6 +15,7 @@ from nlhf_zoo.health.probe import Probe, gap, random_tokens
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
+from nlhf_zoo.records.shards import local
 
 _PROMPTS = 2
 _RESUMED = 1e-3  # a response: another machine, or other kernels, round otherwise
@@ -163,7 +164,7 @@ def _moved(since: str, what: str) -> DivergenceError:
 
 
 def _checksums(policy: CausalLMPolicy) -> dict[str, int]:
-    return {name: checksum(weight) for name, weight in policy.reference_weights().items()}
+    return {name: checksum(local(weight)) for name, weight in policy.reference_weights().items()}
 
 
 def _to(probe: Probe, device: torch.device) -> Probe:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records.shards import like
 
 
 class Policy(nn.Module, ABC):
@@ -119,6 +121,30 @@ class Policy(nn.Module, ABC):
             ValueError: the reference, which never moves, is the target.
         """
 
+    def refuse_sharding(self, layerwise: bool) -> None:
+        """Refuse to spread weights over processes, as a policy does that has only a few.
+
+        Args:
+            layerwise: gather a part of them at a time for drawing, too.
+
+        Raises:
+            UserError: what cannot be, and what to do.
+        """
+        raise UserError(
+            f"fsdp2 spreads the weights of a language model over processes, and a "
+            f"{type(self).__name__} is none: set trainer.strategy to ddp"
+        )
+
+    def shard(self, mesh: Any, layerwise: bool) -> None:
+        """Spread the weights over the processes of a mesh, where that is not done yet."""
+        raise NotImplementedError
+
+    def at_rest(self) -> None:  # few policies are sharded
+        """Let all weights lie where they may be read and written: sharded ones may be gathered."""
+
+    def mean_gradients(self) -> None:  # likewise
+        """Replace gradients that nobody else averages by their means over processes."""
+
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Those of ``policy``, by the names that they have in a snapshot."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -131,7 +157,7 @@ class Policy(nn.Module, ABC):
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Put back what ``snapshot`` returned, bit for bit."""
         for name, parameter in self.trained_parameters().items():
-            parameter.copy_(snapshot[name])
+            parameter.copy_(like(snapshot[name], parameter))
 
 
 @torch.no_grad()

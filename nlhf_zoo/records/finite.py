@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.records.shards import local
 
 
 @torch.no_grad()
@@ -16,11 +17,11 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
     Smallest and largest entry, which NaN takes over, are found in one pass over the weights, and
     each device is waited for once. What has no floating point, no entries or no data is passed
-    over.
+    over; of what is sharded, this process's part is looked at.
     """
     names: dict[torch.device, list[str]] = {}
     extremes: dict[torch.device, list[Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in ((name, local(one)) for name, one in tensors.items()):
         if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
             continue
         # types of eight bits are for storage, and have no comparison

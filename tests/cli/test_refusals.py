@@ -283,6 +283,10 @@ FITS = {
         "must be above 0 for every action",
     ),
     "reference file": ([*REFERENCE, "FileReference", "--model.policy.reference.path", "no.npy"], "reference no.npy does not exist"),
+    "strategy that shards a table": ([*FIT, *GRADIENT, "--trainer.strategy", "fsdp2"], "a TabularPolicy is none: set trainer.strategy to ddp$"),
+    "strategy fsdp": ([*FIT, "--trainer.strategy", "fsdp"], "strategy fsdp keeps .* set it to fsdp2, which shards them too, or to ddp$"),
+    "strategy deepspeed": ([*FIT, "--trainer.strategy", "deepspeed_stage_3"], "strategy deepspeed_stage_3 keeps .* to fsdp2"),
+    "strategy that shards nothing": ([*FIT, "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy"], "strategy ModelParallelStrategy keeps .* to fsdp2"),
     "validate, unknown option": (["validate", *FIT[1:], "--nonsense", "1"], "nonsense"),
     "validate, no checkpoint": (["validate", *FIT[1:], "--ckpt_path", "last"], "no run in runs/"),
 }  # fmt: skip

@@ -342,7 +342,8 @@ class _Trial:
                 rng=random_stream(0, 0, number + 2, device, "capabilities"),
                 drawing=way,
             )
-            drawn = engine.draw(self.players, request)
+            with self.players.gathered([*who]):
+                drawn = engine.draw(self.players, request)
             tokens, mask = (part.unflatten(0, (2, 2)) for part in (drawn.tokens, drawn.mask))
             responses = Responses(tokens, mask, torch.full((2, 2), 0.5, device=device))
             again = score(who, rows.prompts(), responses, PLAIN)

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.players import Players
 from nlhf_zoo.policies.language_model.stops import Stops
@@ -77,6 +79,16 @@ class Generator(ABC):
         """
         return partial(self.draw, players, request)
 
+    def refuse_sharding(self, layerwise: bool) -> None:  # noqa: B027  # optional
+        """Refuse weights that are spread over processes; they are whole while it draws.
+
+        Args:
+            layerwise: they are gathered block by block instead, in all processes together.
+
+        Raises:
+            UserError: it cannot draw from these.
+        """
+
 
 def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
     """Temperature, top-k, top-p and min-p on log-probabilities [R, V], as transformers has them."""
@@ -141,6 +153,13 @@ class TransformersGenerator(Generator):
         self.cache = cache
         self.share_prompt = share_prompt
 
+    @override
+    def refuse_sharding(self, layerwise: bool) -> None:
+        if self.cache == "static":
+            raise UserError(
+                "model.policy.generator.cache static does not go with fsdp2: set it to dynamic"
+            )
+
     @torch.no_grad()
     def draw(self, players: Players, request: Request) -> Drawn:
         """Draw responses by transformers' `generate`, the rows of all players in one batch."""
@@ -163,8 +182,9 @@ class TransformersGenerator(Generator):
             return_dict_in_generate=False,
         )
         shared = {}
+        together = players.called_together
         share = self.share_prompt and how.shared_prompt is not None and how.cached
-        if share and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
+        if share and not together and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
             shared["past_key_values"] = _prefill(players, names, request)
         with players.playing(names, len(tokens) // copies) as arguments:
             out: Tensor = players.module(names[0]).generate(
@@ -175,6 +195,7 @@ class TransformersGenerator(Generator):
                 stopping_criteria=StoppingCriteriaList(
                     [lambda *_, **__: draw.ended.repeat(copies)] if request.stops else []
                 ),
+                synced_gpus=together,
                 **arguments,
                 **shared,
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.policies.language_model.peft_calls import without_false_alarm, without_new_hooks
+from nlhf_zoo.policies.language_model.sharding import Sharding
 from nlhf_zoo.policies.language_model.targets import (
     Coverage,
     choose,
@@ -56,11 +57,13 @@ class Players(nn.Module, ABC):
         names: of all players, ``reference`` among them.
         one_call: whether one call may hold rows of several players, if the model lets it.
         kept: what an engine that draws keeps of them from one rollout to the next.
+        sharding: how their weights are spread over processes; None where each holds all.
     """
 
     names: tuple[str, ...]
     one_call: ClassVar[bool]
     kept: Any = None
+    sharding: Sharding | None = None
 
     @abstractmethod
     def add(self, player: str, source: str) -> None:
@@ -95,6 +98,35 @@ class Players(nn.Module, ABC):
     @abstractmethod
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; those of no other player."""
+
+    @abstractmethod
+    def replicated(self) -> list[nn.Parameter]:
+        """Parameters that stay whole in every process where weights are sharded."""
+
+    def models(self) -> list[Any]:
+        """The transformers models behind all players, each once."""
+        return list({id(m): m for m in map(self.language_model, self.names)}.values())
+
+    def body(self, player: str) -> Callable[..., Any]:
+        """What gives the hidden states of a player, inside ``playing``."""
+        model = self.language_model(player)
+        return model.base_model if self.sharding is None else self.sharding.body(model)
+
+    def at_rest(self) -> None:
+        """Let all weights lie where they may be read and written, as they may not when gathered."""
+        if self.sharding is not None:
+            self.sharding.reshard()
+
+    @property
+    def called_together(self) -> bool:
+        """Whether all processes must call a model equally often, for each waits for the others."""
+        return self.sharding is not None and self.sharding.layerwise
+
+    def gathered(self, players: Sequence[str]) -> AbstractContextManager[None]:
+        """Hold the weights of these players whole inside; drawing takes place in it."""
+        if self.sharding is None:
+            return nullcontext()
+        return self.sharding.gathered([self.language_model(player) for player in players])
 
     def checkpoint_keys(self) -> set[str]:
         """Names of the parameters that no model folder holds: what a checkpoint must."""
@@ -134,7 +166,7 @@ class AdapterPlayers(Players):
         self._model: Any
         self._linear = linear_weights(model)
         try:
-            with _without_false_alarm():
+            with without_false_alarm():
                 if start is None:
                     targets = choose(model, self._linear, lora.target_modules, without)
                     config = LoraConfig(
@@ -200,7 +232,7 @@ class AdapterPlayers(Players):
         self.names = (*self.names, player)
         config = copy.deepcopy(self._config)
         config.init_lora_weights = True  # others, such as PiSSA, would change the base model again
-        with _without_false_alarm():
+        with without_false_alarm():
             self._model.add_adapter(player, config)
         self._model.set_adapter("policy")  # adding one activates nothing, and stays so
         of_source = None if self.is_base(source) else self.parameters_of(source)
@@ -223,7 +255,7 @@ class AdapterPlayers(Players):
         """
         names = ["__base__" if self.is_base(player) else player for player in players]
         if len(names) > 1:
-            with _without_new_hooks(self._model):
+            with without_new_hooks(self._model):
                 yield {"adapter_names": [name for name in names for _ in range(num)]}
             return
         before = self._plays
@@ -245,6 +277,10 @@ class AdapterPlayers(Players):
         for layer in self.lora_layers:
             layer._disable_adapters = adapter == "__base__"
             layer._active_adapter = ["policy" if adapter == "__base__" else adapter]
+
+    @override
+    def replicated(self) -> list[nn.Parameter]:
+        return [p for name, p in self._model.named_parameters() if ".lora_" in name]
 
     def base_model(self) -> Any:
         """The model without adapters, which are lost."""
@@ -282,6 +318,7 @@ class AdapterPlayers(Players):
 
     def reference_weights(self) -> dict[str, Tensor]:
         """The base model, and the reference's own adapter where it has one."""
+        self.at_rest()
         others = self._made_here()
         return {name: t for name, t in _lasting_tensors(self._model) if id(t) not in others}
 
@@ -321,42 +358,21 @@ class CopiedPlayers(Players):
     def language_model(self, player: str) -> Any:
         return self._models[player]
 
+    @override
+    def replicated(self) -> list[nn.Parameter]:
+        return []
+
     def parameters_of(self, player: str) -> dict[str, nn.Parameter]:
         """All parameters of the player's module."""
         if player not in self._models:
             raise ValueError(f"there is no player {player!r}")
+        self.at_rest()
         return dict(self._models[player].named_parameters())
 
     @override
     def reference_weights(self) -> dict[str, Tensor]:
+        self.at_rest()
         return dict(_lasting_tensors(self._models["reference"]))
-
-
-@contextmanager
-def _without_false_alarm() -> Iterator[None]:
-    """Without peft's warning of ranks that it did use: those of experts in one tensor."""
-    with warnings.catch_warnings():
-        of = "The following (rank|alpha)_pattern keys did not match"
-        warnings.filterwarnings("ignore", of, RuntimeWarning)
-        yield
-
-
-@contextmanager
-def _without_new_hooks(model: nn.Module) -> Iterator[None]:
-    """Take off what an exception leaves: peft's hooks of a call outlive one that fails.
-
-    peft 0.21 removes them after its `yield`, and not in a `finally`; later calls would have the
-    rows' adapters of the one that failed.
-    """
-    before = {module: {*module._forward_pre_hooks} for module in model.modules()}
-    try:
-        yield
-    except BaseException:
-        for module, known in before.items():
-            for number in {*module._forward_pre_hooks} - known:
-                del module._forward_pre_hooks[number]
-                module._forward_pre_hooks_with_kwargs.pop(number, None)
-        raise
 
 
 def _lasting_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.policies.base import Policy, lerp_tensors_
+from nlhf_zoo.policies.base import lerp_tensors_
 from nlhf_zoo.policies.language_model.capabilities import (
     Capabilities,
     find_capabilities,
@@ -32,6 +32,7 @@ from nlhf_zoo.policies.language_model.modes import checkpoint_activations, switc
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.scoring import Scorer
+from nlhf_zoo.policies.language_model.sharded_policy import ShardedPolicy
 from nlhf_zoo.policies.language_model.sources import (
     ModelSource,
     Pretrained,
@@ -43,7 +44,7 @@ from nlhf_zoo.policies.language_model.targets import Coverage
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
 
-class CausalLMPolicy(Policy):
+class CausalLMPolicy(ShardedPolicy):
     """A causal language model of transformers, with LoRA adapters of peft or whole copies.
 
     log pi(y | x) is summed over the tokens of the response, the end-of-sequence token among them
@@ -132,7 +133,6 @@ class CausalLMPolicy(Policy):
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.min_new_tokens = min_new_tokens
         self.stop_strings = stop_strings or []
-        self._players: Players
         self.tokenizer: Any = None
         self._encoder: PromptEncoder
         self._score: Scorer
@@ -236,11 +236,9 @@ class CausalLMPolicy(Policy):
         )
         self._score.softmax_chunk = self._capabilities.softmax_chunk
         if why := self._capabilities.fallback:
-            kind = type(self.language_model).__name__
-            print(
-                f"nlhf: {kind} is decoded by transformers, not by NativeGenerator: {why}",
-                file=sys.stderr,
-            )
+            model = type(self.language_model).__name__
+            said = f"nlhf: {model} is decoded by transformers, not by NativeGenerator: {why}"
+            print(said, file=sys.stderr)
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -323,7 +321,8 @@ class CausalLMPolicy(Policy):
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
         request = self._request(who, prompts, num, decoding, rng)
-        drawn = self.generator.draw(self._players, request)
+        with self._players.gathered([player for player, weight in who.items() if weight]):
+            drawn = self.generator.draw(self._players, request)
         return self._responses(request, drawn, self.stamp(who))
 
     @property

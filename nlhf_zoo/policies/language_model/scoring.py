@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
@@ -249,7 +249,7 @@ class Scorer:
 
     def _body(self, player: str) -> Callable[..., Any]:
         """The model without its output layer; compiled for scoring alone."""
-        body: nn.Module = self.players.language_model(player).base_model
+        body = self.players.body(player)
         if not self.compiled:
             return body
         return self._bodies.setdefault(id(body), torch.compile(body, dynamic=True))

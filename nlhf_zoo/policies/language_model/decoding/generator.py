@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.language_model.generation import (
     Drawn,
     Generator,
@@ -46,6 +47,14 @@ class NativeGenerator(Generator):
         self.check_every = check_every
         self.cuda_graph = cuda_graph
         self.fallback = TransformersGenerator()
+
+    @override
+    def refuse_sharding(self, layerwise: bool) -> None:
+        if layerwise:
+            raise UserError(
+                "NativeGenerator holds the weights whole while it draws: set trainer.strategy to "
+                "fsdp2, or model.policy.generator to TransformersGenerator"
+            )
 
     @torch.no_grad()
     @override

@@ -29,7 +29,12 @@ _KEPT = 16  # batches of other sizes or laws whose buffers are kept
 
 
 def may_capture(players: Players, request_on: torch.device, on_device: bool) -> bool:
-    """Whether a token step asks the host for nothing, and lies on a GPU."""
+    """Whether a token step asks the host for nothing, and its tensors stay where they are on a GPU.
+
+    Weights that are gathered for a rollout lie elsewhere in the next one.
+    """
+    if players.sharding is not None:
+        return False
     fit = not isinstance(players, AdapterPlayers) or FusedAdapters.fit(players)
     return request_on.type == "cuda" and on_device and fit
 
