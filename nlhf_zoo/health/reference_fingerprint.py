@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.game.accounting import sum_over_processes
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.probe import Probe, gap, random_tokens
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts, Responses
-from nlhf_zoo.records.shards import local
+from nlhf_zoo.records.shards import is_sharded, local
 
 _PROMPTS = 2
 _RESUMED = 1e-3  # a response: another machine, or other kernels, round otherwise
@@ -33,7 +35,8 @@ class ReferenceFingerprint(L.Callback):
     for a log-probability, and a log-probability what is no weight. After a resume the
     log-probabilities must be those that the run began with, to 1e-3 (for a model of lower
     precision, to its rounding). They are of the first prompts and of responses of random tokens.
-    Only a language model's reference is watched: a table's is never computed.
+    Only a language model's reference is watched: a table's is never computed. Of several processes
+    all must hold the same weights, of all players, but of what is sharded.
 
     Args:
         every: rounds between two looks; there is one at the end too.
@@ -64,6 +67,9 @@ class ReferenceFingerprint(L.Callback):
         """
         if self._here is not None or not isinstance(pl_module, OnlineGame):
             return
+        if self._looked < 0:
+            refuse_apart(pl_module)
+            self._looked = pl_module.progress.round
         policy = pl_module.policy
         if not isinstance(policy, CausalLMPolicy):
             return
@@ -74,7 +80,6 @@ class ReferenceFingerprint(L.Callback):
         self._probe = _to(self._probe, policy.device)
         self._here = self._log_prob(policy)
         self._checksums = _checksums(policy)
-        self._looked = pl_module.progress.round
         if self._stored is None:
             self._stored = self._here.cpu()
             return
@@ -124,10 +129,11 @@ class ReferenceFingerprint(L.Callback):
         self._stored = state_dict["log_prob"]
 
     def _look(self, game: OnlineGame) -> None:
-        """Refuse to train on towards a reference that moved, by however little."""
+        """Refuse to train on towards a reference that moved, by however little, or apart."""
+        self._looked = game.progress.round
+        refuse_apart(game)
         if self._here is None:
             return
-        self._looked = game.progress.round
         policy = game.policy
         assert isinstance(policy, CausalLMPolicy)
         now = _checksums(policy)
@@ -148,6 +154,33 @@ class ReferenceFingerprint(L.Callback):
         """Of the log-probability of a whole response."""
         assert self._probe is not None
         return rounding(policy) * self._probe.responses.tokens.shape[-1]
+
+
+def refuse_apart(game: OnlineGame) -> None:
+    """Refuse to train where processes hold different weights that should be the same in all.
+
+    All processes call this. Of what is sharded each has a part of its own, which is passed over.
+
+    Raises:
+        DivergenceError: which weight differs; in all processes.
+    """
+    trainer = trainer_of(game)
+    if trainer is None or trainer.world_size == 1:
+        return
+    here = {
+        name: checksum(tensor)
+        for name, tensor in game.policy.state_dict().items()
+        if tensor.numel() and not is_sharded(tensor)
+    }
+    first = trainer.strategy.broadcast(here)
+    apart = sorted(name for name, number in here.items() if first.get(name) != number)
+    if sum_over_processes(game, [bool(apart)])[0]:
+        which = f": {apart[0]} is another one here than in the first" if apart else ""
+        raise DivergenceError(
+            f"the processes have not the same weights{which}, so that their gradients are of "
+            "different policies: see to it that all load the same files, and that nothing moves "
+            "weights in one of them alone"
+        )
 
 
 def _refuse_gap(found: float, limit: float, since: str) -> None:

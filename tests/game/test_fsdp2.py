@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ import torch.distributed as dist
 from forked import in_ranks
 from language_models import stream, tiny_folder
 from tiny_models import make_policy, tiny_prompts
-from torch import Tensor
+from torch import Tensor, nn
 
+from nlhf_zoo.errors import DivergenceError
+from nlhf_zoo.game.strategies import FSDP2Strategy
+from nlhf_zoo.health.reference_fingerprint import refuse_apart
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, NativeGenerator, TransformersGenerator
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import PLAIN, Prompts, Responses
@@ -74,7 +79,7 @@ def equal_everywhere(tensor: Tensor) -> bool:
     return all(torch.equal(other, tensor) for other in each)  # to the bit
 
 
-def assert_same_gradients(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def assert_same_gradients(found: dict[str, nn.Parameter], wanted: dict[str, nn.Parameter]) -> None:
     assert wanted.keys() == found.keys()
     largest = max(float(p.grad.abs().max()) for p in wanted.values())
     for name, parameter in found.items():
@@ -116,6 +121,22 @@ def trains_as_one(lora: LoRA | None, folder: Path) -> None:
         before = one._players.parameters_of(player)
         for name, parameter in shared._players.parameters_of(player).items():
             torch.testing.assert_close(whole(parameter), before[name], rtol=0, atol=1e-4)
+
+    refused_where_apart(shared)
+
+
+@torch.no_grad()
+def refused_where_apart(policy: CausalLMPolicy) -> None:
+    trainer = SimpleNamespace(world_size=2, strategy=FSDP2Strategy())
+    game: Any = SimpleNamespace(policy=policy, _trainer=trainer, device=policy.device)
+    refuse_apart(game)
+    if policy.lora is None:
+        return  # each has a part of its own
+    if dist.get_rank() == 1:
+        weight = next(iter(policy._players.parameters_of("anchor").values()))
+        weight[0, 0] += 1e-6
+    with pytest.raises(DivergenceError, match="lora_A" if dist.get_rank() else "not the same"):
+        refuse_apart(game)
 
 
 def held(policy: CausalLMPolicy) -> float:

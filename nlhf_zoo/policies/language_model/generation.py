@@ -183,6 +183,12 @@ class TransformersGenerator(Generator):
         )
         shared = {}
         together = players.called_together
+        if together and len(mixture) > len(names) and (request.ends or request.stops):
+            raise UserError(
+                "fsdp2_layerwise draws from no mixture of players that are whole models, for those "
+                "whose responses have ended would leave the others waiting: set trainer.strategy "
+                "to fsdp2"
+            )
         share = self.share_prompt and how.shared_prompt is not None and how.cached
         if share and not together and rows > 1 and self.cache == "dynamic" and tokens.shape[1] > 1:
             shared["past_key_values"] = _prefill(players, names, request)
