@@ -13,7 +13,7 @@ from judge_server_oracles import oracle as judge
 from judge_server_oracles import questions, texts
 from judges import FairJudge, Judge, actions, opinion, prompts
 from language_models import refused
-from serving import serving, start, stop, url
+from serving import in_loop, serving, start, stop, url
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import (
@@ -249,6 +249,35 @@ def test_a_server_forgets_what_has_arrived(hurried):
         assert oracle.client.received == [*there._desk._batches]
     finally:
         stop(there)
+
+
+def test_a_server_that_is_started_again_gives_what_is_missing(monkeypatch):
+    """In another order: the number of answers that have arrived says nothing of which."""
+    monkeypatch.setattr(served_server, "WAIT", 0.02)
+    answered, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Judge):
+        def answers(self, asked):
+            for given in list(super().answers(asked))[::-1]:  # the first question first
+                yield given
+                answered.set()
+                goes_on.wait()
+
+    first, second = Slow(), Judge()
+    there = start(first)
+    oracle = ServedOracle(url(there))
+    stream = oracle.answers(ASKED)
+    found = [next(stream)]
+    in_loop(there._runner.cleanup())  # as one that is killed
+    again = start(second, port=there.port)
+    try:
+        found += stream
+    finally:
+        goes_on.set()
+        stop(again)
+        there._desk.close()
+    assert sorted(found) == sorted(Judge().answers(ASKED))
+    assert len(second.asked) == 12
 
 
 def test_a_server_that_is_down_ends_the_questions(hurried):
@@ -490,6 +519,12 @@ def test_who_draws_by_the_number_of_calls_is_not_served():
         for _ in range(2):
             both = [one(one.prompts, some, some).preference for one in (labels, local)]
             assert torch.equal(*both)
+
+
+def test_an_oracle_without_a_fingerprint_is_not_served():
+    captured = 0.5
+    rule = RuleOracle(lambda prompt, first, second: captured)
+    refused("without a fingerprint cannot be served.*has captured", start, rule)
 
 
 def test_an_oracle_of_the_other_kind_is_named():

@@ -134,6 +134,16 @@ def test_a_token_is_in_nothing_that_is_kept_or_said(there, monkeypatch, caplog, 
         assert not any(TOKEN[at : at + 8] in text for at in range(len(TOKEN) - 7)), text
 
 
+def test_a_request_that_is_none_is_not_logged(there, capfd, caplog):
+    for line in (f"X Y: {TOKEN}", f"Content-Length: {TOKEN}", TOKEN, f"X\x00: {TOKEN}"):
+        with socket.create_connection(("127.0.0.1", there[1].port)) as connection:
+            connection.sendall(f"POST /v1/batches HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n".encode())
+            connection.settimeout(30)
+            assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+    said = capfd.readouterr()
+    assert said.out + said.err + caplog.text == ""
+
+
 @pytest.mark.parametrize("token", ["short", "with blanks in between", "with\nlines-of-its-own"])
 def test_what_is_no_token_is_refused_and_not_repeated(token, monkeypatch, tmp_path):
     monkeypatch.setenv("A_TOKEN", token)

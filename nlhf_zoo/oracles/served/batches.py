@@ -120,6 +120,7 @@ class BatchDesk:
 
         Raises:
             ValueError: it is no batch.
+            LookupError: it is not known, and some of its answers have arrived.
             OracleStoppedError: the server takes no more.
         """
         name = content.get("batch")
@@ -128,6 +129,8 @@ class BatchDesk:
         self._forget(content.get("received"))
         if name in self._batches:
             return self._batches[name]
+        if content.get("have"):  # of answers that another server gave, in another order
+            raise LookupError("it remembers no such batch")
         batch = self._made(content)
         if self.is_ending:
             raise OracleStoppedError(ENDING)

@@ -92,22 +92,27 @@ class ServedClient:
             longest: bytes of a reply at most.
 
         Yields:
-            replies, each with new ``answers``; the last one is ``done``.
+            replies, each with ``answers``; the last one is ``done``. A server that was started
+            again in between gives answers again that were given.
 
         Raises:
             OracleStoppedError: the server is down, refuses, or serves another oracle.
         """
-        name, have, done = uuid.uuid4().hex, 0, False
-        received = self.received.copy()
-        head = {"protocol": PROTOCOL, "fingerprint": fingerprint, "kind": kind, "batch": name}
+        have, done, received = 0, False, self.received.copy()
+        head: dict[str, Any] = {"protocol": PROTOCOL, "fingerprint": fingerprint, "kind": kind}
+        head["batch"] = uuid.uuid4().hex
         while not done:
             body = to_bytes({**content, **head, "have": have, "received": received})
             status, reply = self._insist("POST", BATCHES, body, longest, self.patience)
+            if status == 410 and have:  # the server has begun anew, and asks anew
+                head["batch"], have = uuid.uuid4().hex, 0
+                continue
             said = self._content(status, reply, OracleStoppedError)
             done = said.get("done") is True
             have += len(said["answers"])
             if done:
-                self.received = [one for one in self.received if one not in received] + [name]
+                left = [one for one in self.received if one not in received]
+                self.received = [*left, head["batch"]]
             yield said
 
     # ---- one request ----

@@ -50,12 +50,19 @@ def described(oracle: PreferenceOracle) -> Description:
         UserError: it has no fingerprint, or cannot be served.
     """
     refuse_unservable(oracle)
+    try:
+        fingerprint = fingerprint_of(oracle)
+    except UserError as error:
+        raise UserError(
+            "an oracle without a fingerprint cannot be served, for a run that resumes could not "
+            f"tell whether it is the same one: {error}"
+        ) from error
     support, prompts = oracle.support, oracle.prompts
     texts = [part for part in oracle.modules() if isinstance(part, TextOracle)]
     talks = None if prompts is None else prompts.conversations
     return Description(
         oracle=type(oracle).__name__,
-        fingerprint=fingerprint_of(oracle),
+        fingerprint=fingerprint,
         is_table=support is not None,
         counts=bool(ledgers(oracle)),
         tolerance=oracle.tolerance,

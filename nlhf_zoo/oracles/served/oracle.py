@@ -142,9 +142,12 @@ class ServedOracle(ServedPart, TextOracle):
     def _batch(self, asked: Sequence[Question], in_given_order: bool) -> Iterator[Answer]:
         content = {**questions_to_json(asked), "in_given_order": in_given_order}
         again = sum(question.again for question in asked)
-        counted = Counter(queries=len(asked) - again, swapped=again)
+        counted, known = Counter(queries=len(asked) - again, swapped=again), set[int]()
         for reply in self.client.ask("questions", self.fingerprint, content):
             for number, answer, why in _entries(reply, len(asked), self.client.url):
+                if number in known:  # by a server that was started again
+                    continue
+                known.add(number)
                 if math.isnan(answer):
                     counted["invalid"] += 1  # by who reads these answers
                     self._last_error = why

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
@@ -73,7 +76,11 @@ class OracleServer:
         app = web.Application(client_max_size=LONGEST_BODY, middlewares=[self._answered()])
         app.router.add_get(DESCRIPTION, self._describe)
         app.router.add_post(BATCHES, self._ask)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_LAST)
+        silent = logging.getLogger(f"{__name__}.silent")  # a request that is none may hold a token
+        silent.disabled = True
+        runner = web.AppRunner(
+            app, access_log=None, logger=silent, handle_signals=False, shutdown_timeout=_LAST
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, host, port)
@@ -118,6 +125,9 @@ class OracleServer:
                 return await handler(request)
             except web.HTTPException as error:
                 return _error(error.status, _TOO_LONG if error.status == 413 else error.reason)
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                return _error(500, f"its server has met {type(error).__name__}")
 
         return answered
 
@@ -155,6 +165,8 @@ class OracleServer:
             return _error(408, f"no whole body within {_BODY:g} s")
         except OracleStoppedError as error:
             return _error(503, str(error))
+        except LookupError as error:
+            return _error(410, str(error))
         except (ValueError, TypeError) as error:
             return _error(400, f"no batch, for {error}")
         have = content.get("have", 0)
