@@ -71,7 +71,9 @@ def read(args: Sequence[str]) -> dict[str, Any]:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     parser = SentenceParser(prog="nlhf serve-oracle")
     parser.add_argument("--config", action="config")
-    parser.add_function_arguments(serve)
+    # By hand: it may be a file with a class and its options.
+    parser.add_argument("--oracle", type=PreferenceOracle, required=True, enable_path=True)
+    parser.add_function_arguments(serve, skip={"oracle"})
     parsed = parser.parse_args(_with_content(args))
     _seed(parsed["seed_everything"])
     with as_user_errors():
@@ -175,7 +177,13 @@ def _with_content(args: Sequence[str]) -> list[str]:
     content = read_config(name)
     if not content:
         raise UserError(f"CONFIG {name!r} is no file: give one with the options of this command")
-    return [f"--config={dump(_own_options(content, name))}", *rest]
+    written = dump(_own_options(content, name))
+    if "${" in written:  # which may name what this command has not
+        raise UserError(
+            f"{name} puts an option of its oracle together by an interpolation, ${{...}}: write "
+            "the value itself, or give it on the command line"
+        )
+    return [f"--config={written}", *rest]
 
 
 def _own_options(content: dict[str, Any], name: str) -> dict[str, Any]:

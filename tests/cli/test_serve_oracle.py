@@ -155,6 +155,7 @@ REFUSED = {
     ),
     "a device": (["own.yaml", "--device", "gpu7"], "--device gpu7 cannot be used"),
     "a model": (["model.yaml"], "has no model.oracle that could be served"),
+    "an interpolation": (["interpolated.yaml"], "by an interpolation"),
     "labels": (["labels.yaml"], "put BernoulliLabels around ServedOracle"),
     "a folder": (["counted.yaml", "--folder", "own.yaml"], "own.yaml cannot be written to"),
 }  # fmt: skip
@@ -168,6 +169,7 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(name, tmp_path, monkeypa
         "own": CONFIG, "model": {"model": {"class_path": "OnlineGame"}},
         "labels": {"oracle": part("BernoulliLabels", oracle=TABLE)},
         "counted": {"oracle": counted(9)},
+        "interpolated": {"oracle": counted("${trainer.max_steps}")},
     }  # fmt: skip
     for file, content in files.items():
         Path(f"{file}.yaml").write_text(yaml.safe_dump(content))

@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +28,6 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import CachedOracle
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.oracles.wrappers import cached, claims
 from nlhf_zoo.oracles.wrappers.cached import AnswerStore, Remembered
 
 FORK = multiprocessing.get_context("fork")
@@ -282,97 +280,6 @@ def test_processes_share_it(tmp_path: Path):
                 assert answers[n] == pytest.approx(p if ascending else 1 - p, abs=1e-15)
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-@pytest.fixture
-def pauses(monkeypatch) -> list[float]:
-    """Pauses of those who wait for others' answers, which take next to no time."""
-    taken: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        taken.append(seconds)
-        time.sleep(0.001)
-
-    monkeypatch.setattr(cached, "time", SimpleNamespace(sleep=sleep))
-    return taken
-
-
-@pytest.mark.parametrize("silent", ["", "c"])
-def test_what_another_is_asking_is_waited_for(path: Path, pauses: list[float], silent: str):
-    """What the other gets no answer to is asked for once more."""
-
-    class Waits(FairJudge):
-        def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-            for answer in super().answers(questions):
-                while not pauses:  # the other one has seen that these are asked
-                    time.sleep(0.001)
-                yield answer
-
-    ask = questions("ab", "ac", "ad")
-    first, second = Waits(silent=silent), FairJudge(silent=silent)
-    asking, waiting = CachedOracle(first, path), CachedOracle(second, path)
-    found: list[Answer] = []
-    stream = asking.answers(ask)
-    thread = threading.Thread(target=lambda: found.extend(stream))
-    thread.start()
-    while not first.asked:  # all are claimed
-        time.sleep(0.001)
-    said = dict(waiting.answers(ask))
-    thread.join()
-    assert {n: p for n, p in said.items() if p == p} == {n: p for n, p in found if p == p}
-    assert len(first.asked) == 3
-    assert second.asked == [q for q in ask if silent and silent in (q.first, q.second)]
-    assert waiting.ledger["cache_hits"] == 3 - len(second.asked)
-
-
-def test_claims_end_with_the_process_that_holds_them(path: Path, pauses: list[float]):
-    ask = questions("ab", "ac")
-
-    def work(send: Send) -> None:
-        for answer in CachedOracle(Slow(seconds=0.0), path).answers(ask):
-            send(answer)
-            threading.Event().wait(600)
-
-    process, reading = child(work)
-    known = dict([reading.recv()])  # of the other it holds a claim
-
-    def kill() -> None:
-        while not pauses:
-            time.sleep(0.001)
-        process.kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    oracle = CachedOracle(Slow(), path)
-    found = dict(oracle.answers(ask))
-    killer.join()
-    process.join()
-    assert found == {n: opinion("x", q.first, q.second) / 2 for n, q in enumerate(ask)}
-    assert found[0] == known[0]
-    assert oracle.ledger["cache_hits"] == 1
-
-
-def test_who_hangs_is_not_waited_for_for_ever(path: Path, pauses: list[float], monkeypatch):
-    """Such as a stream that nobody reads, in this very thread."""
-    monkeypatch.setattr(cached, "_PATIENCE", 1.0)
-    ask, judge = questions("ab", "ac"), FairJudge()
-    stream = CachedOracle(FairJudge(), path).answers(ask)
-    number, answer = next(stream)
-    found = dict(CachedOracle(judge, path).answers(ask))
-    assert found[number] == answer
-    assert judge.asked == [ask[1 - number]]
-    assert 1 < sum(pauses) < 1.2
-    stream.close()
-
-
-def test_without_such_locks_nobody_waits(path: Path, pauses: list[float], monkeypatch):
-    monkeypatch.setattr(claims, "_SET_LOCK", None)
-    ask, judge = questions("ab", "ac"), FairJudge()
-    stream = CachedOracle(FairJudge(), path).answers(ask)
-    number, answer = next(stream)
-    assert dict(CachedOracle(judge, path).answers(ask))[number] == answer
-    assert len(judge.asked) == 1
-    assert pauses == []
 
 
 def test_a_process_waits_while_another_writes(path: Path):

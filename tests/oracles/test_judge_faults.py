@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from judge_server import LASTING, PASSING, JudgeServer, fault_of, responses, rule
-from judge_server_oracles import RETRIES, oracle, texts
+from judge_server_oracles import RETRIES, oracle, questions, texts
+from judge_server_oracles import oracle as judge
+from judges import prompts
+from serving import counts, serving
 
+from nlhf_zoo.errors import OracleStoppedError
+from nlhf_zoo.oracles import BudgetedOracle, CachedOracle, ServedOracle
 from nlhf_zoo.oracles.judge import client
 from nlhf_zoo.records import Prompts
 
@@ -160,3 +166,92 @@ def test_faults(prompts: int, concurrency: int):
     hit = sum(fault_of(seed, share, *shown)[0] is not None for shown in orders) / len(orders)
     assert abs(hit - share) < 4 * math.sqrt(share * (1 - share) / len(orders))
     assert 0.1 < invalid / len(pairs) < 0.3
+
+
+# ---- behind a server -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with JudgeServer() as server:
+        yield server
+
+
+def test_a_judge_answers_and_counts_as_without_a_server(plain):
+    """In both orders, and tokens too."""
+    local, mine = judge(plain), texts("mine", 2, 5)
+    expected = local(prompts("x", "y"), mine, mine)
+    with serving(judge(plain)) as address:
+        oracle = ServedOracle(address)
+        found = oracle(prompts("x", "y"), mine, mine)
+    assert torch.equal(found.valid, expected.valid)
+    assert torch.equal(found.preference, expected.preference)
+    assert counts(oracle) == counts(local)
+    assert oracle.ledger["swapped"] == 20
+    assert oracle.ledger["prompt_tokens"] > 0
+    assert oracle.symmetric
+
+
+def test_why_there_is_no_answer_is_handed_on():
+    with JudgeServer(always="refusal") as refusing, serving(judge(refusing)) as address:
+        oracle = ServedOracle(address)
+        assert all(math.isnan(answer) for _, answer in oracle.answers(questions(2)))
+    assert oracle.last_error.startswith("no verdict, for it is not one JSON object, but I'm sorry")
+
+
+def test_a_budget_around_it_holds_and_swapped_calls_count(plain):
+    with serving(judge(plain)) as address:
+        oracle = BudgetedOracle(ServedOracle(address), max_requests=15)
+        mine = texts("mine", 1, 4)
+        oracle(prompts("x"), mine, mine)  # 6 questions in both orders
+        oracle(prompts("y"), mine.take([0]), mine)
+        assert oracle.spent()["max_requests"] == 24  # of what was asked nothing is lost
+        with pytest.raises(OracleStoppedError, match="another would exceed max_requests"):
+            oracle(prompts("z"), mine, mine)
+        assert oracle.spent()["max_requests"] == 24
+
+
+def test_two_that_ask_at_once_count_what_is_theirs(plain):
+    """A judge is asked for both at once, and each knows what its own questions have cost."""
+    asked = questions(40)
+    with JudgeServer(hold=40) as there, serving(judge(there, concurrency=20)) as address:
+        oracles = [ServedOracle(address) for _ in range(2)]
+        found = [{}, {}]
+
+        def ask(rank):  # no reply until both have 20 requests on their way
+            found[rank].update(oracles[rank].answers(asked[rank::2]))
+
+        threads = [threading.Thread(target=ask, args=[rank]) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [oracle.ledger["queries"] for oracle in oracles] == [20, 20]
+        assert [oracle.ledger["requests"] for oracle in oracles] == [40, 40]
+        assert len(there.entries()) == 80
+    expected = dict(judge(plain).answers(asked))
+    assert [expected[2 * n + rank] for rank in range(2) for n in range(20)] == [
+        found[rank][n] for rank in range(2) for n in range(20)
+    ]
+
+
+def test_a_cache_on_the_server_is_asked_once_by_two(tmp_path):
+    """No reply until all 24 requests are on their way, and no other request ever comes."""
+    with JudgeServer(hold=24) as there:
+        cache = CachedOracle(judge(there), tmp_path / "answers.sqlite")
+        with serving(cache) as address:
+            oracles = [ServedOracle(address) for _ in range(2)]
+            found = [{}, {}]
+
+            def ask(rank):
+                found[rank].update(oracles[rank].answers(questions(12)))
+
+            threads = [threading.Thread(target=ask, args=[rank]) for rank in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert len(there.entries()) == 24
+    assert found[0] == found[1]
+    assert sum(oracle.ledger["queries"] for oracle in oracles) == 12
+    assert sum(oracle.ledger["cache_hits"] for oracle in oracles) == 12

@@ -1,19 +1,15 @@
 """An oracle behind a server answers, counts and stops as it would without one."""
 
 import copy
-import math
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from judge_server import JudgeServer
-from judge_server_oracles import oracle as judge
 from judge_server_oracles import questions, texts
 from judges import FairJudge, Judge, actions, opinion, prompts
 from language_models import refused
-from serving import in_loop, serving, start, stop, url
+from serving import counts, serving, start, stop, url
 
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles import (
@@ -30,46 +26,17 @@ from nlhf_zoo.oracles import (
     SmallLanguage,
     UniformRandom,
 )
-from nlhf_zoo.oracles.ledger import FIELDS, spent
+from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.rules import shorter_wins
-from nlhf_zoo.oracles.served import client
 from nlhf_zoo.oracles.served import server as served_server
 from nlhf_zoo.oracles.served.description import fingerprint_of
 from nlhf_zoo.oracles.served.protocol import KEPT
 from nlhf_zoo.records import Prompts, Responses
-from oracles.zoo import server
 
 ASKED = questions(12)
-COUNTED = [field for field in FIELDS if field != "microseconds"]
-
-
-def counts(oracle):
-    return {field: spent(oracle)[field] for field in COUNTED}
 
 
 # ---- of texts ------------------------------------------------------------------------------------
-
-
-def test_a_judge_answers_and_counts_as_without_a_server():
-    """In both orders, and tokens too."""
-    local, mine = judge(server()), texts("mine", 2, 5)
-    expected = local(prompts("x", "y"), mine, mine)
-    with serving(judge(server())) as address:
-        oracle = ServedOracle(address)
-        found = oracle(prompts("x", "y"), mine, mine)
-    assert torch.equal(found.valid, expected.valid)
-    assert torch.equal(found.preference, expected.preference)
-    assert counts(oracle) == counts(local)
-    assert oracle.ledger["swapped"] == 20
-    assert oracle.ledger["prompt_tokens"] > 0
-    assert oracle.symmetric
-
-
-def test_why_there_is_no_answer_is_handed_on():
-    with serving(judge(server(always="refusal"))) as address:
-        oracle = ServedOracle(address)
-        assert all(math.isnan(answer) for _, answer in oracle.answers(ASKED[:2]))
-    assert oracle.last_error.startswith("no verdict, for it is not one JSON object, but I'm sorry")
 
 
 @pytest.mark.parametrize("size", [1, 5, 12])
@@ -202,238 +169,7 @@ def test_responses_of_a_language_model_are_found_by_their_names():
         refused("'zzz' is no response that the oracle at .* lists", oracle, asked, other, other)
 
 
-# ---- what may fail on the way --------------------------------------------------------------------
-
-
-@pytest.fixture
-def hurried(monkeypatch):
-    """Pauses take no time, and are what time passes by."""
-    now = [0.0]
-
-    def sleep(seconds):
-        now[0] += seconds
-
-    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(client, "time", clock)
-    return now
-
-
-def test_a_reply_that_is_lost_costs_nothing_twice(hurried, monkeypatch):
-    exchange, attempts = client.ServedClient._exchange, []
-
-    def lossy(self, method, *others):
-        found = exchange(self, method, *others)
-        attempts.append(method)
-        if len(attempts) % 3:
-            raise client._UnreachedError("the reply is lost")
-        return found
-
-    inner = Judge()
-    with serving(inner) as address:
-        monkeypatch.setattr(client.ServedClient, "_exchange", lossy)
-        oracle = ServedOracle(address)
-        for _ in range(2):
-            assert dict(oracle.answers(ASKED)) == dict(Judge().answers(ASKED))
-    assert attempts == ["GET"] * 3 + ["POST"] * 6
-    assert len(inner.asked) == 24
-    assert counts(oracle) == counts(inner)
-
-
-def test_a_server_forgets_what_has_arrived(hurried):
-    there = start(Judge())
-    try:
-        oracle = ServedOracle(url(there))
-        for _ in range(3):
-            assert [*oracle.answers(ASKED)]
-        assert len(there._desk._batches) == 1  # what the next request would acknowledge
-        assert oracle.client.received == [*there._desk._batches]
-    finally:
-        stop(there)
-
-
-def test_a_server_that_is_started_again_gives_what_is_missing(monkeypatch):
-    """In another order: the number of answers that have arrived says nothing of which."""
-    monkeypatch.setattr(served_server, "WAIT", 0.02)
-    answered, goes_on = threading.Event(), threading.Event()
-
-    class Slow(Judge):
-        def answers(self, asked):
-            for given in list(super().answers(asked))[::-1]:  # the first question first
-                yield given
-                answered.set()
-                goes_on.wait()
-
-    first, second = Slow(), Judge()
-    there = start(first)
-    oracle = ServedOracle(url(there))
-    stream = oracle.answers(ASKED)
-    found = [next(stream)]
-    in_loop(there._runner.cleanup())  # as one that is killed
-    again = start(second, port=there.port)
-    try:
-        found += stream
-    finally:
-        goes_on.set()
-        stop(again)
-        there._desk.close()
-    assert sorted(found) == sorted(Judge().answers(ASKED))
-    assert len(second.asked) == 12
-
-
-def test_a_server_that_is_down_ends_the_questions(hurried):
-    there = start(Judge())
-    oracle = ServedOracle(url(there), timeout=60.0, patience=90.0)
-    stop(there)
-    with pytest.raises(
-        OracleStoppedError, match=r"has given no answer for 90 s .*refused"
-    ) as found:
-        [*oracle.answers(ASKED)]
-    assert 80 < hurried[0] <= 90
-    assert "\n" not in str(found.value)
-    refused("no answer for 10 s", ServedOracle, url(there))  # a run that begins waits less
-
-
-def test_a_server_that_ends_hands_out_what_was_asked():
-    first_asked, goes_on = threading.Event(), threading.Event()
-
-    class Slow(Judge):
-        def answers(self, asked):
-            for answer in super().answers(asked):
-                yield answer
-                first_asked.set()
-                goes_on.wait()
-
-    inner = Slow()
-    there = start(inner)
-    oracle = ServedOracle(url(there))
-    found, ends = {}, []
-
-    def ask():
-        try:
-            found.update(oracle.answers(ASKED))
-        except OracleStoppedError as error:
-            ends.append(str(error))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    first_asked.wait()
-    stopping = threading.Thread(target=stop, args=[there])
-    stopping.start()
-    while not there._desk.is_ending:
-        threading.Event().wait(0.001)
-    goes_on.set()
-    stopping.join()
-    asking.join()
-    assert ends == [f"the oracle that is served at {url(there)} has stopped: its server is ending"]
-    assert counts(oracle)["queries"] == counts(inner)["queries"] == len(inner.asked) == 1
-    with pytest.raises(OracleStoppedError, match="its server is ending"):
-        there._desk.take(
-            {"batch": "x" * 16, "kind": "questions", "conversations": [], "questions": []}
-        )
-
-
-def test_a_budget_of_the_server_ends_the_questions():
-    inner = BudgetedOracle(Judge(), max_queries=5)
-    with serving(inner) as address:
-        oracle = ServedOracle(address)
-        found = {}
-        with pytest.raises(OracleStoppedError, match="has stopped: the oracle's budget is spent"):
-            found.update(oracle.answers(ASKED))  # one by one
-    assert len(found) == 5
-    assert counts(oracle) == counts(inner)
-    assert oracle.ledger["queries"] == 5
-
-
-def test_a_budget_around_it_holds_and_swapped_calls_count():
-    with serving(judge(server())) as address:
-        oracle = BudgetedOracle(ServedOracle(address), max_requests=15)
-        mine = texts("mine", 1, 4)
-        oracle(prompts("x"), mine, mine)  # 6 questions in both orders
-        oracle(prompts("y"), mine.take([0]), mine)
-        assert oracle.spent()["max_requests"] == 24  # of what was asked nothing is lost
-        with pytest.raises(OracleStoppedError, match="another would exceed max_requests"):
-            oracle(prompts("z"), mine, mine)
-        assert oracle.spent()["max_requests"] == 24
-
-
-def test_what_the_oracle_refuses_is_one_sentence():
-    with serving(ListedResponses(FairJudge(silent="b"), _listed())) as address:
-        refused(
-            "the oracle that is served at .* refuses: FairJudge has no answer to a pair of line 1",
-            lambda: ServedTable(address).table,
-        )
-
-
-def _listed():
-    from language_models import new_folder
-
-    path = new_folder() / "listed.jsonl"
-    path.write_text('{"prompt": "x", "responses": ["a", "b"]}\n')
-    return path
-
-
-def test_an_oracle_that_breaks_does_not_break_the_server(capfd):
-    class Broken(Judge):
-        def answers(self, asked):
-            if len(asked) > 2:
-                raise LookupError("a fault of its own")
-            return super().answers(asked)
-
-    with serving(Broken()) as address:
-        oracle = ServedOracle(address)
-        with pytest.raises(OracleStoppedError, match="has met LookupError, a fault of its own"):
-            [*oracle.answers(ASKED)]
-        assert dict(oracle.answers(ASKED[:2])) == dict(Judge().answers(ASKED[:2]))
-    assert 'raise LookupError("a fault of its own")' in capfd.readouterr().err
-
-
 # ---- several at once -----------------------------------------------------------------------------
-
-
-def test_two_that_ask_at_once_count_what_is_theirs():
-    """A judge is asked for both at once, and each knows what its own questions have cost."""
-    asked = questions(40)
-    with JudgeServer(hold=40) as there, serving(judge(there, concurrency=20)) as address:
-        oracles = [ServedOracle(address) for _ in range(2)]
-        found = [{}, {}]
-
-        def ask(rank):  # no reply until both have 20 requests on their way
-            found[rank].update(oracles[rank].answers(asked[rank::2]))
-
-        threads = [threading.Thread(target=ask, args=[rank]) for rank in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert [oracle.ledger["queries"] for oracle in oracles] == [20, 20]
-        assert [oracle.ledger["requests"] for oracle in oracles] == [40, 40]
-        assert len(there.entries()) == 80
-    expected = dict(judge(server()).answers(asked))
-    assert [expected[2 * n + rank] for rank in range(2) for n in range(20)] == [
-        found[rank][n] for rank in range(2) for n in range(20)
-    ]
-
-
-def test_a_cache_on_the_server_is_asked_once_by_two(tmp_path):
-    """No reply until all 24 requests are on their way, and no other request ever comes."""
-    with JudgeServer(hold=24) as there:
-        cache = CachedOracle(judge(there), tmp_path / "answers.sqlite")
-        with serving(cache) as address:
-            oracles = [ServedOracle(address) for _ in range(2)]
-            found = [{}, {}]
-
-            def ask(rank):
-                found[rank].update(oracles[rank].answers(ASKED))
-
-            threads = [threading.Thread(target=ask, args=[rank]) for rank in range(2)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        assert len(there.entries()) == 24
-    assert found[0] == found[1]
-    assert sum(oracle.ledger["queries"] for oracle in oracles) == 12
-    assert sum(oracle.ledger["cache_hits"] for oracle in oracles) == 12
 
 
 def test_other_oracles_are_asked_by_one_at_a_time():
