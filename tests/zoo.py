@@ -248,6 +248,53 @@ class Spy(PreferenceOracle):
         return self.oracle(prompts, first, second)
 
 
+class Silent(PreferenceOracle):
+    """Another oracle that has no answer for some prompts and some actions.
+
+    Args:
+        oracle: whose answers.
+        prompts: those about which it says nothing.
+        action: it says nothing about pairs with this action either.
+        lie: what the preference says where it is invalid.
+    """
+
+    def __init__(
+        self,
+        oracle: PreferenceOracle,
+        prompts: Sequence[int] = (),
+        action: int | None = None,
+        lie: float = float("nan"),
+    ) -> None:
+        super().__init__()
+        self.oracle, self.silent, self.action, self.lie = oracle, prompts, action, lie
+
+    @property
+    def support(self) -> Tensor | None:
+        return self.oracle.support
+
+    @property
+    def table(self) -> Tensor | None:
+        return self.oracle.table
+
+    @property
+    def answers_table(self) -> bool:
+        return False
+
+    @property
+    def prompts(self) -> Prompts | None:
+        return self.oracle.prompts
+
+    def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        answer = self.oracle(prompts, first, second)
+        valid = torch.ones_like(answer.valid)
+        for prompt in self.silent:
+            valid[prompts.ids == prompt] = False
+        if self.action is not None:
+            valid &= (first.actions != self.action)[:, :, None]
+            valid &= (second.actions != self.action)[:, None, :]
+        return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
+
+
 def all_prompts(game: OnlineGame) -> Prompts:
     """The prompts of a table."""
     return Prompts(torch.arange(len(game.oracle.support)))

@@ -22,7 +22,6 @@ from nlhf_zoo.callbacks.trained_state import refuse_not_finite
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.files import naming
 from nlhf_zoo.game import rollout_files
-from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.lightning_internals import (
     has_launcher,
     is_trial,
@@ -37,6 +36,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.oracles import journal
 from nlhf_zoo.oracles.journal import Journal
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
+from nlhf_zoo.processes import objects_of_each, sum_over_processes
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
 PREVIOUS = "previous.ckpt"  # beside the last one
@@ -116,15 +116,15 @@ class GameCheckpoint(ModelCheckpoint):
             log_training_step(trainer)
         super().on_train_batch_end(trainer, pl_module, *others)
         if not isinstance(pl_module, OnlineGame):
-            self._stop_at_signal(trainer, pl_module)
+            self._stop_at_signal(trainer)
         elif self._position is not None:
             self._position, self._accumulated = pl_module.position(), 0
 
-    def _stop_at_signal(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _stop_at_signal(self, trainer: L.Trainer) -> None:
         """End the training of what is no game behind an optimiser step; a game ends in asking."""
         self._steps = trainer.global_step
         here = [self._signals.received == signum for signum in ENDING]
-        for signum, number in zip(ENDING, sum_over_processes(module, here), strict=True):
+        for signum, number in zip(ENDING, sum_over_processes(trainer, here), strict=True):
             if number:
                 log_training_step(trainer)
                 self._write(trainer)
@@ -266,7 +266,8 @@ class ResumeState(L.Callback):
     """Save and restore the global random state of Python, NumPy and PyTorch.
 
     The game's own draws come from streams keyed by seed, process and step; this is for what users
-    add.
+    add. Each process has a state of its own; where there are more or fewer than there were, all go
+    on from the first one's.
     """
 
     def __init__(self) -> None:
@@ -283,6 +284,14 @@ class ResumeState(L.Callback):
             "python": random.getstate(),
         }
 
+    @override
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.world_size > 1 and "callbacks" in checkpoint:  # of whole checkpoints
+            each = objects_of_each(trainer, self.state_dict())
+            checkpoint["callbacks"][self.state_key] = {"each": each}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts: what is set up before then draws too."""
         self._loaded = state_dict
@@ -291,6 +300,8 @@ class ResumeState(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._loaded is None:
             return
+        if each := self._loaded.get("each"):
+            self._loaded = each[trainer.global_rank if len(each) == trainer.world_size else 0]
         torch.set_rng_state(self._loaded["torch"])
         if self._loaded["cuda"]:
             # a run may go on with fewer devices than it had

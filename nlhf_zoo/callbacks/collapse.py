@@ -14,6 +14,7 @@ from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.policies import CausalLMPolicy
+from nlhf_zoo.processes import Figure, Largest, Mean, of_all_processes
 from nlhf_zoo.records import PLAIN, Prompts
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 
@@ -73,7 +74,7 @@ class CollapseWatch(L.Callback):
     def _look(self, trainer: L.Trainer, game: OnlineGame) -> str:
         """Log the figures; what is to be said of them, where anything is."""
         assert self._batch is not None
-        certainty = measure(game, self._batch)
+        certainty = of_processes(trainer, measure(game, self._batch))
         number = game.progress.round
         if number != self._looked:
             for logger in trainer.loggers:
@@ -111,6 +112,23 @@ class Certainty:
     figures: dict[str, float]  # by tags
     excess: float  # the largest of what the bounds hold below 1/beta
     is_one_response: bool  # to each prompt, as far as numbers tell
+    num_prompts: int
+
+
+def of_processes(trainer: L.Trainer, own: Certainty) -> Certainty:
+    """What all processes have measured of their own prompts; all of them call this."""
+    if trainer.world_size == 1:
+        return own
+    num = own.num_prompts
+    figures: dict[str, Figure] = {
+        tag: Mean(torch.tensor(figure * num), num) for tag, figure in own.figures.items()
+    }
+    figures["excess"] = Largest(torch.tensor(own.excess))
+    figures["one"] = Mean(torch.tensor(float(own.is_one_response)), 1)
+    found = of_all_processes(trainer, figures)
+    values = {tag: figure.value.item() for tag, figure in found.items()}
+    excess, one = values.pop("excess"), values.pop("one")
+    return Certainty(values, excess, one == 1, num * trainer.world_size)
 
 
 @torch.no_grad()
@@ -163,6 +181,7 @@ def of_all(ours: Tensor, theirs: Tensor, rounding: float) -> Certainty:
         },
         excess=(highest - lowest).max().item(),
         is_one_response=bool((one & (there.sum(-1) > 1)).all()),
+        num_prompts=len(ours),
     )
 
 
@@ -181,4 +200,5 @@ def of_some(ours: Tensor, theirs: Tensor, tokens: Tensor, rounding: float) -> Ce
         },
         excess=max(ratio.abs().max().item(), odds.max().item()),
         is_one_response=max(distinct) == 1 and bool((-torch.expm1(ours) <= rounding).all()),
+        num_prompts=len(ours),
     )

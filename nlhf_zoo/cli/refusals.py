@@ -100,7 +100,7 @@ def refuse_misfits(
         data.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)
     if isinstance(data, TablePrompts):
         total = len(table_prompts(game.oracle))
-        if data.size(total, trainer.world_size) != total and closed_form:
+        if closed_form and data.size(total, trainer.world_size) != total:
             raise UserError(
                 "the closed form plays all prompts at once: set data.batch_size to null"
             )
@@ -113,7 +113,8 @@ def _say_prompts(trainer: L.Trainer, game: OnlineGame, data: L.LightningDataModu
         UserError: its minibatches do not divide them.
     """
     if isinstance(data, TablePrompts):
-        size = data.size(len(table_prompts(game.oracle)), trainer.world_size)
+        total, evenly = len(table_prompts(game.oracle)), game.reuse is not None
+        size = data.size(total, trainer.world_size, evenly) // trainer.world_size
     elif isinstance(data, TextPrompts):
         size = data.batch_size
     else:

@@ -211,7 +211,7 @@ class PreferencePairs(TextData[list[PairRow]]):
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
         batches = EpochBatches(
             len(pairs),
-            self.batch_size,
+            self.batch_size * trainer.world_size,
             lambda: int(progress.total.processed),
             self.shuffle,
             self.seed,

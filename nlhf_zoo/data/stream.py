@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.records import Prompts
 
 _LOOKED_AT = 64  # rows of a source, for their shape
 Rows = TypeVar("Rows", bound=Sized)
@@ -149,8 +150,11 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
     def val_dataloader(self) -> DataLoader[Any]:
         rows = self.loaded.validation
         assert rows is not None  # `setup` has made sure
-        places = range(self.trainer.global_rank, len(rows), self.trainer.world_size)
-        return loader(partial(self.batch, rows), places, self.batch_size, kind=self.loader_kind)
+        batch, batches = (
+            partial(self.batch, rows),
+            own_batches(self.trainer, len(rows), self.batch_size),
+        )
+        return loader(batch, range(len(rows)), batch_sampler=batches, kind=self.loader_kind)
 
     test_dataloader = val_dataloader
 
@@ -182,15 +186,19 @@ class EndlessBatches(Sampler[list[int]]):
     so a resumed run sees the batches that the other would have seen, and prefetching does no harm.
     All gradient steps of a round see the same prompts, for what a step writes is meant for the
     prompts of the next.
+
+    The processes share a batch as evenly as they can, without repeats: where it does not divide,
+    some have a prompt more. A last batch of a pass that is incomplete is filled from the next pass.
     """
 
     num_prompts: int
-    batch_size: int  # prompts of a batch of one process
+    batch_prompts: int  # of a batch of all processes
     consumed: Callable[[], int]  # batches this process has trained on; asked as iteration begins
     shuffle: bool = False  # a new order for each pass, the same in all processes
     seed: int = 0  # of these orders
     rank: int = 0
     world_size: int = 1  # processes; together they see each prompt once a pass
+    since: Callable[[], tuple[int, int]] = lambda: (0, 0)  # a batch that begins a round; its place
     repeats: int = 1  # gradient steps of a round
     accumulate: int = 1  # batches of one gradient step
     first_pass: Sequence[int] | None = None  # its order, in place of a drawn one
@@ -200,15 +208,16 @@ class EndlessBatches(Sampler[list[int]]):
     @override
     def __iter__(self) -> Iterator[list[int]]:
         order = lru_cache(maxsize=1)(self._order)
+        since, place = self.since()
+        share = own_share(self.batch_prompts, self.rank, self.world_size)
         together = range(self.accumulate * (2 if self.ahead else 1))
         for consumed in count(self.consumed()):
-            played, part = divmod(consumed, self.repeats * self.accumulate)
+            played, part = divmod(consumed - since, self.repeats * self.accumulate)
             own = together if self.joined else [part % self.accumulate]
             places: list[int] = []
             for each in own:
-                batch = played * self.accumulate + each
-                first = (batch * self.world_size + self.rank) * self.batch_size
-                places += range(first, first + self.batch_size)
+                first = place + (played * self.accumulate + each) * self.batch_prompts
+                places += range(first + share.start, first + share.stop)
             passes = (divmod(place, self.num_prompts) for place in places)
             yield [order(number)[index] for number, index in passes]
 
@@ -230,7 +239,7 @@ class EpochBatches(EndlessBatches):
 
     def __len__(self) -> int:
         """Batches of an epoch of one process."""
-        return math.ceil(self.num_prompts / (self.batch_size * self.world_size))
+        return math.ceil(self.num_prompts / self.batch_prompts)
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
@@ -240,28 +249,76 @@ class EpochBatches(EndlessBatches):
 def game_batches(
     trainer: L.Trainer,
     num_prompts: int,
-    batch_size: int,
+    batch_prompts: int,
     shuffle: bool,
     seed: int,
     first_pass: Sequence[int] | None = None,
 ) -> EndlessBatches:
-    """The batches of a game, from where it stands; the arguments are those of `EndlessBatches`."""
+    """The batches of a game, from where it stands; the arguments are those of `EndlessBatches`.
+
+    A run that goes on with other batches, of more processes or fewer for instance, goes on at the
+    place of the stream where it stood: no prompt is left out, and none comes twice in a pass.
+    """
     game: Any = trainer.lightning_module  # OnlineGame
-    game.rollout_prompts = batch_size * trainer.accumulate_grad_batches
+    share = own_share(batch_prompts, trainer.global_rank, trainer.world_size)
+    game.rollout_prompts = len(share) * trainer.accumulate_grad_batches
+    shape = batch_prompts, trainer.accumulate_grad_batches, game.gradient_steps_per_round
     return EndlessBatches(
         num_prompts,
-        batch_size,
+        batch_prompts,
         lambda: int(game.progress.batches),
         shuffle,
         seed,
         trainer.global_rank,
         trainer.world_size,
+        partial(_since, game, shape),
         game.gradient_steps_per_round,
         trainer.accumulate_grad_batches,
         first_pass,
         joined=game.reuse is not None,
         ahead=game.reuse is not None and game.rollout.ahead,
     )
+
+
+def _since(game: Any, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """A batch at which a round of the game began, and its place in the stream of prompts.
+
+    ``game.progress.stream`` holds both, with the shape of a round from there on: prompts of a
+    batch, batches of an optimiser step, optimiser steps. Where the shape is another one now, that
+    is the round under way, as if it had been of the new shape from its start.
+    """
+    progress = game.progress
+    since, place, *was = progress.stream or (0, 0, *shape)
+    if tuple(was) != shape:
+        prompts, accumulate, steps = was
+        rounds, taken = divmod(progress.batches - since, steps * accumulate)
+        since = progress.batches - taken // accumulate * shape[1]
+        place += rounds * accumulate * prompts
+    progress.stream = [since, place, *shape]
+    return since, place
+
+
+def own_share(prompts: int, rank: int, world_size: int) -> range:
+    """Which of so many prompts are those of a process; equally many, where that is possible."""
+    return range(prompts * rank // world_size, prompts * (rank + 1) // world_size)
+
+
+def own_batches(trainer: L.Trainer, total: int, batch_size: int) -> list[list[int]]:
+    """Places that this process evaluates, in batches: each place is one process's.
+
+    All have as many batches, since they wait for each other in each; where there are no places left
+    for one of them, its last batch is empty.
+    """
+    rank, size = trainer.global_rank, trainer.world_size
+    step = batch_size * size
+    return [
+        [*range(first + rank, min(first + step, total), size)] for first in range(0, total, step)
+    ]
+
+
+def or_stand_in(batch: Callable[[Sequence[int]], Prompts], places: Sequence[int]) -> Prompts:
+    """The prompts of some places; of none, one that stands in: all processes draw, or none does."""
+    return batch(places) if places else replace(batch([0]), ids=torch.tensor([-1]))
 
 
 class _Remembering:
@@ -282,7 +339,7 @@ def loader(
     batch: Callable[[Sequence[int]], Any],
     places: range,
     batch_size: int = 1,
-    batch_sampler: Sampler[list[int]] | None = None,
+    batch_sampler: Sampler[list[int]] | Sequence[list[int]] | None = None,
     kind: type[DataLoader[Any]] = DataLoader,
 ) -> DataLoader[Any]:
     """A loader of batches of places; ``batch`` says what stands there."""

@@ -10,7 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from nlhf_zoo.data.stream import Loaded, TextData, game_batches, loader, refuse_below_one
+from nlhf_zoo.data.stream import (
+    Loaded,
+    TextData,
+    game_batches,
+    loader,
+    or_stand_in,
+    refuse_below_one,
+)
 from nlhf_zoo.data.texts.conversations import (
     as_conversation,
     as_conversations,
@@ -127,12 +134,6 @@ class TextPrompts(TextData[EncodedPrompts]):
             self._loaded = self._load(policy, shown)
             self._policy = policy
         self.refuse_large_step(world_size)
-        validation = self.loaded.validation
-        if validation is not None and len(validation) % world_size:
-            raise UserError(
-                f"{len(validation)} validation prompts cannot be shared evenly among {world_size} "
-                "processes: set data.num_validation to a multiple of that"
-            )
 
     @override
     def look_at(self, source: RowSource) -> None:
@@ -148,7 +149,7 @@ class TextPrompts(TextData[EncodedPrompts]):
 
     @override
     def batch(self, rows: EncodedPrompts, places: Sequence[int]) -> Prompts:
-        return rows.batch(places)
+        return or_stand_in(rows.batch, places)
 
     @override
     def train_dataloader(self) -> DataLoader[Prompts]:
@@ -160,11 +161,20 @@ class TextPrompts(TextData[EncodedPrompts]):
             logger.log_metrics(figures, trainer.global_step)
         first_pass = training.longest_first() if self.longest_first else None
         batches = game_batches(
-            trainer, len(training), self.batch_size, self.shuffle, self.seed, first_pass
+            trainer,
+            len(training),
+            self.batch_size * trainer.world_size,
+            self.shuffle,
+            self.seed,
+            first_pass,
         )
         return loader(training.batch, range(len(training)), batch_sampler=batches)
 
-    predict_dataloader = TextData.val_dataloader
+    @override
+    def predict_dataloader(self) -> DataLoader[Prompts]:
+        rows = self.loaded.validation  # all of them in each process, the first of which prints them
+        assert rows is not None  # `setup` has made sure
+        return loader(rows.batch, range(len(rows)), self.batch_size)
 
     def _load(self, policy: Encoder, shown: bool) -> Loaded[EncodedPrompts]:
         notes: list[str] = []

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 import lightning as L
-import torch
 
 from nlhf_zoo.errors import OracleStoppedError, StoppedElsewhereError
 from nlhf_zoo.game.lightning_internals import trainer_of
@@ -16,6 +15,7 @@ from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import last_words
+from nlhf_zoo.processes import counts_of_each
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal
 
 _T = TypeVar("_T")
@@ -38,6 +38,8 @@ class Progress:
     rollouts: int = 0  # that were drawn to serve several gradient steps
     epoch: int = 0  # passes over such a rollout that are finished in this proximal step
     minibatch: int = 0  # training steps that are finished in this pass
+    # Where the stream of prompts stood when its rounds got their present shape, see `data.stream`.
+    stream: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -45,13 +47,17 @@ class Accounts:
     """Counts queries, tokens and invalid answers of all processes."""
 
     oracle: PreferenceOracle
-    reduce: Callable[[Sequence[int]], list[int]]  # sums over processes; all of them call it alike
+    each: Callable[[Sequence[int]], list[list[int]]]  # numbers of each process; all of them call
     max_invalid: float
     before_stop: Callable[[], None] | None = None
     signals: SignalWatch = field(default_factory=SignalWatch)  # asking is where they end a run
     # Answers, and invalid ones among them, of the last training steps.
     # and how many training steps were taken on them
     _recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
+
+    def reduce(self, numbers: Sequence[int]) -> list[int]:
+        """Sums of numbers that each process has; all of them call this alike."""
+        return [sum(column) for column in zip(*self.each(numbers), strict=True)]
 
     @property
     def _steps(self) -> int:
@@ -112,11 +118,11 @@ class Accounts:
         """
         num = len(payoffs.valid)
         unjudged = num - int(payoffs.valid.any(-1).sum())
-        answers, invalid = num * payoffs.answers, payoffs.invalid
+        counts = payoffs.invalid, unjudged, tokens, num * payoffs.answers
+        answers, invalid = self.count(progress, num, payoffs.queries, first_batch, *counts)
         if asked := self.settle_ledgers():
             # An oracle of texts knows better: what it was asked, without what needs no question.
             answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
-        self.count(progress, num, payoffs.queries, first_batch, payoffs.invalid, unjudged, tokens)
         self._recent.append((answers, invalid, steps))
         if self._steps >= _STEPS and (sentence := self.too_many_invalid()):
             self.stop(OracleStoppedError(sentence))
@@ -130,17 +136,24 @@ class Accounts:
         invalid: int = 0,
         unjudged: int = 0,
         tokens: int = 0,
-    ) -> None:
-        """Add a process's numbers of a batch to those of the game; queries are for each prompt."""
-        asked, invalid, unjudged, tokens = self.reduce(
-            [prompts * queries, invalid, unjudged, tokens]
-        )
+        answers: int = 0,
+    ) -> tuple[int, int]:
+        """Add the processes' numbers of a batch to those of the game; queries are for each prompt.
+
+        Returns:
+            answers that were wanted of all processes, and how many of them are invalid.
+        """
+        each = self.each([prompts * queries, invalid, unjudged, tokens, answers, queries])
+        sums = [sum(column) for column in zip(*each, strict=True)]
+        asked, invalid, unjudged, tokens, answers, _ = sums
         progress.queries += asked
         progress.invalid += invalid
         progress.unjudged += unjudged
         progress.tokens += tokens
         if first_batch:  # the others have different prompts
-            progress.queries_per_prompt += queries
+            # One number in all processes, also where one asks again about what was not answered.
+            progress.queries_per_prompt += max(queries for *_, queries in each)
+        return answers, invalid
 
     def settle_ledgers(self) -> dict[str, int]:
         """Add up what the oracle was really asked in all processes; each of them calls this.
@@ -174,10 +187,6 @@ class Accounts:
         )
 
 
-def sum_over_processes(module: L.LightningModule, numbers: Sequence[int]) -> list[int]:
-    """Sums of whole numbers that each process of a module's trainer has."""
-    trainer = trainer_of(module)
-    if trainer is None or trainer.world_size == 1:
-        return [*numbers]
-    each = torch.tensor(numbers, dtype=torch.long, device=module.device)
-    return [int(number) for number in trainer.strategy.reduce(each, reduce_op="sum")]
+def counts_of_processes(module: L.LightningModule, numbers: Sequence[int]) -> list[list[int]]:
+    """Whole numbers of each process of a module's trainer; all of them call this alike."""
+    return counts_of_each(trainer_of(module), numbers)

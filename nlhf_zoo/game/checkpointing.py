@@ -14,9 +14,11 @@ from torch import Tensor
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.accounting import Progress
+from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import FinitePolicy
+from nlhf_zoo.processes import objects_of_each
 from nlhf_zoo.records.finite import refuse_diverged
 from nlhf_zoo.records.shards import like
 
@@ -112,12 +114,21 @@ def save(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
         "progress": asdict(game.progress),
         "versions": dict(game.versions),
         "snapshot": game.round_start,
-        "products": dict(game.estimator.products),
+        "products": _products(game),
         "realisation": game.realisation.state_dict(),
         "ledgers": {name: ledger.counts() for name, ledger in ledgers(game.oracle).items()},
         "actions": _actions(game),
         "rollout": {} if game.reuse is None else game.reuse.state_dict(),
     }
+
+
+def _products(game: OnlineGame) -> dict[str, Tensor]:
+    """What is remembered in any process, each of which has prompts of its own."""
+    own, trainer = game.estimator.products, trainer_of(game)
+    if trainer is None or trainer.world_size == 1:
+        return dict(own)
+    each = objects_of_each(trainer, {name: product.cpu() for name, product in own.items()})
+    return {name: product for products in each for name, product in products.items()}
 
 
 def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:

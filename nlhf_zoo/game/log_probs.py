@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.algorithms.surrogates import Reuse
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.held_rollout import FrozenLogProbs
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.processes import Figure, Largest, Mean
 from nlhf_zoo.records import Batch, Prompts, ProximalStep, Responses
 
 
@@ -103,15 +104,16 @@ def _renormalise(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def training_figures(
-    step: ProximalStep, responses: Responses, batch: Batch, reuse: Reuse
-) -> dict[str, Tensor]:
-    """What is logged of a training step beside its loss, by tags.
+    step: ProximalStep, responses: Responses, batch: Batch, judged: int, reuse: Reuse
+) -> dict[str, Figure]:
+    """What is logged of a training step beside its loss, by tags, of this process.
 
     The KL to the reference where the policy's own law drew, of the policy that drew; of responses
     of several tokens their length and how the drawing went; where a loss needs the importance
-    ratio, the share of responses of which it is clipped.
+    ratio, the share of responses of which it is clipped. ``judged`` is the number of the prompts
+    that could be judged.
     """
-    figures = {}
+    figures: dict[str, Figure] = {}
     own = dict(step.sampler) == {"policy": 1.0}
     drawn_by = batch.log_prob.detach()
     if batch.sampler_log_prob is not None:
@@ -119,22 +121,32 @@ def training_figures(
     if own and step.scored.is_plain:
         ratio = drawn_by - batch.reference_log_prob
         ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
-        figures["train/kl"] = (batch.weight * ratio).sum(-1).mean()
+        figures["train/kl"] = Mean((batch.weight * ratio).sum(), judged)
     if batch.reused and reuse == "ratio":
-        figures["rollout/clipped"] = clipped_share(batch)
+        figures["rollout/clipped"] = Mean(clipped(batch), judged)
     if responses.enumerated or responses.log_prob is None:
         return figures
-    figures["rollout/length"] = responses.mask.sum(-1).float().mean()
+    num = responses.weight.numel()
+    figures["rollout/length"] = Mean(responses.mask.sum().float(), num)
     if responses.truncated is not None:
-        figures["rollout/truncated"] = responses.truncated.float().mean()
+        figures["rollout/truncated"] = Mean(responses.truncated.sum().float(), num)
     if own or (batch.reused and step.scored.is_plain):
         # The loss takes what was computed again; a gap says that the generator drew from another
         # distribution than the one that is trained.
-        figures["rollout/log_prob_gap"] = (drawn_by - responses.log_prob).abs().max()
+        figures["rollout/log_prob_gap"] = Largest((drawn_by - responses.log_prob).abs().max())
     return figures
 
 
-def clipped_share(batch: Batch) -> Tensor:
-    """Share of a batch's responses whose importance ratio is further from 1 than it is followed."""
+def refuse_diverged_loss(loss: Tensor, round: int) -> None:
+    """Refuse a mean loss that is not finite; where one process's is not, that of all is not."""
+    if not loss.isfinite():
+        raise DivergenceError(
+            f"training diverged: the loss is {loss.item()} in round {round}, so lower the learning "
+            "rate or the step size"
+        )
+
+
+def clipped(batch: Batch) -> Tensor:
+    """Weight of the responses whose importance ratio is further from 1 than it is followed."""
     outside = (batch.ratio.detach() - 1).abs() > (math.inf if batch.clip is None else batch.clip)
-    return (batch.weight * outside).sum() / batch.weight.sum().clamp(min=1e-12)
+    return (batch.weight * outside).sum()

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.algorithms.torch_optimizers import SEVERAL_CALLS
-from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.game import checkpointing
-from nlhf_zoo.game.accounting import Accounts, Progress, sum_over_processes
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.game import checkpointing, log_probs
+from nlhf_zoo.game.accounting import Accounts, Progress, counts_of_processes
 from nlhf_zoo.game.compatibility import check_parts, check_precision
+from nlhf_zoo.game.evaluation import win_rates
 from nlhf_zoo.game.lightning_internals import trainer_of
-from nlhf_zoo.game.log_probs import log_prob_of_all, refuse_stale, score, training_figures
+from nlhf_zoo.game.log_probs import log_prob_of_all, score
 from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
 from nlhf_zoo.game.payoffs import PayoffEstimator, Payoffs, Versions
 from nlhf_zoo.game.playing import Fresh
@@ -30,8 +31,8 @@ from nlhf_zoo.game.rollout import Enumerate, Rollout
 from nlhf_zoo.game.sharding import ShardedModule
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.records import PLAIN, Prompts, ProximalStep, Responses
-from nlhf_zoo.records.random_streams import random_stream
+from nlhf_zoo.processes import Mean, StepMean
+from nlhf_zoo.records import Prompts, ProximalStep, Responses
 
 
 class OnlineGame(ShardedModule):
@@ -97,15 +98,18 @@ class OnlineGame(ShardedModule):
         self.rollout_prompts: int | None = None  # of this process; the data module says it
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
+        self.win_rate = MeanMetric()
         self.timer = StepTimer()
         self.progress = Progress()
         self.versions = Versions()
         self.estimator = PayoffEstimator(oracle, policy, self.versions)
-        self.accounts = Accounts(oracle, partial(sum_over_processes, self), max_invalid)
+        self.accounts = Accounts(oracle, partial(counts_of_processes, self), max_invalid)
+        self.mean = StepMean()
         self.round_start: dict[str, Any] = {}  # what a half step goes back to
         self.loads_oracle = True  # from a checkpoint, unless it is of another oracle
         self.trajectory: Trajectory | None = None  # of the last training step in closed form
-        self.set_budget(None, None)
+        self.max_rounds: int | None = None
+        self.max_queries: int | None = None
         self._plan: Sequence[ProximalStep] | None = None
         self._accumulated = 0  # batches since the last gradient step
         # Lightning must not run a backward where there is none.
@@ -171,7 +175,7 @@ class OnlineGame(ShardedModule):
     def improve(
         self, step: ProximalStep, prompts: Prompts, responses: Responses, payoffs: Payoffs
     ) -> Tensor:
-        """The algorithm's loss, averaged over the prompts that could be judged.
+        """The algorithm's loss, so that its gradients are those of `StepMean`.
 
         Raises:
             UserError: the responses were drawn by earlier weights, and that is not allowed.
@@ -179,25 +183,27 @@ class OnlineGame(ShardedModule):
         """
         frozen = None if self.reuse is None else self.reuse.log_probs
         if not self.allow_stale and frozen is None:
-            refuse_stale(self.policy, step, responses)
+            log_probs.refuse_stale(self.policy, step, responses)
         clip = None if frozen is None else self.rollout.clip
         batch = score(self.policy, step, prompts, responses, payoffs, self.beta, frozen, clip)
-        judged = int(payoffs.valid.any(-1).sum())
-        loss = self.algorithm.loss(step, batch).sum() / max(judged, 1)
-        if not loss.isfinite():
-            raise DivergenceError(
-                f"training diverged: the loss is {loss.item()} in round {self.progress.round}, "
-                "so lower the learning rate or the step size"
-            )
-        if trainer_of(self) is not None:
-            self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log_dict(training_figures(step, responses, batch, self.algorithm.reuse))
+        judged, trainer = int(payoffs.valid.any(-1).sum()), trainer_of(self)
+        own = Mean(self.algorithm.loss(step, batch).sum(), judged)
+        others = log_probs.training_figures(step, responses, batch, judged, self.algorithm.reuse)
+        loss, figures = self.mean.take(trainer, own, others, begins=not self.accumulates)
+        log_probs.refuse_diverged_loss(figures["train/loss"], self.progress.round)
+        for tag, figure in figures.items() if trainer is not None else ():
+            self.log(tag, figure, prog_bar=tag == "train/loss")
         return loss
 
     def on_after_backward(self) -> None:
         """Count the backward of each batch."""
         self.timer.end_update()
         self.timer.begin_update()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradients those of the mean over all prompts of the step, before clipping."""
+        super().on_before_optimizer_step(optimizer)
+        self.mean.complete(optimizer, self.trainer.accumulate_grad_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a gradient step, then advance the plan.
@@ -336,15 +342,9 @@ class OnlineGame(ShardedModule):
             self.reuse.close()
 
     def validation_step(self, prompts: Prompts, batch_idx: int) -> None:
-        """Log the win rate against the reference."""
-        rng = random_stream(0, self.global_rank, 0, self.device, "validation")
-        draw, rollout = partial(self.rollout.responses, self.policy), self.rollout
-        ours = draw({"policy": 1.0}, prompts, rollout.num_responses, PLAIN, rng)
-        theirs = draw({"reference": 1.0}, prompts, rollout.num_opponents, PLAIN, rng)
-        payoff, valid = self.oracle.expected(prompts, ours, theirs)
-        weight = ours.weight * valid
-        win_rate = ((weight * payoff).sum(-1) / weight.sum(-1)).nanmean()
-        self.log("win_rate/vs_reference", win_rate, batch_size=len(prompts), sync_dist=True)
+        """Log the win rate against the reference, the mean over the prompts of all processes."""
+        self.win_rate.update(win_rates(self, prompts, batch_idx))
+        self.log("win_rate/vs_reference", self.win_rate, batch_size=len(prompts))
 
     @override
     def test_step(self, prompts: Prompts, batch_idx: int) -> None:

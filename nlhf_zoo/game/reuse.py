@@ -20,6 +20,7 @@ from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.playing import Recording, compact, place_of, run_of
 from nlhf_zoo.game.rollout import BEHIND, Sample
 from nlhf_zoo.game.rollout_files import Place
+from nlhf_zoo.processes import Mean, of_all_processes
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import training_seed
 
@@ -146,21 +147,23 @@ class Reuse:
 
     @torch.no_grad()
     def _figures(self, game: OnlineGame, step: ProximalStep) -> dict[str, Tensor]:
-        """What is logged of the rollout: at the end of an epoch, the loss of what is held out."""
-        figures = {}
+        """What is logged of all rollouts: at the end of an epoch, the loss of what is held out."""
+        figures: dict[str, Mean] = {}
         if self._effective is not None:  # this is the first step on it
-            figures["rollout/effective_sample_size"] = self._effective.mean()
+            sizes = Mean(self._effective.sum(), len(self._effective))
+            figures["rollout/effective_sample_size"] = sizes
             self._effective = None
         losses, judged = [], 0
-        for part in self._held_out(game):
+        for part in self._held_out(game):  # as many in all processes
             policy, algorithm = game.policy, game.algorithm
             given = part.prompts, part.responses, part.payoffs
             batch = score(policy, step, *given, game.beta, part.log_probs, game.rollout.clip)
             losses.append(algorithm.loss(step, batch).sum())
             judged += int(part.payoffs.valid.any(-1).sum())
-        if judged:
-            figures["rollout/held_out_loss"] = torch.stack(losses).sum() / judged
-        return figures
+        if losses:
+            figures["rollout/held_out_loss"] = Mean(torch.stack(losses).sum(), judged)
+        of_all = of_all_processes(trainer_of(game), figures)
+        return {tag: figure.value for tag, figure in of_all.items() if figure.number}
 
     def _minibatch(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
         """What the next training step is taken on; the position moves on."""

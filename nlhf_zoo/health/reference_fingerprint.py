@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError, UserError
-from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.probe import Probe, gap, random_tokens
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
+from nlhf_zoo.processes import sum_over_processes
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.records.shards import is_sharded, local
 
@@ -174,7 +174,7 @@ def refuse_apart(game: OnlineGame) -> None:
     }
     first = trainer.strategy.broadcast(here)
     apart = sorted(name for name, number in here.items() if first.get(name) != number)
-    if sum_over_processes(game, [bool(apart)])[0]:
+    if sum_over_processes(trainer, [bool(apart)])[0]:
         which = f": {apart[0]} is another one here than in the first" if apart else ""
         raise DivergenceError(
             f"the processes have not the same weights{which}, so that their gradients are of "

@@ -24,6 +24,7 @@ from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Unreadable, look_through
+from nlhf_zoo.processes import Mean, StepMean
 from nlhf_zoo.records.finite import not_finite, refuse_diverged
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
@@ -108,6 +109,8 @@ class PreferenceModel(L.LightningModule):
         self.held_out = HeldOut()
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.batches = 0  # that this process has trained on
+        self.mean = StepMean()
+        self._accumulates = False  # gradients wait for an optimiser step
         self._notices: set[str] = set()
         self._written_at = -1
         self.train(self.training)
@@ -123,7 +126,7 @@ class PreferenceModel(L.LightningModule):
         return self.reader.preferences(_shown(pairs))
 
     def training_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
-        """The mean loss of the pairs of this process that can be read.
+        """The loss of the pairs that can be read, so that its gradients are those of `StepMean`.
 
         Raises:
             UserError: a pair cannot be read, and is not to be dropped.
@@ -133,17 +136,27 @@ class PreferenceModel(L.LightningModule):
         texts = self.reader.encode(_shown(pairs))
         is_read = [self.reader.is_read(one, "a pair", self.unreadable) for one in texts]
         readable = [number for number, one in enumerate(is_read) if one]
-        if not readable:  # a zero with a gradient: other processes wait for one
-            return torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
-        log_odds = self.reader.log_odds([texts[number] for number in readable])
-        loss = self.loss(log_odds, pairs.probability[readable]).mean()
-        if not loss.isfinite():
+        if readable:
+            log_odds = self.reader.log_odds([texts[number] for number in readable])
+            total = self.loss(log_odds, pairs.probability[readable]).sum()
+        else:  # a zero with a gradient: other processes wait for one
+            total = torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
+        own, begins = Mean(total, len(readable)), not self._accumulates
+        loss, figures = self.mean.take(self.trainer, own, {}, begins)
+        self._accumulates = True
+        mean = figures["train/loss"]
+        if not mean.isfinite():
             raise DivergenceError(
-                f"training diverged: the loss is {loss.item()} in step {self.trainer.global_step}, "
+                f"training diverged: the loss is {mean.item()} in step {self.trainer.global_step}, "
                 "so lower the learning rate"
             )
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(readable))
+        self.log("train/loss", mean, prog_bar=True, batch_size=len(pairs))
         return loss
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.mean.complete(optimizer, self.trainer.accumulate_grad_batches)
+        self._accumulates = False
 
     def _in_drawn_order(self, pairs: Pairs) -> Pairs:
         """The pairs in the order in which they are shown: where it can matter, coins are tossed.

@@ -23,7 +23,8 @@ class Prompts:
     """A batch of prompts.
 
     Args:
-        ids: which prompts these are, LongTensor[B]; for a table the row of the game.
+        ids: which prompts these are, LongTensor[B]; for a table the row of the game. -1 is one that
+            stands in where a process has none of its own: it is drawn for, and nothing else.
         tokens: token ids [B, S], None for a table.
         mask: 1 where ``tokens`` is not padding [B, S], None for a table.
         text: the prompts as text, where there is one; of a conversation, its last message.

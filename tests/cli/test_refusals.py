@@ -173,7 +173,7 @@ FITS = {
     ),
     "batch_size 0": ([*FIT, "--data.batch_size", "0"], "batch_size must be at least 1, but it is 0"),
     "batch_size 99": ([*DPO, "--data.batch_size", "99"], "is 99, but the game has 10 prompts only"),
-    "unshareable": ([*DPO, "--trainer.devices", "3"], "10 prompts cannot be shared .* 3 processes"),
+    "unshareable": ([*DPO, "--trainer.devices", "11"], "10 prompts cannot be shared .* 11 processes"),
     "devices 0": ([*FIT, "--trainer.devices", "0"], "devices"),
     "no such accelerator": ([*FIT, "--trainer.accelerator", "abacus"], "abacus"),
     "max_steps": ([*FIT, "--trainer.max_steps=-5"], "max_steps"),

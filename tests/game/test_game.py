@@ -21,9 +21,9 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.playing import Fresh
 from nlhf_zoo.game.realisation import ClosedForm, GradientSteps
 from nlhf_zoo.game.rollout import Sample
-from nlhf_zoo.oracles import MatrixOracle, PreferenceOracle
+from nlhf_zoo.oracles import MatrixOracle
 from nlhf_zoo.policies import MLPPolicy, TabularPolicy
-from nlhf_zoo.records import Comparison, Responses
+from nlhf_zoo.records import Responses
 from nlhf_zoo.records.random_streams import random_stream
 
 C, N = 3, 4
@@ -371,35 +371,6 @@ def test_a_round_that_asks_nothing_ends_by_its_number(realisation):
 # ---- answers that could not be had ----
 
 
-class Silent(PreferenceOracle):
-    """Another oracle that has no answer for some prompts and some actions.
-
-    Args:
-        oracle: whose answers.
-        prompts: those about which it says nothing.
-        action: it says nothing about pairs with this action either.
-        lie: what the preference says where it is invalid.
-    """
-
-    def __init__(self, oracle, prompts=(), action=None, lie=float("nan")):
-        super().__init__()
-        self.oracle, self.silent, self.action, self.lie = oracle, prompts, action, lie
-
-    @property
-    def support(self):
-        return self.oracle.support
-
-    def forward(self, prompts, first, second):
-        answer = self.oracle(prompts, first, second)
-        valid = torch.ones_like(answer.valid)
-        for prompt in self.silent:
-            valid[prompts.ids == prompt] = False
-        if self.action is not None:
-            valid &= (first.actions != self.action)[:, :, None]
-            valid &= (second.actions != self.action)[:, None, :]
-        return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
-
-
 def drawn(*actions):
     """The same responses to each prompt."""
     tokens = torch.tensor(actions).expand(C, -1)[:, :, None]
@@ -410,7 +381,7 @@ def drawn(*actions):
 def gradient_on(algorithm, scored, opponents, **silence):
     """Gradient of the loss [C, N] with these responses, and the game."""
     rollout = Sample(scored.num, opponents[0].num)
-    game = make_game(algorithm, rollout, wrap=lambda oracle: Silent(oracle, **silence))
+    game = make_game(algorithm, rollout, wrap=lambda oracle: zoo.Silent(oracle, **silence))
     zoo.scatter_players(game)
     scored = replace(scored, version=game.policy.stamp(game.step.sampler))
     payoffs = zoo.judge(game, game.step, zoo.all_prompts(game), scored, opponents)
@@ -437,7 +408,7 @@ def test_stale_responses_are_refused_unless_they_are_allowed(allowed):
 
 def test_an_oracle_that_does_not_answer_ends_the_run():
     def play(silent, rounds):
-        game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: Silent(o, prompts=silent))
+        game = make_game(OnlineDPO(), Sample(4, 1), wrap=lambda o: zoo.Silent(o, prompts=silent))
         return zoo.fit(game, rounds=rounds, callbacks=())
 
     with pytest.raises(UserError, match="Silent had no valid answer to 67% of what it was asked"):
@@ -490,7 +461,7 @@ def test_an_invalid_answer_is_never_a_label(algorithm):
 
 @all_kinds
 def test_a_batch_without_any_answer_moves_nothing(algorithm):
-    game = make_game(algorithm, Sample(3, 2), wrap=lambda oracle: Silent(oracle, (0, 1, 2)))
+    game = make_game(algorithm, Sample(3, 2), wrap=lambda oracle: zoo.Silent(oracle, (0, 1, 2)))
     before = parameters(game)
     zoo.fit(game, rounds=2)
     assert equal(parameters(game), before)
@@ -504,7 +475,7 @@ def test_enumerated_responses_may_be_invalid_too(algorithm):
     """Weights are those of the valid responses, scaled to 1; no NaN, no trace of the rest."""
     gradients = []
     for lie in (0.0, math.nan):
-        game = make_game(algorithm, wrap=lambda oracle, lie=lie: Silent(oracle, (1,), 2, lie))
+        game = make_game(algorithm, wrap=lambda oracle, lie=lie: zoo.Silent(oracle, (1,), 2, lie))
         zoo.scatter_players(game)
         loss = game.training_step(zoo.all_prompts(game), 0)
         gradients.append(torch.autograd.grad(loss, game.policy.networks["policy"].logits)[0])

@@ -25,6 +25,7 @@ CALLS = {
     "judge": 2 * STEPS,  # for each micro-batch
     "improve": STEPS,
     "on_after_backward": STEPS,
+    "on_before_optimizer_step": STEPS,
     "optimizer_step": STEPS,
     "begin_round": ROUNDS + 1,
     "rounds_left": STEPS + 1,  # the budget's question
@@ -33,6 +34,7 @@ CALLS = {
     "configure_optimizers": 1,
     "setup": 1,
     "on_train_start": 1,
+    "on_train_end": 1,
     "on_save_checkpoint": 1,
     "set_budget": 1,
 }

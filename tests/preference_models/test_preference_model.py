@@ -24,6 +24,7 @@ from text_models import CONFIGS as MODELS
 from text_models import folder as saved
 from text_models import save, user
 from tiny_models import save_tiny
+from together import trainer
 
 from nlhf_zoo import oracles
 from nlhf_zoo.data.pairs import Pairs
@@ -476,7 +477,7 @@ def test_pairs_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path
     assert "pairs.jsonl: 4 of 8 pairs cannot be read, and are left out" in err
     assert "no pairs are held out" in err
     made = model(max_tokens=8, unreadable="drop")
-    made.log = lambda *_, **__: None
+    made._trainer, made.log = trainer(0, 1), lambda *_, **__: None
     loss = made.training_step(pairs(("ab", "ab", "hb" * 9)), 0)
     loss.backward()
     assert loss == 0
