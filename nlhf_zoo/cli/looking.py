@@ -58,7 +58,13 @@ class LookingCLI(GameCLI):
     trains = False
 
     def before_fit(self) -> None:
-        """Refuse what is no game, and what `fit` would refuse of its parts."""
+        """Refuse what is no game, and what `fit` would refuse of its parts.
+
+        Raises:
+            SystemExit: this process is not the first of several, which looks alone, and says it.
+        """
+        if not self.trainer.is_global_zero:  # as `torchrun` has started it
+            raise SystemExit(0)
         if not isinstance(self.model, OnlineGame):
             raise UserError(f"nlhf {self.what} a {type(self.model).__name__}")
         refusals.refuse_misfits(self.trainer, self.model, self.datamodule)

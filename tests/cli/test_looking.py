@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import runs
 import torch
 from paths import ROOT
 from preference_runs import run
 from rows import write
 from tiny_models import save_tiny
 
+from nlhf_zoo.algorithms import EGPO
+from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.oracle.command import OracleCLI
 from nlhf_zoo.oracles.rules import shorter_wins
 
@@ -74,3 +77,25 @@ def test_responses_that_are_not_listed_are_not_predicted(trained, refused):
     _, line = refused("predict", *trained[0])
     assert "prints the probability of each listed response, and RuleOracle lists none" in line
     assert "such as ListedResponses, or draw responses from what `nlhf export` writes" in line
+
+
+def test_of_two_processes_the_first_examines_alone(tmp_path, monkeypatch, capsys):
+    """One report, and its exit code; under torchrun another process said the same once more."""
+    monkeypatch.chdir(tmp_path)
+    config = runs.configuration(algorithm=runs.CLOSED["egpo"], **runs.SAMPLED)
+    config["data"] = runs.part("TablePrompts", batch_size=1)
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    runs.write(tmp_path, config)
+    monkeypatch.setattr(EGPO, "queries", lambda *_, **__: 1)
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--config", "game.yaml"])
+    assert end.value.code == 1
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if " passed, 1 failed" in line]
+    assert out.count("queries of a round are as declared") == 2  # where it fails, and at the end
+    for name, value in {"LOCAL_RANK": "1", "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--config", "game.yaml"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == ""

@@ -50,7 +50,8 @@ def configuration(**trainer: Any) -> dict[str, Any]:
 
 
 def fail(how: str) -> None:
-    """What happens to the process."""
+    """What happens to the process, and when."""
+    Path("failed").write_text("")
     if how == "raises":
         raise UserError("this cannot be read")
     if how == "breaks":
@@ -95,9 +96,9 @@ def planted(how: str, phase: str, process: int, node: dict[str, str]) -> None:
 
 
 def as_two_machines(folder: Path, how: str, phase: str, process: int) -> tuple[list[Run], float]:
-    """How both end, and how long that took."""
+    """How both end, and the seconds from the failure until then."""
     runs.write(folder, configuration(devices=1, num_nodes=2, strategy="ddp"))
-    port, found, began = str(free_port()), dict[int, Any](), time.monotonic()
+    port, found = str(free_port()), dict[int, Any]()
     ends: dict[int, float] = {}
 
     def play(node: int) -> None:
@@ -108,19 +109,20 @@ def as_two_machines(folder: Path, how: str, phase: str, process: int) -> tuple[l
         try:
             found[node] = runs.nlhf(
                 "fit", *options, folder=folder / str(node), before=before,
-                timeout=LONGEST if stops else 200,
+                timeout=60 if stops else 200,
             )  # fmt: skip
         except TimeoutError as error:
             found[node] = error
-        ends[node] = time.monotonic() - began
+        ends[node] = time.time()
 
     threads = [threading.Thread(target=play, args=(node,)) for node in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    took = ends[1 - process] if how == "stops" else max(ends.values())
-    return [found[node] for node in (0, 1)], took
+    end = ends[1 - process] if how == "stops" else max(ends.values())
+    failed = (folder / str(process) / "failed").stat().st_mtime
+    return [found[node] for node in (0, 1)], end - failed
 
 
 def place(phase: str) -> str:
