@@ -15,6 +15,7 @@ from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
+from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Batch, ProximalStep
 from nlhf_zoo.solvers.validation import LEAST_BETA
 
@@ -57,12 +58,28 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
             f"{name} compares responses with each other: "
             "set model.rollout.num_responses to 2 or more"
         )
+    _check_drawing(game)
     _check_reuse(algorithm, steps, rollout, game.policy)
     _check_design(game, steps)
     _check_ahead(game, steps)
     _check_counting(algorithm, rollout)
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
+
+
+def _check_drawing(game: OnlineGame) -> None:
+    """Refuse what the engine of a language model does not draw.
+
+    A mixture may be one player alone in the first round, as under the schedule of Nash-MD.
+    """
+    if game.rollout.enumerated or not isinstance(game.policy, CausalLMPolicy):
+        return
+    engine = game.policy.generator
+    for number in range(3):
+        for step in game.algorithm.steps(game.beta, number):
+            engine.refuse_drawing(step.sampler, step.scored)
+            for _, opponent in [] if step.self_play else step.payoff:
+                engine.refuse_drawing(opponent, step.opponent)
 
 
 def _check_reuse(

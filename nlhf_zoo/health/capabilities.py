@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from nlhf_zoo.health.check import Check, Finding, Note, at_most, skipped
 from nlhf_zoo.policies.language_model.capabilities import Capabilities
+from nlhf_zoo.policies.language_model.generation import Generator
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.policies.language_model.targets import kinds
 
 _PADDING = "a padded prompt is read as it is alone"
 _GENERATOR = "short responses are drawn as they are scored"
 _ELSEWHERE = "choose a model of another architecture"
+_OF_ENGINE = (
+    "the engine draws from another distribution than the one that is trained: give it the same "
+    "base model in the same type, or raise model.policy.generator.max_gap"
+)
 
 
 def trial(policy: CausalLMPolicy) -> list[Check]:
@@ -23,22 +28,20 @@ def trial(policy: CausalLMPolicy) -> list[Check]:
         f"{kind} reads padding, whatever its attention mask says: {_ELSEWHERE}",
         " a token",
     )
-    return [padding, _drawing(found, kind)]
+    return [padding, _drawing(found, kind, policy.generator)]
 
 
-def _drawing(found: Capabilities, kind: str) -> Check:
+def _drawing(found: Capabilities, kind: str, generator: Generator) -> Check:
     if found.drawing_gap is None:
-        return skipped(_GENERATOR, "responses are drawn by another engine than transformers")
+        return skipped(_GENERATOR, "responses are drawn by an engine that is not tried")
     if found.failure:
         advice = f"{kind} cannot generate here ({found.failure}): {_ELSEWHERE}"
         return Check(_GENERATOR, False, "could not be drawn", "", advice)
-    return at_most(
-        _GENERATOR,
-        found.drawing_gap,
-        found.rounding,
-        f"{kind} generates from another distribution than its forward pass has: {_ELSEWHERE}",
-        " a token",
-    )
+    advice = f"{kind} generates from another distribution than its forward pass has: {_ELSEWHERE}"
+    if generator.is_tried:
+        advice = _OF_ENGINE
+    limit = found.rounding if generator.max_gap is None else generator.max_gap
+    return at_most(_GENERATOR, found.drawing_gap, limit, advice, " a token")
 
 
 def notes(policy: CausalLMPolicy) -> list[Finding]:

@@ -7,6 +7,8 @@ from nlhf_zoo.policies.language_model.generation import Generator, TransformersG
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.policies.language_model.sources import ModelSource, Pretrained, SmallLanguageModel
+from nlhf_zoo.policies.language_model.vllm.generator import VLLMGenerator
+from nlhf_zoo.policies.language_model.vllm.server import VLLMServerGenerator
 from nlhf_zoo.policies.reference import (
     FileReference,
     GivenReference,
@@ -32,4 +34,6 @@ __all__ = [
     "TabularPolicy",
     "TransformersGenerator",
     "UniformReference",
+    "VLLMGenerator",
+    "VLLMServerGenerator",
 ]

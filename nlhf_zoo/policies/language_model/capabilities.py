@@ -32,7 +32,8 @@ _PROMPTS = (8, 16)  # tokens of two prompts, one of which is padded beside the o
 _RESPONSE = 4  # tokens of a response
 _SPREAD = 0.4  # how far the policy is moved from the base, about, where a layer's output is 1
 _APART = 10  # gaps of rounding by which players must differ, to be told apart
-_MIXTURE: Mixture = {"policy": 0.5, "reference": 0.5}
+_DRAWN: list[Mixture] = [{"policy": 1.0}, {"policy": 0.5, "reference": 0.5}]
+_UNMIXED: list[Mixture] = [{"policy": 1.0}, {"reference": 1.0}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,7 @@ class Capabilities:
 
     Args:
         drawing: the fastest way to draw responses whose law is the one that is scored.
-        drawing_gap: between what was drawn that way and what is scored; None where another engine
-            than transformers draws, which is not tried.
+        drawing_gap: between what was drawn that way and what is scored; None where none was tried.
         padding_gap: between a response in a padded batch and the same one alone.
         softmax_chunk: tokens whose logits are held at a time; 0 where the model does not make them
             by its output layer alone.
@@ -305,6 +305,8 @@ class _Trial:
             if not failure:
                 fallback = f"a log-probability would be off by {gap:.2g} a token"
             engine = engine.fallback
+        if engine.is_tried:
+            return fastest, self._drawing_gap(score, engine, fastest), "", ""
         if type(engine) is not TransformersGenerator:
             return fastest, None, "", ""
         shares = engine.share_prompt and engine.cache == "dynamic"
@@ -329,7 +331,7 @@ class _Trial:
 
     def _drawing_gap(self, score: Scorer, engine: Generator, way: Drawing) -> float:
         worst, rows, device = 0.0, self.rows, self.rows.tokens.device
-        for number, who in enumerate(({"policy": 1.0}, _MIXTURE)):
+        for number, who in enumerate(_DRAWN if engine.mixes else _UNMIXED):
             request = Request(
                 who=who,
                 tokens=rows.tokens,
@@ -382,8 +384,7 @@ def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _finite(gap: float) -> float:
-    """A gap that is no number is infinite."""
+def _finite(gap: float) -> float:  # what is no number is infinite
     return gap if math.isfinite(gap) else math.inf
 
 

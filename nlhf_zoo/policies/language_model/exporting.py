@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,22 +124,43 @@ def save_adapter(
 
     ``base`` is the hub name or the folder of the base model.
     """
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
     if players.is_base(player):
         raise UserError(
             f"player {player!r} is the base model itself, without an adapter: export it merged"
         )
-    model = players.module(player)
-    config = copy.copy(model.peft_config[player])
+    write_adapter(players, adapter_tensors(players, player), folder, base, revision)
+
+
+def adapter_tensors(players: AdapterPlayers, player: str) -> dict[str, torch.Tensor]:
+    """An adapter's weights in main memory, as peft names them; of the base model, zeros."""
+    from peft import get_peft_model_state_dict
+
+    is_base = players.is_base(player)
+    # Embeddings are the base model's; peft would ask the hub whether they were resized.
+    state = get_peft_model_state_dict(
+        players.module(player),
+        adapter_name="policy" if is_base else player,
+        save_embedding_layers=False,
+    )
+    found = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return {name: torch.zeros_like(t) for name, t in found.items()} if is_base else found
+
+
+def write_adapter(
+    players: AdapterPlayers,
+    tensors: Mapping[str, torch.Tensor],
+    folder: Path,
+    base: str,
+    revision: str | None,
+) -> None:
+    """Write weights of an adapter, whose shape is that of all players."""
+    from safetensors.torch import save_file
+
+    config = copy.copy(players.module("policy").peft_config["policy"])
     config.inference_mode = True
     config.base_model_name_or_path = base
     config.revision = revision
-    # Embeddings are the base model's; peft would ask the hub whether they were resized.
-    state = get_peft_model_state_dict(model, adapter_name=player, save_embedding_layers=False)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(dict(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +14,12 @@ from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import mix
-from nlhf_zoo.policies.language_model.players import Players
+from nlhf_zoo.policies.language_model.players import LoRA, Players
 from nlhf_zoo.policies.language_model.stops import Stops
-from nlhf_zoo.records import Decoding, Mixture, Responses
+from nlhf_zoo.records import Decoding, Mixture
+
+if TYPE_CHECKING:
+    from nlhf_zoo.policies.language_model.sources import ModelSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,17 @@ class Generator(ABC):
 
     Another engine may hold weights of its own: it must then draw from those of the players at the
     time of the call, or state their version in the responses.
+
+    Attributes:
+        mixes: whether it draws from mixtures of players.
+        is_tried: whether it is tried with its policy before the first rollout, as those are that
+            draw from the players' own weights.
+        max_gap: largest gap of a log-probability, for each token, that is none; None is rounding.
     """
 
+    mixes: ClassVar[bool] = True
+    is_tried: ClassVar[bool] = False
+    max_gap: float | None = None
     # Whether `begin` hands the weights over, so that what it returns may run beside training.
     draws_apart: bool = False
 
@@ -88,6 +100,27 @@ class Generator(ABC):
         Raises:
             UserError: it cannot draw from these.
         """
+
+    def draw_each(self, players: Players, requests: Sequence[Request]) -> list[Drawn]:
+        """Draw what several requests ask for; an engine may do so in one batch."""
+        return [self.draw(players, request) for request in requests]
+
+    def attach(  # noqa: B027  # optional
+        self, source: ModelSource, lora: LoRA | None, adapter: str | None
+    ) -> None:
+        """Be told whose responses are to be drawn, before anything is loaded.
+
+        Args:
+            source: of the base model.
+            lora: shape of the adapters; None where all weights train.
+            adapter: folder of the adapter that policy and reference start from.
+
+        Raises:
+            UserError: it cannot draw from such players.
+        """
+
+    def refuse_drawing(self, who: Mixture, decoding: Decoding) -> None:  # noqa: B027  # optional
+        """Refuse a mixture of players, or a way to draw, that it does not have."""
 
 
 def warp(decoding: Decoding) -> Callable[[Tensor], Tensor]:
@@ -338,56 +371,3 @@ class _Draw:
         self.drawn += 1
         # In place: `generate` hands over a copy, and takes the largest.
         return scores.scatter_(1, token.repeat(len(scores) // rows, 1), torch.inf)
-
-
-def responses_of(
-    request: Request, drawn: Drawn, tokenizer: Any, version: int, may_end: bool
-) -> Responses:
-    """What was drawn as B rows of K responses, with padding behind each.
-
-    Args:
-        request: what was asked for.
-        drawn: the rows.
-        tokenizer: for texts, which are made at the first look.
-        version: of the weights that drew.
-        may_end: whether anything ends a response; else none is called truncated.
-    """
-    shape = (len(request.tokens), request.num)
-    tokens, mask = drawn.tokens.unflatten(0, shape), drawn.mask.unflatten(0, shape)
-    return Responses(
-        tokens=tokens.masked_fill(~mask, request.pad),
-        mask=mask,
-        weight=torch.full(shape, 1 / request.num, device=tokens.device),
-        text=DecodedText(tokenizer, tokens, mask),
-        version=version,
-        truncated=drawn.truncated.unflatten(0, shape) if may_end else None,
-        log_prob=drawn.log_prob.unflatten(0, shape),
-    )
-
-
-class DecodedText(Sequence[Sequence[str]]):
-    """B rows of K texts without special tokens, of ``tokens`` [B, K, T] where ``mask`` is True.
-
-    All are decoded at the first look.
-    """
-
-    def __init__(self, tokenizer: Any, tokens: Tensor, mask: Tensor) -> None:
-        self._tokenizer = tokenizer
-        self._tokens = tokens
-        self._mask = mask
-
-    @cached_property
-    def _rows(self) -> list[list[str]]:
-        num = self._tokens.shape[1]
-        flat, mask = self._tokens.flatten(0, 1).cpu(), self._mask.flatten(0, 1).cpu()
-        kept = [row[keep].tolist() for row, keep in zip(flat, mask, strict=True)]
-        texts = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
-        return [texts[i : i + num] for i in range(0, len(texts), num)]
-
-    def __getitem__(self, index: Any) -> Any:
-        """The texts of one prompt, or of several."""
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        """The number of prompts, B."""
-        return len(self._tokens)

@@ -26,11 +26,11 @@ from nlhf_zoo.policies.language_model.generation import (
     Generator,
     Request,
     TransformersGenerator,
-    responses_of,
 )
 from nlhf_zoo.policies.language_model.modes import checkpoint_activations, switch_dropout_off
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
+from nlhf_zoo.policies.language_model.responses import responses_of
 from nlhf_zoo.policies.language_model.scoring import Scorer
 from nlhf_zoo.policies.language_model.sharded_policy import ShardedPolicy
 from nlhf_zoo.policies.language_model.sources import (
@@ -124,6 +124,7 @@ class CausalLMPolicy(ShardedPolicy):
         self.adapter = adapter
         self.max_new_tokens = max_new_tokens
         self.generator = generator or TransformersGenerator()
+        self.generator.attach(self.source, lora, adapter)
         self.softmax_chunk = softmax_chunk
         self._chunk_size = ChunkSize(max_tokens_per_chunk)
         self.gradient_checkpointing = gradient_checkpointing
