@@ -59,12 +59,16 @@ class Shape:
         return [(h, h), (h, k), (h, k), (h, h), (h, i), (h, i), (i, h)]
 
     @property
+    def ends(self) -> int:
+        """Parameters of the embedding and of the output layer: (1 or 2) V H."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
     def parameters(self) -> int:
         """N = (1 or 2) V H + L (sum of in x out + biases + 2 H) + H."""
         layer = sum(a * b for a, b in self.linear) + 2 * self.hidden
         layer += (self.hidden + 2 * self.keys) * self.biases
-        ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return ends + self.layers * layer + self.hidden
+        return self.ends + self.layers * layer + self.hidden
 
     def adapter(self, rank: int) -> int:
         """Parameters of LoRA on all linear layers of the body: A = L r (sum of in + out)."""
@@ -130,6 +134,26 @@ def lora() -> Iterator[list[str]]:
         yield [shape.name, *map(size, (base, adapters, cache, whole, again, total))]
 
 
+def shared() -> Iterator[list[str]]:
+    """A row for each shape, of Nash-MP with LoRA and a base that 8 GPUs share, in GiB."""
+    yield [
+        f"GiB, with LoRA, on each of {GPUS}", "its share", "gathered", "activations",
+        "`fsdp2_layerwise`, in all", "`fsdp2`, in all",
+    ]  # fmt: skip
+    for shape in SHAPES:
+        base, ends = shape.parameters * BF16, shape.ends * BF16
+        adapters = shape.adapter(RANK) * trained(players=2, half_step=True)
+        cache = ROWS * LENGTH * shape.cache_of_token()
+        again = shape.activations(ROWS * LENGTH, RANK, True)  # all rows: chunks are refused here
+        # Embedding and output layer, as long as a pass takes, and a layer.
+        share, gathered = base / GPUS, ends + (base - ends) / shape.layers
+        training = share + gathered + again
+        by_layer = max(training, share + gathered + cache)
+        at_once = max(training, share + base + cache)
+        totals = adapters + by_layer, adapters + at_once
+        yield [shape.name, *map(size, (share, gathered, again, *totals))]
+
+
 def full() -> Iterator[list[str]]:
     """A row for each shape where all weights train, in GiB."""
     yield [
@@ -157,7 +181,7 @@ def table(rows: Iterator[list[str]]) -> str:
 def page() -> str:
     """The page with its tables made anew."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, rows in (("lora", lora()), ("full", full())):
+    for name, rows in (("lora", lora()), ("shared", shared()), ("full", full())):
         marks = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.S)
         assert pattern.search(text), name
@@ -173,7 +197,7 @@ def main() -> None:
     if parser.parse_args().write:
         PAGE.write_text(page(), encoding="utf-8")
     else:
-        print(table(lora()), table(full()), sep="\n\n")
+        print(table(lora()), table(shared()), table(full()), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -156,4 +156,11 @@ def test_all_end_by_its_sentence(how: str, phase: str, tmp_path: Path):
         assert checkpoint["online_game"]["progress"]["batches"] == STEP - 1
         checkpoints = folder / runs.RUN / "checkpoints"
         assert {path.name for path in checkpoints.iterdir()} == {"last.ckpt", "previous.ckpt"}
+        # It goes on in one process; nothing of what was drawn in that step was kept.
+        options = ("--trainer.num_nodes", "1", "--trainer.logger.save_dir", "../runs", *runs.LAST)
+        run = runs.nlhf(
+            "fit", "--config", str(folder / "game.yaml"), *options, folder=folder / "alone"
+        )
+        assert run.code == 0, run.err
+        assert runs.load(folder)["online_game"]["progress"]["round"] == runs.ROUNDS
     print(f"{how} in {phase}: {TRIALS} trials, all ended within {longest:.0f} s")
