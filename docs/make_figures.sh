@@ -6,6 +6,9 @@ for name in quickstart comal oracle_calls language language_reuse; do
     nlhf compare --config "configs/compare/$name.yaml" --output "runs/figures/$name" --overwrite
     cp "runs/figures/$name/comparison.png" "docs/figures/$name.png"
 done
+nlhf compare --config configs/compare/language_epochs.yaml --output runs/figures/language_epochs --overwrite
+nlhf compare --config configs/compare/language_reuse.yaml --budget.queries 1228800 \
+    --output runs/figures/language_twice --overwrite
 nlhf compare --config docs/figures/optimistic.yaml --overwrite
 python docs/figures/simplex.py
 python docs/figures/adaptive_step.py
