@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import Any, final
 
 import lightning as L
 import torch
 from torch import Tensor
 from typing_extensions import TypeVar
+
+from nlhf_zoo.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -64,6 +67,24 @@ def counts_of_each(trainer: L.Trainer | None, numbers: Sequence[int]) -> list[li
 def sum_over_processes(trainer: L.Trainer | None, numbers: Sequence[int]) -> list[int]:
     """Sums of whole numbers that each process has; all of them call this alike."""
     return [sum(each) for each in zip(*counts_of_each(trainer, numbers), strict=True)]
+
+
+def refuse_uneven_batches(trainer: L.Trainer) -> None:
+    """Refuse loaders that give one process more batches than another, which would wait for ever.
+
+    Raises:
+        UserError: how many batches they have; in all processes.
+    """
+    batches = [trainer.num_training_batches, *trainer.num_val_batches]
+    numbers = [-1 if math.isinf(number) else int(number) for number in batches]
+    for which, each in zip(count(), zip(*counts_of_each(trainer, numbers), strict=True)):
+        if len({*each}) > 1:
+            kind = "validation" if which else "training"
+            shown = ", ".join("endless" if number < 0 else str(number) for number in each)
+            raise UserError(
+                f"the processes have {shown} {kind} batches, and would wait for each other: give "
+                "each as many, as TextPrompts and TablePrompts do"
+            )
 
 
 def of_all_processes(trainer: L.Trainer | None, figures: Mapping[str, _F]) -> dict[str, _F]:

@@ -19,6 +19,7 @@ from nlhf_zoo.algorithms.schedules import followers
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.schedules import budget_spent
 from nlhf_zoo.policies.finite import TabularPolicy
+from nlhf_zoo.processes import refuse_uneven_batches
 from nlhf_zoo.records import Prompts
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class GradientSteps(Realisation):
 
     @override
     def begin(self, game: OnlineGame) -> None:
+        refuse_uneven_batches(game.trainer)
         for config in game.trainer.lr_scheduler_configs:
             if followers(config.scheduler):
                 budget_spent(game)  # which refuses a run without an end, before anything is drawn

@@ -10,10 +10,17 @@ from together import together
 from nlhf_zoo.algorithms import OnlineDPO
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.data.stream import own_share
-from nlhf_zoo.errors import DivergenceError, OracleStoppedError
+from nlhf_zoo.errors import DivergenceError, OracleStoppedError, UserError
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
-from nlhf_zoo.processes import Largest, Mean, StepMean, counts_of_each, of_all_processes
+from nlhf_zoo.processes import (
+    Largest,
+    Mean,
+    StepMean,
+    counts_of_each,
+    of_all_processes,
+    refuse_uneven_batches,
+)
 
 GAMES = 5
 
@@ -126,6 +133,25 @@ def test_figures_of_all(size):
         }  # fmt: skip
         assert counts == [[rank, 7] for rank in range(size)]
     assert of_all_processes(None, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([3, 2], "the processes have 3, 2 training batches"),
+        ([math.inf, 2], "the processes have endless, 2 training batches"),
+        ([4, 4], "the processes have 1, 2 validation batches"),
+    ],
+)
+def test_a_process_with_fewer_batches_is_refused_in_all(batches, words):
+    def of_process(trainer):
+        trainer.num_training_batches = batches[trainer.global_rank]
+        trainer.num_val_batches = [7, trainer.global_rank + 1]
+        with pytest.raises(UserError, match=words):
+            refuse_uneven_batches(trainer)
+        return True
+
+    assert together(2, of_process) == [True, True]
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])
