@@ -71,12 +71,21 @@ def steps_a_second(size: Size, epochs: int | None) -> float:
     return counted.steps_a_second()
 
 
-def fit(game: OnlineGame, prompts: Prompts, callbacks: list[L.Callback], times: int = 1) -> None:
+def fit(
+    game: OnlineGame,
+    prompts: Prompts,
+    callbacks: list[L.Callback],
+    times: int = 1,
+    accelerator: str = "cpu",
+    strategy: Any = "auto",
+    max_steps: int = -1,
+) -> None:
     """Train on one batch of prompts again and again; a batch holds them so many times."""
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
-        max_steps=-1,
+        strategy=strategy,
+        max_steps=max_steps,
         max_epochs=-1,
         logger=False,
         enable_checkpointing=False,
