@@ -150,3 +150,19 @@ def test_a_held_rollout_is_drawn_anew_by_more_processes(tmp_path: Path):
     assert state["progress"]["queries"] == 4 * 2 * (2 + 4 + 4)
     charged = [int(n) for file in run.glob(COUNTED.format("*")) for n in file.read_text().split()]
     assert sum(charged) == next(iter(state["ledgers"].values()))["queries"]
+
+
+@pytest.mark.slow
+def test_held_out_prompts_need_not_divide_by_the_processes(tmp_path: Path):
+    """One has a batch less, whose place a prompt takes that is not asked about."""
+    config, asked = texts(tmp_path), []
+    config["data"]["init_args"]["num_validation"] = 3
+    every = ("--trainer.val_check_interval", "2", "--trainer.num_sanity_val_steps", "0")
+    for validates in ("0", "1.0"):
+        run, limit = tmp_path / validates, ("--trainer.limit_val_batches", validates)
+        ended = play(run, config, 2, "--trainer.max_steps", "4", *every, *limit, before=counting)
+        assert ended.code == 0, ended.err
+        (ledger,) = runs.load(run)["online_game"]["ledgers"].values()
+        asked.append(ledger["queries"] + ledger["cache_hits"])
+    # Twice three prompts, of which no more pairs than 4 x 2 are different.
+    assert 0 < asked[1] - asked[0] <= 2 * 3 * 4 * 2
