@@ -25,7 +25,7 @@ from forked import Run
 from nlhf_zoo.errors import UserError
 
 TRIALS = int(os.environ.get("NLHF_TRIALS", "1"))
-SECONDS, SILENCE = 10, 6  # of HangWatch
+SECONDS, SILENCE = 10, 20  # of HangWatch
 LONGEST = 60  # seconds until all have ended
 STEP = 3  # the training step in which it happens
 PHASES = ("draw", "judge", "score", "backward", "update")

@@ -40,7 +40,7 @@ FAILED = (
     "what it cannot read"
 )
 DIED = (
-    "nlhf: error: no sign for 1.8 seconds of process 1 of 2, last seen in the training step "
+    "nlhf: error: no sign for 6 seconds of process 1 of 2, last seen in the training step "
     "(training step 4): it was stopped or killed"
 )
 
@@ -50,7 +50,7 @@ def configuration(folder: Path, strategy: str, **failure: Any) -> None:
     config["trainer"] |= {"devices": 2, "strategy": strategy}
     config["trainer"] |= {"enable_progress_bar": False}  # which is shown where it is slow
     config["trainer"]["callbacks"] += [
-        runs.part("HangWatch", silence=6),
+        runs.part("HangWatch", silence=20),
         runs.part("planted.Fails", **failure),
     ]
     config["data"] = runs.part("TablePrompts", batch_size=2)
