@@ -187,14 +187,12 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
 def run_of(game: OnlineGame) -> dict[str, Any]:
     """What a place says of the run itself: its processes, its seed and its oracle."""
     oracle, trainer = game.oracle, trainer_of(game)
-    tables = {
-        name: module.preference
-        for name, module in oracle.named_modules()
-        if isinstance(module, TableOracle)
-    }
+    # Without what `ListedResponses` asks for at its first use: it is the same oracle behind it.
+    parts = {name: m for name, m in oracle.named_modules() if not name.endswith("_asked")}
+    tables = {name: m.preference for name, m in parts.items() if isinstance(m, TableOracle)}
     judge = {
-        "kinds": [type(module).__name__ for module in oracle.modules()],
-        "texts": [m.fingerprint for m in oracle.modules() if isinstance(m, TextOracle)],
+        "kinds": [type(module).__name__ for module in parts.values()],
+        "texts": [m.fingerprint for m in parts.values() if isinstance(m, TextOracle)],
         "tables": rollout_files.digest_of_tensors(tables),
     }
     return {

@@ -14,9 +14,11 @@ from nlhf_zoo.algorithms import NashMP, OnlineIPO
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.held_rollout import Schedule
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.game.playing import run_of
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
-from nlhf_zoo.oracles import MatrixOracle
+from nlhf_zoo.oracles import ListedResponses, MatrixOracle, RuleOracle
+from nlhf_zoo.oracles.rules import LengthBetween
 from nlhf_zoo.policies import TabularPolicy
 
 
@@ -91,6 +93,20 @@ def test_a_part_of_another_rollout_is_never_taken_for_it(change, tmp_path, monke
     asked = counting_questions(game)
     zoo.fit(game, rounds=1)
     assert asked == [[0, 1], [2, 3]]
+
+
+def test_responses_that_were_asked_about_make_no_other_oracle(tmp_path):
+    """Or a rollout that is drawn behind the first use would not be found by a resumed run."""
+    file = tmp_path / "listed.jsonl"
+    file.write_text('{"prompt": "a", "responses": ["b", "cc", "ddd"]}\n')
+    oracle = ListedResponses(RuleOracle(LengthBetween(1, 2)), file)
+    rollout, gradient = Sample(4, epochs=1), GradientSteps()
+    game = OnlineGame(
+        TabularPolicy(), oracle, OnlineIPO(), 0.1, rollout=rollout, realisation=gradient
+    )
+    before = run_of(game)
+    assert oracle.table.shape == (1, 3, 3)
+    assert run_of(game) == before
 
 
 def test_a_rollout_that_is_lost_is_drawn_anew_and_that_is_said(capsys):
