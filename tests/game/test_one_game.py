@@ -142,8 +142,8 @@ def test_gradients_of_every_algorithm_are_those_of_one_process(
         wanted, progress = gradients(kind, row, folder, None, devices=1)
         gaps[str(row)] = float((found - wanted).abs().max() / wanted.abs().max())
         assert missing == progress.unjudged == len(wanted)
-        if kind not in ("enumerated", "sampled"):
-            continue
+        if kind != "enumerated":
+            continue  # what is drawn depends on how often it is
         # Those of a batch of each prompt, accumulated.
         each, _ = gradients(kind, row, folder, 1, devices=1, accumulate_grad_batches=len(TEXTS))
         gaps[f"{row}, accumulated"] = float((each - wanted).abs().max() / wanted.abs().max())
