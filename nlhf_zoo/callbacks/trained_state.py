@@ -11,6 +11,7 @@ import lightning as L
 from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError
+from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.checkpointing import checkpoint_keys
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.records.finite import not_finite
@@ -24,6 +25,8 @@ def refuse_not_finite(
     The moments of an optimiser overflow before weights do: what is divided by infinity moves no
     more, and the run would go on without learning.
 
+    All processes call this, and all refuse: of what is sharded, each sees a part.
+
     Args:
         trainer: whose optimisers are looked at.
         module: what it trains; of a game, all players and the start of the round.
@@ -33,8 +36,9 @@ def refuse_not_finite(
         DivergenceError: which tensor is not finite, of which player, after which step.
     """
     name = not_finite(dict(_trained(trainer, module)))
-    if name is None:
+    if not sum_over_processes(module, [name is not None])[0]:
         return
+    name = name or "what another process holds"
     step, player, stays = f"after optimiser step {trainer.global_step}", "", ""
     if isinstance(module, OnlineGame):
         step += f", in round {module.progress.round},"

@@ -17,7 +17,8 @@ from nlhf_zoo.health.probe import Probe, gap, one_by_one, total_log_prob
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.records.shards import local
+from nlhf_zoo.policies.language_model.sharding import gradients
+from nlhf_zoo.records.shards import local, whole
 
 _REFERENCE = {"reference": 1.0}
 _APART = 1e-3  # log-probabilities of scattered players differ by far more
@@ -181,6 +182,7 @@ def _sums(policy: Policy) -> dict[str, float]:
 def gradient_reaches(game: OnlineGame, probe: Probe) -> Check:
     """The loss's gradient reaches the policy, and no other player carries one."""
     name, policy = "gradient reaches the policy alone", game.policy
+    policy.at_rest()
     trained = [p for p in policy.parameters() if p.requires_grad]
     advice = "the policy was switched off on the way: its training would do nothing, without a word"
     if not trained:
@@ -200,6 +202,6 @@ def gradient_reaches(game: OnlineGame, probe: Probe) -> Check:
 
 def _norm(log_prob: Tensor, parameters: list[nn.Parameter]) -> float | None:
     """Norm of the gradient of a sum of log-probabilities; None where it reaches no parameter."""
-    found = torch.autograd.grad(log_prob.sum(), parameters, allow_unused=True)
-    squares = [float(g.double().square().sum()) for g in found if g is not None]
+    found = gradients(log_prob.sum(), parameters, parameters)
+    squares = [float(whole(g.double().square().sum())) for g in found if g is not None]
     return math.sqrt(sum(squares)) if squares else None

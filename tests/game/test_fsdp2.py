@@ -88,9 +88,9 @@ def assert_same_gradients(found: dict[str, nn.Parameter], wanted: dict[str, nn.P
         assert equal_everywhere(gradient)
 
 
-def trains_as_one(lora: LoRA | None, folder: Path) -> None:
+def trains_as_one(lora: LoRA | None, options: dict[str, Any], folder: Path) -> None:
     """Scores before anything is drawn: a root that has drawn would hide that scoring passes it."""
-    one, shared = both = [make_policy(folder, lora=lora) for _ in range(2)]
+    one, shared = both = [make_policy(folder, lora=lora, **each) for each in ({}, options)]
     spread(shared)
     prompts = tiny_prompts(one, TEXTS)
     responses = some_responses(one, len(TEXTS))
@@ -169,7 +169,15 @@ WAYS = [LORA, None]
 
 @pytest.mark.parametrize("lora", WAYS, ids=["lora", "full"])
 def test_two_processes_train_as_one(lora: LoRA | None, tmp_path: Path):
-    two_processes(partial(trains_as_one, lora, tiny_folder("llama")), tmp_path)
+    two_processes(partial(trains_as_one, lora, {}, tiny_folder("llama")), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", WAYS, ids=["lora", "full"])
+def test_chunks_of_rows_are_equally_many(lora: LoRA | None, tmp_path: Path):
+    """One process needs more of them than the other, and the backward computes them again."""
+    options = {"max_tokens_per_chunk": 44, "gradient_checkpointing": True}
+    two_processes(partial(trains_as_one, lora, options, tiny_folder("llama")), tmp_path)
 
 
 @pytest.mark.parametrize("lora", WAYS, ids=["lora", "full"])

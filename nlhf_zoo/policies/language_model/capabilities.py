@@ -21,6 +21,7 @@ from nlhf_zoo.policies.language_model.generation import (
 from nlhf_zoo.policies.language_model.modes import without_dropout
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, Players
 from nlhf_zoo.policies.language_model.scoring import Scorer
+from nlhf_zoo.policies.language_model.sharding import flat_gradient
 from nlhf_zoo.policies.language_model.targets import kinds, kinds_without_gradient, layer_of
 from nlhf_zoo.records import PLAIN, Mixture, Prompts, Responses
 from nlhf_zoo.records.random_streams import random_stream
@@ -284,10 +285,10 @@ class _Trial:
 
     def _gradient(self, score: Scorer, parameters: Sequence[nn.Parameter]) -> Tensor:
         prompts, responses = self.rows.prompts(), self.rows.responses()
+        trained = self.players.parameters_of("policy").values()
         with torch.enable_grad():
             log_prob = score({"policy": 1.0}, prompts, responses, PLAIN).sum()
-            found = torch.autograd.grad(log_prob, parameters, materialize_grads=True)
-        return torch.cat([gradient.double().flatten() for gradient in found])
+            return flat_gradient(log_prob, parameters, trained)
 
     @torch.no_grad()
     def _drawing(self, score: Scorer) -> tuple[Drawing, float | None, str, str]:

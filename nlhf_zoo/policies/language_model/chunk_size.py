@@ -22,8 +22,9 @@ class ChunkSize(nn.Module):
     """Tokens whose activations are held at a time.
 
     A number, or None for all. "auto" is 2048; on a GPU it is measured by the first trained batch
-    that has more. What was measured is kept in checkpoints, and a resumed run takes it. Where
-    buffers are the first process's, as with DDP, all processes take that one's after one step.
+    that has more, but of sharded weights. What was measured is kept in checkpoints, and a resumed
+    run takes it. Where buffers are the first process's, as with DDP, all processes take that one's
+    after one step.
 
     Args:
         max_tokens: of prompts and responses, padding included.
@@ -66,6 +67,7 @@ class ChunkSize(nn.Module):
             return self.max_tokens
         tokens = responses.weight.numel() * _width(prompts, responses)
         measurable = can_be_measured(responses.tokens.device) and not responses.enumerated
+        measurable &= score.players.sharding is None  # else all must measure, and call, alike
         if trained and measurable and not self.measured and tokens > WITHOUT_MEASURE:
             parameters = [*trained().values()]
             self.measured.fill_(_measured(score, parameters, prompts, responses))

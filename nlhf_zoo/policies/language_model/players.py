@@ -122,6 +122,13 @@ class Players(nn.Module, ABC):
         """Whether all processes must call a model equally often, for each waits for the others."""
         return self.sharding is not None and self.sharding.layerwise
 
+    def most_calls(self, number: int) -> int:
+        """How often all processes call a model, where this one needs so many calls.
+
+        The largest number of all where weights are sharded: each call waits for the others.
+        """
+        return number if self.sharding is None else self.sharding.largest(number)
+
     def gathered(self, players: Sequence[str]) -> AbstractContextManager[None]:
         """Hold the weights of these players whole inside; drawing takes place in it."""
         if self.sharding is None:

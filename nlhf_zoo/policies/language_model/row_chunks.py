@@ -52,8 +52,10 @@ class Rows(NamedTuple):
         return max(int(self.scored.any(0).long().argmax()) - 1, 0)
 
 
-def plan(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def plan(lengths: Sequence[int], max_tokens: int, at_least: int = 1) -> list[list[int]]:
     """Numbers of the rows of each chunk: as many rows of like lengths as fit, one at least.
+
+    The largest are halved until there are ``at_least`` so many chunks, or all are single rows.
 
     A chunk of n rows, the longest of w tokens, has n w <= max_tokens. The last chunk has the
     longest rows, and what did not fill a chunk is in the first: the last one is never repeated.
@@ -64,7 +66,25 @@ def plan(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
         num = max(1, max_tokens // max(lengths[order[0]], 1))
         chunks.append(order[:num])
         order = order[num:]
+    while len(chunks) < min(at_least, len(lengths)):
+        largest = max(range(len(chunks)), key=lambda number: len(chunks[number]))
+        rows = chunks[largest]
+        chunks[largest : largest + 1] = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     return chunks[::-1]
+
+
+def chunked(rows: Rows, max_tokens: int, most_calls: Callable[[int], int]) -> list[list[int]]:
+    """Numbers of the rows of each chunk; empty where one call holds all rows as they are.
+
+    Args:
+        rows: of the batch.
+        max_tokens: of a chunk, padding included.
+        most_calls: how many chunks there are, where these rows need so many.
+    """
+    lengths = rows.mask.sum(1).tolist()
+    needed = plan(lengths, max_tokens) if rows.tokens.numel() > max_tokens else []
+    number = most_calls(max(len(needed), 1))
+    return needed if number <= max(len(needed), 1) else plan(lengths, max_tokens, number)
 
 
 def in_turn(

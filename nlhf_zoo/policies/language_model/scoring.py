@@ -20,7 +20,7 @@ from nlhf_zoo.policies.base import mix
 from nlhf_zoo.policies.language_model.generation import position_ids, restrict, warp
 from nlhf_zoo.policies.language_model.output_layer import output_layer
 from nlhf_zoo.policies.language_model.players import Players
-from nlhf_zoo.policies.language_model.row_chunks import Rows, in_turn, plan
+from nlhf_zoo.policies.language_model.row_chunks import Rows, chunked, in_turn
 from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses
 
 # Hidden states of each player [M, H] -> log-probabilities of the next token [M, V].
@@ -100,10 +100,10 @@ class Scorer:
         tokens, mask = responses.tokens.flatten(0, 1), responses.mask.flatten(0, 1)
         rows = Rows.following(prompts.tokens, prompts.mask, tokens, mask)
         score = partial(self._of_rows, who, decoding)
-        if max_tokens is None or rows.tokens.numel() <= max_tokens:
+        chunks = [] if max_tokens is None else chunked(rows, max_tokens, self.players.most_calls)
+        if not chunks:
             found = score(prompts.tokens.shape[1] - 1, *rows)
             return found.view(responses.weight.shape)
-        chunks = plan(rows.mask.sum(1).tolist(), max_tokens)
         packed = [rows.packed(numbers) for numbers in chunks]
         found = self._in_turn(who, score, [(chunk.start(), *chunk) for chunk in packed])
         order = torch.tensor([number for numbers in chunks for number in numbers])
@@ -145,7 +145,9 @@ class Scorer:
         score = partial(self._of_prompts, who, decoding, responses, unique[:, 1:], which)
         each = len(unique) * (prompts.tokens.shape[1] + tokens.shape[1] - 1)  # tokens of a prompt
         num = len(prompts) if max_tokens is None else max(1, max_tokens // each)
-        chunks = zip(prompts.tokens.split(num), prompts.mask.split(num), strict=True)
+        number = -(-len(prompts) // num)
+        number = number if max_tokens is None else self.players.most_calls(number)
+        chunks = zip(*(t.tensor_split(number) for t in (prompts.tokens, prompts.mask)), strict=True)
         return self._in_turn(who, score, [*chunks])
 
     def _of_prompts(

@@ -6,11 +6,11 @@ from typing import Any
 
 from typing_extensions import override
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.policies.language_model.chunk_size import ChunkSize
 from nlhf_zoo.policies.language_model.generation import Generator
 from nlhf_zoo.policies.language_model.players import Players
-from nlhf_zoo.policies.language_model.sharding import Sharding, refuse_models, refuse_options
+from nlhf_zoo.policies.language_model.sharding import Sharding, refuse_models
 
 
 class ShardedPolicy(Policy):
@@ -24,12 +24,12 @@ class ShardedPolicy(Policy):
     generator: Generator
     compile_body: bool
     _players: Players
-    _chunk_size: ChunkSize
 
     @override
     def refuse_sharding(self, layerwise: bool) -> None:
         self.generator.refuse_sharding(layerwise)
-        refuse_options(self.compile_body, self._chunk_size.max_tokens)
+        if self.compile_body:
+            raise UserError("model.policy.compile does not go with fsdp2: set it to false")
         refuse_models(self._players.models(), self._players.replicated())
 
     @override

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.records.shards import is_sharded, whole
 
 _HIDDEN = "sharded_hidden_states"  # the method of a root that scoring calls
 
@@ -50,7 +51,10 @@ class Sharding:
         self._roots = list(models)
         ignored = set(replicated)
         refuse_models(models, replicated)
-        self._begin_as_the_first(torch.device(mesh.device_type))
+        self._device = torch.device(mesh.device_type)
+        if self._device.type == "cuda":
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._begin_as_the_first()
         for model in models:
             for block in self._blocks[id(model)]:
                 fully_shard(block, mesh=mesh, ignored_params=ignored)
@@ -60,13 +64,10 @@ class Sharding:
             register_fsdp_forward_method(model, _HIDDEN)
 
     @torch.no_grad()
-    def _begin_as_the_first(self, kind: torch.device) -> None:
+    def _begin_as_the_first(self) -> None:
         """Replicated parameters become those of the first process, on this process's device."""
-        device = kind
-        if kind.type == "cuda":
-            device = torch.device("cuda", torch.cuda.current_device())
         for parameter in self.replicated:
-            parameter.data = parameter.data.to(device)
+            parameter.data = parameter.data.to(self._device)
             torch.distributed.broadcast(parameter.data, group_src=0, group=self._group)
 
     def body(self, model: Any) -> Callable[..., Any]:
@@ -82,6 +83,12 @@ class Sharding:
         for model in self._roots:
             for unit in self._units(model):
                 unit.reshard()
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that processes have."""
+        of_all = torch.tensor(number, device=self._device)
+        torch.distributed.all_reduce(of_all, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(of_all)
 
     @contextmanager
     def gathered(self, models: Iterable[Any]) -> Iterator[None]:
@@ -172,6 +179,41 @@ def blocks(model: Any) -> list[nn.Module]:
     return found
 
 
+def gradients(
+    of: Tensor, parameters: Sequence[nn.Parameter], trained: Iterable[nn.Parameter]
+) -> list[Tensor | None]:
+    """Derivatives of a number by parameters; None where one does not depend on it.
+
+    Those of sharded parameters are sharded likewise, and means over processes: a backward alone
+    brings them there.
+
+    Args:
+        of: the number, in a graph.
+        parameters: some of those that are trained, at rest.
+        trained: all of them; gradients that they have stay.
+    """
+    if not any(map(is_sharded, parameters)):
+        return list(torch.autograd.grad(of, parameters, allow_unused=True))
+    before = [(parameter, parameter.grad) for parameter in trained]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        of.backward()
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
+def flat_gradient(
+    of: Tensor, parameters: Sequence[nn.Parameter], trained: Iterable[nn.Parameter]
+) -> Tensor:
+    """All of the derivatives by parameters in one row, float64: 0 where there is none."""
+    found = zip(gradients(of, parameters, trained), parameters, strict=True)
+    each = [torch.zeros_like(p) if gradient is None else gradient for gradient, p in found]
+    return torch.cat([whole(gradient).double().flatten() for gradient in each])
+
+
 def refuse_models(models: Iterable[Any], replicated: Iterable[nn.Parameter]) -> None:
     """Refuse models without blocks, or with weights that cannot be gathered together.
 
@@ -189,17 +231,3 @@ def refuse_models(models: Iterable[Any], replicated: Iterable[nn.Parameter]) -> 
                 "one floating-point type: set the dtype of model.policy.model, leave four_bit out, "
                 "or set trainer.strategy to ddp"
             )
-
-
-def refuse_options(compiled: bool, max_tokens: int | str | None) -> None:
-    """Refuse options of scoring that sharded weights do not go with.
-
-    Raises:
-        UserError: which option, and what to do.
-    """
-    for is_wrong, option, remedy in (
-        (compiled, "compile", "false"),
-        (max_tokens is not None, "max_tokens_per_chunk", "null"),
-    ):
-        if is_wrong:
-            raise UserError(f"model.policy.{option} does not go with fsdp2: set it to {remedy}")
