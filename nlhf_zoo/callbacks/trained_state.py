@@ -11,9 +11,9 @@ import lightning as L
 from torch import Tensor
 
 from nlhf_zoo.errors import DivergenceError
-from nlhf_zoo.game.accounting import sum_over_processes
 from nlhf_zoo.game.checkpointing import checkpoint_keys
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.processes import sum_over_processes
 from nlhf_zoo.records.finite import not_finite
 
 
@@ -36,7 +36,7 @@ def refuse_not_finite(
         DivergenceError: which tensor is not finite, of which player, after which step.
     """
     name = not_finite(dict(_trained(trainer, module)))
-    if not sum_over_processes(module, [name is not None])[0]:
+    if not sum_over_processes(trainer, [name is not None])[0]:
         return
     name = name or "what another process holds"
     step, player, stays = f"after optimiser step {trainer.global_step}", "", ""

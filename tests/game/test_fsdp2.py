@@ -127,7 +127,9 @@ def trains_as_one(lora: LoRA | None, options: dict[str, Any], folder: Path) -> N
 
 @torch.no_grad()
 def refused_where_apart(policy: CausalLMPolicy) -> None:
-    trainer = SimpleNamespace(world_size=2, strategy=FSDP2Strategy())
+    strategy = FSDP2Strategy()
+    strategy.parallel_devices = [torch.device("cpu")] * 2
+    trainer = SimpleNamespace(world_size=2, global_rank=dist.get_rank(), strategy=strategy)
     game: Any = SimpleNamespace(policy=policy, _trainer=trainer, device=policy.device)
     refuse_apart(game)
     if policy.lora is None:

@@ -206,10 +206,8 @@ class _Trial:
         padding_gap = self._padding_gap(score)
         if trained_mode:
             self._refuse_another_function(score)
-        drawing, gap, failure, fallback = self._drawing(score)
-        return Capabilities(
-            drawing, gap, padding_gap, score.softmax_chunk, self.rounding, failure, fallback
-        )
+        drawing, gap, *why = self._drawing(score)
+        return Capabilities(drawing, gap, padding_gap, score.softmax_chunk, self.rounding, *why)
 
     @torch.no_grad()
     def _softmax_chunk(self, score: Scorer) -> int:
@@ -227,9 +225,10 @@ class _Trial:
         rows = self.rows
         try:
             ours = score({"policy": 1.0}, rows.prompts(), rows.responses(), PLAIN)
-        except UserError:
-            raise
         except Exception as error:
+            # Of sharded weights, another process may have gone.
+            if isinstance(error, UserError) or self.players.sharding is not None:
+                raise
             kind = type(self.players.language_model("policy")).__name__
             raise UserError(
                 f"model.policy.model: {kind} cannot score a batch of two prompts of different "

@@ -321,7 +321,8 @@ class CausalLMPolicy(ShardedPolicy):
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
         request = self._request(who, prompts, num, decoding, rng)
-        with self._players.gathered([player for player, weight in who.items() if weight]):
+        own = [] if self.generator.draws_apart else [p for p, weight in who.items() if weight]
+        with self._players.gathered(own):
             drawn = self.generator.draw(self._players, request)
         return self._responses(request, drawn, self.stamp(who))
 
