@@ -109,7 +109,7 @@ def as_two_machines(folder: Path, how: str, phase: str, process: int) -> tuple[l
         try:
             found[node] = runs.nlhf(
                 "fit", *options, folder=folder / str(node), before=before,
-                timeout=60 if stops else 200,
+                timeout=40 if stops else 200,
             )  # fmt: skip
         except TimeoutError as error:
             found[node] = error
@@ -155,7 +155,9 @@ def test_all_end_by_its_sentence(how: str, phase: str, tmp_path: Path):
         assert checkpoint["global_step"] == STEP - 1
         assert checkpoint["online_game"]["progress"]["batches"] == STEP - 1
         checkpoints = folder / runs.RUN / "checkpoints"
-        assert {path.name for path in checkpoints.iterdir()} == {"last.ckpt", "previous.ckpt"}
+        # One of the step that not all have finished may be begun; it is nobody's.
+        found = {path.name for path in checkpoints.iterdir()} - {"last.ckpt.part"}
+        assert found == {"last.ckpt", "previous.ckpt"}
         # It goes on in one process; nothing of what was drawn in that step was kept.
         options = ("--trainer.num_nodes", "1", "--trainer.logger.save_dir", "../runs", *runs.LAST)
         run = runs.nlhf(
