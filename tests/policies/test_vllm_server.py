@@ -1,4 +1,4 @@
-"""Servers of adapters that cannot draw are refused in one sentence, and their keys are not shown."""
+"""Servers of adapters that cannot draw are refused in a sentence, and their keys are not shown."""
 
 from functools import partial
 from pathlib import Path

@@ -149,6 +149,9 @@ class VLLMGenerator(AdapterGenerator):
         engine_args: further arguments of `vllm.LLM`, such as `{max_model_len: 4096}`.
     """
 
+    # What is drawn is the same.
+    may_change_on_resume: ClassVar[frozenset[str]] = frozenset({"gpu_memory", "max_gap"})
+
     def __init__(
         self,
         gpu_memory: float = 0.4,

@@ -51,7 +51,15 @@ class VLLMServerGenerator(AdapterGenerator):
     draws_apart = True
     # Where the server is and how fast it is asked; what is drawn is the same.
     may_change_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"base_url", "folder", "folder_at_server", "api_key_env", "concurrency", "timeout"}
+        {
+            "base_url",
+            "folder",
+            "folder_at_server",
+            "api_key_env",
+            "concurrency",
+            "timeout",
+            "max_gap",
+        }
     )
 
     def __init__(
