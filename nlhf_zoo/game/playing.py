@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -21,9 +22,10 @@ from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout_files import Part, Place
 from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.processes import objects_of_each
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream, training_seed
-from nlhf_zoo.records.shards import local
+from nlhf_zoo.records.shards import is_sharded, local
 
 if TYPE_CHECKING:
     from nlhf_zoo.game.online_game import OnlineGame
@@ -160,7 +162,7 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
     """Where the rollout belongs that is drawn now."""
     policy, rollout = game.policy, game.rollout
     names = policy.checkpoint_keys()
-    weights = {name: local(one) for name, one in policy.state_dict().items() if name in names}
+    weights = {name: one for name, one in policy.state_dict().items() if name in names}
     options = {
         "step": repr(game.step),
         "responses": rollout.num_responses,
@@ -178,10 +180,18 @@ def place_of(game: OnlineGame, number: int, num_prompts: int) -> Place:
         number=number,
         parts=game.micro_batches.number(num_prompts),
         rank=game.global_rank,
-        weights=rollout_files.digest_of_tensors(weights),
+        weights=_digest_of_all(game, weights),
         options=json.dumps(options),
         **run_of(game),
     )
+
+
+def _digest_of_all(game: OnlineGame, weights: Mapping[str, Tensor]) -> str:
+    """A digest that all processes share: of sharded weights, of the digests of their parts."""
+    own = rollout_files.digest_of_tensors({name: local(one) for name, one in weights.items()})
+    if not any(map(is_sharded, weights.values())):
+        return own
+    return hashlib.sha256(" ".join(objects_of_each(trainer_of(game), own)).encode()).hexdigest()
 
 
 def run_of(game: OnlineGame) -> dict[str, Any]:
