@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.game import designs
-from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies.base import Draw, Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
 BEHIND = "behind"  # the player that draws ahead: the policy one rollout ago
@@ -64,13 +64,17 @@ class Rollout(ABC):
         self, step: ProximalStep, policy: Policy, prompts: Prompts, rng: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
         """The scored responses and those of each opponent; in self-play these are one object."""
-        scored = self.responses(policy, step.sampler, prompts, self.num_responses, step.scored, rng)
-        if step.self_play:
-            return scored, [scored]
-        return scored, [
-            self.responses(policy, opponent, prompts, self.num_opponents, step.opponent, rng)
-            for _, opponent in step.payoff
-        ]
+        draws = [(step.sampler, self.num_responses, step.scored)]
+        if not step.self_play:
+            draws += [(who, self.num_opponents, step.opponent) for _, who in step.payoff]
+        scored, *opponents = self.each(policy, draws, prompts, rng)
+        return scored, opponents or [scored]
+
+    def each(
+        self, policy: Policy, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
+    ) -> list[Responses]:
+        """Responses of several mixtures, one after the other."""
+        return [self.responses(policy, who, prompts, num, how, rng) for who, num, how in draws]
 
     def asked(
         self,
@@ -215,3 +219,9 @@ class Sample(Rollout):
         rng: torch.Generator,
     ) -> Responses:
         return policy.sample(who, prompts, num, decoding, rng)
+
+    @override
+    def each(
+        self, policy: Policy, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
+    ) -> list[Responses]:
+        return policy.sample_each(draws, prompts, rng)

@@ -14,6 +14,8 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
 from nlhf_zoo.records.shards import like
 
+Draw = tuple[Mixture, int, Decoding]  # whose responses, how many to a prompt, and how
+
 
 class Policy(nn.Module, ABC):
     """Responses and their log-probabilities, for several players: named versions of one policy.
@@ -80,6 +82,12 @@ class Policy(nn.Module, ABC):
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
+
+    def sample_each(
+        self, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
+    ) -> list[Responses]:
+        """What ``sample`` draws for each of several players; an engine may do so in one batch."""
+        return [self.sample(who, prompts, num, how, rng) for who, num, how in draws]
 
     @property
     def draws_apart(self) -> bool:

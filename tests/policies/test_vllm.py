@@ -13,7 +13,7 @@ from adapter_engines import FakeGenerator, fake_server
 from language_models import refused, stream
 from safetensors.torch import load_file
 
-from nlhf_zoo.algorithms import NashMD, OnlineDPO
+from nlhf_zoo.algorithms import NashMD, OnlineDPO, OnlineIPO
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
@@ -134,6 +134,16 @@ def test_requests_of_several_players_are_one_batch(policy):
         request.rng.manual_seed(requests.index(request))
         alone = policy.generator.draw(policy._players, request)
         torch.testing.assert_close(alone.tokens, drawn.tokens, rtol=0, atol=0)
+
+
+def test_a_step_with_opponents_is_one_batch(policy):
+    (step,) = OnlineIPO(self_play=False).steps(0.1, 0)
+    prompts, batches = tiny_models.tiny_prompts(policy), policy.generator.batches
+    before = len(batches)
+    scored, (opponent,) = Sample(2, 3).play(step, policy, prompts, stream(0))
+    assert len(batches) == before + 1
+    assert len(batches[-1]) == len(prompts) * (2 + 3)
+    assert (scored.num, opponent.num) == (2, 3)
 
 
 # ---- versions ----

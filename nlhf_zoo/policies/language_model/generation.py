@@ -69,12 +69,14 @@ class Generator(ABC):
 
     Attributes:
         mixes: whether it draws from mixtures of players.
+        holds_base: whether it has a copy of the base model, and reads adapters alone.
         is_tried: whether it is tried with its policy before the first rollout, as those are that
             draw from the players' own weights.
         max_gap: largest gap of a log-probability, for each token, that is none; None is rounding.
     """
 
     mixes: ClassVar[bool] = True
+    holds_base: ClassVar[bool] = False
     is_tried: ClassVar[bool] = False
     max_gap: float | None = None
     # Whether `begin` hands the weights over, so that what it returns may run beside training.

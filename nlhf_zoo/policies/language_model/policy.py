@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.policies.base import lerp_tensors_
+from nlhf_zoo.policies.base import Draw, lerp_tensors_
 from nlhf_zoo.policies.language_model.capabilities import (
     Capabilities,
     find_capabilities,
@@ -39,7 +38,7 @@ from nlhf_zoo.policies.language_model.sources import (
     refuse_low_precision,
     refuse_misfit,
 )
-from nlhf_zoo.policies.language_model.stops import find_stops
+from nlhf_zoo.policies.language_model.stops import find_stops, refuse_ends
 from nlhf_zoo.policies.language_model.targets import Coverage
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
 
@@ -105,13 +104,7 @@ class CausalLMPolicy(ShardedPolicy):
                 "model.policy needs max_new_tokens of at least 1 and softmax_chunk of at least 0, "
                 f"but they are {max_new_tokens} and {softmax_chunk}"
             )
-        if not 0 <= min_new_tokens <= max_new_tokens:
-            raise UserError(
-                f"model.policy.min_new_tokens must be between 0 and max_new_tokens, "
-                f"{max_new_tokens}, but it is {min_new_tokens}"
-            )
-        if not all(stop_strings or ()):
-            raise UserError("model.policy.stop_strings has an empty text, which ends nothing")
+        refuse_ends(min_new_tokens, max_new_tokens, stop_strings or ())
         if dropout and gradient_checkpointing:
             raise UserError(
                 "model.policy.dropout and gradient_checkpointing do not go together: what is "
@@ -139,8 +132,7 @@ class CausalLMPolicy(ShardedPolicy):
         self._score: Scorer
         self._names: Sequence[Sequence[str]] | None = None
         self._capabilities: Capabilities | None = None
-        # Layers that no gradient reaches, of those that LoRA names.
-        self.left_out: Sequence[str] = ()
+        self.left_out: Sequence[str] = ()  # of LoRA's layers, those that no gradient reaches
 
     # The model and its players ------------------------------------------------------------------
 
@@ -321,10 +313,21 @@ class CausalLMPolicy(ShardedPolicy):
     ) -> Responses:
         """Independent draws, from the mixture formed token by token."""
         request = self._request(who, prompts, num, decoding, rng)
-        own = [] if self.generator.draws_apart else [p for p, weight in who.items() if weight]
+        own = [] if self.generator.holds_base else [p for p, weight in who.items() if weight]
         with self._players.gathered(own):
             drawn = self.generator.draw(self._players, request)
         return self._responses(request, drawn, self.stamp(who))
+
+    @torch.no_grad()
+    @override
+    def sample_each(
+        self, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
+    ) -> list[Responses]:
+        if not self.generator.holds_base:  # whose players are gathered one after the other
+            return super().sample_each(draws, prompts, rng)
+        requests = [self._request(who, prompts, num, how, rng) for who, num, how in draws]
+        found = zip(requests, self.generator.draw_each(self._players, requests), strict=True)
+        return [self._responses(one, drawn, self.stamp(one.who)) for one, drawn in found]
 
     @property
     @override
@@ -362,11 +365,8 @@ class CausalLMPolicy(ShardedPolicy):
         )
 
     def _responses(self, request: Request, drawn: Drawn, version: int) -> Responses:
-        may_end = bool(self.ends) or self._stops is not None
-        found = responses_of(request, drawn, self.tokenizer, version, may_end)
-        if not self.length_normalised or found.log_prob is None:
-            return found
-        return replace(found, log_prob=found.log_prob / found.mask.sum(-1))
+        may_end, divided = bool(self.ends) or self._stops is not None, self.length_normalised
+        return responses_of(request, drawn, self.tokenizer, version, may_end, divided)
 
     def enumerate(self, prompts: Prompts) -> Responses | None:
         """The oracle's listed responses, in its order; None where it lists none."""

@@ -14,7 +14,12 @@ from nlhf_zoo.records import Responses
 
 
 def responses_of(
-    request: Request, drawn: Drawn, tokenizer: Any, version: int, may_end: bool
+    request: Request,
+    drawn: Drawn,
+    tokenizer: Any,
+    version: int,
+    may_end: bool,
+    normalised: bool = False,
 ) -> Responses:
     """What was drawn as B rows of K responses, with padding behind each.
 
@@ -24,9 +29,11 @@ def responses_of(
         tokenizer: for texts, which are made at the first look.
         version: of the weights that drew.
         may_end: whether anything ends a response; else none is called truncated.
+        normalised: divide log-probabilities by the number of tokens.
     """
     shape = (len(request.tokens), request.num)
     tokens, mask = drawn.tokens.unflatten(0, shape), drawn.mask.unflatten(0, shape)
+    log_prob = drawn.log_prob.unflatten(0, shape)
     return Responses(
         tokens=tokens.masked_fill(~mask, request.pad),
         mask=mask,
@@ -34,7 +41,7 @@ def responses_of(
         text=DecodedText(tokenizer, tokens, mask),
         version=version,
         truncated=drawn.truncated.unflatten(0, shape) if may_end else None,
-        log_prob=drawn.log_prob.unflatten(0, shape),
+        log_prob=log_prob / mask.sum(-1) if normalised else log_prob,
     )
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from nlhf_zoo.errors import UserError
+
 _TRIALS = 64  # random rows of tokens that an automaton must read as the tokenizer decodes them
 _LENGTH = 12  # tokens of each
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a token of one byte, where there are such
@@ -118,6 +120,17 @@ class DecodedStops(Stops):
                 self._rows.append(row)
             self._next[state, token] = number
         return self._next[state, token]
+
+
+def refuse_ends(min_new_tokens: int, max_new_tokens: int, stop_strings: Sequence[str]) -> None:
+    """Refuse options of where a response ends that cannot be."""
+    if not 0 <= min_new_tokens <= max_new_tokens:
+        raise UserError(
+            f"model.policy.min_new_tokens must be between 0 and max_new_tokens, "
+            f"{max_new_tokens}, but it is {min_new_tokens}"
+        )
+    if not all(stop_strings):
+        raise UserError("model.policy.stop_strings has an empty text, which ends nothing")
 
 
 def find_stops(tokenizer: Any, strings: Sequence[str], num_tokens: int) -> Stops:

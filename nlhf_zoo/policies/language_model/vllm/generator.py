@@ -34,6 +34,7 @@ class AdapterGenerator(Generator):
     """
 
     mixes: ClassVar[bool] = False
+    holds_base: ClassVar[bool] = True
     is_tried: ClassVar[bool] = True
     max_gap: float | None
 
