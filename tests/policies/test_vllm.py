@@ -3,6 +3,7 @@
 vLLM itself is tested in `tests/vllm_engine`; here engines of ours speak as it does.
 """
 
+import os
 from functools import partial
 
 import language_models as lm
@@ -24,6 +25,7 @@ from nlhf_zoo.policies.language_model.exporting import adapter_tensors
 from nlhf_zoo.policies.language_model.generation import Request
 from nlhf_zoo.policies.language_model.stops import find_stops
 from nlhf_zoo.policies.language_model.vllm import limits
+from nlhf_zoo.policies.language_model.vllm.engine import seeing_only
 from nlhf_zoo.records import PLAIN, Decoding, Prompts
 
 KEY = "sk-0123456789abcdef"
@@ -144,6 +146,18 @@ def test_a_step_with_opponents_is_one_batch(policy):
     assert len(batches) == before + 1
     assert len(batches[-1]) == len(prompts) * (2 + 3)
     assert (scored.num, opponent.num) == (2, 3)
+
+
+@pytest.mark.parametrize(("seen", "own"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])
+def test_each_rank_has_an_engine_on_its_own_gpu(seen, own, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    with seeing_only(torch.device("cuda", 1)):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+    with seeing_only(torch.device("cpu")):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
 
 # ---- versions ----

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nlhf_zoo.policies.language_model.vllm.adapters import AdapterVersion, folde
 from nlhf_zoo.policies.language_model.vllm.limits import room_for
 from nlhf_zoo.policies.language_model.vllm.rows import Completion, Row
 
+_SEEN = "CUDA_VISIBLE_DEVICES"
 _SET_HERE = frozenset(
     {"model", "revision", "dtype", "enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras",
      "gpu_memory_utilization", "skip_tokenizer_init", "generation_config", "logprobs_mode",
@@ -73,7 +75,8 @@ class Engine:
         device = next(players.parameters()).device
         self._devices = [device] if device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(self._devices):  # vLLM seeds the whole process
+            # vLLM seeds the whole process.
+            with torch.random.fork_rng(self._devices), seeing_only(device):
                 self._llm = llm(**arguments)
         except Exception as error:
             raise UserError(
@@ -125,6 +128,24 @@ class Engine:
 
     def _request(self, version: AdapterVersion) -> Any:
         return self._lora_request(version.name, version.number, str(version.folder))
+
+
+@contextmanager
+def seeing_only(device: torch.device) -> Iterator[None]:
+    """Start processes that see this GPU alone: else each rank's engine would take the first."""
+    if device.type != "cuda":
+        yield
+        return
+    seen = os.environ.get(_SEEN)
+    names = seen.split(",") if seen else [str(number) for number in range(device.index + 1)]
+    os.environ[_SEEN] = names[device.index]
+    try:
+        yield
+    finally:
+        if seen is None:
+            del os.environ[_SEEN]
+        else:
+            os.environ[_SEEN] = seen
 
 
 def sampling(request: Request) -> dict[str, Any]:
