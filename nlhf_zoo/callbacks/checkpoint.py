@@ -33,10 +33,10 @@ from nlhf_zoo.game.lightning_internals import (
     write_last,
 )
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.processes import objects_of_each, sum_over_processes
 from nlhf_zoo.oracles import journal
 from nlhf_zoo.oracles.journal import Journal
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
-from nlhf_zoo.processes import objects_of_each, sum_over_processes
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
 
 PREVIOUS = "previous.ckpt"  # beside the last one

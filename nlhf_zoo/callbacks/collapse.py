@@ -13,8 +13,8 @@ from torch import Tensor
 from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.processes import Figure, Largest, Mean, of_all_processes
 from nlhf_zoo.policies import CausalLMPolicy
-from nlhf_zoo.processes import Figure, Largest, Mean, of_all_processes
 from nlhf_zoo.records import PLAIN, Prompts
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 

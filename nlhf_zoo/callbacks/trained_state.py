@@ -13,7 +13,7 @@ from torch import Tensor
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.game.checkpointing import checkpoint_keys
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.processes import sum_over_processes
+from nlhf_zoo.metrics.processes import sum_over_processes
 from nlhf_zoo.records.finite import not_finite
 
 

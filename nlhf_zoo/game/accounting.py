@@ -12,10 +12,10 @@ import lightning as L
 from nlhf_zoo.errors import OracleStoppedError, StoppedElsewhereError
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.metrics.processes import counts_of_each
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import last_words
-from nlhf_zoo.processes import counts_of_each
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal
 
 _T = TypeVar("_T")

@@ -15,10 +15,10 @@ from torch import Tensor
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.accounting import Progress
 from nlhf_zoo.game.lightning_internals import trainer_of
+from nlhf_zoo.metrics.processes import objects_of_each
 from nlhf_zoo.oracles.ledger import ledgers
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import FinitePolicy
-from nlhf_zoo.processes import objects_of_each
 from nlhf_zoo.records.finite import refuse_diverged
 from nlhf_zoo.records.shards import like
 

@@ -11,8 +11,8 @@ from nlhf_zoo.algorithms.surrogates import Reuse
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.held_rollout import FrozenLogProbs
 from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.metrics.processes import Figure, Largest, Mean
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.processes import Figure, Largest, Mean
 from nlhf_zoo.records import Batch, Prompts, ProximalStep, Responses
 
 

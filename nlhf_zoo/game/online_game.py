@@ -29,9 +29,9 @@ from nlhf_zoo.game.realisation import ClosedForm, Realisation
 from nlhf_zoo.game.reuse import Reuse
 from nlhf_zoo.game.rollout import Enumerate, Rollout
 from nlhf_zoo.game.sharding import ShardedModule
+from nlhf_zoo.metrics.processes import Mean, StepMean
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
-from nlhf_zoo.processes import Mean, StepMean
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 
 

@@ -20,9 +20,9 @@ from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.micro_batches import Played
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout_files import Part, Place
+from nlhf_zoo.metrics.processes import objects_of_each
 from nlhf_zoo.oracles.tables.base import TableOracle
 from nlhf_zoo.oracles.text_oracle import TextOracle
-from nlhf_zoo.processes import objects_of_each
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 from nlhf_zoo.records.shards import is_sharded, local

@@ -18,8 +18,8 @@ from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.algorithms.schedules import followers
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.schedules import budget_spent
+from nlhf_zoo.metrics.processes import refuse_uneven_batches
 from nlhf_zoo.policies.finite import TabularPolicy
-from nlhf_zoo.processes import refuse_uneven_batches
 from nlhf_zoo.records import Prompts
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.playing import Recording, compact, place_of, run_of
 from nlhf_zoo.game.rollout import BEHIND, Sample
 from nlhf_zoo.game.rollout_files import Place
-from nlhf_zoo.processes import Mean, of_all_processes
+from nlhf_zoo.metrics.processes import Mean, of_all_processes
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import training_seed
 

@@ -13,9 +13,9 @@ from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.probe import Probe, gap, random_tokens
+from nlhf_zoo.metrics.processes import sum_over_processes
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.processes import sum_over_processes
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.records.shards import is_sharded, local
 

@@ -18,13 +18,13 @@ from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
+from nlhf_zoo.metrics.processes import Mean, StepMean
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
 from nlhf_zoo.preference_models.folder import NAME, write_folder
 from nlhf_zoo.preference_models.held_out import HeldOut
 from nlhf_zoo.preference_models.progress import TrainingBar
 from nlhf_zoo.preference_models.reader import Reader, Shown, Unreadable, look_through
-from nlhf_zoo.processes import Mean, StepMean
 from nlhf_zoo.records.finite import not_finite, refuse_diverged
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 from nlhf_zoo.text_models.encoding import refuse_template
@@ -142,7 +142,7 @@ class PreferenceModel(L.LightningModule):
         else:  # a zero with a gradient: other processes wait for one
             total = torch.stack([p.sum() * 0 for p in self._trained().values()]).sum()
         own, begins = Mean(total, len(readable)), not self._accumulates
-        loss, figures = self.mean.take(self.trainer, own, {}, begins)
+        loss, figures = self.mean.take(self._trainer, own, {}, begins)  # None without one
         self._accumulates = True
         mean = figures["train/loss"]
         if not mean.isfinite():

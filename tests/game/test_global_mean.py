@@ -13,7 +13,7 @@ from nlhf_zoo.data.stream import own_share
 from nlhf_zoo.errors import DivergenceError, OracleStoppedError, UserError
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
-from nlhf_zoo.processes import (
+from nlhf_zoo.metrics.processes import (
     Largest,
     Mean,
     StepMean,
