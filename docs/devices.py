@@ -144,7 +144,7 @@ def shared() -> Iterator[list[str]]:
         base, ends = shape.parameters * BF16, shape.ends * BF16
         adapters = shape.adapter(RANK) * trained(players=2, half_step=True)
         cache = ROWS * LENGTH * shape.cache_of_token()
-        again = shape.activations(ROWS * LENGTH, RANK, True)  # all rows: chunks are refused here
+        again = shape.activations(CHUNK, RANK, True)
         # Embedding and output layer, as long as a pass takes, and a layer.
         share, gathered = base / GPUS, ends + (base - ends) / shape.layers
         training = share + gathered + again
