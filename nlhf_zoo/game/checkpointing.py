@@ -57,11 +57,6 @@ def return_to(start: dict[str, Any], policy: Policy, optimizer: torch.optim.Opti
         }
 
 
-def _placed(value: Any, parameter: Tensor) -> Any:
-    is_number = not isinstance(value, Tensor) or not value.dim()
-    return value if is_number else like(value, parameter).to(parameter.device)
-
-
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 

@@ -126,12 +126,9 @@ class Reuse:
             self._ahead = self._ahead or Ahead()
             prompts, coming = halves(prompts)
             step = trained(step)
-        begins = game.progress.epoch == game.progress.minibatch == 0
         part = self._minibatch(game, prompts)
         if self._ahead is not None and coming is not None:
-            if begins:
-                game.copy_("policy", BEHIND)
-            self._ahead.begin(game, coming)
+            self._draw_ahead(self._ahead, game, coming)
         with game.timer.phase("score"):
             self.log_probs = part.log_probs
             loss = game.improve(step, part.prompts, part.responses, part.payoffs)
@@ -144,6 +141,20 @@ class Reuse:
                 numbers = {tag: float(figure) for tag, figure in figures.items()}
                 logger.log_metrics(numbers, trainer.global_step)
         return loss
+
+    def _draw_ahead(self, ahead: Ahead, game: OnlineGame, coming: Prompts) -> None:
+        """Begin to draw the next rollout, behind which nothing ends the run within a gradient step.
+
+        Before the last training step of the first gradient step a signal may: the run goes back to
+        where this rollout was not drawn yet, and draws it again by the player that has drawn it.
+        """
+        schedule, progress = self._schedule, game.progress
+        assert schedule is not None
+        taken = progress.epoch * schedule.minibatches + progress.minibatch
+        if taken == schedule.accumulate:
+            game.copy_("policy", BEHIND)
+        if taken >= schedule.accumulate:
+            ahead.begin(game, coming)
 
     @torch.no_grad()
     def _figures(self, game: OnlineGame, step: ProximalStep) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """The next rollout is drawn while this one is trained on: one rollout behind, and weighted so."""
 
 import copy
+import signal
 import threading
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
 import zoo
@@ -22,6 +24,7 @@ from nlhf_zoo.policies import CausalLMPolicy, LoRA, SmallLanguageModel, TabularP
 from nlhf_zoo.policies.language_model.generation import Generator, TransformersGenerator
 from nlhf_zoo.records import Decoding
 from nlhf_zoo.records.random_streams import random_stream
+from nlhf_zoo.signals import StoppedBySignal
 from nlhf_zoo.solvers import exploitability
 
 
@@ -111,6 +114,29 @@ def test_the_same_prompts_are_asked_about_in_the_same_order(accumulate):
     assert asked[True] == asked[False]
     assert [prompts for _, prompts in drawn] == asked[True]
     assert {tuple(who) for who, _ in drawn} == {("behind",)}
+
+
+def test_a_signal_within_a_gradient_step_leaves_who_draws_as_it_was():
+    """The run goes back to where its rollout was not drawn yet, and draws it again."""
+    rollout = Sample(4, epochs=2, held_out=0, ahead=True)
+    game, behind = make_game(OnlineIPO(), rollout), []
+    logits = game.policy.networks["behind"].logits
+
+    class Signal(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if not game.accumulates:
+                behind.append(logits.detach().clone())
+            elif trainer.global_step == 4:  # of two steps a rollout
+                game.accounts.signals.received = signal.SIGTERM
+
+    with pytest.raises(StoppedBySignal):
+        zoo.fit(
+            game, rounds=4, data=TablePrompts(batch_size=2), callbacks=[Signal()],
+            accumulate_grad_batches=2,
+        )  # fmt: skip
+    assert len(behind) == 4
+    assert not torch.equal(behind[0], behind[-1])
+    assert torch.equal(logits, behind[-1])
 
 
 class Elsewhere(Generator):
