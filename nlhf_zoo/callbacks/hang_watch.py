@@ -147,7 +147,8 @@ class HangWatch(L.Callback):
             self._decided.wait(2 * _LOOKS * board.interval)
         else:
             words, code = self.in_words(error)
-            phase = _PHASES.get(self._timer.failed_in or "", self._place.phase)
+            failed_in = self._timer.failed_in or self._place.phase
+            phase = _PHASES.get(failed_in, failed_in)
             place = self._place._replace(phase=phase)
             where = f"process {trainer.global_rank} of {trainer.world_size} failed in {place}: "
             if isinstance(error, SystemExit):  # of which nobody says more
@@ -246,7 +247,7 @@ class HangWatch(L.Callback):
             if self._verdict is not None:
                 self._decided.set()
                 if not self._fails:
-                    self._leave(trainer, board, self._verdict.code)
+                    self._leave(trainer, board, self._verdict)
                 return
 
     def _judge(self, trainer: L.Trainer, board: NoticeBoard, waiting: Waiting) -> None:
@@ -285,7 +286,7 @@ class HangWatch(L.Callback):
         if verdict.by >= 0 and verdict.node != trainer.node_rank and trainer.local_rank == 0:
             _say(verdict)
 
-    def _leave(self, trainer: L.Trainer, board: NoticeBoard, code: int) -> NoReturn:
+    def _leave(self, trainer: L.Trainer, board: NoticeBoard, verdict: Verdict) -> NoReturn:
         """End this process, and those that it has started or was started by."""
         time.sleep(board.interval)  # for who speaks
         board.close()
@@ -296,8 +297,10 @@ class HangWatch(L.Callback):
         elif (parent := parent_process(trainer)) is not None:
             time.sleep(2 * _LOOKS * board.interval)  # by then it has ended this one, or hangs
             if os.getppid() == parent:
+                if verdict.where and verdict.by == trainer.global_rank - trainer.local_rank:
+                    _say(verdict)  # it has not come to say so itself
                 os.kill(parent, signal.SIGKILL)
-        os._exit(code)
+        os._exit(verdict.code)
 
 
 def _say(verdict: Verdict) -> None:

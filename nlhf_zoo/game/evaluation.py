@@ -24,7 +24,15 @@ def win_rates(game: OnlineGame, prompts: Prompts, number: int) -> Tensor:
         game: nothing of it is changed.
         prompts: B prompts.
         number: of the batch in this process, by which responses are drawn.
+
+    Raises:
+        OracleStoppedError: the oracle cannot be asked any more, here or in another process.
     """
+    with game.timer.failing_in("validation"):
+        return game.accounts.unless_stopped(partial(_win_rates, game, prompts, number))
+
+
+def _win_rates(game: OnlineGame, prompts: Prompts, number: int) -> Tensor:
     rng = random_stream(0, game.global_rank, number, game.device, "validation")
     draw, rollout = partial(game.rollout.responses, game.policy), game.rollout
     ours = draw({"policy": 1.0}, prompts, rollout.num_responses, PLAIN, rng)

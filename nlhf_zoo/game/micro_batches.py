@@ -145,15 +145,22 @@ class StepTimer:
         before, self._inside = self._inside, 0.0
         began = _now()
         try:
-            yield
-        except BaseException:
-            self.failed_in = self.failed_in or name
-            raise
+            with self.failing_in(name):
+                yield
         finally:
             spent = self._add(name, began + self._inside) + self._inside
             self._inside = before + spent
             self._phase = outer
         self.on_phase(outer)
+
+    @contextmanager
+    def failing_in(self, name: str) -> Iterator[None]:
+        """Note that an error was raised inside this phase, whose time is not counted."""
+        try:
+            yield
+        except BaseException:
+            self.failed_in = self.failed_in or name
+            raise
 
     def begin_update(self) -> None:
         """The loss is computed: what follows counts as `update`."""

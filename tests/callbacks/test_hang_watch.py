@@ -4,16 +4,19 @@ import copy
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import runs
 from paths import ROOT
 
-from nlhf_zoo.callbacks import HangWatch
+from nlhf_zoo.callbacks import HangWatch, hang_watch
+from nlhf_zoo.callbacks.notice_board import Verdict
 from nlhf_zoo.callbacks.waiting import ENDED, UPDATE, Place, Waiting
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.micro_batches import StepTimer
@@ -213,3 +216,21 @@ def test_wherever_it_hangs(process: int, place: str, tmp_path: Path):
     assert run.returncode == (-9 if place == "held" else 2), run.stderr
     (said,) = run.stderr.strip().splitlines()
     assert re.match(f"nlhf: error: .*{PLACES[process, place]}", said)
+
+
+@pytest.mark.parametrize("by", [0, 2])
+def test_who_ends_the_first_process_of_a_machine_says_what_that_one_has_met(
+    by: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """It has an error of its own, and is held by something else before it says so."""
+    ended: list[Any] = []
+    monkeypatch.setattr(hang_watch, "parent_process", lambda _: os.getppid())
+    monkeypatch.setattr(os, "kill", lambda *process_and_signal: ended.append(process_and_signal))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    trainer: Any = SimpleNamespace(global_rank=1, local_rank=1, node_rank=0)
+    board: Any = SimpleNamespace(interval=0.0, close=list)
+    verdict = Verdict(by, 0, 2, f"process {by} of 3 failed in judge: ", "no answer")
+    HangWatch()._leave(trainer, board, verdict)
+    assert ended == [(os.getppid(), signal.SIGKILL), 2]
+    said = "nlhf: error: process 0 of 3 failed in judge: no answer\n"
+    assert capsys.readouterr().err == ("" if by else said)

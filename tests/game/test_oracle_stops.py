@@ -46,7 +46,7 @@ def stops(folder: Path, call: int, *args: str, process: int = 0) -> None:
     """Run until the table stops at a call: its words, without a traceback."""
     run = runs.fit(folder, *args, before=functools.partial(stop_at, call, process))
     assert run.code == 2
-    of_several = rf"(process {process} of 2 failed in judge \(training step \d+\): )?"
+    of_several = rf"(process {process} of 2 failed in (judge|validation) \(training step \d+\): )?"
     assert re.fullmatch(f"nlhf: error: {of_several}{WORDS}", run.sentence) or (
         process and "oracle of another process" in run.sentence
     )
@@ -116,6 +116,22 @@ def test_where_one_process_stops_all_do(tmp_path: Path):
     runs.write(stopped, config)
     stops(stopped, 7, process=1)
     assert runs.load(stopped)["global_step"] == 6
+    goes_on(stopped, whole)
+
+
+@pytest.mark.parametrize("process", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_where_one_process_stops_in_validation_all_do(process: int, tmp_path: Path):
+    """Behind two training steps, each of which has two calls."""
+    config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
+    config["trainer"] |= {"devices": 2, "strategy": "ddp_fork", "num_sanity_val_steps": 0}
+    config["trainer"] |= {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    config["data"] = runs.part("TablePrompts", batch_size=1)
+    rarely(config)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    runs.whole_run(whole, config)
+    runs.write(stopped, config)
+    stops(stopped, 3, process=process)
+    assert runs.load(stopped)["global_step"] == 2
     goes_on(stopped, whole)
 
 
