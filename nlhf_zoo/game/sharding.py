@@ -25,6 +25,14 @@ def refuse_strategy(strategy: Strategy, policy: Policy) -> None:
     """
     if isinstance(strategy, FSDP2Strategy):
         policy.refuse_sharding(strategy.layerwise)
+        if strategy.precision_plugin.precision == "16-mixed":
+            # A scaler looks for overflows before the gradients of adapters are averaged: a process
+            # without one would step along another's infinities.
+            raise UserError(
+                "trainer.precision 16-mixed does not go with fsdp2, where each process would look "
+                "for overflows by itself: set it to bf16-mixed or 32-true, or trainer.strategy to "
+                "ddp"
+            )
     elif isinstance(strategy, ModelParallelStrategy | FSDPStrategy | DeepSpeedStrategy):
         raise UserError(of_no_use(type(strategy).__name__))
 

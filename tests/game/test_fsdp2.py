@@ -12,10 +12,12 @@ import torch
 import torch.distributed as dist
 from forked import in_ranks
 from language_models import stream, tiny_folder
+from lightning.pytorch.plugins import MixedPrecision
 from tiny_models import make_policy, tiny_prompts
 from torch import Tensor, nn
 
-from nlhf_zoo.errors import DivergenceError
+from nlhf_zoo.errors import DivergenceError, UserError
+from nlhf_zoo.game.sharding import refuse_strategy
 from nlhf_zoo.game.strategies import FSDP2Strategy
 from nlhf_zoo.health.reference_fingerprint import refuse_apart
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, NativeGenerator, TransformersGenerator
@@ -185,3 +187,12 @@ def test_chunks_of_rows_are_equally_many(lora: LoRA | None, tmp_path: Path):
 @pytest.mark.parametrize("lora", WAYS, ids=["lora", "full"])
 def test_each_draws_until_its_own_responses_end(lora: LoRA | None, tmp_path: Path):
     two_processes(partial(draws_as_one, lora, tiny_folder("llama")), tmp_path)
+
+
+def test_gradients_are_not_scaled_by_each_process():
+    strategy, policy = FSDP2Strategy(), make_policy(tiny_folder("llama"), lora=LORA)
+    strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
+    refuse_strategy(strategy, policy)
+    strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")
+    with pytest.raises(UserError, match="set it to bf16-mixed"):
+        refuse_strategy(strategy, policy)
