@@ -67,6 +67,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._number: int | None = None  # of the rollout that is being drawn
+        self._prompts: list[list[list[int]]] = []  # of each part, as `_read` has them
         self._parts: list[Future[Responses]] = []
         self._worker: Thread | None = None
 
@@ -84,14 +85,25 @@ class Ahead:
         parts = game.policy.encode(prompts).split(game.micro_batches.number(len(prompts)))
         tasks = [_begun(game, part, number, place) for place, part in enumerate(parts)]
         self._number, self._parts = number, [Future() for _ in tasks]
+        self._prompts = [*map(_read, parts)]
         self._worker = Thread(
             target=_in_order, args=(tasks, self._parts), name="ahead", daemon=True
         )
         self._worker.start()
 
     def part(self, game: OnlineGame, prompts: Prompts, number: int, part: int) -> Responses:
-        """Responses of a part of a rollout; what was not drawn meanwhile is drawn now."""
+        """Responses of a part of a rollout; what was not drawn meanwhile is drawn now.
+
+        Raises:
+            UserError: others were drawn to than these prompts.
+        """
         if self._number == number:
+            if self._prompts[part] != _read(prompts):
+                raise UserError(
+                    "model.rollout.ahead has drawn responses to other prompts than those that "
+                    "came: train with TextPrompts or TablePrompts, or let the second half of a "
+                    "round's prompts be the first half of the next round's"
+                )
             return self._parts[part].result()
         return _begun(game, prompts, number, part)()
 
@@ -99,7 +111,15 @@ class Ahead:
         """Wait for what is being drawn, and let it go."""
         if self._worker is not None:
             self._worker.join()
-        self._number, self._parts, self._worker = None, [], None
+        self._number, self._prompts, self._parts, self._worker = None, [], [], None
+
+
+def _read(prompts: Prompts) -> list[list[int]]:
+    """The tokens of each prompt, without padding; of a table's its number."""
+    if prompts.tokens is None or prompts.mask is None:
+        return [[number] for number in prompts.ids.tolist()]
+    rows = zip(prompts.tokens.cpu(), prompts.mask.bool().cpu(), strict=True)
+    return [tokens[mask].tolist() for tokens, mask in rows]
 
 
 def _another_round(game: OnlineGame) -> bool:

@@ -7,6 +7,7 @@ from functools import partial
 
 import lightning as L
 import pytest
+import rows
 import torch
 import zoo
 
@@ -114,6 +115,17 @@ def test_the_same_prompts_are_asked_about_in_the_same_order(accumulate):
     assert asked[True] == asked[False]
     assert [prompts for _, prompts in drawn] == asked[True]
     assert {tuple(who) for who, _ in drawn} == {("behind",)}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step. but")
+def test_prompts_that_were_not_drawn_for_are_refused():
+    """Somebody's own loader hands over the same prompts in each round."""
+    game = make_game(OnlineIPO(), Sample(4, epochs=2, held_out=0, ahead=True))
+    game.rollout_prompts = 2
+    batches = [game.oracle.prompts.take(range(4))] * 4
+    trainer = rows.trainer(devices=1, limit_val_batches=0, max_steps=4)
+    with pytest.raises(UserError, match="to other prompts than those that came"):
+        trainer.fit(game, torch.utils.data.DataLoader(batches, batch_size=None))
 
 
 def test_a_signal_within_a_gradient_step_leaves_who_draws_as_it_was():
