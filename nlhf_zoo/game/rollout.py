@@ -224,4 +224,5 @@ class Sample(Rollout):
     def each(
         self, policy: Policy, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
     ) -> list[Responses]:
-        return policy.sample_each(draws, prompts, rng)
+        together = policy.sample_together(draws, prompts, rng)
+        return super().each(policy, draws, prompts, rng) if together is None else together

@@ -83,11 +83,11 @@ class Policy(nn.Module, ABC):
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 
-    def sample_each(
+    def sample_together(
         self, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
-    ) -> list[Responses]:
-        """What ``sample`` draws for each of several players; an engine may do so in one batch."""
-        return [self.sample(who, prompts, num, how, rng) for who, num, how in draws]
+    ) -> list[Responses] | None:
+        """What ``sample`` draws, for several players in one batch; None where nothing does that."""
+        return None
 
     @property
     def draws_apart(self) -> bool:

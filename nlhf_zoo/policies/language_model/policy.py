@@ -320,11 +320,11 @@ class CausalLMPolicy(ShardedPolicy):
 
     @torch.no_grad()
     @override
-    def sample_each(
+    def sample_together(
         self, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
-    ) -> list[Responses]:
+    ) -> list[Responses] | None:
         if not self.generator.holds_base:  # whose players are gathered one after the other
-            return super().sample_each(draws, prompts, rng)
+            return None
         requests = [self._request(who, prompts, num, how, rng) for who, num, how in draws]
         found = zip(requests, self.generator.draw_each(self._players, requests), strict=True)
         return [self._responses(one, drawn, self.stamp(one.who)) for one, drawn in found]
