@@ -141,6 +141,7 @@ def test_requests_of_several_players_are_one_batch(policy):
 def test_a_step_with_opponents_is_one_batch(policy):
     (step,) = OnlineIPO(self_play=False).steps(0.1, 0)
     prompts, batches = tiny_models.tiny_prompts(policy), policy.generator.batches
+    assert policy.capabilities.drawing_gap < 1e-4  # which draws, too
     before = len(batches)
     scored, (opponent,) = Sample(2, 3).play(step, policy, prompts, stream(0))
     assert len(batches) == before + 1
