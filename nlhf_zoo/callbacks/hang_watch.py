@@ -35,7 +35,7 @@ from nlhf_zoo.signals import StoppedBySignal
 
 _PHASES = {"generate": "draw", "judge": "judge", "score": "score"}  # of a game's step
 _EXIT_CODE = 2  # as of any command that says in one sentence what has ended it
-_LOOKS = 3  # at the others, within which a process that lives has given a sign
+_LOOKS = 3  # of the longest interval, within which a process that lives has given a sign
 # How a process hears that another one has gone, or does not answer: from gloo, from NCCL, from
 # torch's store.
 LOST = re.compile(
@@ -74,6 +74,7 @@ class HangWatch(L.Callback):
         self._timer = StepTimer()
         self._board: NoticeBoard | None = None
         self._thread: threading.Thread | None = None
+        self._grace = 0.0  # seconds that others are given; set with the board
         self._ended = threading.Event()
         self._fails = False  # the watched thread ends this process itself
         self._verdict: Verdict | None = None
@@ -104,7 +105,10 @@ class HangWatch(L.Callback):
             self._timer = pl_module.timer
         self._ended, self._decided = threading.Event(), threading.Event()
         self._fails, self._verdict = False, None
-        interval = min(5.0, self.seconds / 10, self.silence / 10)
+        longest = min(5.0, self.seconds / 10, self.silence / 10)
+        # Once a second, and of hundreds of processes less often: the first one answers them all.
+        interval = min(longest, max(1.0, trainer.world_size / 64))
+        self._grace = _LOOKS * longest
         watched = threading.get_ident()
 
         def place() -> Place:
@@ -144,7 +148,7 @@ class HangWatch(L.Callback):
         self._fails = True
         if _is_of_another(error):
             # What is known of it there, or the next looks will tell.
-            self._decided.wait(2 * _LOOKS * board.interval)
+            self._decided.wait(2 * self._grace)
         else:
             words, code = self.in_words(error)
             failed_in = self._timer.failed_in or self._place.phase
@@ -154,7 +158,7 @@ class HangWatch(L.Callback):
             if isinstance(error, SystemExit):  # of which nobody says more
                 where, words = "", f"{where}{words}"
             self._decide(trainer, board, code, where, words)
-        self._end(_LOOKS * board.interval)
+        self._end(self._grace)
         return self._verdict
 
     def died(self, trainer: L.Trainer, process: int, code: int) -> bool:
@@ -230,7 +234,7 @@ class HangWatch(L.Callback):
         waiting, looks = Waiting(self.seconds, self.silence), 0
         while not self._ended.wait(board.interval):
             if self._fails:  # the others may have to be silent for some looks only
-                waiting.silence = min(self.silence, _LOOKS * board.interval)
+                waiting.silence = min(self.silence, self._grace)
             look = board.look
             if look.number > looks and not look.lost:
                 waiting.see(look.places, board.interval)
@@ -238,7 +242,7 @@ class HangWatch(L.Callback):
             elif waiting.places:  # the first process keeps the store, and does not answer
                 waiting.hear_nothing_of(0, board.interval)
                 if look.lost:
-                    waiting.silence = min(waiting.silence, _LOOKS * board.interval)
+                    waiting.silence = min(waiting.silence, self._grace)
             looks = look.number
             if self._verdict is None:
                 self._judge(trainer, board, waiting)
@@ -288,14 +292,14 @@ class HangWatch(L.Callback):
 
     def _leave(self, trainer: L.Trainer, board: NoticeBoard, verdict: Verdict) -> NoReturn:
         """End this process, and those that it has started or was started by."""
-        time.sleep(board.interval)  # for who speaks
+        time.sleep(self._grace / _LOOKS)  # for who speaks
         board.close()
         if trainer.global_rank == 0:
-            board.await_others(_LOOKS * board.interval)
+            board.await_others(self._grace)
         if trainer.local_rank == 0:
             end_children(trainer)
         elif (parent := parent_process(trainer)) is not None:
-            time.sleep(2 * _LOOKS * board.interval)  # by then it has ended this one, or hangs
+            time.sleep(2 * self._grace)  # by then it has ended this one, or hangs
             if os.getppid() == parent:
                 if verdict.where and verdict.by == trainer.global_rank - trainer.local_rank:
                     _say(verdict)  # it has not come to say so itself

@@ -62,7 +62,7 @@ class NoticeBoard:
     def __init__(
         self, process: int, processes: int, place: Callable[[], Place], interval: float
     ) -> None:
-        timeout = timedelta(seconds=max(1.0, interval))
+        timeout = timedelta(seconds=max(5.0, interval))
         self._mine, self._others = (process_group_store(_KEYS, timeout) for _ in range(2))
         self.process, self.interval = process, interval
         self._keys = [str(number) for number in range(processes)]
@@ -89,7 +89,7 @@ class NoticeBoard:
                 told = self._mine.compare_set(_VERDICT, "", json.dumps(verdict))
                 first[0] = Verdict(*json.loads(told))
 
-        self._within(3 * self.interval, ask)
+        self._within(max(3.0, 3 * self.interval), ask)
         return first[0]
 
     def await_others(self, seconds: float) -> None:

@@ -513,7 +513,14 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
         torch.testing.assert_close(entry.make().log_policy(player), uniform)
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
+SHIPPED = [
+    # Each of its twelve entries and more makes a language model of its own.
+    pytest.param(path, marks=[pytest.mark.slow] if path.stem == "language_epochs" else [])
+    for path in sorted((CONFIGS / "compare").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_comparison_can_be_made(here, path):
     found = entries_of(path)
     names = set(yaml.safe_load(path.read_text())["algorithms"])
