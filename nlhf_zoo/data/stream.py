@@ -150,11 +150,9 @@ class TextData(L.LightningDataModule, ABC, Generic[Rows]):
     def val_dataloader(self) -> DataLoader[Any]:
         rows = self.loaded.validation
         assert rows is not None  # `setup` has made sure
-        batch, batches = (
-            partial(self.batch, rows),
-            own_batches(self.trainer, len(rows), self.batch_size),
-        )
-        return loader(batch, range(len(rows)), batch_sampler=batches, kind=self.loader_kind)
+        batches = own_batches(self.trainer, len(rows), self.batch_size)
+        batch, places = partial(self.batch, rows), range(len(rows))
+        return loader(batch, places, batch_sampler=batches, kind=self.loader_kind)
 
     test_dataloader = val_dataloader
 

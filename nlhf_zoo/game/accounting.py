@@ -12,7 +12,7 @@ import lightning as L
 from nlhf_zoo.errors import OracleStoppedError, StoppedElsewhereError
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.payoffs import Payoffs
-from nlhf_zoo.metrics.processes import counts_of_each
+from nlhf_zoo.metrics.processes import counts_of_each, summed
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.oracles.text_oracle import last_words
@@ -51,13 +51,12 @@ class Accounts:
     max_invalid: float
     before_stop: Callable[[], None] | None = None
     signals: SignalWatch = field(default_factory=SignalWatch)  # asking is where they end a run
-    # Answers, and invalid ones among them, of the last training steps.
-    # and how many training steps were taken on them
+    # Answers, invalid ones among them, and how many training steps were taken on them.
     _recent: deque[tuple[int, int, int]] = field(default_factory=lambda: deque(maxlen=_STEPS))
 
     def reduce(self, numbers: Sequence[int]) -> list[int]:
         """Sums of numbers that each process has; all of them call this alike."""
-        return [sum(column) for column in zip(*self.each(numbers), strict=True)]
+        return summed(self.each(numbers))
 
     @property
     def _steps(self) -> int:
@@ -144,8 +143,7 @@ class Accounts:
             answers that were wanted of all processes, and how many of them are invalid.
         """
         each = self.each([prompts * queries, invalid, unjudged, tokens, answers, queries])
-        sums = [sum(column) for column in zip(*each, strict=True)]
-        asked, invalid, unjudged, tokens, answers, _ = sums
+        asked, invalid, unjudged, tokens, answers, _ = summed(each)
         progress.queries += asked
         progress.invalid += invalid
         progress.unjudged += unjudged

@@ -8,10 +8,9 @@ policy, and not the one that drew: the answers among its responses are weighted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -20,6 +19,8 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.held_rollout import FrozenLogProbs, reweighed
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.rollout import BEHIND
+from nlhf_zoo.game.rollout_files import tokens_of
+from nlhf_zoo.game.worker import Worker
 from nlhf_zoo.records import Prompts, ProximalStep, Responses
 from nlhf_zoo.records.random_streams import random_stream, training_seed
 
@@ -67,9 +68,9 @@ class Ahead:
 
     def __init__(self) -> None:
         self._number: int | None = None  # of the rollout that is being drawn
-        self._prompts: list[list[list[int]]] = []  # of each part, as `_read` has them
+        self._prompts: list[list[list[int]]] = []  # of each part, as the policy reads them
         self._parts: list[Future[Responses]] = []
-        self._worker: Thread | None = None
+        self._worker: Worker[Responses] | None = None
 
     def begin(self, game: OnlineGame, prompts: Prompts) -> None:
         """Begin to draw the next rollout, unless that was begun or the budget has none.
@@ -84,12 +85,9 @@ class Ahead:
         self.close()
         parts = game.policy.encode(prompts).split(game.micro_batches.number(len(prompts)))
         tasks = [_begun(game, part, number, place) for place, part in enumerate(parts)]
-        self._number, self._parts = number, [Future() for _ in tasks]
-        self._prompts = [*map(_read, parts)]
-        self._worker = Thread(
-            target=_in_order, args=(tasks, self._parts), name="ahead", daemon=True
-        )
-        self._worker.start()
+        self._number, self._prompts = number, [*map(tokens_of, parts)]
+        self._worker = Worker("ahead")
+        self._parts = [*map(self._worker.begin, tasks)]
 
     def part(self, game: OnlineGame, prompts: Prompts, number: int, part: int) -> Responses:
         """Responses of a part of a rollout; what was not drawn meanwhile is drawn now.
@@ -98,7 +96,7 @@ class Ahead:
             UserError: others were drawn to than these prompts.
         """
         if self._number == number:
-            if self._prompts[part] != _read(prompts):
+            if self._prompts[part] != tokens_of(prompts):
                 raise UserError(
                     "model.rollout.ahead has drawn responses to other prompts than those that "
                     "came: train with TextPrompts or TablePrompts, or let the second half of a "
@@ -110,16 +108,8 @@ class Ahead:
     def close(self) -> None:
         """Wait for what is being drawn, and let it go."""
         if self._worker is not None:
-            self._worker.join()
+            self._worker.end()
         self._number, self._prompts, self._parts, self._worker = None, [], [], None
-
-
-def _read(prompts: Prompts) -> list[list[int]]:
-    """The tokens of each prompt, without padding; of a table's its number."""
-    if prompts.tokens is None or prompts.mask is None:
-        return [[number] for number in prompts.ids.tolist()]
-    rows = zip(prompts.tokens.cpu(), prompts.mask.bool().cpu(), strict=True)
-    return [tokens[mask].tolist() for tokens, mask in rows]
 
 
 def _another_round(game: OnlineGame) -> bool:
@@ -136,16 +126,3 @@ def _begun(game: OnlineGame, prompts: Prompts, number: int, part: int) -> Callab
     rng = random_stream(*place, game.device, "rollout", part=part)
     scored, num = game.step.scored, game.rollout.num_responses
     return game.policy.begin_sample({BEHIND: 1.0}, prompts, num, scored, rng)
-
-
-def _in_order(tasks: Sequence[Callable[[], Responses]], parts: Sequence[Future[Responses]]) -> None:
-    """Do one task after the other; after one that fails, none is begun."""
-    failed: BaseException | None = None
-    for task, part in zip(tasks, parts, strict=True):
-        try:
-            if failed is None:
-                part.set_result(task())
-        except BaseException as error:  # the one who waits gets it
-            failed = error
-        if failed is not None:
-            part.set_exception(failed)

@@ -15,7 +15,6 @@ from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
-from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Batch, ProximalStep
 from nlhf_zoo.solvers.validation import LEAST_BETA
 
@@ -68,18 +67,17 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
 
 
 def _check_drawing(game: OnlineGame) -> None:
-    """Refuse what the engine of a language model does not draw.
+    """Refuse what the policy's engine does not draw.
 
     A mixture may be one player alone in the first round, as under the schedule of Nash-MD.
     """
-    if game.rollout.enumerated or not isinstance(game.policy, CausalLMPolicy):
+    if game.rollout.enumerated:
         return
-    engine = game.policy.generator
     for number in range(3):
         for step in game.algorithm.steps(game.beta, number):
-            engine.refuse_drawing(step.sampler, step.scored)
+            game.policy.refuse_drawing(step.sampler, step.scored)
             for _, opponent in [] if step.self_play else step.payoff:
-                engine.refuse_drawing(opponent, step.opponent)
+                game.policy.refuse_drawing(opponent, step.opponent)
 
 
 def _check_reuse(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
 
 import torch
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.payoffs import Payoffs
+from nlhf_zoo.game.worker import Worker
 from nlhf_zoo.records import Prompts, Responses
 from nlhf_zoo.signals import StoppedBySignal
 
@@ -70,34 +68,17 @@ class MicroBatches:
                 with timer.phase("judge"):
                     payoffs.append(judge(part, *played[-1]))
             return *_joined(played), Payoffs.joined(payoffs)
-        tasks: SimpleQueue[Callable[[], Payoffs] | None] = SimpleQueue()
-        judged: Future[list[Payoffs]] = Future()
-        # An interrupted program does not wait for it, as for a thread of concurrent.futures.
-        worker = Thread(target=_judge_in_order, args=(tasks, judged), name="judge", daemon=True)
-        worker.start()
+        worker, judged = Worker[Payoffs]("judge"), []
         try:
             for part in parts:
                 with timer.phase("generate"):
                     played.append(play(part))
-                tasks.put(partial(judge, part, *played[-1]))
-            tasks.put(None)
+                judged.append(worker.begin(partial(judge, part, *played[-1])))
             with timer.phase("judge"):
-                payoffs = judged.result()
-        finally:
-            tasks.put(None)  # also where playing has failed
-            if not isinstance(sys.exception(), KeyboardInterrupt | StoppedBySignal):
-                worker.join()
+                payoffs = [one.result() for one in judged]
+        finally:  # also where playing has failed
+            worker.end(wait=not isinstance(sys.exception(), KeyboardInterrupt | StoppedBySignal))
         return *_joined(played), Payoffs.joined(payoffs)
-
-
-def _judge_in_order(
-    tasks: SimpleQueue[Callable[[], Payoffs] | None], judged: Future[list[Payoffs]]
-) -> None:
-    """Do one task after the other until there is None; after one that fails, none is begun."""
-    try:
-        judged.set_result([task() for task in iter(tasks.get, None)])
-    except BaseException as error:  # the one who waits gets it
-        judged.set_exception(error)
 
 
 def _joined(played: Sequence[Played]) -> Played:

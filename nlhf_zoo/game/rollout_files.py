@@ -161,10 +161,17 @@ def read(file: Path, header: Mapping[str, Any]) -> Part | None:
 def digest_of_prompts(prompts: Prompts) -> str:
     """A digest of what a player and an oracle read."""
     found = hashlib.sha256(json.dumps(prompts.ids.tolist()).encode())
-    if prompts.tokens is not None and prompts.mask is not None:
-        for tokens, mask in zip(prompts.tokens.cpu(), prompts.mask.cpu(), strict=True):
-            found.update(json.dumps(tokens[mask.bool()].tolist()).encode())
+    for tokens in tokens_of(prompts) if prompts.tokens is not None else ():
+        found.update(json.dumps(tokens).encode())
     return found.hexdigest()
+
+
+def tokens_of(prompts: Prompts) -> list[list[int]]:
+    """The tokens of each prompt, without padding; of a table's its number."""
+    if prompts.tokens is None or prompts.mask is None:
+        return [[number] for number in prompts.ids.tolist()]
+    rows = zip(prompts.tokens.cpu(), prompts.mask.bool().cpu(), strict=True)
+    return [tokens[mask].tolist() for tokens, mask in rows]
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

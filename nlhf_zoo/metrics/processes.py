@@ -66,7 +66,12 @@ def counts_of_each(trainer: L.Trainer | None, numbers: Sequence[int]) -> list[li
 
 def sum_over_processes(trainer: L.Trainer | None, numbers: Sequence[int]) -> list[int]:
     """Sums of whole numbers that each process has; all of them call this alike."""
-    return [sum(each) for each in zip(*counts_of_each(trainer, numbers), strict=True)]
+    return summed(counts_of_each(trainer, numbers))
+
+
+def summed(each: Sequence[Sequence[int]]) -> list[int]:
+    """The sum over processes of each of the numbers that they have."""
+    return [sum(column) for column in zip(*each, strict=True)]
 
 
 def refuse_uneven_batches(trainer: L.Trainer) -> None:

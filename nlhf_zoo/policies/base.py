@@ -25,9 +25,11 @@ class Policy(nn.Module, ABC):
 
     Attributes:
         versions: numbers of the players' weights, kept by the game; samples carry them.
+        draws_apart: whether what ``begin_sample`` returns may run in another thread than training.
     """
 
     versions: Mapping[str, int] = MappingProxyType({})
+    draws_apart: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Refuse a class that overrides what is called otherwise now, and would be passed over."""
@@ -83,16 +85,14 @@ class Policy(nn.Module, ABC):
     ) -> Responses:
         """Draw ``num`` independent responses a prompt, each of weight 1 / num."""
 
+    def refuse_drawing(self, who: Mixture, decoding: Decoding) -> None:  # optional
+        """Refuse a mixture of players, or a way to draw, that its engine does not have."""
+
     def sample_together(
         self, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
     ) -> list[Responses] | None:
         """What ``sample`` draws, for several players in one batch; None where nothing does that."""
         return None
-
-    @property
-    def draws_apart(self) -> bool:
-        """Whether what ``begin_sample`` returns may run in another thread than training."""
-        return False
 
     def begin_sample(
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator

@@ -28,6 +28,7 @@ class FinitePolicy(Policy, ABC):
 
     log_reference: Tensor
     support: Tensor
+    draws_apart = True  # it is drawn at once, and handed out
 
     def __init__(
         self,
@@ -46,11 +47,6 @@ class FinitePolicy(Policy, ABC):
     @abstractmethod
     def make_network(self, log_start: Tensor) -> nn.Module:
         """A network: ids [B] -> logits [B, N]; it starts from ``log_start`` [C, N], all finite."""
-
-    @property
-    @override
-    def draws_apart(self) -> bool:
-        return True  # it is drawn at once, and handed out
 
     @property
     def players(self) -> tuple[str, ...]:

@@ -33,10 +33,18 @@ class ServedPart(PreferenceOracle):
 
     served: Tensor  # digest of the served oracle's fingerprint, uint8 [16]; checkpoints hold it
 
-    def _reach(self, client: ServedClient) -> Description:
+    def _reach(
+        self,
+        url: str,
+        token_env: str | None,
+        token_file: str | None,
+        timeout: float,
+        patience: float,
+    ) -> Description:
         """Read what the server says of its oracle."""
-        self.client = client
-        self.description = description = client.describe()
+        token = TokenSource(token_env or None, token_file or None)
+        self.client = ServedClient(url, token, timeout, patience)
+        self.description = description = self.client.describe()
         self.tolerance = description.tolerance
         digest = hashlib.blake2b(description.fingerprint.encode(), digest_size=16).digest()
         self.register_buffer("served", torch.tensor([*digest], dtype=torch.uint8))
@@ -98,8 +106,7 @@ class ServedOracle(ServedPart, TextOracle):
         patience: float = 300.0,
     ) -> None:
         super().__init__()
-        token = TokenSource(token_env or None, token_file or None)
-        description = self._reach(ServedClient(url, token, timeout, patience))
+        description = self._reach(url, token_env, token_file, timeout, patience)
         if description.is_table:
             raise UserError(
                 f"the oracle at {url}, {description.oracle}, is over a table and reads no texts: "

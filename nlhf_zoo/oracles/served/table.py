@@ -14,8 +14,6 @@ from typing_extensions import override
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.errors import OracleStoppedError, UserError, shown
 from nlhf_zoo.oracles.ledger import Ledger
-from nlhf_zoo.oracles.served.address import TokenSource
-from nlhf_zoo.oracles.served.client import ServedClient
 from nlhf_zoo.oracles.served.oracle import ServedPart, end_if_stopped, settle
 from nlhf_zoo.oracles.served.protocol import Kind, actions_to_json, decoded, encoded
 from nlhf_zoo.oracles.tables.base import TableOracle, all_valid
@@ -59,8 +57,7 @@ class ServedTable(ServedPart):
         patience: float = 300.0,
     ) -> None:
         super().__init__()
-        token = TokenSource(token_env or None, token_file or None)
-        description = self._reach(ServedClient(url, token, timeout, patience))
+        description = self._reach(url, token_env, token_file, timeout, patience)
         if not description.is_table:
             raise UserError(
                 f"the oracle at {url}, {description.oracle}, reads texts and is over no table: "

@@ -117,6 +117,7 @@ class CausalLMPolicy(ShardedPolicy):
         self.adapter = adapter
         self.max_new_tokens = max_new_tokens
         self.generator = generator or TransformersGenerator()
+        self.draws_apart = self.generator.draws_apart
         self.generator.attach(self.source, lora, adapter)
         self.softmax_chunk = softmax_chunk
         self._chunk_size = ChunkSize(max_tokens_per_chunk)
@@ -329,10 +330,9 @@ class CausalLMPolicy(ShardedPolicy):
         found = zip(requests, self.generator.draw_each(self._players, requests), strict=True)
         return [self._responses(one, drawn, self.stamp(one.who)) for one, drawn in found]
 
-    @property
     @override
-    def draws_apart(self) -> bool:
-        return self.generator.draws_apart
+    def refuse_drawing(self, who: Mixture, decoding: Decoding) -> None:
+        self.generator.refuse_drawing(who, decoding)
 
     @torch.no_grad()
     @override
