@@ -10,7 +10,6 @@ of Nash-MP against the general preference model, of online DPO against the Bradl
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -26,8 +25,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nlhf_zoo.cli.compare.styles import colour_of
 from nlhf_zoo.cli.main import main as nlhf
+from nlhf_zoo.figures.games import draw_triangle, place
+from nlhf_zoo.figures.styles import colour_of
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.records import Prompts, Responses
 
@@ -119,12 +119,6 @@ def train_policy(name: str, folder: str) -> np.ndarray[Any, np.dtype[np.float64]
     return np.array(json.loads(path.read_text()))
 
 
-def place(shares: Any) -> tuple[Any, Any]:
-    """Where shares lie in an equilateral triangle: x and y."""
-    shares = np.asarray(shares)
-    return shares[..., 1] + shares[..., 2] / 2, shares[..., 2] * math.sqrt(3) / 2
-
-
 def draw_accuracy(ax: Axes, figures: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
     """Held-out accuracy against steps."""
     for name, (label, dashes) in MODELS.items():
@@ -141,9 +135,7 @@ def draw_accuracy(ax: Axes, figures: dict[str, dict[str, list[tuple[int, float]]
 
 def draw_paths(ax: Axes, paths: dict[str, Any]) -> None:
     """Both policies in the simplex, mean over the prompts."""
-    ax.plot([0, 1, 0.5, 0], [0, 0, math.sqrt(3) / 2, 0], color="0.6", linewidth=0.8)
-    for name, x, y in zip(NAMES, (-0.02, 1.02, 0.5), (-0.06, -0.06, 0.9), strict=True):
-        ax.text(x, y, name, color="0.3", ha="center")
+    draw_triangle(ax, NAMES)
     for name, (_, label, colour) in POLICIES.items():
         mean = paths[name].mean(1)
         x, y = place(mean)
@@ -152,10 +144,8 @@ def draw_paths(ax: Axes, paths: dict[str, Any]) -> None:
         if name == "nash_mp":
             start = place(mean[0])
     ax.scatter(*start, color="black", marker="s", s=45, zorder=3, label="reference, the start")
-    third = place([1 / 3] * 3)
+    third = place(np.full(3, 1 / 3))
     ax.scatter(*third, color="black", marker="x", s=45, zorder=5, label="a third each")
-    ax.set_aspect("equal")
-    ax.set_axis_off()
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.04))
 
 

@@ -5,20 +5,19 @@ python docs/figures/simplex.py
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import matplotlib as mpl
+import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from nlhf_zoo.algorithms import SPPO, NashMD, NashMP, OnlineIPO, PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
-from nlhf_zoo.cli.compare.styles import colour_of
 from nlhf_zoo.data.tables.games import cyclic
+from nlhf_zoo.figures.canvas import new_figure
+from nlhf_zoo.figures.games import draw_simplex
+from nlhf_zoo.figures.styles import colour_of
 from nlhf_zoo.solvers import exploitability, regularised_nash
 
 FOLDER = Path(__file__).parent
@@ -43,46 +42,28 @@ def play(algorithm: PolicyOptimizer) -> tuple[Tensor, Tensor]:
     return log_policy, torch.cat([torch.zeros(1, dtype=torch.long), played.queries])
 
 
-def place(log_policy: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a policy lies in an equilateral triangle: x and y [...]."""
-    first, second, third = log_policy.exp().unbind(-1)
-    return second + third / 2, third * math.sqrt(3) / 2 + 0 * first
-
-
-def draw_simplex(ax: Axes, log_policy: Tensor, nash: Tensor, colour: str, title: str) -> None:
+def draw(ax: Axes, log_policy: Tensor, nash: Tensor, colour: str, title: str) -> None:
     """One algorithm's path, with the reference and both equilibria."""
-    ax.plot([0, 1, 0.5, 0], [0, 0, math.sqrt(3) / 2, 0], color="0.6", linewidth=0.8)
-    for name, x, y in (("a", -0.05, -0.03), ("b", 1.02, -0.03), ("c", 0.485, 0.89)):
-        ax.text(x, y, name, color="0.3")
-    x, y = place(log_policy)
-    ax.plot(x, y, color=colour, linewidth=0.9, marker=".", markersize=3)
     marks = {
-        "reference μ, the start": (REFERENCE[0], "s"),
-        "equilibrium π*, β = 0.1": (nash, "*"),
-        "equilibrium, β = 0": (torch.full((3,), 1 / 3).log(), "x"),
+        "reference μ, the start": (REFERENCE[0].exp().numpy(), "s"),
+        "equilibrium π*, β = 0.1": (nash.exp().numpy(), "*"),
+        "equilibrium, β = 0": (np.full(3, 1 / 3), "x"),
     }
-    for label, (point, marker) in marks.items():
-        ax.scatter(*place(point), color="black", marker=marker, s=45, zorder=3, label=label)
+    draw_simplex(ax, log_policy.exp().numpy(), marks, colour)
     ax.set_title(title)
-    ax.set_aspect("equal")
-    ax.set_axis_off()
 
 
 def main() -> None:
     """Draw and save."""
     nash = regularised_nash(TABLE, REFERENCE, BETA).log_policy[0]
     paths = {name: play(algorithm) for name, algorithm in ALGORITHMS.items()}
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(11, 3.4) as figure:
         for ax, (name, (log_policy, _)) in zip(figure.subplots(1, 4), paths.items(), strict=True):
-            draw_simplex(ax, log_policy, nash, COLOURS[name], name)
+            draw(ax, log_policy, nash, COLOURS[name], name)
         handles, labels = ax.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(FOLDER / "simplex.png", dpi=110)
-
-        figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(6.5, 3.8) as figure:
         ax = figure.subplots()
         for name, (log_policy, queries) in paths.items():
             gap = exploitability(TABLE[0], log_policy, REFERENCE[0], BETA)

@@ -17,7 +17,9 @@ from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult, queries_of_games
-from nlhf_zoo.cli.compare.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
+from nlhf_zoo.figures.canvas import new_figure
+from nlhf_zoo.figures.games import FLOOR, draw_theory
+from nlhf_zoo.figures.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -28,7 +30,6 @@ _HEADS = {"exploitability": "exploitability", "kl_to_nash": "KL(π*‖π)", "spa
 COLUMNS = ("game", "algorithm", "seed", "queries", "rounds", *_HEADS, "seconds")
 _TARGET_COLUMNS = ("game", "beta", "algorithm", "best", "median_queries", "reached", "instances")
 _POINTS = 1500  # of a line
-_FLOOR = 1e-16  # what is below is rounding, and would squeeze the rest
 _PANELS = 3  # beside each other
 
 
@@ -178,16 +179,12 @@ def draw(
 
     The algorithm's class gives its line a colour; those of one class differ in their dashes.
     """
-    import matplotlib as mpl  # slow to import, and needed at the end only
-    from matplotlib.figure import Figure
-
     panels = by_game(results)
     kinds = {result.entry.algorithm: result.entry.kind for panel in panels for result in panel}
     dashes = dict(zip(kinds, dashes_of([*kinds.values()]), strict=True))
     columns = min(len(panels), _PANELS)
     rows = math.ceil(len(panels) / columns)
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(1.2 + 4.2 * columns, 1.3 + 3.5 * rows), layout="constrained")
+    with new_figure(1.2 + 4.2 * columns, 1.3 + 3.5 * rows) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         handles: dict[str, Artist] = {}
         for ax, panel in zip(axes, panels, strict=False):
@@ -223,18 +220,14 @@ def _panel(
     ax.set_yscale("log")
     reached = max(queries[-1] for queries, _, _ in curves)
     if regularised and all(result.entry.enumerated for result in panel):
-        # The theory's rate (1 + 2 beta)^(-N / 2), from where the runs start.
         queries = np.linspace(0, reached, _POINTS)
         if log_queries:
             queries = np.geomspace(1, max(reached, 1), _POINTS)
-        rate = curves[0][1][0] * (1 + 2 * panel[0].entry.beta) ** (-queries / 2)
-        shown = rate >= _FLOOR
-        label = r"theory's rate $(1+2\beta)^{-N/2}$"
-        ax.plot(queries[shown], rate[shown], color="0.35", ls="--", linewidth=1.2, label=label)
+        draw_theory(ax, curves[0][1][0], panel[0].entry.beta, queries)
     if log_queries:
         ax.set_xscale("symlog", linthresh=1)
     low, high = ax.get_ylim()
-    ax.set(xlim=(0, max(reached, 1)), ylim=(max(low, _FLOOR), high))
+    ax.set(xlim=(0, max(reached, 1)), ylim=(max(low, FLOOR), high))
     ax.set(title=panel[0].title, xlabel="oracle queries per prompt")
     ax.grid(alpha=0.25)
 

@@ -1,10 +1,10 @@
-"""One colour for each algorithm, in every figure: of ``nlhf compare`` and of the documentation."""
+"""One colour for each algorithm, in every figure: of commands, of runs and of the documentation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from zlib import crc32
 
 Dashes: TypeAlias = str | tuple[int, tuple[float, ...]]
@@ -27,6 +27,9 @@ _STYLES = {
 _OTHERS = ("#332288", "#999933", "#661100", "#AA4499")  # Paul Tol's, for classes of one's own
 # Of the lines of a mean and of the worst, in points.
 MEAN_WIDTH, WORST_WIDTH = 2.0, 0.8
+# Of preferences, from 0 by 1/2 to 1; ColorBrewer's, which the colour-blind can tell apart.
+PREFERENCES = "PuOr"
+RC: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}  # of every figure
 
 
 def colour_of(algorithm: str) -> str:

@@ -11,8 +11,8 @@ from paths import CONFIGS, ROOT
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer
-from nlhf_zoo.cli.compare.styles import colour_of, dashes_of
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.figures.styles import colour_of, dashes_of
 
 PARTS = {"oracle": "Cyclic", "reference": "NormalReference"}
 OURS = [
