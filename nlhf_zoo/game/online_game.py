@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from typing_extensions import override
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
@@ -19,7 +19,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import checkpointing, log_probs
 from nlhf_zoo.game.accounting import Accounts, Progress, counts_of_processes
 from nlhf_zoo.game.compatibility import check_parts, check_precision
-from nlhf_zoo.game.evaluation import win_rates
+from nlhf_zoo.game.evaluation import Validation
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import log_prob_of_all, score
 from nlhf_zoo.game.micro_batches import MicroBatches, StepTimer
@@ -91,14 +91,13 @@ class OnlineGame(ShardedModule):
         self.lr_scheduler = lr_scheduler
         self.rollout = rollout or Enumerate()
         self.realisation = realisation or ClosedForm()
-        self.allow_stale = allow_stale
-        self.max_invalid = max_invalid
+        self.allow_stale, self.max_invalid = allow_stale, max_invalid
         self.micro_batches = MicroBatches(micro_batches, overlap_judging)
         self.reuse = None if self.rollout.epochs is None else Reuse()
         self.rollout_prompts: int | None = None  # of this process; the data module says it
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
-        self.win_rate = MeanMetric()
+        self.validation = Validation()
         self.timer = StepTimer()
         self.progress = Progress()
         self.versions = Versions()
@@ -342,9 +341,8 @@ class OnlineGame(ShardedModule):
             self.reuse.close()
 
     def validation_step(self, prompts: Prompts, batch_idx: int) -> None:
-        """Log the win rate against the reference, the mean over the prompts of all processes."""
-        self.win_rate.update(win_rates(self, prompts, batch_idx))
-        self.log("win_rate/vs_reference", self.win_rate, batch_size=len(prompts))
+        """Measure the policy on held-out prompts, and against the reference."""
+        self.validation.step(self, prompts, batch_idx)
 
     @override
     def test_step(self, prompts: Prompts, batch_idx: int) -> None:
@@ -366,8 +364,11 @@ class OnlineGame(ShardedModule):
         return log_prob_of_all(self.policy, player, prompts.to(self.device))
 
     def on_validation_epoch_end(self) -> None:
-        """What was asked for validation is counted too."""
+        """Log what was measured; what was asked for it is counted, too."""
         self.accounts.settle_ledgers()
+        self.validation.log(self)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def set_before_stop(self, do: Callable[[], None]) -> None:
         """Have something done before the run ends for want of an oracle, in all processes."""

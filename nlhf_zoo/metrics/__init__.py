@@ -12,6 +12,7 @@ from nlhf_zoo.metrics.preference import (
     PreferenceLogLoss,
     SymmetryError,
 )
+from nlhf_zoo.metrics.validation import SampledMean, SampledWinRate
 
 __all__ = [
     "CalibrationError",
@@ -23,6 +24,8 @@ __all__ = [
     "KLToNash",
     "PreferenceAccuracy",
     "PreferenceLogLoss",
+    "SampledMean",
+    "SampledWinRate",
     "Span",
     "SymmetryError",
     "WinRate",

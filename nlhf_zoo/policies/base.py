@@ -113,6 +113,25 @@ class Policy(nn.Module, ABC):
         It carries gradient to the parameters of ``policy``, and of no other player.
         """
 
+    @torch.no_grad()
+    def divergence(
+        self, who: Mixture, other: Mixture, prompts: Prompts, responses: Responses
+    ) -> tuple[Tensor, Tensor]:
+        r"""Unbiased estimates of KL(who || other) and of the entropy of ``who``, [B, K] each.
+
+        In nats, one of each response that the plain law of ``who`` has drawn; of all responses
+        there are, the mean by their weights is exact. By default from log-probabilities alone:
+
+        .. math:: \hat{KL} = r - 1 - \log r, \quad r = \frac{other(y)}{who(y)}, \qquad
+                  \hat{H} = -\log who(y).
+
+        The first (k3 of Schulman, 2020) is not negative, and unbiased where ``who`` gives a
+        probability to all that ``other`` does.
+        """
+        ours, theirs = (self.log_prob(each, prompts, responses) for each in (who, other))
+        log_ratio = torch.where(ours > -torch.inf, theirs - ours, 0.0)
+        return torch.expm1(log_ratio) - log_ratio, torch.where(ours > -torch.inf, -ours, 0.0)
+
     @abstractmethod
     def enumerate(self, prompts: Prompts) -> Responses | None:
         """All responses, of equal weight, where they are few; None otherwise."""

@@ -105,6 +105,18 @@ class FinitePolicy(Policy, ABC):
         return log_prob if responses.enumerated else log_prob.gather(1, responses.actions)
 
     @torch.no_grad()
+    @override
+    def divergence(
+        self, who: Mixture, other: Mixture, prompts: Prompts, responses: Responses
+    ) -> tuple[Tensor, Tensor]:
+        """KL and entropy, exact, whatever was drawn."""
+        ours, theirs = (self.distribution(each, prompts) for each in (who, other))
+        probability = ours.exp()
+        ratio = torch.where(probability > 0, ours - theirs, 0.0)
+        kl, entropy = (probability * ratio).sum(-1), torch.special.entr(probability).sum(-1)
+        return kl[:, None].expand_as(responses.weight), entropy[:, None].expand_as(responses.weight)
+
+    @torch.no_grad()
     def sample(
         self, who: Mixture, prompts: Prompts, num: int, decoding: Decoding, rng: torch.Generator
     ) -> Responses:

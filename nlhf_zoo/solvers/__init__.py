@@ -14,6 +14,7 @@ from nlhf_zoo.solvers.game import (
     win_rate,
     win_rates,
 )
+from nlhf_zoo.solvers.intervals import score_interval
 from nlhf_zoo.solvers.nash import Solution, regularised_nash, solve, unregularised_nash
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
@@ -31,6 +32,7 @@ __all__ = [
     "kl_to_nash",
     "prepare_game",
     "regularised_nash",
+    "score_interval",
     "solve",
     "span",
     "trajectory_metrics",

@@ -138,7 +138,7 @@ def test_a_table_is_validated_once_by_all():
         data = table(3, process.global_rank, 2, 1)
         for number, prompts in enumerate(data.val_dataloader()):
             game.validation_step(prompts, number)
-        metric = game.win_rate
+        metric = game.validation.vs_reference
         return float(metric.mean_value), float(metric.weight), len(game.oracle.asked)
 
     (one, num, asked), (other, fewer, less) = together(2, of_process)

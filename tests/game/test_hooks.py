@@ -40,7 +40,8 @@ CALLS = {
 }
 # Without a trainer's call in such a run: of validation, prediction, resumes; or what is asked for.
 OTHERS = {
-    "validation_step", "test_step", "predict_step", "on_validation_epoch_end", "on_load_checkpoint",
+    "validation_step", "test_step", "predict_step", "on_validation_epoch_end", "on_test_epoch_end",
+    "on_load_checkpoint",
     "log_policy", "add_metric", "position", "rewind", "set_before_stop", "queries_per_round",
 }  # fmt: skip
 OWN = {n for n, m in vars(OnlineGame).items() if inspect.isfunction(m) and not n.startswith("_")}

@@ -2,7 +2,9 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import distributed, multiprocessing
 
@@ -51,6 +53,17 @@ def calibration_error(p, t):
     return preference.calibration_error(preference.calibration_bins(p, t, 10))
 
 
+def mean_and_interval(values):
+    """Wilson's interval, of as many yes and no answers as have the standard error of the mean."""
+    mean, error = values.mean(), values.std() / len(values) ** 0.5
+    number = (mean * (1 - mean) / error**2).item()
+    z = scipy.stats.t.ppf(0.975, len(values) - 1)
+    # Its ends are where a share p would be z of its own standard errors away from the mean.
+    a, b, c = 1 + z**2 / number, -(2 * mean + z**2 / number).item(), (mean**2).item()
+    low, high = torch.tensor(np.roots([a, b, c])).sort().values
+    return {"mean": mean, "low": low, "high": high}
+
+
 # metric, arguments of update, what it says of all of them
 GAMES = [
     (Exploitability(BETA), (LOG_PI, P, LOG_MU), exploitability(BETA)),
@@ -71,6 +84,8 @@ TABLE = [(metric, arguments, figures(function)) for metric, arguments, function 
     (metrics.FlipRate(), ORDERS, lambda f, b: preference.flipped(f, b).mean()),
     (metrics.SymmetryError(), ORDERS, figures(lambda f, b: (f + b - 1).abs())),
     (metrics.CyclicTriples(), MATRICES, share_of_cycles),
+    (metrics.SampledMean(), ORDERS, lambda values, weight: (values * weight).sum() / weight.sum()),
+    (metrics.SampledWinRate(), ORDERS[:1], mean_and_interval),
 ]
 
 

@@ -30,8 +30,8 @@ from nlhf_zoo.policies.language_model.modes import checkpoint_activations, switc
 from nlhf_zoo.policies.language_model.players import AdapterPlayers, CopiedPlayers, LoRA, Players
 from nlhf_zoo.policies.language_model.prompts import PromptEncoder
 from nlhf_zoo.policies.language_model.responses import responses_of
+from nlhf_zoo.policies.language_model.scored_policy import ScoredPolicy
 from nlhf_zoo.policies.language_model.scoring import Scorer
-from nlhf_zoo.policies.language_model.sharded_policy import ShardedPolicy
 from nlhf_zoo.policies.language_model.sources import (
     ModelSource,
     Pretrained,
@@ -40,10 +40,10 @@ from nlhf_zoo.policies.language_model.sources import (
 )
 from nlhf_zoo.policies.language_model.stops import find_stops, refuse_ends
 from nlhf_zoo.policies.language_model.targets import Coverage
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses, starts_as
+from nlhf_zoo.records import Decoding, Mixture, Prompts, Responses, starts_as
 
 
-class CausalLMPolicy(ShardedPolicy):
+class CausalLMPolicy(ScoredPolicy):
     """A causal language model of transformers, with LoRA adapters of peft or whole copies.
 
     log pi(y | x) is summed over the tokens of the response, the end-of-sequence token among them
@@ -305,7 +305,9 @@ class CausalLMPolicy(ShardedPolicy):
         return self._encoder(prompts).to(self.device)
 
     def _ready(self, prompts: Prompts) -> Prompts:
-        """Encoded prompts that have room for a response."""
+        """Encoded prompts that have room for a response; what the model is capable of is known."""
+        if self._capabilities is None:  # not in an assertion, which `python -O` leaves out
+            self._try()
         return self.encode(prompts if prompts.tokens is not None else self.encode(prompts))
 
     @torch.no_grad()
@@ -377,24 +379,3 @@ class CausalLMPolicy(ShardedPolicy):
         num = tokens.shape[1]
         weight = torch.full(tokens.shape[:2], 1 / num, device=tokens.device)
         return Responses(tokens, mask, weight, True, texts, self.versions.get("policy", 0))
-
-    # Log-probabilities --------------------------------------------------------------------------
-
-    def log_prob(
-        self, who: Mixture, prompts: Prompts, responses: Responses, decoding: Decoding = PLAIN
-    ) -> Tensor:
-        """Log-probability of each response [B, K], float32; recomputed, never the generator's.
-
-        Raises:
-            UserError: all responses are listed, but the model gives others a probability too.
-        """
-        if self._capabilities is None:  # not in an assertion, which `python -O` leaves out
-            self._try()
-        prompts = self._ready(prompts)
-        trains = torch.is_grad_enabled() and bool(who.get("policy"))
-        trained = self.trained_parameters if trains else None
-        max_tokens = self._chunk_size(self._score, trained, prompts, responses)
-        log_prob = self._score(who, prompts, responses, decoding, max_tokens)
-        if self.length_normalised:
-            return log_prob / responses.mask.sum(-1)
-        return log_prob

@@ -119,7 +119,7 @@ class Scorer:
         scored: Tensor,
     ) -> Tensor:
         """Log-probability of the scored tokens of rows [R]: none stands before ``start`` + 1."""
-        law, hidden = self._laws(who, decoding, start, *(t[:, :-1] for t in (tokens, mask, scored)))
+        law, hidden = self.laws(who, decoding, start, *(t[:, :-1] for t in (tokens, mask, scored)))
         tokens, scored = tokens[:, start + 1 :], scored[:, start + 1 :]
         found = self._of_tokens(law, [h[scored] for h in hidden], tokens[scored])
         return _summed(found, scored)
@@ -174,7 +174,7 @@ class Scorer:
         num, start = len(prompts), prompts.shape[1] - 1
         prefix, inside = beginnings.clamp(min=0), beginnings >= 0
         rows = Rows.following(prompts, mask, prefix.repeat(num, 1), inside.repeat(num, 1))
-        law, hidden = self._laws(who, decoding, start, *rows)
+        law, hidden = self.laws(who, decoding, start, *rows)
         tokens, scored = rows.tokens[:, start + 1 :], rows.scored[:, start + 1 :]
         found = self._of_tokens(law, [h[:, :-1][scored] for h in hidden], tokens[scored])
         path = _summed(found, scored).view(num, -1)[:, which]
@@ -201,7 +201,7 @@ class Scorer:
     def _of_tokens(self, law: Distribution, hidden: Sequence[Tensor], tokens: Tensor) -> Tensor:
         return token_log_prob(law, hidden, tokens, self.softmax_chunk, self._is_repeated)
 
-    def _laws(
+    def laws(
         self,
         who: Mixture,
         decoding: Decoding,
