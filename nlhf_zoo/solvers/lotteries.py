@@ -63,6 +63,33 @@ def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, bool, int
         ) from error
 
 
+def lottery_intervals(table: _Array) -> tuple[_Array, _Array]:
+    """The least and the largest probability of each action in any maximal lottery, [N] each.
+
+    Args:
+        table: A = (P - P^T) / 2 [N, N].
+
+    Raises:
+        UserError: the linear programmes do not end.
+    """
+    num = len(table)
+    table = np.where(np.abs(table) > _ZERO, table, 0.0)
+    scale = np.abs(table).max(1, keepdims=True)
+    scaled = table / np.where(scale > 0, scale, 1.0)
+    ends = []
+    try:
+        for sign in (1.0, -1.0):
+            costs, bounds = sign * np.eye(num), [(0, 1)] * num
+            programmes = [_programme(c, scaled, bounds, equal=np.ones((1, num))) for c in costs]
+            ends.append(np.array([point[i] for i, (point, _) in enumerate(programmes)]))
+    except _UnsolvedError as error:
+        raise UserError(
+            f"the equilibria of a game of {num} actions were not found in float64: {error}"
+        ) from error
+    low, high = (np.where(end > _ZERO, np.minimum(end, 1.0), 0.0) for end in ends)
+    return low, high
+
+
 def _solve(table: _Array, reference: _Array) -> tuple[_Array, bool, int]:
     corner, steps = _corner(table)
     played, tied = corner > _ZERO, table @ corner > -_ZERO
