@@ -5,7 +5,9 @@ from importlib import import_module
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint, ResumeState
 from nlhf_zoo.callbacks.collapse import CollapseWatch
+from nlhf_zoo.callbacks.dashboard import Dashboard
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
+from nlhf_zoo.callbacks.game_figures import GameFigures
 from nlhf_zoo.callbacks.hang_watch import HangWatch
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.logs import QueryLog, TimeLog
@@ -14,8 +16,10 @@ from nlhf_zoo.callbacks.progress import GameProgressBar
 __all__ = [
     "Budget",
     "CollapseWatch",
+    "Dashboard",
     "ExactMetrics",
     "GameCheckpoint",
+    "GameFigures",
     "GameProgressBar",
     "HangWatch",
     "History",

@@ -7,12 +7,16 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
+from nlhf_zoo.callbacks.logs import is_logged
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 
 
 class Budget(L.Callback):
-    """Stop before a round that would exceed the budget.
+    """Stop before a round that would exceed the budget, and log how much of it is spent.
+
+    `budget/share` is the share of the rounds that are played of those that will be: 0 at the start,
+    1 where the run ends, by this budget or by the Trainer's `max_steps`.
 
     Args:
         rounds: rounds of the game.
@@ -40,9 +44,37 @@ class Budget(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_train_batch_end(trainer, pl_module)  # it may be finished when it is resumed
+        if not isinstance(pl_module, OnlineGame):
+            return
+        trainer.should_stop |= pl_module.finished  # it may be, when it is resumed
+        if pl_module.progress.batches == 0:
+            _log_share(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Stop when the budget is spent."""
-        if isinstance(pl_module, OnlineGame) and pl_module.finished:
-            trainer.should_stop = True
+        if not isinstance(pl_module, OnlineGame):
+            return
+        trainer.should_stop |= pl_module.finished
+        played = pl_module.trajectory is not None or is_logged(pl_module.progress.round)
+        if pl_module.between_rounds and (played or trainer.should_stop):
+            _log_share(trainer, pl_module)
+
+
+def spent_share(trainer: L.Trainer, game: OnlineGame) -> float | None:
+    """How much of its budget a run has spent, in [0, 1]; None where it has none.
+
+    With n rounds played and m left it is n / (n + m): a budget of queries that is no multiple of
+    what a round asks is spent all the same when no round is left.
+    """
+    shares = []
+    if (left := game.rounds_left()) is not None:
+        shares.append(game.progress.round / max(game.progress.round + left, 1) if left else 1.0)
+    if trainer.max_steps > 0:
+        shares.append(trainer.global_step / trainer.max_steps)
+    return min(max(shares), 1.0) if shares else None
+
+
+def _log_share(trainer: L.Trainer, game: OnlineGame) -> None:
+    if (share := spent_share(trainer, game)) is not None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"budget/share": share}, game.progress.round)

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from nlhf_zoo.callbacks.logs import is_logged
+from nlhf_zoo.callbacks.logs import is_logged, log_by_query
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.metrics.processes import Figure, Largest, Mean, of_all_processes
@@ -43,6 +43,7 @@ class CollapseWatch(L.Callback):
     """
 
     def __init__(self) -> None:
+        self.latest: dict[str, float] = {}  # the last figures by their tags
         self._batch: Prompts | None = None
         self._looked = -1  # the round of the last look
         self._suspected = False
@@ -79,6 +80,8 @@ class CollapseWatch(L.Callback):
         if number != self._looked:
             for logger in trainer.loggers:
                 logger.log_metrics(certainty.figures, number)
+            log_by_query(trainer, certainty.figures, game.progress.queries_per_prompt)
+        self.latest = certainty.figures
         self._looked = number
         figures = {name.rpartition("/")[-1]: v for name, v in certainty.figures.items()}
         found = (

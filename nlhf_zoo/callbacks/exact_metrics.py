@@ -13,10 +13,11 @@ from typing_extensions import override
 
 from nlhf_zoo.algorithms.closed_form import Trajectory
 from nlhf_zoo.callbacks.history import History
-from nlhf_zoo.callbacks.logs import is_logged
+from nlhf_zoo.callbacks.logs import is_logged, log_by_query
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.processes import run_folder
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
 
 # Metric -> tag in TensorBoard.
@@ -28,9 +29,6 @@ TAGS = {
     "kl_to_reference": "game/kl_to_reference",
     "win_rate_vs_reference": "win_rate/vs_reference",
 }
-
-# Metrics that TensorBoard gets a second time, against queries.
-BY_QUERY = ("exploitability", "kl_to_nash", "span")
 
 # The queries of each game, a column of histories where they differ: with an adaptive step.
 QUERIES_OF_GAMES = "queries_of_games"
@@ -86,7 +84,7 @@ class ExactMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
-        folder = trainer.log_dir  # asks all processes
+        folder = run_folder(trainer)  # asks all processes
         # Without a logger that is `default_root_dir`, where nobody gave one the working folder.
         is_given = bool(trainer.loggers) or trainer.default_root_dir != os.getcwd()
         has_folder = folder is not None and is_given
@@ -217,14 +215,14 @@ class ExactMetrics(L.Callback):
         if not trainer.is_global_zero:
             return
         for number, asked, row in zip(rounds, queries.tolist(), values, strict=True):
-            if is_logged(number, self.every) or number == game.max_rounds:
+            is_last = number == game.progress.round and game.finished
+            if is_logged(number, self.every) or is_last:
                 figures = dict(zip(statistics, row, strict=True))
                 figures["game/nash_exploitability"] = self.certificate
                 figures["oracle/queries_per_prompt"] = float(asked)
-                by_query = {f"by_query/{n}": figures[TAGS[n]] for n in BY_QUERY if n in metrics}
                 for logger in trainer.loggers:
                     logger.log_metrics(figures, number)
-                    logger.log_metrics(by_query, asked)
+                log_by_query(trainer, figures, asked)
 
     def _close(self) -> None:
         if self._history is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -65,6 +66,36 @@ class QueryLog(L.Callback):
             logger.log_metrics(
                 {tag: float(value) for tag, value in figures.items()}, progress.round
             )
+
+
+# What loggers get a second time, against queries for each prompt.
+BY_QUERY = (
+    "game/exploitability",
+    "game/kl_to_nash",
+    "game/span",
+    "game/kl_to_reference",
+    "win_rate/vs_reference",
+    "policy/kl",
+    "policy/entropy",
+    "val/exploitability",
+    "val/win_rate",
+    "val/kl",
+)
+
+
+def log_by_query(trainer: L.Trainer, figures: Mapping[str, float], queries: int) -> None:
+    """Log those of some figures that methods are compared by against queries for each prompt.
+
+    Each has the tag `by_query/...`: `game/exploitability` is `by_query/exploitability`, and
+    `val/exploitability`, which is an estimate, `by_query/val_exploitability`.
+    """
+    again = {
+        "by_query/" + tag.removeprefix("game/").replace("/", "_"): figures[tag]
+        for tag in BY_QUERY
+        if tag in figures
+    }
+    for logger in trainer.loggers if again else ():
+        logger.log_metrics(again, queries)
 
 
 def is_logged(number: int, every: int = 1) -> bool:

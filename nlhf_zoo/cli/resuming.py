@@ -20,16 +20,27 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from nlhf_zoo.callbacks import Budget, CollapseWatch, ExactMetrics, GameCheckpoint, HangWatch
+from nlhf_zoo.callbacks import (
+    Budget,
+    CollapseWatch,
+    Dashboard,
+    ExactMetrics,
+    GameCheckpoint,
+    GameFigures,
+    HangWatch,
+)
 from nlhf_zoo.callbacks.checkpoint import PREVIOUS
+from nlhf_zoo.callbacks.dashboard import final_tags
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.processes import run_folder
 
 _ORACLE = "model.init_args.oracle."
 _LIGHTNING_LOGS = "lightning_logs"  # the folder of a run that nobody has named
-_ONE = (Budget, CollapseWatch, ExactMetrics, GameCheckpoint, HangWatch)  # of which a run has one
+# Of which a run has one.
+_ONE = (Budget, CollapseWatch, Dashboard, ExactMetrics, GameCheckpoint, GameFigures, HangWatch)
 
 
 class SaveGameConfig(SaveConfigCallback):
@@ -40,7 +51,7 @@ class SaveGameConfig(SaveConfigCallback):
 
         The file is written beside its place and renamed: a resumed run must not lose it to a kill.
         """
-        folder = trainer.log_dir  # asks all processes
+        folder = run_folder(trainer)  # asks all processes
         if stage != "fit" or folder is None:
             return
         if trainer.is_global_zero:
@@ -61,9 +72,8 @@ class SaveGameConfig(SaveConfigCallback):
         )
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                names = ("hp/exploitability", "hp/exploitability_max")
-                is_game = isinstance(pl_module, OnlineGame)
-                logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if is_game else None)
+                names = final_tags(trainer, pl_module)
+                logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if names else None)
             else:
                 logger.log_hyperparams(flat)
 
@@ -127,6 +137,19 @@ def runs_folder(config: Namespace) -> Path | None:
         and logger.class_path.endswith("TensorBoardLogger")
     ):
         return Path(logger.init_args.save_dir) / (logger.init_args.name or "")
+    return None
+
+
+def version_of(run: Path, config: Namespace) -> int | str | None:
+    """The logger's version by which a run's folder is gone on with; None where it is another's."""
+    logger, runs = config["trainer"].get("logger"), runs_folder(config)
+    if runs is not None:
+        number = re.fullmatch(r"version_(\d+)", run.name)
+        return int(number[1]) if number and run.parent == runs.absolute() else None
+    if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
+        folder, project = (logger.get(f"init_args.{key}") for key in ("save_dir", "project"))
+        ours = run.parent == (Path(folder or ".") / (project or _LIGHTNING_LOGS)).absolute()
+        return run.name if ours else None
     return None
 
 

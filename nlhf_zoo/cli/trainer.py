@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,8 @@ from torch.multiprocessing.spawn import ProcessExitedException
 # Imported, in part, so that short class names resolve on the command line and in YAML files.
 from nlhf_zoo.callbacks import (
     CollapseWatch,
+    Dashboard,
+    GameFigures,
     GameProgressBar,
     HangWatch,
     QueryLog,
@@ -42,6 +43,7 @@ from nlhf_zoo.files import naming
 from nlhf_zoo.game.lightning_internals import is_played_elsewhere, is_trial, send_to_children
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import HealthCheck, ReferenceFingerprint
+from nlhf_zoo.metrics.processes import run_folder
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.preference_models import PreferenceModel
 from nlhf_zoo.signals import SignalWatch, end_at_once
@@ -146,10 +148,9 @@ class GameCLI(LightningCLI):
         self._other_oracle = resuming.has_other_oracle(saved, self.config_dump)
         resuming.refuse_other_file(checkpoint)
         self._resumed["ckpt_path"] = str(checkpoint)
-        found = re.fullmatch(r"version_(\d+)", run.name)
-        if found and runs is not None and run.parent == runs.absolute():
-            # Go on in that run's folder.
-            self._resumed["trainer.logger.init_args.version"] = int(found[1])
+        version = resuming.version_of(run, config)
+        if version is not None:  # go on in that run's folder
+            self._resumed["trainer.logger.init_args.version"] = version
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Without callbacks of ours that the configuration has its own of.
@@ -251,7 +252,7 @@ class GameCLI(LightningCLI):
         """Say how it ended and where everything lies; refuse where too many answers are missing."""
         if is_played_elsewhere(self.trainer):
             return  # it was played in other processes, which had counts and folder
-        folder = self.trainer.log_dir  # asks all processes
+        folder = run_folder(self.trainer)  # asks all processes
         game = self.model if isinstance(self.model, OnlineGame) else None
         if self.trainer.is_global_zero and not is_trial(self.trainer):
             if game is not None and ledgers(game.oracle):
@@ -301,6 +302,8 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
                     QueryLog(),
                     TimeLog(),
                     CollapseWatch(),
+                    Dashboard(),
+                    GameFigures(),
                     GameProgressBar(),
                 ],
                 **GAME_TRAINER,

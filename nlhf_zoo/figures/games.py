@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nlhf_zoo.figures.canvas import plain
 from nlhf_zoo.figures.styles import MEAN_WIDTH, PREFERENCES, WORST_WIDTH
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def draw_triangle(ax: Axes, names: Sequence[str]) -> None:
     ax.plot([0, 1, 0.5, 0], [0, 0, _HEIGHT, 0], color="0.6", linewidth=0.8)
     corners = ((-0.02, -0.03, "right"), (1.02, -0.03, "left"), (0.5, 0.89, "center"))
     for name, (x, y, side) in zip(names, corners, strict=True):
-        ax.text(x, y, name, color="0.3", ha=side)
+        ax.text(x, y, plain(name), color="0.3", ha=side)
     ax.set_aspect("equal")
     ax.set_axis_off()
 
@@ -120,9 +121,9 @@ def draw_preferences(ax: Axes, table: Array, names: Sequence[str], label: str) -
         label: what an entry is, for the scale.
     """
     shown = ax.imshow(table, cmap=PREFERENCES, vmin=0, vmax=1)
-    ticks = range(len(names))
-    ax.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(ticks, names)
+    ticks, shown_names = range(len(names)), [*map(plain, names)]
+    ax.set_xticks(ticks, shown_names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(ticks, shown_names)
     ax.spines[:].set_visible(False)
     if len(names) <= _LABELLED:
         for i, j in np.ndindex(*table.shape):

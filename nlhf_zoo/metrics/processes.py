@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from pathlib import Path
 from typing import Any, final
 
 import lightning as L
@@ -40,6 +41,25 @@ class Largest:
 
 Figure = Mean | Largest
 _F = TypeVar("_F", bound=Figure)
+
+
+def run_folder(trainer: L.Trainer) -> str | None:
+    """The folder of a run, in which its checkpoints have theirs; all processes call this.
+
+    It is what ``Trainer.log_dir`` is for loggers that write files. For others, such as W&B's, that
+    is the folder of *all* runs, in which each would overwrite the configuration and the history of
+    the one before: here it is `save_dir/name/version`, as for checkpoints.
+
+    Returns:
+        None where there is none: a logger that has no folder.
+    """
+    logger = trainer.loggers[0] if trainer.loggers else None
+    folder = trainer.log_dir  # asks all processes
+    if logger is None or logger.log_dir is not None or folder is None:
+        return folder
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    place: str = trainer.strategy.broadcast(str(Path(folder, str(logger.name), version)))
+    return place
 
 
 def gathered(trainer: L.Trainer | None, numbers: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from nlhf_zoo.algorithms import torch_optimizers as optimizers
 from nlhf_zoo.data.pairs import Pairs, PreferencePairs
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.losses.preference import cross_entropy
-from nlhf_zoo.metrics.processes import Mean, StepMean
+from nlhf_zoo.metrics.processes import Mean, StepMean, run_folder
 from nlhf_zoo.policies.language_model.players import LoRA
 from nlhf_zoo.preference_models.backbones import Backbone, PretrainedBackbone, with_adapters
 from nlhf_zoo.preference_models.folder import NAME, write_folder
@@ -309,7 +309,7 @@ class PreferenceModel(L.LightningModule):
                 f"training diverged: after optimiser step {self.trainer.global_step} {name} is not "
                 "finite, so lower the learning rate"
             )
-        place = Path(self.trainer.log_dir or self.trainer.default_root_dir) / NAME
+        place = Path(run_folder(self.trainer) or self.trainer.default_root_dir) / NAME
         step = self.trainer.global_step
         if self.trainer.is_global_zero and step != self._written_at:
             network, tokenizer = self.reader.network, self.reader.encoder.tokenizer

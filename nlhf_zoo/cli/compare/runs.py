@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from typing_extensions import override
 
-from nlhf_zoo.callbacks import Budget, ExactMetrics, read_history
+from nlhf_zoo.callbacks import Budget, Dashboard, ExactMetrics, read_history
 from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.configuration import BudgetLimits
 from nlhf_zoo.cli.compare.entries import Entry
@@ -100,7 +100,8 @@ class Task:
         L.seed_everything(self.seed, verbose=False)
         game = self.entry.make()
         exact, watch = ExactMetrics(), _Watch(self, report)
-        trainer = self._trainer([exact, Budget(self.budget.rounds, self.budget.queries), watch])
+        budget = Budget(self.budget.rounds, self.budget.queries)
+        trainer = self._trainer([exact, budget, watch, Dashboard()])
         diverged = False
         try:
             trainer.fit(game, TablePrompts())

@@ -17,7 +17,7 @@ from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult, queries_of_games
-from nlhf_zoo.figures.canvas import new_figure
+from nlhf_zoo.figures.canvas import new_figure, plain
 from nlhf_zoo.figures.games import FLOOR, draw_theory
 from nlhf_zoo.figures.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
 
@@ -215,7 +215,7 @@ def _panel(
         name = result.entry.algorithm
         style: dict[str, Any] = {"color": colour_of(result.entry.kind), "linestyle": dashes[name]}
         style["zorder"] = 2.0 if dashes[name] == "-" else 2.1  # what is dashed hides no line
-        ax.plot(queries, mean, linewidth=MEAN_WIDTH, label=name, **style)
+        ax.plot(queries, mean, linewidth=MEAN_WIDTH, label=plain(name), **style)
         ax.plot(queries, most, linewidth=WORST_WIDTH, alpha=0.5, **style)
     ax.set_yscale("log")
     reached = max(queries[-1] for queries, _, _ in curves)
@@ -228,7 +228,7 @@ def _panel(
         ax.set_xscale("symlog", linthresh=1)
     low, high = ax.get_ylim()
     ax.set(xlim=(0, max(reached, 1)), ylim=(max(low, FLOOR), high))
-    ax.set(title=panel[0].title, xlabel="oracle queries per prompt")
+    ax.set(title=plain(panel[0].title), xlabel="oracle queries per prompt")
     ax.grid(alpha=0.25)
 
 
