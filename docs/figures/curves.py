@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.cli.main import main as nlhf
-from nlhf_zoo.figures.styles import MEAN_WIDTH, WORST_WIDTH, colour_of
+from nlhf_zoo.metrics.figures.styles import MEAN_WIDTH, WORST_WIDTH, colour_of
 
 FOLDER = Path(__file__).parent
 CONFIGS = FOLDER.parent.parent / "configs" / "tabular"

@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nlhf_zoo.cli.main import main as nlhf
-from nlhf_zoo.figures.games import draw_triangle, place
-from nlhf_zoo.figures.styles import colour_of
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.figures.games import draw_triangle, place
+from nlhf_zoo.metrics.figures.styles import colour_of
 from nlhf_zoo.records import Prompts, Responses
 
 FOLDER = Path(__file__).parent

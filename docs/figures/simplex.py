@@ -15,9 +15,9 @@ from torch import Tensor
 from nlhf_zoo.algorithms import SPPO, NashMD, NashMP, OnlineIPO, PolicyOptimizer
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.data.tables.games import cyclic
-from nlhf_zoo.figures.canvas import new_figure
-from nlhf_zoo.figures.games import draw_simplex
-from nlhf_zoo.figures.styles import colour_of
+from nlhf_zoo.metrics.figures.canvas import new_figure
+from nlhf_zoo.metrics.figures.games import draw_simplex
+from nlhf_zoo.metrics.figures.styles import colour_of
 from nlhf_zoo.solvers import exploitability, regularised_nash
 
 FOLDER = Path(__file__).parent

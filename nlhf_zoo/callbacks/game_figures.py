@@ -17,11 +17,11 @@ from typing_extensions import override
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
 from nlhf_zoo.callbacks.history import read_history
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.figures.canvas import new_figure, pixels, save_png
-from nlhf_zoo.figures.games import draw_convergence, draw_preferences, draw_simplex
-from nlhf_zoo.figures.styles import colour_of
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.metrics.figures.canvas import new_figure, pixels, save_png
+from nlhf_zoo.metrics.figures.games import draw_convergence, draw_preferences, draw_simplex
+from nlhf_zoo.metrics.figures.styles import colour_of
 from nlhf_zoo.metrics.processes import run_folder
 from nlhf_zoo.solvers import regularised_nash
 

@@ -17,9 +17,9 @@ from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.compare.runs import METRICS, Array, RunResult, queries_of_games
-from nlhf_zoo.figures.canvas import new_figure, plain
-from nlhf_zoo.figures.games import FLOOR, draw_theory
-from nlhf_zoo.figures.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
+from nlhf_zoo.metrics.figures.canvas import new_figure, plain
+from nlhf_zoo.metrics.figures.games import FLOOR, draw_theory
+from nlhf_zoo.metrics.figures.styles import MEAN_WIDTH, WORST_WIDTH, Dashes, colour_of, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

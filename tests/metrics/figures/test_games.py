@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from nlhf_zoo.figures.canvas import new_figure, pixels, svg_uri
-from nlhf_zoo.figures.games import draw_convergence, draw_preferences, draw_simplex, place
+from nlhf_zoo.metrics.figures.canvas import new_figure, pixels, svg_uri
+from nlhf_zoo.metrics.figures.games import draw_convergence, draw_preferences, draw_simplex, place
 
 
 def lines(ax):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nlhf_zoo.figures.canvas import plain
-from nlhf_zoo.figures.styles import MEAN_WIDTH, PREFERENCES, WORST_WIDTH
+from nlhf_zoo.metrics.figures.canvas import plain
+from nlhf_zoo.metrics.figures.styles import MEAN_WIDTH, PREFERENCES, WORST_WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

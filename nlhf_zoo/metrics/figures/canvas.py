@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nlhf_zoo.figures.styles import RC
 from nlhf_zoo.files import written
+from nlhf_zoo.metrics.figures.styles import RC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from paths import CONFIGS, ROOT
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.main import main
-from nlhf_zoo.figures.styles import colour_of, dashes_of
+from nlhf_zoo.metrics.figures.styles import colour_of, dashes_of
 
 PARTS = {"oracle": "Cyclic", "reference": "NormalReference"}
 OURS = [
