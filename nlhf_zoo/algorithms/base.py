@@ -36,11 +36,14 @@ class PolicyOptimizer(ABC):
 
     Attributes:
         paper: where the algorithm comes from.
+        seeks_equilibrium: whether it is one of the zoo, which look for the equilibrium of the game,
+            and not for an answer to one policy.
         surrogate: the loss that realises a step by gradients, None for the default; where another
             one is computed, ``loss`` is overridden.
     """
 
     paper: ClassVar[str]
+    seeks_equilibrium: ClassVar[bool] = True
     surrogate: Surrogate | None = None
 
     @property

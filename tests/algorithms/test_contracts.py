@@ -37,13 +37,14 @@ def gradient_game(algorithm, **parts):
 
 
 def concrete_algorithms():
-    """Those of the package, below forms that several share."""
+    """Those of the package that seek an equilibrium, below forms that several share."""
     found, left = [], [PolicyOptimizer]
     while left:
         below = left.pop().__subclasses__()
         ours = [cls for cls in below if cls.__module__.startswith("nlhf_zoo.")]
         left += [cls for cls in ours if inspect.isabstract(cls)]
-        found += [cls for cls in ours if not inspect.isabstract(cls)]
+        concrete = [cls for cls in ours if not inspect.isabstract(cls)]
+        found += [cls for cls in concrete if cls.seeks_equilibrium]
     return sorted(found, key=lambda cls: cls.__name__)
 
 
