@@ -14,13 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nlhf_zoo.cli.files import read_config
+from nlhf_zoo.cli.inputs import move
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.yaml_rules import dump
-from nlhf_zoo.errors import UserError, cause
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.oracles.ledger import ledgers, spent, summary
 from nlhf_zoo.oracles.served.address import TokenSource, is_loopback, refuse_host
@@ -112,7 +111,7 @@ def serve(
     refuse_host(host, secret is not None)
     if not 0 <= port < 2**16:
         raise UserError(f"--port must be from 0 to {2**16 - 1}, but it is {port}")
-    _move(oracle, device)
+    move(oracle, device)
     with counted_in(Path(folder), oracle) as path:
         server = OracleServer(oracle, secret)
         who = f"whoever has the token in {token.place}" if token else "this machine alone"
@@ -203,13 +202,3 @@ def _seed(seed: int) -> None:
 
     with as_user_errors("--seed_everything: "):
         seed_everything(seed, verbose=False)
-
-
-def _move(oracle: PreferenceOracle, device: str) -> None:
-    """Move its models and tables to a device."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        oracle.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # of a name that is none, or not there
-        raise UserError(f"--device {device} cannot be used: {cause(error)}") from error

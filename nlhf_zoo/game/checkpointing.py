@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -180,12 +180,15 @@ def load(game: OnlineGame, checkpoint: dict[str, Any]) -> None:
 
 
 def _actions(game: OnlineGame) -> str:
+    return actions_digest(game.policy, game.oracle.action_names)
+
+
+def actions_digest(policy: Policy, names: Sequence[Sequence[str]] | None) -> str:
     """A digest of the names of a table's actions, in the order in which a policy has them.
 
     Empty where they have none, or the policy reads them as texts.
     """
-    names = game.oracle.action_names
-    if names is None or not isinstance(game.policy, FinitePolicy):
+    if names is None or not isinstance(policy, FinitePolicy):
         return ""
     return hashlib.sha256(json.dumps([[*row] for row in names]).encode()).hexdigest()
 

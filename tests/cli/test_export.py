@@ -15,8 +15,8 @@ from rows import write
 from runs import differences
 from tiny_models import TURN, make_policy, save_tiny, scatter_adapters
 
-from nlhf_zoo.cli.export import read_policy
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.policies import read_policy
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.policies import LoRA, SmallLanguageModel
 

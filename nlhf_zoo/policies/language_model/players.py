@@ -250,6 +250,12 @@ class AdapterPlayers(Players):
             elif "lora_B" in name or "lora_embedding_B" in name:
                 parameter.zero_()
 
+    def let_base_be_reference(self) -> None:
+        """Take the bare base for ``reference``, in the place of the adapter started from."""
+        if not self._base_is_reference:
+            self._model.delete_adapter("reference")
+        self._base_is_reference = True
+
     def module(self, player: str) -> Any:
         """The PEFT model, for every player."""
         return self._model

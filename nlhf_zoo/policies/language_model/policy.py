@@ -269,6 +269,11 @@ class CausalLMPolicy(ScoredPolicy):
     def optional_checkpoint_keys(self) -> set[str]:
         return {f"_chunk_size.{name}" for name in self._chunk_size.state_dict()}
 
+    def let_base_be_reference(self) -> None:
+        """Take the bare base for ``reference``, where training would start from an adapter."""
+        if isinstance(self._players, AdapterPlayers):
+            self._players.let_base_be_reference()
+
     def reference_weights(self) -> dict[str, Tensor]:
         """All tensors that the reference is computed from, by name; it never moves."""
         return self._players.reference_weights()
