@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -17,42 +18,75 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.preference_models import PreferenceModel
 
 
-def _chart(*tags: str) -> list[Any]:
-    """Lines of these tags, and of no longer ones, of all runs that have them."""
-    return ["Multiline", [rf"{tag}$" for tag in tags]]
+@dataclass(frozen=True, slots=True)
+class Category:
+    """Charts that answer one question, against one axis."""
+
+    title: str
+    axis: str
+    charts: Mapping[str, tuple[str, ...]]  # by what they show and its unit: the tags of their lines
+
+    @property
+    def layout(self) -> dict[str, list[Any]]:
+        """As TensorBoard has it: lines of these tags, and of no longer ones, of all runs."""
+        return {
+            name: ["Multiline", [rf"{tag}$" for tag in tags]] for name, tags in self.charts.items()
+        }
 
 
-# Charts by what they answer. All runs lie in one chart, so that the tags of a chart have one unit.
-LAYOUT: dict[str, dict[str, list[Any]]] = {
-    "Which run is ahead, against queries for each prompt": {
-        "exploitability": _chart("by_query/exploitability", "by_query/val_exploitability"),
-        "win rate against the reference": _chart(
-            "by_query/win_rate_vs_reference", "by_query/val_win_rate"
-        ),
-        "KL to the equilibrium, nats": _chart("by_query/kl_to_nash"),
-        "KL to the reference, nats": _chart("by_query/kl_to_reference", "by_query/policy_kl"),
-    },
-    "On what budget, and how far from the end, against rounds": {
-        "share of the budget that is spent": _chart("budget/share"),
-        "preference queries for each prompt": _chart("oracle/queries_per_prompt"),
-        "pairs that the oracle was really asked about": _chart("ledger/queries"),
-        "answers that could not be had": _chart("oracle/invalid"),
-    },
-    "What the policy is like, against rounds": {
-        "exploitability": _chart("game/exploitability", "val/exploitability"),
-        "win rate against the reference": _chart("win_rate/vs_reference", "val/win_rate"),
-        "KL to the reference, nats": _chart("game/kl_to_reference", "policy/kl", "val/kl"),
-        "entropy, nats": _chart("policy/entropy", "val/entropy"),
-        "length of held-out responses, tokens": _chart("val/length"),
-        "share of them that was cut": _chart("val/truncated"),
-        "share of the answers about them that could not be had": _chart("val/invalid"),
-    },
-    "What it is trained on, against training steps": {
-        "length of responses, tokens": _chart("rollout/length"),
-        "share that was cut": _chart("rollout/truncated"),
-        "KL to the reference by these responses, nats": _chart("train/kl"),
-    },
-}
+# All runs lie in one chart, so that the tags of a chart have one unit.
+CATEGORIES = (
+    Category(
+        "Which run is ahead",
+        "queries per prompt",
+        {
+            "exploitability": ("by_query/exploitability", "by_query/val_exploitability"),
+            "win rate against the reference": (
+                "by_query/win_rate_vs_reference",
+                "by_query/val_win_rate",
+            ),
+            "KL to the equilibrium, nats": ("by_query/kl_to_nash",),
+            "KL to the reference, nats": (
+                "by_query/kl_to_reference",
+                "by_query/val_kl",
+                "by_query/policy_kl",
+            ),
+        },
+    ),
+    Category(
+        "On what budget, and how far from the end",
+        "rounds",
+        {
+            "share of the budget that is spent": ("budget/share",),
+            "preference queries per prompt": ("oracle/queries_per_prompt",),
+            "pairs that the oracle was really asked about": ("ledger/queries",),
+            "answers that could not be had": ("oracle/invalid",),
+        },
+    ),
+    Category(
+        "What the policy is like",
+        "rounds",
+        {
+            "exploitability": ("game/exploitability", "val/exploitability"),
+            "win rate against the reference": ("win_rate/vs_reference", "val/win_rate"),
+            "KL to the reference, nats": ("game/kl_to_reference", "val/kl", "policy/kl"),
+            "entropy, nats": ("val/entropy", "policy/entropy"),
+            "length of held-out responses, tokens": ("val/length",),
+            "share of them that was cut": ("val/truncated",),
+            "share of the answers about them that could not be had": ("val/invalid",),
+        },
+    ),
+    Category(
+        "What it is trained on",
+        "training steps",
+        {
+            "length of responses, tokens": ("rollout/length",),
+            "share that was cut": ("rollout/truncated",),
+            "KL to the reference, nats": ("train/kl",),
+        },
+    ),
+)
+LAYOUT = {f"{each.title}, against {each.axis}": each.layout for each in CATEGORIES}
 
 # What stands beside the hyper-parameters: the last of the first of these that was logged.
 _SAMPLED = {

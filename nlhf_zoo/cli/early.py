@@ -46,6 +46,7 @@ _OWN = {
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "export": ("export.py", "export", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
+    "report": ("report/command.py", "report", ("runs",)),
     "serve-oracle": ("serve_oracle.py", "serve", ()),
     "solve": ("solve/command.py", "solve_files", ("arguments",)),
 }

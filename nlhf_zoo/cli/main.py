@@ -32,12 +32,13 @@ usage: nlhf COMMAND [options]
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
+  report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
 
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each a module of that name.
-_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare")
+_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare", "report")
 
 
 @ending_at_signals()

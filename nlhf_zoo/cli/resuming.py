@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import os
+import platform
 import re
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -20,6 +23,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from nlhf_zoo import __version__
 from nlhf_zoo.callbacks import (
     Budget,
     CollapseWatch,
@@ -37,6 +41,8 @@ from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.metrics.processes import run_folder
 
+VERSIONS = "versions.json"  # of a run's folder
+_PACKAGES = ("nlhf_zoo", "torch", "lightning", "transformers", "peft", "torchmetrics", "numpy")
 _ORACLE = "model.init_args.oracle."
 _LIGHTNING_LOGS = "lightning_logs"  # the folder of a run that nobody has named
 # Of which a run has one.
@@ -59,6 +65,7 @@ class SaveGameConfig(SaveConfigCallback):
             with written(Path(folder) / self.config_filename) as beside:
                 text = self.parser.dump(self.config, skip_none=False)
                 beside.write_text(text, encoding="utf-8")
+            keep_versions(Path(folder) / VERSIONS)
             self.save_config(trainer, pl_module, stage)
         trainer.strategy.barrier()
 
@@ -76,6 +83,28 @@ class SaveGameConfig(SaveConfigCallback):
                 logger.log_hyperparams(flat, dict.fromkeys(names, math.nan) if names else None)
             else:
                 logger.log_hyperparams(flat)
+
+
+def keep_versions(path: Path) -> None:
+    """Write which versions a run is played by, behind those that it was played by before."""
+    now = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = []
+    before = before if isinstance(before, list) else []
+    if before[-1:] != [now]:
+        with written(path) as beside:
+            beside.write_text(json.dumps([*before, now], indent=1) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    if package == "nlhf_zoo":  # which may be run from its sources
+        return __version__
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def keep_last(trainer: Namespace) -> None:
