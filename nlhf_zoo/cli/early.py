@@ -47,6 +47,7 @@ _OWN = {
     "export": ("export.py", "export", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
     "report": ("report/command.py", "report", ("runs",)),
+    "sample": ("sample.py", "sample", ("policy",)),
     "serve-oracle": ("serve_oracle.py", "serve", ()),
     "solve": ("solve/command.py", "solve_files", ("arguments",)),
 }

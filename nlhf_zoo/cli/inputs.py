@@ -25,6 +25,7 @@ def arguments_of(
     args: Sequence[str],
     prog: str,
     flags: Sequence[str] = ("--allow_code",),
+    oracle: bool = True,
 ) -> dict[str, Any]:
     """The arguments of a command's function that a command line gives; its oracle is made.
 
@@ -34,6 +35,7 @@ def arguments_of(
         args: the command line.
         prog: the command, as its messages name it.
         flags: options that may stand without a value.
+        oracle: whether the command has one.
 
     Raises:
         UserError: an option is none of the command's, or its value cannot be.
@@ -41,12 +43,26 @@ def arguments_of(
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
     parser = SentenceParser(prog=prog)
-    parser.add_argument("--oracle", type=PreferenceOracle, enable_path=True, required=True)
+    if oracle:
+        parser.add_argument("--oracle", type=PreferenceOracle, enable_path=True, required=True)
     parser.add_function_arguments(function, skip={"oracle"})
     parsed = parser.parse_args(with_values(args, flags))
     with as_user_errors():
         made: dict[str, Any] = parser.instantiate(parsed).as_dict()
     return made
+
+
+def with_source(args: Sequence[str], option: str) -> list[str]:
+    """Arguments in which the policy that stands first has the name of its option.
+
+    Raises:
+        UserError: none stands there.
+    """
+    if not args or args[0].startswith("-"):
+        raise UserError(
+            "name the policy first: a run's folder or checkpoint, an adapter of peft, or a model"
+        )
+    return [f"--{option}", *args]
 
 
 def prompts_from(

@@ -30,6 +30,7 @@ usage: nlhf COMMAND [options]
   oracle    what an oracle says of sample responses, before anyone trains against it
   serve-oracle  an oracle behind HTTP, for several processes and machines: nlhf serve-oracle CONFIG
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
+  sample    what a policy says:                  nlhf sample RUN --prompt TEXT
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
@@ -38,7 +39,7 @@ nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help 
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each a module of that name.
-_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare", "report")
+_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare", "report", "sample")
 
 
 @ending_at_signals()

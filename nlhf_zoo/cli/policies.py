@@ -7,6 +7,9 @@ here and not in ``policies``: what it may name is a matter of the command line.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +57,32 @@ def load_policy(
         UserError: there is no such source, it cannot be loaded, or it has no such player.
     """
     path = Path(source)
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens must be at least 1, but it is {max_new_tokens}")
     if (ckpt := checkpoint_of(path)) is not None:
         refuse_other_file(ckpt)
-        policy = read_policy(config_of(ckpt), ckpt, allow_code, oracle)
-        if max_new_tokens is not None and isinstance(policy, CausalLMPolicy):
-            policy.max_new_tokens = max_new_tokens
-    elif (path / CONFIG).is_file():
-        policy = from_adapter(path, base, max_new_tokens or 64)
+        policy = read_policy(config_of(ckpt), ckpt, allow_code, oracle, max_new_tokens)
     elif path.is_file():
         raise UserError(f"{source} is no policy: give a run, a checkpoint, an adapter or a model")
     else:
-        policy = from_model(source, max_new_tokens or 64)
+        with _in_other_words():
+            limit = 64 if max_new_tokens is None else max_new_tokens
+            is_adapter = (path / CONFIG).is_file()
+            policy = from_adapter(path, base, limit) if is_adapter else from_model(source, limit)
     if player not in policy.players:
         known = ", ".join(policy.players)
         raise UserError(f"{source} has no player {player!r}: choose one of {known}")
     return LoadedPlayer(name or source, policy.eval(), player)
+
+
+@contextmanager
+def _in_other_words() -> Iterator[None]:
+    """Name what is no option here as a user of this command knows it."""
+    try:
+        yield
+    except UserError as error:
+        said = re.sub(r"model\.policy\.(model|adapter) ", r"the \1 ", str(error))
+        raise UserError(said) from error
 
 
 def checkpoint_of(path: Path) -> Path | None:
@@ -125,6 +139,7 @@ def read_policy(
     ckpt: Path,
     allow_code: bool = False,
     oracle: PreferenceOracle | None = None,
+    max_new_tokens: int | None = None,
     only_texts: bool = False,
 ) -> Policy:
     """The policy of a run's configuration, with the weights of a checkpoint.
@@ -134,6 +149,7 @@ def read_policy(
         ckpt: of it.
         allow_code: run code that the configuration names.
         oracle: lists the responses of a policy over a table.
+        max_new_tokens: of the longest response, in the place of the run's.
         only_texts: refuse whatever is no language model, as what cannot be exported.
 
     Raises:
@@ -159,6 +175,8 @@ def read_policy(
             f"{config}: model.policy is a {type(policy).__name__}, and only a language model can "
             "be exported: `nlhf predict` prints the probabilities of a table"
         )
+    if max_new_tokens is not None and isinstance(policy, CausalLMPolicy):
+        policy.max_new_tokens = max_new_tokens
     of_rollout = () if made.rollout is None else made.rollout.players
     _bind(policy, (*made.algorithm.players, *of_rollout), config, ckpt, oracle)
     load_tensors(policy, ckpt, config)

@@ -22,6 +22,7 @@ Purpose = Literal[
     "order",
     "held out",
     "design",
+    "sample",
 ]
 
 
