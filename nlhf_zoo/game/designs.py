@@ -165,14 +165,47 @@ def ask(
         preference and validity [B, K, L].
     """
     rows, ours, theirs = asked.nonzero().unbind(1)
-    found = oracle(
-        prompts.take(rows.tolist()), _singled(first, rows, ours), _singled(second, rows, theirs)
-    )
+    found = _of_pairs(oracle, prompts, (first, ours), (second, theirs), rows)
     preference = found.preference.new_full(asked.shape, 0.5)
     preference[asked] = found.preference[:, 0, 0]
     valid = torch.zeros_like(asked)
     valid[asked] = found.valid[:, 0, 0]
     return Comparison(preference, valid)
+
+
+def ask_in_pairs(
+    oracle: PreferenceOracle, prompts: Prompts, first: Responses, second: Responses
+) -> tuple[Tensor, Tensor]:
+    """Ask about the k-th of the first responses and the k-th of the second, and no other pair.
+
+    Args:
+        oracle: who judges.
+        prompts: B prompts.
+        first: K responses a prompt.
+        second: K responses a prompt.
+
+    Returns:
+        preference and validity, bool, [B, K] each.
+    """
+    shape, device = first.weight.shape, first.weight.device
+    rows, places = (torch.arange(number, device=device) for number in shape)
+    which = places.repeat(len(rows))
+    asked = rows.repeat_interleave(len(places))
+    found = _of_pairs(oracle, prompts, (first, which), (second, which), asked)
+    return found.preference.view(shape), found.valid.view(shape)
+
+
+def _of_pairs(
+    oracle: PreferenceOracle,
+    prompts: Prompts,
+    first: tuple[Responses, Tensor],
+    second: tuple[Responses, Tensor],
+    rows: Tensor,
+) -> Comparison:
+    """Pairs as prompts of their own, [Q, 1, 1]: which responses, and of which prompts [Q]."""
+    ours, theirs = (_singled(responses, rows, which) for responses, which in (first, second))
+    found: Comparison = oracle(prompts.take(rows.tolist()), ours, theirs)
+    return found
 
 
 def both_ways(comparison: Comparison) -> Comparison:

@@ -23,6 +23,7 @@ Purpose = Literal[
     "held out",
     "design",
     "sample",
+    "best response",
 ]
 
 

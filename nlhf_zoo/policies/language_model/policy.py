@@ -133,6 +133,7 @@ class CausalLMPolicy(ScoredPolicy):
         self._score: Scorer
         self._names: Sequence[Sequence[str]] | None = None
         self._capabilities: Capabilities | None = None
+        self._base_is_reference = False  # whatever adapter training starts from
         self.left_out: Sequence[str] = ()  # of LoRA's layers, those that no gradient reaches
 
     # The model and its players ------------------------------------------------------------------
@@ -163,6 +164,8 @@ class CausalLMPolicy(ScoredPolicy):
         if self.gradient_checkpointing:
             checkpoint_activations(model)
         self._players = self._made_of(model)
+        if self._base_is_reference:
+            self.let_base_be_reference()
         for player in players:
             self._players.add(player, starts_as(player))
         if not self.dropout:  # now, for adapters have some too
@@ -270,7 +273,11 @@ class CausalLMPolicy(ScoredPolicy):
         return {f"_chunk_size.{name}" for name in self._chunk_size.state_dict()}
 
     def let_base_be_reference(self) -> None:
-        """Take the bare base for ``reference``, where training would start from an adapter."""
+        """Take the bare base for ``reference``, where training would start from an adapter.
+
+        It is so too where the policy is bound anew.
+        """
+        self._base_is_reference = True
         if isinstance(self._players, AdapterPlayers):
             self._players.let_base_be_reference()
 
