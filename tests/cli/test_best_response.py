@@ -8,8 +8,9 @@ import pytest
 import torch
 import zoo
 from language_models import letters, tuned_adapter
+from oracles.zoo import Sums
 
-from nlhf_zoo import MatrixOracle, TabularPolicy, solvers
+from nlhf_zoo import MatrixOracle, RuleOracle, TabularPolicy, solvers
 from nlhf_zoo.cli.best_response import (
     SampledFigure,
     TrainingOptions,
@@ -18,14 +19,17 @@ from nlhf_zoo.cli.best_response import (
     train_best_response,
     write_report,
 )
+from nlhf_zoo.cli.best_response.command import respond
 from nlhf_zoo.data.prompts import table_prompts
 from nlhf_zoo.errors import OracleStoppedError, UserError
-from nlhf_zoo.policies.loading import from_adapter
-from nlhf_zoo.records import Prompts
+from nlhf_zoo.policies.loading import LoadedPlayer, from_adapter, from_model
+from nlhf_zoo.records import PLAIN, Prompts
 
 OPTIONS = TrainingOptions(
     answers=8_000, responses=8, opponents=4, batch_size=5, learning_rate=0.1, draws=16, measured=64
 )
+LEAST = replace(OPTIONS, answers=100, responses=2, opponents=2, draws=2, measured=8, batch_size=2)
+TEXTS = Prompts(torch.arange(4), text=["go on.", "a", "to be", "b"])
 
 
 def parts(num_games=5):
@@ -129,23 +133,28 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path):
 
 def test_a_policy_on_an_adapter_answers_to_its_base(tmp_path):
     """Loaded, its reference is the bare base; bound anew by the game it still is."""
-    from oracles.zoo import Sums
-
-    from nlhf_zoo import RuleOracle
-
-    policy = from_adapter(tuned_adapter(), letters("llama"), max_new_tokens=4)
-    prompts = Prompts(torch.arange(4), text=["go on.", "a", "to be", "b"])
+    policy = from_adapter(tuned_adapter(), letters("llama"), max_new_tokens=2)
     rng = torch.Generator().manual_seed(0)
-    drawn = policy.sample({"policy": 1.0}, policy.encode(prompts), 6, zoo.Decoding(), rng)
-    law = {p: policy.log_prob({p: 1.0}, prompts, drawn) for p in ("policy", "reference")}
-    options = replace(OPTIONS, answers=700, draws=2, measured=8, batch_size=2)
+    drawn = policy.sample({"policy": 1.0}, policy.encode(TEXTS), 6, PLAIN, rng)
+    law = {p: policy.log_prob({p: 1.0}, TEXTS, drawn) for p in ("policy", "reference")}
     found = train_best_response(
-        policy, RuleOracle(Sums()), 0.1, split_prompts(prompts), options, tmp_path
+        policy, RuleOracle(Sums()), 0.1, split_prompts(TEXTS), LEAST, tmp_path
     )
-    again = {p: policy.log_prob({p: 1.0}, prompts, drawn) for p in ("opponent", "reference")}
+    again = {p: policy.log_prob({p: 1.0}, TEXTS, drawn) for p in ("opponent", "reference")}
     torch.testing.assert_close(again["opponent"], law["policy"], atol=1e-4, rtol=0)
     torch.testing.assert_close(again["reference"], law["reference"], atol=1e-4, rtol=0)
+    assert (law["policy"] - law["reference"]).abs().max() > 0.01
     assert len(found.draws) == len(found.split.measurement) == 1
+
+
+def test_a_whole_model_gets_an_adapter_of_the_rank_that_is_wanted(tmp_path):
+    """It was loaded with the smallest, of zeros."""
+    policy, options = from_model(letters("llama"), max_new_tokens=2), replace(LEAST, rank=5)
+    split = split_prompts(TEXTS)
+    found = train_best_response(policy, RuleOracle(Sums()), 0.1, split, options, tmp_path)
+    parameters = policy.trained_parameters()
+    assert {p.shape[0] for name, p in parameters.items() if "lora_A" in name} == {5}
+    assert found.rounds >= 1
 
 
 # ---- what is refused -------------------------------------------------------------------------
@@ -172,7 +181,7 @@ def test_a_split_has_three_parts_that_share_no_prompt():
     }.values(),
 )
 def test_options_out_of_their_range_are_refused(changes, message):
-    with pytest.raises(UserError, match=f"^--best-response.{message}"):
+    with pytest.raises(UserError, match=f"^--response.{message}"):
         replace(OPTIONS, **changes)
 
 
@@ -186,6 +195,18 @@ def test_a_budget_without_a_round_and_a_game_without_temperature_are_refused(tmp
     policy, oracle, *_ = parts()
     with pytest.raises(UserError, match=r"at a temperature above 0, but beta is 0\.0"):
         train_best_response(policy, oracle, 0.0, split, OPTIONS, tmp_path)
+
+
+def test_the_reference_of_a_response_is_the_policys_own(tmp_path):
+    (policy, oracle, *_), (other, *_) = parts(), parts()
+    policy, other = LoadedPlayer("mine", policy), LoadedPlayer("theirs", other)
+    prompts = table_prompts(oracle)
+    for player, reference, words in (
+        (policy, other.reference, "reference is another reference, so leave --reference out"),
+        (policy.reference, policy.reference, "give that model itself as the policy$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            respond(player, reference, oracle, prompts, 0.1, OPTIONS, tmp_path)
 
 
 # ---- the report ------------------------------------------------------------------------------
@@ -225,3 +246,28 @@ def test_files_hold_the_curve_and_the_figures(played, tmp_path):
     assert content["bound"]["low"] == found.interval.low
     assert content["answers"] == found.answers
     assert (tmp_path / "bound.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_estimate_is_of_the_prompts_that_are_measured_and_of_the_policy_that_was_given(
+    tmp_path,
+):
+    policy, oracle, exact, _ = parts()
+    player, seen = LoadedPlayer("mine", policy), []
+
+    def estimated(prompts):
+        law = {p: policy.distribution({p: 1.0}, prompts) for p in ("policy", "reference")}
+        rows = prompts.ids
+        value = solvers.exploitability(oracle.table[rows], *law.values(), zoo.BETA)
+        seen.append((rows.tolist(), value.tolist()))
+        return figure(value.mean().item(), value.mean().item())
+
+    options = replace(OPTIONS, prompts="split", batch_size=2, answers=2_000)
+    prompts = table_prompts(oracle)
+    said = respond(
+        player, player.reference, oracle, prompts, zoo.BETA, options, tmp_path, estimated
+    )
+    ((rows, values),) = seen
+    assert json.loads((tmp_path / "bound.json").read_text())["prompts"]["measurement"] == rows
+    assert values == pytest.approx(exact[rows].tolist(), rel=1e-9)
+    assert "neither trained on nor chosen by; nothing was chosen by its draws, 64 a prompt" in said
+    assert str(tmp_path) in said

@@ -1,7 +1,7 @@
 """The lower bound by draws: unbiased, and below the exploitability as often as it says.
 
-Statistics: of 2,000 intervals of 95 % at least 93.5 %
-and at most 96.5 % hold their mean, which correct ones miss with probability 2e-3; seeds are fixed.
+Statistics: of 1,000 intervals of 95 % at least 92.8 %
+and at most 97.2 % hold their mean, which correct ones miss with probability 2e-3; seeds are fixed.
 """
 
 import math
@@ -137,7 +137,7 @@ def test_draws_without_spread_have_an_interval_without_width():
 @pytest.mark.parametrize("of_all", [False, True], ids=["these prompts", "their law"])
 def test_intervals_hold_the_mean_as_often_as_they_say(game, of_all):
     """Of these five prompts; and of prompts that are each drawn from them."""
-    values, repetitions = exact(game, game[3]), 2000
+    values, repetitions = exact(game, game[3]), 1000
     draws = drawn(game, game[3], 32 * repetitions).view(len(values), repetitions, 32)
     rng, held = torch.Generator().manual_seed(1), 0
     for repetition in range(repetitions):
@@ -145,7 +145,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say(game, of_all):
         found = mean_interval(_apart(draws, rows, repetition))
         ends = (found.low_of_all, found.high_of_all) if of_all else (found.low, found.high)
         held += ends[0] <= values.mean() <= ends[1]
-    assert 0.935 <= held / repetitions <= 0.965
+    assert 0.928 <= held / repetitions <= 0.972
 
 
 def _apart(draws, rows, repetition):

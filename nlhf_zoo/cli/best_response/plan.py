@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -46,7 +47,7 @@ def split_prompts(prompts: Prompts, disjoint: bool = True, seed: int = 0) -> Spl
         raise UserError(
             f"a best response is trained on some prompts, chosen by others and measured on "
             f"others, but there {'is' if number == 1 else 'are'} {number}: give at least 3, or "
-            "--best-response.prompts all, which measures a bound for these very prompts"
+            "--response.prompts all, which measures a bound for these very prompts"
         )
     rng = random_stream(seed, 0, 0, torch.device("cpu"), "best response")
     order = torch.randperm(number, generator=rng).tolist()
@@ -62,6 +63,8 @@ class TrainingOptions:
     """How a best response is trained, looked at and measured.
 
     Args:
+        prompts: split them, to train on some, choose by others and measure on others; or do all
+            three on all, each with draws of its own, for a bound for these very prompts.
         answers: of the oracle, of training, looks and measurement together.
         responses: of the trained policy to a prompt of a rollout.
         opponents: of the certified policy to a prompt of a rollout; each pair is judged.
@@ -73,9 +76,11 @@ class TrainingOptions:
         patience: looks without a better bound after which training ends.
         draws: of the bound to each prompt, at a look; two answers each.
         measured: draws of the reported bound to each prompt; two answers each.
+        rank: of the response's adapter, where the policy is its base; else it is the policy's.
         seed: of everything that is drawn.
     """
 
+    prompts: Literal["split", "all"] = "split"
     answers: int = 200_000
     responses: int = 16
     opponents: int = 4
@@ -87,24 +92,24 @@ class TrainingOptions:
     patience: int = 6
     draws: int = 64
     measured: int = 256
+    rank: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         least = {"answers": 1, "responses": 2, "opponents": 1, "epochs": 1, "batch_size": 1}
-        least |= {"every": 1, "patience": 1, "draws": 2, "measured": 2, "seed": 0}
+        least |= {"every": 1, "patience": 1, "draws": 2, "measured": 2, "rank": 1, "seed": 0}
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UserError(
-                    f"--best-response.{name} must be at least {number}, but it is "
-                    f"{getattr(self, name)}"
+                    f"--response.{name} must be at least {number}, but it is {getattr(self, name)}"
                 )
         if not 0 < self.step <= 1:
             raise UserError(
-                f"--best-response.step must lie above 0 and be at most 1, but it is {self.step}"
+                f"--response.step must lie above 0 and be at most 1, but it is {self.step}"
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(
-                "--best-response.learning_rate must be a finite number above 0, but it is "
+                "--response.learning_rate must be a finite number above 0, but it is "
                 f"{self.learning_rate}"
             )
 
@@ -125,9 +130,9 @@ class TrainingOptions:
         if not rounds:
             needed = measured + 2 * look + a_round
             raise UserError(
-                f"--best-response.answers is {self.answers}, but one round of training with its "
+                f"--response.answers is {self.answers}, but one round of training with its "
                 f"looks and the measurement takes {needed}: raise it, or lower "
-                "--best-response.measured, draws, responses or opponents"
+                "--response.measured, draws, responses or opponents"
             )
         return rounds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.game.rollout_files import digest_of_tensors
 from nlhf_zoo.oracles.base import PreferenceOracle
-from nlhf_zoo.policies.base import Policy
+from nlhf_zoo.policies import CausalLMPolicy, Policy
 from nlhf_zoo.records import Prompts
 from nlhf_zoo.solvers.lower_bound import MeanInterval, mean_interval
 
@@ -107,6 +107,7 @@ def train_best_response(
     """
     rounds = options.rounds(split)
     L.seed_everything(options.seed, verbose=False)
+    device = next(policy.parameters()).device  # it is bound anew on the CPU
     game = _game(policy, oracle, beta, options)
     looks = HeldOutBound(
         split.selection,
@@ -126,7 +127,8 @@ def train_best_response(
         trainer = L.Trainer(
             **GAME_TRAINER,
             logger=False,
-            devices=1,
+            accelerator=device.type,
+            devices=1 if device.type == "cpu" else [device.index or 0],
             limit_val_batches=0,
             callbacks=[*callbacks, GameProgressBar()] if shown else callbacks,
             enable_progress_bar=shown,
@@ -134,7 +136,7 @@ def train_best_response(
         )
         data = GivenPrompts(split.training, options.batch_of(split), options.seed)
         trainer.fit(game, data, ckpt_path=resumed)
-    game.to(trainer.strategy.root_device)
+    game.to(device)
     looks.restore(game)
     # Draws of their own, which nothing was chosen by.
     measured = draw_bound(
@@ -161,8 +163,7 @@ def _game(
             f"a best response is trained at a temperature above 0, but beta is {beta}: without "
             "regularisation it is one response, which nothing holds near what the model writes"
         )
-    state, keys = policy.state_dict(), policy.checkpoint_keys()
-    given = {name: state[name].clone() for name in keys}
+    given = _given(policy, options.rank)
     game = OnlineGame(
         policy,
         oracle,
@@ -173,9 +174,26 @@ def _game(
         rollout=Sample(options.responses, options.opponents, epochs=options.epochs, held_out=0),
         realisation=GradientSteps(),
     )
-    game.policy.load_state_dict(given, strict=False)  # the opponent's follow
+    if given is not None:
+        game.policy.restore(given)
     game.copy_("policy", OPPONENT)
     return game
+
+
+def _given(policy: Policy, rank: int) -> dict[str, Tensor] | None:
+    """What both players begin with; None of a language model that is its base, with new adapters.
+
+    As nothing is lost by adapters of another rank then, these are of the rank that is wanted: a
+    whole model was loaded with the smallest.
+    """
+    given = policy.snapshot()
+    if not isinstance(policy, CausalLMPolicy) or policy.lora is None or policy.adapter is not None:
+        return given
+    if any(p.any() for name, p in given.items() if "_B" in name.rpartition("lora")[2]):
+        return given
+    policy.lora = replace(policy.lora, r=rank, alpha=2 * rank)
+    policy.generator.attach(policy.source, policy.lora, None)
+    return None
 
 
 def _begin(
