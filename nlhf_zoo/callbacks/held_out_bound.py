@@ -35,12 +35,14 @@ class HeldOutBound(L.Callback):
     The best of several estimates is too high in the mean: it is for choosing, and what is reported
     is measured anew.
 
+    A training that ends for want of a better look has begun one step of the next round by then.
+
     Args:
         prompts: that are looked at.
         num: draws of the bound to each, at a look.
         every: rounds between two looks.
         patience: looks without a better one after which training ends; None never ends it.
-        batch_size: prompts that are drawn for at a time.
+        rows: responses that are drawn at a time.
         seed: of what is drawn.
 
     Raises:
@@ -53,15 +55,10 @@ class HeldOutBound(L.Callback):
         num: int,
         every: int = 5,
         patience: int | None = 5,
-        batch_size: int = 8,
+        rows: int = 128,
         seed: int = 0,
     ) -> None:
-        numbers = {
-            "every": every,
-            "patience": patience,
-            "batch_size": batch_size,
-            "num - 1": num - 1,
-        }
+        numbers = {"every": every, "patience": patience, "rows": rows, "num - 1": num - 1}
         for name, number in numbers.items():
             if number is not None and number < 1:
                 raise UserError(f"HeldOutBound.{name} must be at least 1, but it is {number}")
@@ -69,7 +66,7 @@ class HeldOutBound(L.Callback):
         self.num = num
         self.every = every
         self.patience = patience
-        self.batch_size = batch_size
+        self.rows = rows
         self.seed = seed
         self.looks: list[Look] = []
         self.invalid = 0  # answers of all looks that could not be had
@@ -87,21 +84,34 @@ class HeldOutBound(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, OnlineGame) and not self.looks:
-            self._look(pl_module)
+        self._look_if_due(trainer, pl_module)
         self._stop(trainer)  # it may have ended before it is resumed
 
     @override
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not isinstance(pl_module, OnlineGame) or not pl_module.between_rounds:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+    ) -> None:
+        # Not at the end of a batch: an oracle that stops there would take back a step whose weights
+        # have moved, for `GameCheckpoint` has not seen that step yet.
+        self._look_if_due(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look_if_due(trainer, pl_module, every=1)
+
+    def _look_if_due(
+        self, trainer: L.Trainer, game: L.LightningModule, every: int | None = None
+    ) -> None:
+        if not isinstance(game, OnlineGame) or not game.between_rounds:
             return
-        last = pl_module.finished and self.looks[-1].round != pl_module.progress.round
-        if last or pl_module.progress.round % self.every == 0:
-            self._look(pl_module)
+        number = game.progress.round
+        is_new = not self.looks or self.looks[-1].round != number
+        if is_new and number % (every or self.every) == 0:
+            self._look(game)
             self._stop(trainer)
 
     def _look(self, game: OnlineGame) -> None:
-        found = draw_bound(game, self.prompts, self.num, self.seed, 0, self.batch_size)
+        found = draw_bound(game, self.prompts, self.num, self.seed, 0, self.rows)
         interval = mean_interval(found.draws)
         answers = game.progress.queries + self.answers + found.answers
         look = Look(game.progress.round, answers, interval.mean, interval.low, interval.high)

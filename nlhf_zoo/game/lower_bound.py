@@ -36,7 +36,7 @@ class BoundDraws:
 
 @torch.no_grad()
 def draw_bound(
-    game: OnlineGame, prompts: Prompts, num: int, seed: int, stream: int, batch_size: int
+    game: OnlineGame, prompts: Prompts, num: int, seed: int, stream: int, rows: int
 ) -> BoundDraws:
     """Draws of the bound, each of three responses and two answers.
 
@@ -48,17 +48,23 @@ def draw_bound(
         num: draws for each.
         seed: of what is drawn.
         stream: a number; each has draws of its own.
-        batch_size: prompts that are drawn for at a time.
+        rows: responses that are drawn at a time; draws depend on it.
 
     Raises:
         OracleStoppedError: the oracle cannot be asked any more.
     """
-    draws, invalid = [], 0
-    for part, batch in enumerate(prompts.split(-(-len(prompts) // batch_size))):
-        rng = random_stream(seed, 0, stream, game.device, "best response", part)
-        found, missing = game.accounts.unless_stopped(partial(_draws, game, batch, num, rng))
-        draws.append(found)
-        invalid += missing
+    at_once = min(num, rows)  # draws for a prompt
+    sizes = [min(at_once, num - done) for done in range(0, num, at_once)]
+    draws, invalid, part = [], 0, 0
+    for batch in prompts.split(-(-len(prompts) * at_once // rows)):
+        of_batch = []
+        for size in sizes:
+            rng = random_stream(seed, 0, stream, game.device, "best response", part)
+            found, missing = game.accounts.unless_stopped(partial(_draws, game, batch, size, rng))
+            of_batch.append(found)
+            invalid += missing
+            part += 1
+        draws.append(torch.cat(of_batch, 1))
     game.accounts.settle_ledgers()
     return BoundDraws(torch.cat(draws), len(prompts) * num * ANSWERS, invalid)
 

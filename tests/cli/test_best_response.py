@@ -111,8 +111,12 @@ class Stopping(zoo.Spy):
         return super().forward(*args)
 
 
-def test_an_interrupted_training_goes_on_and_ends_with_the_same_figures(played, tmp_path):
-    Stopping.left = 20
+@pytest.mark.parametrize("questions", [16, 20], ids=["in a round", "in a look"])
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_figures(
+    played, questions, tmp_path
+):
+    """Each look is four questions of its own, behind the rounds 0, 5 and 10."""
+    Stopping.left = questions
     with pytest.raises(OracleStoppedError, match=r"^the judge is gone$"):
         trained(tmp_path, wrap=Stopping)
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()

@@ -57,7 +57,7 @@ def exact(game):
 def test_draws_are_unbiased_and_no_random_stream_is_touched(make):
     game = make()
     prompts, before = table_prompts(game.oracle), torch.get_rng_state()
-    found = draw_bound(game, prompts, NUM, seed=0, stream=0, batch_size=3)
+    found = draw_bound(game, prompts, NUM, seed=0, stream=0, rows=900)
     error = found.draws.std(-1) / NUM**0.5
     assert found.draws.shape == (len(prompts), NUM)
     assert ((found.draws.mean(-1) - exact(game)).abs() < 4 * error).all()
@@ -69,7 +69,7 @@ def test_draws_are_those_of_their_seed_and_stream():
     game = tabular()
     prompts = table_prompts(game.oracle)
     first, again, others, others_too = (
-        draw_bound(game, prompts, 8, seed, stream, batch_size=2).draws
+        draw_bound(game, prompts, 8, seed, stream, rows=16).draws
         for seed, stream in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     assert torch.equal(first, again)
@@ -78,7 +78,7 @@ def test_draws_are_those_of_their_seed_and_stream():
 
 def test_two_answers_a_draw_are_asked_for_and_nothing_else():
     game = tabular(wrap=zoo.Spy)
-    found = draw_bound(game, table_prompts(game.oracle.oracle), 7, 0, 0, batch_size=2)
+    found = draw_bound(game, table_prompts(game.oracle.oracle), 7, 0, 0, rows=3)
     assert found.answers == 5 * 7 * 2
     assert {asked[:2] for asked in game.oracle.asked} == {(1, 1)}
 
@@ -87,10 +87,10 @@ def test_what_is_not_answered_lowers_the_bound():
     """Also where the answer that is marked as invalid would say that all is won."""
     told = tabular()
     prompts = table_prompts(told.oracle)
-    whole = draw_bound(told, prompts, NUM, 0, 0, batch_size=5)
+    whole = draw_bound(told, prompts, NUM, 0, 0, rows=5000)
     for lie in (float("nan"), 1.0):
         game = tabular(wrap=lambda oracle, lie=lie: zoo.Silent(oracle, action=2, lie=lie))
-        found = draw_bound(game, prompts, NUM, 0, 0, batch_size=5)
+        found = draw_bound(game, prompts, NUM, 0, 0, rows=5000)
         assert found.invalid > 0
         assert (found.draws <= whole.draws + 1e-12).all()
         assert found.draws.mean() < whole.draws.mean()

@@ -89,7 +89,7 @@ class TrainingOptions:
     learning_rate: float = 1e-3
     step: float = 0.2
     every: int = 5
-    patience: int = 6
+    patience: int = 10
     draws: int = 64
     measured: int = 256
     rank: int = 16
@@ -112,6 +112,11 @@ class TrainingOptions:
                 "--response.learning_rate must be a finite number above 0, but it is "
                 f"{self.learning_rate}"
             )
+
+    @property
+    def rows(self) -> int:
+        """Responses that are drawn at a time in looks and measurement, as in a rollout."""
+        return self.batch_size * self.responses
 
     def rounds(self, split: Split) -> int:
         """Rounds that the budget allows, with a look every so often and the measurement.

@@ -110,12 +110,7 @@ def train_best_response(
     device = next(policy.parameters()).device  # it is bound anew on the CPU
     game = _game(policy, oracle, beta, options)
     looks = HeldOutBound(
-        split.selection,
-        options.draws,
-        options.every,
-        options.patience,
-        options.batch_size,
-        options.seed,
+        split.selection, options.draws, options.every, options.patience, options.rows, options.seed
     )
     resumed = _begin(folder, game, split, options, source)
     callbacks: list[L.Callback] = [
@@ -139,9 +134,7 @@ def train_best_response(
     game.to(device)
     looks.restore(game)
     # Draws of their own, which nothing was chosen by.
-    measured = draw_bound(
-        game, split.measurement, options.measured, options.seed, 1, options.batch_size
-    )
+    measured = draw_bound(game, split.measurement, options.measured, options.seed, 1, options.rows)
     return BestResponseBound(
         mean_interval(measured.draws),
         measured.draws,
