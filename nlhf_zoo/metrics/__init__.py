@@ -12,6 +12,7 @@ from nlhf_zoo.metrics.preference import (
     PreferenceLogLoss,
     SymmetryError,
 )
+from nlhf_zoo.metrics.sampled import SampledExploitability
 from nlhf_zoo.metrics.validation import SampledMean, SampledWinRate
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "KLToNash",
     "PreferenceAccuracy",
     "PreferenceLogLoss",
+    "SampledExploitability",
     "SampledMean",
     "SampledWinRate",
     "Span",

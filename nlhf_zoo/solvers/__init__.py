@@ -16,9 +16,18 @@ from nlhf_zoo.solvers.game import (
 )
 from nlhf_zoo.solvers.intervals import score_interval
 from nlhf_zoo.solvers.nash import Solution, regularised_nash, solve, unregularised_nash
+from nlhf_zoo.solvers.sampled import (
+    LEAST_EFFECTIVE,
+    ExploitabilityEstimates,
+    exponential_of_mean,
+    least_opponents,
+    sampled_exploitability,
+)
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
 __all__ = [
+    "LEAST_EFFECTIVE",
+    "ExploitabilityEstimates",
     "PreparedGame",
     "Solution",
     "antisymmetric",
@@ -28,10 +37,13 @@ __all__ = [
     "check_reference",
     "duality_gap",
     "exploitability",
+    "exponential_of_mean",
     "kl",
     "kl_to_nash",
+    "least_opponents",
     "prepare_game",
     "regularised_nash",
+    "sampled_exploitability",
     "score_interval",
     "solve",
     "span",

@@ -44,6 +44,22 @@ def exploitability(beta):
     return lambda pi, P, mu: solvers.exploitability(P, pi, mu, beta)
 
 
+def mean_and_both_intervals(value, variance, effective, kl):
+    from scipy.stats import norm, t
+
+    number = len(value)
+    error = variance.sum().sqrt() / number
+    quantile = t.ppf(0.975, max(number - 1, 1))
+    law = quantile * torch.maximum(value.std() / number**0.5, error)
+    mean, half = value.mean(), norm.ppf(0.975) * error
+    ends = [mean - half, mean + half, mean - law, mean + law]
+    unknown = (effective < 20).sum()
+    names = ["mean", "low", "high", "low_of_law", "high_of_law"]
+    names += ["ess", "kl", "prompts", "unknown", "left_out"]
+    figures = [mean, *ends, effective.min(), kl.mean(), number, unknown, 0]
+    return dict(zip(names, torch.tensor(figures, dtype=torch.float64), strict=True))
+
+
 def share_of_cycles(matrices, valid):
     cyclic, triples = zip(*map(counted, matrices, valid), strict=True)
     return torch.tensor(sum(cyclic) / sum(triples), dtype=torch.float64)
@@ -63,6 +79,9 @@ def mean_and_interval(values):
     low, high = torch.tensor(np.roots([a, b, c])).sort().values
     return {"mean": mean, "low": low, "high": high}
 
+
+# Eleven prompts: exploitability, its variance, effective sample size and KL.
+ESTIMATES = [(1 + ORDERS[0]) / 8, ORDERS[1] / 999, 15 + 20 * ORDERS[0], 1 + ORDERS[1]]
 
 # metric, arguments of update, what it says of all of them
 GAMES = [
@@ -86,6 +105,7 @@ TABLE = [(metric, arguments, figures(function)) for metric, arguments, function 
     (metrics.CyclicTriples(), MATRICES, share_of_cycles),
     (metrics.SampledMean(), ORDERS, lambda values, weight: (values * weight).sum() / weight.sum()),
     (metrics.SampledWinRate(), ORDERS[:1], mean_and_interval),
+    (metrics.SampledExploitability(), ESTIMATES, mean_and_both_intervals),
 ]
 
 
