@@ -32,8 +32,9 @@ class HeldOutBound(L.Callback):
     """Measure the lower bound every so often, keep the best policy, and stop where it has been.
 
     All looks draw by the same random numbers, so that what differs between them is the policy.
-    The best of several estimates is too high in the mean: it is for choosing, and what is reported
-    is measured anew.
+    The best is the one of the largest lower end: at the start the bound is 0 without an error, and
+    the largest of many estimates that are no better would lie above it. For that it is too high in
+    the mean, too: it is for choosing, and what is reported is measured anew.
 
     A training that ends for want of a better look has begun one step of the next round by then.
 
@@ -74,8 +75,8 @@ class HeldOutBound(L.Callback):
 
     @property
     def best_look(self) -> Look:
-        """The look at which the bound was largest, the first of several."""
-        return max(self.looks, key=lambda look: look.bound)
+        """The look whose interval has the largest lower end, the first of several."""
+        return max(self.looks, key=lambda look: look.low)
 
     @property
     def answers(self) -> int:
