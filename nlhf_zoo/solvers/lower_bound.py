@@ -44,16 +44,16 @@ class MeanInterval:
         mean: of the prompts' means.
         low: end of the interval for these very prompts, by the spread of the draws to each.
         high: the other end.
-        low_of_all: end of the interval for the law that the prompts are drawn from, which holds the
+        low_of_law: end of the interval for the law that the prompts are drawn from, which holds the
             spread between prompts as well; NaN of fewer than two prompts.
-        high_of_all: the other end.
+        high_of_law: the other end.
     """
 
     mean: float
     low: float
     high: float
-    low_of_all: float
-    high_of_all: float
+    low_of_law: float
+    high_of_law: float
 
 
 def bound_of_draws(
@@ -111,8 +111,8 @@ def mean_interval(draws: Tensor, level: float = 0.95) -> MeanInterval:
     error = errors.mean().item() / num_prompts
     freedom = errors.sum().square() / errors.square().sum() * (num - 1) if error else math.inf
     half = float(student.ppf((1 + level) / 2, float(freedom))) * math.sqrt(error)
-    of_all = math.nan
+    of_law = math.nan
     if num_prompts > 1:
         quantile = float(student.ppf((1 + level) / 2, num_prompts - 1))
-        of_all = quantile * math.sqrt(means.var().item() / num_prompts)
-    return MeanInterval(mean, mean - half, mean + half, mean - of_all, mean + of_all)
+        of_law = quantile * math.sqrt(means.var().item() / num_prompts)
+    return MeanInterval(mean, mean - half, mean + half, mean - of_law, mean + of_law)

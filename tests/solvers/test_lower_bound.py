@@ -113,7 +113,7 @@ def test_an_interval_of_one_prompt_is_students():
     found = mean_interval(draws, level=0.9)
     expected = stats.ttest_1samp(draws[0], 0).confidence_interval(0.9)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
-    assert math.isnan(found.low_of_all)
+    assert math.isnan(found.low_of_law)
 
 
 def test_an_interval_of_two_prompts_is_welchs_and_over_prompts_students():
@@ -124,7 +124,7 @@ def test_an_interval_of_two_prompts_is_welchs_and_over_prompts_students():
     assert (found.low, found.high) == pytest.approx((welch.low / 2, welch.high / 2), rel=1e-12)
     means = [first.mean().item(), second.mean().item()]
     over = stats.ttest_1samp(means, 0).confidence_interval()
-    assert (found.low_of_all, found.high_of_all) == pytest.approx((over.low, over.high), rel=1e-9)
+    assert (found.low_of_law, found.high_of_law) == pytest.approx((over.low, over.high), rel=1e-9)
 
 
 def test_draws_without_spread_have_an_interval_without_width():
@@ -134,16 +134,16 @@ def test_draws_without_spread_have_an_interval_without_width():
         mean_interval(torch.zeros(3, 1))
 
 
-@pytest.mark.parametrize("of_all", [False, True], ids=["these prompts", "their law"])
-def test_intervals_hold_the_mean_as_often_as_they_say(game, of_all):
+@pytest.mark.parametrize("of_law", [False, True], ids=["these prompts", "their law"])
+def test_intervals_hold_the_mean_as_often_as_they_say(game, of_law):
     """Of these five prompts; and of prompts that are each drawn from them."""
     values, repetitions = exact(game, game[3]), 1000
     draws = drawn(game, game[3], 32 * repetitions).view(len(values), repetitions, 32)
     rng, held = torch.Generator().manual_seed(1), 0
     for repetition in range(repetitions):
-        rows = torch.randint(5, (100,), generator=rng) if of_all else torch.arange(5)
+        rows = torch.randint(5, (100,), generator=rng) if of_law else torch.arange(5)
         found = mean_interval(_apart(draws, rows, repetition))
-        ends = (found.low_of_all, found.high_of_all) if of_all else (found.low, found.high)
+        ends = (found.low_of_law, found.high_of_law) if of_law else (found.low, found.high)
         held += ends[0] <= values.mean() <= ends[1]
     assert 0.928 <= held / repetitions <= 0.972
 

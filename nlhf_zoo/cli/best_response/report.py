@@ -89,9 +89,9 @@ def scope(bound: BestResponseBound) -> str:
     prompts = f"{number} prompt{'' if number == 1 else 's'}"
     of_law = (
         ""
-        if math.isnan(found.low_of_all) or not bound.split.disjoint
-        else f" For the law that the prompts come from it is [{found.low_of_all:.4f}, "
-        f"{found.high_of_all:.4f}]."
+        if math.isnan(found.low_of_law) or not bound.split.disjoint
+        else f" For the law that the prompts come from it is [{found.low_of_law:.4f}, "
+        f"{found.high_of_law:.4f}]."
     )
     where = (
         f"The bound is for the {prompts} that were neither trained on nor chosen by"
