@@ -136,11 +136,15 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path):
 
 
 def test_a_policy_on_an_adapter_answers_to_its_base(tmp_path):
-    """Loaded, its reference is the bare base; bound anew by the game it still is."""
+    """Loaded, its reference is the bare base; bound anew by the game it still is.
+
+    Nor does it matter how a run has divided log-probabilities: a law is what it is.
+    """
     policy = from_adapter(tuned_adapter(), letters("llama"), max_new_tokens=2)
     rng = torch.Generator().manual_seed(0)
     drawn = policy.sample({"policy": 1.0}, policy.encode(TEXTS), 6, PLAIN, rng)
     law = {p: policy.log_prob({p: 1.0}, TEXTS, drawn) for p in ("policy", "reference")}
+    policy.length_normalised = True
     found = train_best_response(
         policy, RuleOracle(Sums()), 0.1, split_prompts(TEXTS), LEAST, tmp_path
     )
@@ -185,7 +189,7 @@ def test_a_split_has_three_parts_that_share_no_prompt():
     }.values(),
 )
 def test_options_out_of_their_range_are_refused(changes, message):
-    with pytest.raises(UserError, match=f"^--response.{message}"):
+    with pytest.raises(UserError, match=f"^--best_response.{message}"):
         replace(OPTIONS, **changes)
 
 

@@ -47,7 +47,7 @@ def split_prompts(prompts: Prompts, disjoint: bool = True, seed: int = 0) -> Spl
         raise UserError(
             f"a best response is trained on some prompts, chosen by others and measured on "
             f"others, but there {'is' if number == 1 else 'are'} {number}: give at least 3, or "
-            "--response.prompts all, which measures a bound for these very prompts"
+            "--best_response.prompts all, which measures a bound for these very prompts"
         )
     rng = random_stream(seed, 0, 0, torch.device("cpu"), "best response")
     order = torch.randperm(number, generator=rng).tolist()
@@ -81,7 +81,7 @@ class TrainingOptions:
     """
 
     prompts: Literal["split", "all"] = "split"
-    answers: int = 200_000
+    answers: int = 50_000
     responses: int = 16
     opponents: int = 4
     epochs: int = 4
@@ -101,15 +101,15 @@ class TrainingOptions:
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UserError(
-                    f"--response.{name} must be at least {number}, but it is {getattr(self, name)}"
+                    f"--best_response.{name} must be at least {number}, but it is {getattr(self, name)}"
                 )
         if not 0 < self.step <= 1:
             raise UserError(
-                f"--response.step must lie above 0 and be at most 1, but it is {self.step}"
+                f"--best_response.step must lie above 0 and be at most 1, but it is {self.step}"
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(
-                "--response.learning_rate must be a finite number above 0, but it is "
+                "--best_response.learning_rate must be a finite number above 0, but it is "
                 f"{self.learning_rate}"
             )
 
@@ -135,9 +135,9 @@ class TrainingOptions:
         if not rounds:
             needed = measured + 2 * look + a_round
             raise UserError(
-                f"--response.answers is {self.answers}, but one round of training with its "
+                f"--best_response.answers is {self.answers}, but one round of training with its "
                 f"looks and the measurement takes {needed}: raise it, or lower "
-                "--response.measured, draws, responses or opponents"
+                "--best_response.measured, draws, responses or opponents"
             )
         return rounds
 

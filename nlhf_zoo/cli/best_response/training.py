@@ -157,6 +157,8 @@ def _game(
             "regularisation it is one response, which nothing holds near what the model writes"
         )
     given = _given(policy, options.rank)
+    if isinstance(policy, CausalLMPolicy):
+        policy.length_normalised = False  # the bound is of laws, which are the same without
     game = OnlineGame(
         policy,
         oracle,
