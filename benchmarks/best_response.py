@@ -160,7 +160,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     options = TrainingOptions(
-        arguments.answers,
+        prompts="all",
+        answers=arguments.answers,
         responses=64,
         opponents=16,
         epochs=8,

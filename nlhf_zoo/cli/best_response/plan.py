@@ -58,7 +58,7 @@ def split_prompts(prompts: Prompts, disjoint: bool = True, seed: int = 0) -> Spl
     return Split(training, selection, measurement, True)
 
 
-@dataclass(frozen=True)  # no slots: jsonargparse reads the defaults by vars()
+@dataclass(frozen=True, kw_only=True)  # no slots: jsonargparse reads the defaults by vars()
 class TrainingOptions:
     """How a best response is trained, looked at and measured.
 
@@ -99,9 +99,9 @@ class TrainingOptions:
         least = {"answers": 1, "responses": 2, "opponents": 1, "epochs": 1, "batch_size": 1}
         least |= {"every": 1, "patience": 1, "draws": 2, "measured": 2, "rank": 1, "seed": 0}
         for name, number in least.items():
-            if getattr(self, name) < number:
+            if (given := getattr(self, name)) < number:
                 raise UserError(
-                    f"--best_response.{name} must be at least {number}, but it is {getattr(self, name)}"
+                    f"--best_response.{name} must be at least {number}, but it is {given}"
                 )
         if not 0 < self.step <= 1:
             raise UserError(
