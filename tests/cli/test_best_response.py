@@ -253,6 +253,7 @@ def test_files_hold_the_curve_and_the_figures(played, tmp_path):
     content = json.loads((tmp_path / "bound.json").read_text())
     assert content["bound"]["low"] == found.interval.low
     assert content["answers"] == found.answers
+    assert (tmp_path / "bound.txt").read_text() == table(found, figure(0.0, 0.1)) + "\n"
     assert (tmp_path / "bound.png").read_bytes()[:4] == b"\x89PNG"
 
 

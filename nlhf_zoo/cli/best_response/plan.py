@@ -86,7 +86,7 @@ class TrainingOptions:
     opponents: int = 4
     epochs: int = 4
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     step: float = 0.2
     every: int = 5
     patience: int = 10

@@ -109,11 +109,13 @@ def scope(bound: BestResponseBound) -> str:
 def write_report(
     bound: BestResponseBound, folder: Path, estimate: SampledFigure | None = None
 ) -> None:
-    """Write the curve as CSV and figure, and all figures as JSON.
+    """Write the table, the curve as CSV and as a figure, and all figures as JSON.
 
     Raises:
         OSError: the folder cannot be written to.
     """
+    with written(folder / "bound.txt") as beside:
+        beside.write_text(table(bound, estimate) + "\n", encoding="utf-8")
     with written(folder / "bound.csv") as beside, beside.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("round", "answers", "bound", "low", "high"))
