@@ -13,6 +13,7 @@ from torch import nn
 
 from nlhf_zoo.cli.files import refuse_device
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, with_values
+from nlhf_zoo.cli.policies import run_options
 from nlhf_zoo.data.text_prompts import in_conversation, read_prompts
 from nlhf_zoo.data.texts.row_source import RowSource
 from nlhf_zoo.errors import UserError, cause
@@ -66,7 +67,11 @@ def with_source(args: Sequence[str], option: str) -> list[str]:
 
 
 def prompts_from(
-    path: str, num: int | None = None, column: str = "prompt", as_conversation: bool = False
+    path: str,
+    num: int | None = None,
+    column: str = "prompt",
+    as_conversation: bool | None = None,
+    policy: str | None = None,
 ) -> Prompts:
     """The first ``num`` prompts of a file, or all: texts or conversations, without tokens.
 
@@ -74,7 +79,9 @@ def prompts_from(
         path: a .jsonl or .json file, as `TextPrompts` reads them.
         num: how many; None for all.
         column: what the rows call the prompt.
-        as_conversation: make each text a conversation of one message of the user's.
+        as_conversation: make each text a conversation of one message of the user's; None is what
+            the run did, whose system message is put before conversations.
+        policy: of the run; None for none.
 
     Raises:
         UserError: there is no such file, a row is no prompt, or there are fewer.
@@ -85,10 +92,26 @@ def prompts_from(
     if num is not None and num < 1:
         raise UserError(f"--num_prompts must be at least 1, but it is {num}")
     source = RowSource(path, "train", None, None, "prompts", f'{{"{column}": "..."}}')
-    prompts = in_conversation(read_prompts(source, column), path, as_conversation, None)
+    prompts = as_the_run(read_prompts(source, column), path, as_conversation, policy)
     if num is not None and num > len(prompts):
         raise UserError(f"--num_prompts is {num}, but {path} has {len(prompts)} prompts only")
     return prompts if num is None else prompts.take(range(num))
+
+
+def as_the_run(
+    prompts: Prompts, where: str, as_conversation: bool | None, policy: str | None
+) -> Prompts:
+    """Prompts in the form that a run's own had; ``as_conversation`` replaces what it did.
+
+    Raises:
+        UserError: they cannot have it.
+    """
+    data = ({} if policy is None else run_options(policy)).get("data") or {}
+    own = data.get("init_args", data) if isinstance(data, dict) else {}
+    wanted = bool(own.get("as_conversation")) if as_conversation is None else as_conversation
+    makes = wanted and prompts.conversations is None
+    are_talks = makes or prompts.conversations is not None
+    return in_conversation(prompts, where, makes, own.get("system") if are_talks else None)
 
 
 def move(module: nn.Module, device: str) -> torch.device:

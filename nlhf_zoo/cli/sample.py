@@ -12,10 +12,9 @@ import torch
 
 from nlhf_zoo.cli.drawing import drawn
 from nlhf_zoo.cli.files import refuse_output
-from nlhf_zoo.cli.inputs import arguments_of, move, prompts_from, with_source
-from nlhf_zoo.cli.policies import load_policy, run_options
+from nlhf_zoo.cli.inputs import arguments_of, as_the_run, move, prompts_from, with_source
+from nlhf_zoo.cli.policies import load_policy
 from nlhf_zoo.cli.quiet import quiet
-from nlhf_zoo.data.text_prompts import in_conversation
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.policies import CausalLMPolicy
@@ -134,18 +133,12 @@ def _asked(
     policy: str, path: str | None, text: str | None, num: int | None, as_conversation: bool | None
 ) -> Prompts:
     """The prompts, in the form that the run's own had where nothing else is said."""
-    data = run_options(policy).get("data") or {}
-    own = data.get("init_args", data) if isinstance(data, dict) else {}
-    wanted = bool(own.get("as_conversation")) if as_conversation is None else as_conversation
-    if path is None:
-        if not text:
-            raise UserError("--prompt is empty: give a text")
-        one = Prompts(torch.tensor([0]), text=[text])
-        return in_conversation(one, "--prompt", wanted, own.get("system") if wanted else None)
-    plain = prompts_from(path, num)
-    made = wanted and plain.conversations is None
-    is_talk = made or plain.conversations is not None
-    return in_conversation(plain, path, made, own.get("system") if is_talk else None)
+    if path is not None:
+        return prompts_from(path, num, as_conversation=as_conversation, policy=policy)
+    if not text:
+        raise UserError("--prompt is empty: give a text")
+    one = Prompts(torch.tensor([0]), text=[text])
+    return as_the_run(one, "--prompt", as_conversation, policy)
 
 
 def _rows(prompts: Prompts, responses: Responses) -> Iterator[dict[str, Any]]:
