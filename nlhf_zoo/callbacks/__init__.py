@@ -12,6 +12,7 @@ from nlhf_zoo.callbacks.hang_watch import HangWatch
 from nlhf_zoo.callbacks.history import History, read_history
 from nlhf_zoo.callbacks.logs import QueryLog, TimeLog
 from nlhf_zoo.callbacks.progress import GameProgressBar
+from nlhf_zoo.callbacks.response_table import ResponseTable
 
 __all__ = [
     "Budget",
@@ -24,6 +25,7 @@ __all__ = [
     "HangWatch",
     "History",
     "QueryLog",
+    "ResponseTable",
     "ResumeState",
     "TimeLog",
     "read_history",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,12 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.algorithms.closed_form import Trajectory
-from nlhf_zoo.callbacks.history import History
+from nlhf_zoo.callbacks.history import History, folder_of_files
 from nlhf_zoo.callbacks.logs import is_logged, log_by_query
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
-from nlhf_zoo.metrics.processes import run_folder
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
 
 # Metric -> tag in TensorBoard.
@@ -84,14 +80,10 @@ class ExactMetrics(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the history where it stood, and measure the start."""
         game = _game(pl_module)
-        folder = run_folder(trainer)  # asks all processes
-        # Without a logger that is `default_root_dir`, where nobody gave one the working folder.
-        is_given = bool(trainer.loggers) or trainer.default_root_dir != os.getcwd()
-        has_folder = folder is not None and is_given
-        if trainer.is_global_zero and has_folder and not is_trial(trainer):
+        if (folder := folder_of_files(trainer)) is not None:
             names = [n for n in TAGS if self.nash or n not in ("kl_to_nash", "span")]
             names += [QUERIES_OF_GAMES] if game.algorithm.adaptive else []
-            self._history = History(Path(str(folder)), names, len(game.log_policy()))
+            self._history = History(folder, names, len(game.log_policy()))
             self._history.cut(self._rows)
         if self._rows == 0:
             self._measure(trainer, game, _current_round(game))

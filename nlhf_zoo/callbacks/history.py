@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
+from nlhf_zoo.game.lightning_internals import is_trial
+from nlhf_zoo.metrics.processes import run_folder
 
 Array = NDArray[np.float64]
 
@@ -66,6 +70,19 @@ class History:
     def close(self) -> None:
         """Close the file; a kill before it would lose what the process still holds."""
         self._file.close()
+
+
+def folder_of_files(trainer: L.Trainer) -> Path | None:
+    """Where a run leaves its files: its logger's folder; all processes call this.
+
+    Without a logger that is `default_root_dir`, where it is given, and nowhere else (the working
+    folder as ".": by its absolute name Lightning has it where nobody gave any). None in the other
+    processes than the first, and in a trial, which leaves nothing.
+    """
+    folder = run_folder(trainer)  # asks all processes
+    is_given = bool(trainer.loggers) or trainer.default_root_dir != os.getcwd()
+    writes = trainer.is_global_zero and is_given and not is_trial(trainer)
+    return Path(folder) if folder is not None and writes else None
 
 
 def read_history(folder: str | Path) -> dict[str, Any]:

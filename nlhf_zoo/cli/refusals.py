@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from nlhf_zoo.algorithms import torch_optimizers as optimizers
-from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint
+from nlhf_zoo.callbacks import Budget, ExactMetrics, GameCheckpoint, ResponseTable
 from nlhf_zoo.cli import limits
 from nlhf_zoo.cli.parser import as_user_errors
 from nlhf_zoo.data.pairs import PreferencePairs
@@ -94,7 +94,7 @@ def refuse_misfits(
             "set trainer.devices to 1"
         )
     for callback in _callbacks(trainer):
-        if isinstance(callback, ExactMetrics):
+        if isinstance(callback, ExactMetrics | ResponseTable):
             callback.check(game)
     if isinstance(data, TextPrompts):
         data.load(game.policy, trainer.world_size, shown=trainer.is_global_zero)

@@ -203,7 +203,7 @@ def _of_pairs(
     rows: Tensor,
 ) -> Comparison:
     """Pairs as prompts of their own, [Q, 1, 1]: which responses, and of which prompts [Q]."""
-    ours, theirs = (_singled(responses, rows, which) for responses, which in (first, second))
+    ours, theirs = (singled(responses, rows, which) for responses, which in (first, second))
     found: Comparison = oracle(prompts.take(rows.tolist()), ours, theirs)
     return found
 
@@ -215,7 +215,7 @@ def both_ways(comparison: Comparison) -> Comparison:
     return Comparison(known, valid | valid.mT)
 
 
-def _singled(responses: Responses, rows: Tensor, which: Tensor) -> Responses:
+def singled(responses: Responses, rows: Tensor, which: Tensor) -> Responses:
     """Some responses, each as the only one to its prompt, [Q, 1]."""
     text, truncated = responses.text, responses.truncated
     pairs = zip(rows.tolist(), which.tolist(), strict=True)

@@ -109,6 +109,20 @@ class Validation(nn.Module):
         won = torch.where(valid, weight * payoff, 0.0).sum(-1)
         return won[answered] / weight.sum(-1)[answered]
 
+    def ask(self, game: OnlineGame, given: tuple[Prompts, Responses, Responses] | None) -> None:
+        """Let the oracle compare what a callback has drawn; it counts as validation's.
+
+        All processes call this; ``given`` is None in those that have nothing to ask.
+
+        Raises:
+            OracleStoppedError: the oracle cannot be asked any more, here or in another process.
+        """
+        if given is not None:
+            _, ours, theirs = given
+            self.questions += ours.num * theirs.weight.numel()
+        with game.timer.failing_in("validation"):
+            game.accounts.unless_stopped(lambda: given and game.oracle(*given))
+
     def log(self, game: OnlineGame) -> None:
         """Log the figures of all processes, against rounds; all of them call this.
 

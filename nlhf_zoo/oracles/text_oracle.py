@@ -23,6 +23,8 @@ from nlhf_zoo.records import Comparison, Conversation, Prompts, Responses
 
 # One answer: the number of the question, and P(first > second), NaN where it could not be had.
 Answer = tuple[int, float]
+# Told of a question, P(first > second) as said with the first shown first, and shown second.
+Told = Callable[["Question", float, float], None]
 _Written = tuple[str, bool]  # a response: its text, and whether it was cut before it ended
 
 
@@ -96,6 +98,7 @@ class TextOracle(PreferenceOracle):
 
     symmetric: bool = True  # its answer to a question is 1 minus that to the swapped one
     reads_truncated: bool = False  # whether it matters that a response was cut before it ended
+    told: Told | None = None  # who is told what was said of each order, where both are asked
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,6 +252,7 @@ def in_order(
     ask: Callable[[Sequence[Question]], Iterator[Answer]],
     questions: Sequence[Question],
     order: Order,
+    told: Told | None = None,
 ) -> Iterator[Answer]:
     r"""Ask with the responses in an order, and say P(first > second).
 
@@ -256,7 +260,7 @@ def in_order(
 
     with p(a, b) the probability that a is better when it is shown first, as ``ask`` says of
     questions in the order in which they are shown. Where one of two answers is missing there is
-    none.
+    none. ``told`` gets the two.
     """
     if order == "none":
         yield from ask(questions)
@@ -277,7 +281,11 @@ def in_order(
         number, is_swapped = divmod(place, 2)
         probability = 1 - answer if is_swapped else answer
         if number in half:
-            yield number, (half.pop(number) + probability) / 2
+            other = half.pop(number)
+            if told is not None:
+                first, second = (other, probability) if is_swapped else (probability, other)
+                told(questions[number], first, second)
+            yield number, (other + probability) / 2
         else:
             half[number] = probability
 

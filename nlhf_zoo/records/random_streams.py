@@ -24,6 +24,7 @@ Purpose = Literal[
     "design",
     "sample",
     "best response",
+    "shown",
 ]
 
 

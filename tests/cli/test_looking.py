@@ -30,7 +30,8 @@ def trained(tmp_path_factory):
     prompts = write(folder / "prompts.jsonl", *({"prompt": text} for text in PROMPTS))
     options = [
         "--config", str(ROOT / "configs/lm/own_model.yaml"), "--model.policy.model", str(model),
-        "--data.path", prompts, "--data.batch_size", "2", "--model.policy.max_new_tokens", "4",
+        "--data.path", prompts, "--data.batch_size", "2", "--data.num_validation", "null",
+        "--model.policy.max_new_tokens", "4",
         "--trainer.accelerator", "cpu", "--trainer.logger.save_dir", str(folder / "runs"),
         "--model.optimizer.lr", "0.01",
     ]  # fmt: skip

@@ -345,6 +345,7 @@ def test_the_policy_of_a_configuration_draws_responses(folder, model):
     Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
     config = f"--config {ROOT}/configs/lm/own_model.yaml --model.policy.model {model}"
     config += " --data.path prompts.jsonl --model.policy.max_new_tokens 6 --data.batch_size 2"
+    config += " --data.num_validation null"
     report = report_of(f"{config} --num_prompts 2 --num_responses 5 --figure drawn.png")
     assert report["oracle"] == "RuleOracle"
     prompts = {row["prompt"][-1]["content"] for row in report["answers"]}

@@ -104,6 +104,7 @@ def test_a_probe_of_a_configuration_builds_no_responses(tmp_path, monkeypatch, c
         main([
             *("oracle", "--probe", "--config", str(ROOT / "configs/lm/judge.yaml")),
             *("--model.policy.model", "model", "--data.path", "prompts.jsonl"),
+            *("--data.num_validation", "null"),
             *("--model.oracle.base_url", server.url, "--model.oracle.api_key_env", "null"),
             *("--model.policy.max_new_tokens", "4", "--data.batch_size", "1"),
             *("--trainer.accelerator", "cpu"),

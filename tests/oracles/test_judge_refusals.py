@@ -132,7 +132,8 @@ def test_the_configuration_plays_a_game(folder, monkeypatch, capsys):
         main([
             *("fit", "--config", str(CONFIG), "--model.policy.model", "model"),
             *("--model.policy.max_new_tokens", "4", "--data.path", "prompts.jsonl"),
-            *("--data.batch_size", "2", "--trainer.callbacks.rounds", "1"),
+            *("--data.batch_size", "2", "--data.num_validation", "null"),
+            *("--trainer.callbacks.rounds", "1"),
             *("--model.oracle.base_url", server.url, "--model.oracle.api_key_env", "JUDGE_KEY"),
             *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
         ])  # fmt: skip

@@ -426,7 +426,8 @@ def game(tmp_path_factory):
 def fit(game, folder, *oracle):
     return nlhf(
         "fit", "--config", str(CONFIG), "--model.policy.model", str(game / "policy"),
-        "--data.path", str(game / "prompts.jsonl"), "--model.policy.max_new_tokens", "4",
+        "--data.path", str(game / "prompts.jsonl"), "--data.num_validation", "2",
+        "--model.policy.max_new_tokens", "4",
         "--trainer.accelerator", "cpu", "--trainer.max_steps", "2", *oracle, folder=folder,
     )  # fmt: skip
 

@@ -283,7 +283,9 @@ SAMPLED = (
 def bring_a_model(folder: Path) -> None:
     """What the README asks its reader to bring: a model, prompts, and the rule that it shows."""
     save_tiny(folder / "my_model", "llama", chat=True, max_position_embeddings=256)
-    rows = [json.dumps({"prompt": prompt}) for prompt in ("name a fruit.", "a", "b?", "tell me")]
+    rows = [
+        json.dumps({"prompt": prompt}) for prompt in ("name a fruit.", "a", "b?", "tell me") * 5
+    ]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     (rule,) = re.findall(r"```python\n(def shorter_wins.*?)```", text_of("README.md"), re.S)
     (folder / "my_rules.py").write_text(rule)

@@ -1,5 +1,6 @@
 """Every file in configs/lm: complete, says what it costs, and trains a small model of its kind."""
 
+import json
 import math
 import re
 from itertools import product
@@ -102,7 +103,8 @@ def test_trains_a_small_model_of_the_same_architecture(
     changes = {
         "model.policy.model.name": base, "model.policy.max_new_tokens": 4,
         "model.oracle.model": letters("llama", AutoModelForSequenceClassification),
-        "data.path": prompts, "data.batch_size": BATCH, "trainer.accelerator": "cpu",
+        "data.path": prompts, "data.batch_size": BATCH, "data.num_validation": 1,
+        "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false", "trainer.accumulate_grad_batches": 1,
         "trainer.max_steps": steps * updates,
     }  # fmt: skip
@@ -138,7 +140,8 @@ def test_an_iteration_draws_once_and_trains_on_that(
     changes = {
         "model.policy.model.name": base, "model.policy.max_new_tokens": 4,
         "model.oracle.model": letters("llama", AutoModelForSequenceClassification),
-        "data.path": prompts, "data.batch_size": 6, "model.rollout.minibatch": 1,
+        "data.path": prompts, "data.batch_size": 6, "data.num_validation": 1,
+        "model.rollout.minibatch": 1,
         "model.rollout.held_out": 0.2, "model.micro_batches": 2, "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
     }  # fmt: skip
@@ -184,7 +187,7 @@ def assert_the_policy_moved_and_the_base_did_not(game: OnlineGame, base: str) ->
 
 
 def test_a_users_own_model_prompts_and_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write(tmp_path / "prompts.jsonl", *[{"prompt": "go on."}] * 4)
+    write(tmp_path / "prompts.jsonl", *[{"prompt": "go on."}] * 5)
     (tmp_path / "my_own_rules.py").write_text(
         "def shorter_wins(prompt, first, second):\n"
         "    assert prompt == 'go on.'\n"
@@ -194,11 +197,14 @@ def test_a_users_own_model_prompts_and_rule(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_model").symlink_to(letters("qwen2"))
-    own = "--model.policy.model my_model --data.path prompts.jsonl"
+    own = "--model.policy.model my_model --data.path prompts.jsonl --data.num_validation 1"
     own += " --model.oracle.function my_own_rules.shorter_wins"
     less = "--model.policy.max_new_tokens 8 --trainer.callbacks.rounds 2 --trainer.accelerator cpu"
     main(["fit", "--config", str(OWN), *own.split(), *less.split()])
-    assert (tmp_path / "runs/lm/own_model/version_0/checkpoints/last.ckpt").is_file()
+    run = tmp_path / "runs/lm/own_model/version_0"
+    assert (run / "checkpoints/last.ckpt").is_file()
+    first = json.loads((run / "responses.jsonl").read_text().splitlines()[0])
+    assert first["prompt"] == [user("go on.")]
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["prompts of the hub", "own prompts"])

@@ -152,7 +152,7 @@ class JudgeOracle(TextOracle):
 
     @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        return in_order(self.in_given_order, questions, self.order)
+        return in_order(self.in_given_order, questions, self.order, self.told)
 
     @override
     def in_given_order(self, questions: Sequence[Question]) -> Iterator[Answer]:

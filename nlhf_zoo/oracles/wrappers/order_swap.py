@@ -53,4 +53,4 @@ class OrderSwap(WrappedTextOracle):
 
     @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
-        return in_order(self.oracle.answers, questions, self.order)
+        return in_order(self.oracle.answers, questions, self.order, self.told)
