@@ -30,6 +30,7 @@ usage: nlhf COMMAND [options]
   oracle    what an oracle says of sample responses, before anyone trains against it
   serve-oracle  an oracle behind HTTP, for several processes and machines: nlhf serve-oracle CONFIG
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
+  certify   how exploitable a policy is:         nlhf certify RUN --oracle ... --prompts FILE
   sample    what a policy says:                  nlhf sample RUN --prompt TEXT
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
@@ -39,7 +40,17 @@ nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help 
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each a module of that name.
-_COMMANDS = ("doctor", "oracle", "serve-oracle", "export", "solve", "compare", "report", "sample")
+_COMMANDS = (
+    "doctor",
+    "oracle",
+    "serve-oracle",
+    "export",
+    "solve",
+    "compare",
+    "report",
+    "sample",
+    "certify",
+)
 
 
 @ending_at_signals()

@@ -25,6 +25,7 @@ Purpose = Literal[
     "sample",
     "best response",
     "shown",
+    "certificate",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, final
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from nlhf_zoo.data.texts import conversation_key
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.models.base import TextModelOracle
-from nlhf_zoo.oracles.text_oracle import Answer, Question
-from nlhf_zoo.records import Conversation
+from nlhf_zoo.oracles.text_oracle import Answer, Question, conversations, response_texts
+from nlhf_zoo.records import Comparison, Conversation, Prompts, Responses
 from nlhf_zoo.text_models.heads import BradleyTerryHead, GeneralPreferenceHead, PreferenceHead
 from nlhf_zoo.text_models.loading import SETTINGS_FILE, Dtype, ModelSettings, Source, read_settings
 from nlhf_zoo.text_models.network import TextModel
@@ -33,6 +35,46 @@ class ResponseTextModelOracle(TextModelOracle):
     @abstractmethod
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
         """Outputs for prompts with a response [n, D]; not finite where one was not read."""
+
+    def compare_all(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
+        """What calling it says of K x L pairs, by tensors: no question is written for a pair.
+
+        Each different text is read once, and K x L answers a prompt are counted as queries, those
+        of equal texts among them.
+
+        Raises:
+            UserError: there are no texts.
+            OracleStoppedError: a budget does not allow so many.
+        """
+        name = type(self).__name__
+        talks = conversations(prompts, name)
+        sides = [(response_texts(one, name), one) for one in (first, second)]
+        place: dict[tuple[str, str], int] = {}
+        texts: list[tuple[Conversation, str]] = []
+        places: list[list[list[int]]] = [[], []]
+        for number, talk in enumerate(talks):
+            key = conversation_key(talk)
+            for side, (rows, _) in enumerate(sides):
+                for text in rows[number]:
+                    if (key, text) not in place:
+                        place[key, text] = len(texts)
+                        texts.append((talk, text))
+                places[side].append([place[key, text] for text in rows[number]])
+        self.ledger.charge(queries=len(prompts) * first.num * second.num)
+        began = time.perf_counter()
+        outputs = self._outputs(texts).double()
+        ours, theirs = (
+            outputs[torch.tensor(rows)]
+            - (self.penalty_without_end * _cut(one).cpu().double())[..., None]
+            for rows, (_, one) in zip(places, sides, strict=True)
+        )
+        answers = self.head.preference(ours[:, :, None], theirs[:, None])
+        invalid = int(answers.isnan().sum())
+        spent = int(1e6 * (time.perf_counter() - began))
+        self.ledger.charge(invalid=invalid, microseconds=spent)
+        answers = answers.to(first.weight.device)
+        valid = ~answers.isnan()
+        return Comparison(answers.masked_fill(~valid, 0.5), valid)
 
     @override
     def answers(self, questions: Sequence[Question]) -> Iterator[Answer]:
@@ -212,6 +254,13 @@ class GeneralPreferenceModelOracle(ResponseTextModelOracle):
     def _outputs(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
         embedding: Tensor = self.model(self.model.encoder.encode_responses(texts))
         return embedding
+
+
+def _cut(responses: Responses) -> Tensor:
+    """Which responses were cut before they ended, bool [B, K]."""
+    if responses.truncated is not None:
+        return responses.truncated
+    return torch.zeros_like(responses.weight, dtype=torch.bool)
 
 
 def _refuse_penalty(penalty: float) -> None:

@@ -1,0 +1,157 @@
+"""`nlhf certify` against exact figures, what it keeps, and what it refuses."""
+
+import json
+import math
+import re
+
+import pytest
+import runs
+import torch
+import yaml
+from oracles.test_general_preference import general
+from rows import write
+from text_models import prompts, responses
+from tiny_models import make_policy, save_tiny
+
+from nlhf_zoo import TabularPolicy, UniformRandom
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.game.certifying import SamplePlan, sample_exploitability
+from nlhf_zoo.oracles import GeneralPreferenceModelOracle
+from nlhf_zoo.policies.loading import LoadedPlayer
+
+GAME = ("--oracle", "UniformRandom", "--oracle.num_games", "2", "--oracle.num_actions", "4")
+SEED = ("--oracle.seed", "3")
+SILENT = "def silent(prompt, first, second):\n    return float('nan')\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run on tables."""
+    folder = tmp_path_factory.mktemp("certify")
+    config = runs.configuration(
+        algorithm=runs.part("NashMP"),
+        oracle=runs.part("UniformRandom", num_games=2, num_actions=4, seed=3),
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", "config.yaml"])
+    return folder / runs.RUN
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certified")
+    save_tiny(folder / "llama", "llama", chat=True)
+    save_tiny(folder / "other", "gpt2")
+    make_policy(folder / "llama").export(folder / "adapter")
+    write(folder / "prompts.jsonl", {"prompt": "go on."}, {"prompt": "a b"})
+    (folder / "empty.jsonl").write_text("")
+    (folder / "rule.py").write_text(SILENT)
+    return folder
+
+
+def test_of_a_table_the_exact_figure_stands_beside(run, tmp_path, capsys):
+    """The fixed interval is doubled: it misses the exact value in 1e-4 of all seeds."""
+    output = tmp_path / "found"
+    options = ("--form", "pairs", "--responses", "64", "--output", str(output))
+    main(["certify", str(run), *GAME, *SEED, *options])
+    said = capsys.readouterr().out
+    found = json.loads((output / "certificate.json").read_text())
+    logged = runs.scalars(run.parents[2])  # by the run itself
+    exact = {step: v for (tag, step), v in logged.items() if tag == "game/exploitability"}
+    assert found["exact"] == pytest.approx(float.fromhex(exact[max(exact)]), rel=1e-5)
+    assert found["beta"] == 0.1  # the run's
+    assert abs(found["mean"] - found["exact"]) <= found["high"] - found["low"]
+    assert found["answers"] == 2 * 64 * 25
+    assert f"{found['mean']:.4f}" in said
+    assert (output / "certificate.png").stat().st_size > 1000
+    assert (output / "certificate.md").read_text().strip() == said.strip()
+
+
+def test_a_certificate_that_was_interrupted_goes_on(run, tmp_path, capsys):
+    output = tmp_path / "found"
+    options = ("--form", "pairs", "--responses", "16", "--output", str(output))
+    main(["certify", str(run), *GAME, *SEED, *options])
+    whole = (output / "certificate.json").read_text()
+    lines = (output / "prompts.jsonl").read_text().splitlines()
+    (output / "prompts.jsonl").write_text("\n".join(lines[:2]) + "\n")  # one prompt is done
+    main(["certify", str(run), *GAME, *SEED, *options])
+    assert (output / "certificate.json").read_text() == whole
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["certify", str(run), *GAME, *SEED, *options, "--beta", "0.2"])
+    assert "has figures with another beta: give another --output" in capsys.readouterr().err
+
+
+def test_with_a_small_beta_it_cannot_know(run, capsys):
+    options = ("--form", "pairs", "--responses", "32", "--beta", "0.02")
+    main(["certify", str(run), *GAME, *SEED, *options])
+    assert "Cannot know: for " in capsys.readouterr().out
+
+
+def test_embeddings_give_what_pairs_of_questions_give():
+    oracle = GeneralPreferenceModelOracle(general())
+    asked = prompts("w9 w8", "w1")
+    first = responses(["w1 w2", "w3"], ["w3", "w5 w6"])
+    second = responses(["w3", "w4", "w7"], ["w5 w6", "w8", "w9 w9"])
+    found, expected = oracle.compare_all(asked, first, second), oracle(asked, first, second)
+    torch.testing.assert_close(found.preference.double(), expected.preference.double())
+    assert torch.equal(found.valid, expected.valid)
+
+
+def test_responses_of_pairs_have_opponents_of_their_own():
+    """Each is asked about with its M, and with no other's."""
+    oracle = UniformRandom(2, 5, seed=0)
+    seen = []
+
+    class Spy(type(oracle).__mro__[2]):
+        def forward(self, asked, first, second):
+            seen.append((first.num, second.num, len(asked)))
+            return oracle(asked, first, second)
+
+    policy = TabularPolicy()
+    policy.bind((), oracle.support)
+    player = LoadedPlayer("p", policy)
+    plan = SamplePlan(0.3, 6, 9)
+    rng = torch.Generator().manual_seed(0)
+    found = sample_exploitability(player, player.reference, Spy(), oracle.prompts, plan, rng)
+    assert seen == [(1, 9, 12)]
+    assert found.asked == 2 * 6 * 9
+    assert found.estimates.judged.tolist() == [6, 6]
+    assert not math.isnan(found.estimates.value.sum())
+
+
+REFUSED = {
+    "K = 1": (("--responses", "1"), "responses is 1: a certificate needs at least 4"),
+    "few opponents": (("--opponents", "2"), "opponents is 2: at beta = 0.1 .* takes at least 13"),
+    "beta 0": (("--beta", "0"), "--beta must be a finite number above 0"),
+    "no beta": ((), "is no run, which would have a beta: give --beta"),
+    "small budget": (("--budget", "40"), "--budget is 40, for 2 prompts"),
+    "budget": (("--budget", "40", "--responses", "8"), "--budget is 40, but 8 responses"),
+    "embeddings": (("--form", "embeddings"), "RuleOracle answers pairs, and has no embeddings"),
+    "no prompts": (("--prompts", "empty.jsonl"), "empty.jsonl"),
+    "no file": (("--prompts", "none.jsonl"), "none.jsonl is no file"),
+    "tokens": (("--reference", "other"), "have tokenizers with another"),
+    "no folder": (("--output", "a/b"), "the folder a does not exist"),
+    "no answer": ((), "RuleOracle gave no answer to .* questions about prompt 1"),
+    "no training": (("--best_response",), "--best_response trains in a folder: give --output"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_mistake_is_one_sentence(models, monkeypatch, capsys, args, message, request):
+    monkeypatch.chdir(models)
+    monkeypatch.syspath_prepend(str(models))
+    given = {"--prompts": "prompts.jsonl", "--beta": "0.1", "--responses": "4"}
+    if "no beta" in request.node.name:
+        del given["--beta"]
+    if "budget" in request.node.name and "8" not in args:
+        del given["--responses"]
+    words = dict(zip(args[::2], args[1::2], strict=False))
+    rest = [word for name, value in (given | words).items() for word in (name, value)]
+    rest += [word for word in args if word == "--best_response"]
+    options = ("--oracle", "RuleOracle", "--oracle.function", "rule.silent")
+    with pytest.raises(SystemExit, match="2"):
+        main(["certify", "adapter", *options, "--max_new_tokens", "4", *rest])
+    assert re.search(message, capsys.readouterr().err)
