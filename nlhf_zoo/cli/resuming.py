@@ -87,7 +87,7 @@ class SaveGameConfig(SaveConfigCallback):
 
 def keep_versions(path: Path) -> None:
     """Write which versions a run is played by, behind those that it was played by before."""
-    now = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    now = versions_now()
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -96,6 +96,11 @@ def keep_versions(path: Path) -> None:
     if before[-1:] != [now]:
         with written(path) as beside:
             beside.write_text(json.dumps([*before, now], indent=1) + "\n", encoding="utf-8")
+
+
+def versions_now() -> dict[str, str]:
+    """The versions of Python and of what figures depend on, by package."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:
@@ -318,16 +323,17 @@ def refuse_other_file(path: Path) -> None:
     A checkpoint is a zip file, which holds a checksum of each of its parts (CRC-32: one bit, or up
     to four bytes in a row, are never missed). torch does not look at these.
     """
-    if _is_whole(path):
+    if is_whole(path):
         return
     before = path.with_name(PREVIOUS)
     advice = "give another file"
-    if before != path and _is_whole(before):
+    if before != path and is_whole(before):
         advice = f"the one before it is whole, go on with --ckpt_path {before}"
     raise UserError(f"ckpt_path {path} is no checkpoint, or not as it was written: {advice}")
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a file is a checkpoint, and as it was written."""
     try:
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:

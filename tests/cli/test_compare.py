@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import html
 import io
 import logging
 import multiprocessing
@@ -178,6 +179,12 @@ def test_tables_figure_and_logs(played):
     assert line.split()[3] == most
     assert "out/" in played.output
     assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", page) == [
+        "Results", "Curves", "Each game and seed", "Configuration", "Versions",
+    ]  # fmt: skip
+    assert html.escape(line) in page
+    assert [one for one in re.findall(r'src="(.{5})', page) if one != "data:"] == []
     for game, algorithm, seed in product(("uniform", "cycle"), ("EGPO", "SPPO"), (0, 1)):
         folder = output / game / algorithm / f"seed_{seed}"
         assert list(folder.glob("events.out.tfevents.*"))
@@ -194,19 +201,20 @@ def test_an_earlier_comparison_is_not_destroyed(earlier, refused):
     before = rows()
     assert "earlier comparison" in compare(small(), run=refused)[1]
     assert rows() == before
-    other = {"algorithms": {"SPPO again": {"config": fit_file("sppo")}}}
-    compare(small() | other, "--overwrite")
-    assert {row["algorithm"] for row in rows()} == {"SPPO again"}
+    again = "SPPO $^$ <b>"  # between two dollars matplotlib would read an equation
+    compare(small() | {"algorithms": {again: {"config": fit_file("sppo")}}}, "--overwrite")
+    assert {row["algorithm"] for row in rows()} == {again}
+    assert "SPPO $^$ &lt;b&gt;" in Path("out/report.html").read_text()
     assert not Path("out/uniform/SPPO").exists()
     assert Path("out/uniform/notes.txt").read_text() == "mine"
-    assert len(list(Path("out/cycle/SPPO again/seed_0").glob("events*"))) == 1
+    assert len(list(Path("out/cycle", again, "seed_0").glob("events*"))) == 1
     compare(small() | {"overwrite": True})
     assert without_seconds(rows()) == without_seconds(before)
 
 
 def test_logs_of_an_interrupted_comparison_are_not_mixed_with_new_ones(earlier, refused):
     """Of a version that did not say what is compared; else it goes on, see the tests of that."""
-    for name in ("results.csv", "results.md", "comparison.png", "comparison.json"):
+    for name in ("results.csv", "results.md", "comparison.png", "report.html", "comparison.json"):
         Path("out", name).unlink()
     assert "earlier comparison" in compare(small(), run=refused)[1]
 

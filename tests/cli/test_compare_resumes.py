@@ -1,4 +1,4 @@
-"""A comparison that is interrupted goes on by the same command, run by run."""
+"""A comparison that is interrupted goes on by the same command, where each run stood."""
 
 import copy
 import csv
@@ -41,6 +41,45 @@ def end_at(run: int, signum: int) -> None:
     ExactMetrics.on_train_start = patched  # type: ignore[method-assign]
 
 
+def kill_in(run: int, batches: int) -> None:
+    """Keep every training step, and be killed in the run of that number behind some of them."""
+    from nlhf_zoo.cli.compare import keeping
+
+    keeping.EVERY = 0.0
+    start, end = keeping.RunCheckpoint.on_train_start, keeping.RunCheckpoint.on_train_batch_end
+    seen = [0, 0]
+
+    @functools.wraps(start)
+    def starting(self: Any, *args: Any) -> None:
+        seen[:] = seen[0] + 1, 0
+        start(self, *args)
+
+    @functools.wraps(end)
+    def ending(self: Any, *args: Any) -> None:
+        end(self, *args)
+        seen[1] += 1
+        if seen == [run, batches]:
+            os.kill(os.getpid(), KILL)
+
+    keeping.RunCheckpoint.on_train_start = starting  # type: ignore[method-assign]
+    keeping.RunCheckpoint.on_train_batch_end = ending  # type: ignore[method-assign]
+
+
+def count_rounds() -> None:
+    """Say at each run's end how many training steps were played in this process."""
+    from nlhf_zoo.cli.compare import keeping
+
+    end, seen = keeping.RunCheckpoint.on_train_batch_end, [0]
+
+    @functools.wraps(end)
+    def ending(self: Any, *args: Any) -> None:
+        end(self, *args)
+        seen[0] += 1
+        print("played", seen[0])
+
+    keeping.RunCheckpoint.on_train_batch_end = ending  # type: ignore[method-assign]
+
+
 def compare(folder: Path, config: dict[str, Any], *args: str, **kwargs: Any) -> Any:
     folder.mkdir(exist_ok=True)
     (folder / "compare.yaml").write_text(yaml.safe_dump(config))
@@ -66,6 +105,7 @@ def swept() -> dict[str, Any]:
     }
     files = {name: str(CONFIGS / f"tabular/{name.lower()}.yaml") for name in ("EGPO", "SPPO")}
     algorithms: dict[str, dict[str, Any]] = {name: {"config": f} for name, f in files.items()}
+    algorithms["EGPO"]["realisation"] = part("ClosedForm", rounds_per_step=1)
     algorithms["SPPO"]["sweep"] = {"algorithm.eta": [0.5, 0.1]}
     return {
         "output": "out", "budget": {"queries": 7}, "betas": [0.1], "seeds": [0, 1],
@@ -101,7 +141,28 @@ def test_it_goes_on_run_by_run(signum, code, whole, swept, tmp_path):
     assert rows(tmp_path) == rows(whole)
     for kept in whole.rglob("history.bin"):
         assert (tmp_path / kept.relative_to(whole)).read_bytes() == kept.read_bytes()
-    assert len(list(tmp_path.rglob("events*"))) == len(list(whole.rglob("events*")))
+    assert {path.parent.relative_to(tmp_path) for path in tmp_path.rglob("events*")} == {
+        path.parent.relative_to(whole) for path in whole.rglob("events*")
+    }
+
+
+def test_a_run_goes_on_in_the_middle(whole, swept, tmp_path):
+    """It began anew, and all its rounds were played again."""
+    run = compare(tmp_path, swept, before=functools.partial(kill_in, 2, 2))
+    assert run.code == KILLED, run.err
+    (kept,) = tmp_path.rglob("last.ckpt")
+    run = compare(tmp_path, swept, before=count_rounds)
+    assert run.code == 0, run.err
+    assert "1 runs were played before and are kept and 1 go on where they stood: the" in run.err
+    steps = [int(number) for number in re.findall(r"^played (\d+)$", run.out, re.M)]
+    assert len(steps) == 1 + 4  # one of three is left of this run, and four runs are of one
+    assert rows(tmp_path) == rows(whole)
+    for path in whole.rglob("history.bin"):
+        assert (tmp_path / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    assert not kept.parent.exists()
+    (tmp_path / "out/uniform/EGPO/seed_0/checkpoints").mkdir()
+    assert compare(tmp_path, swept, "--overwrite").code == 0
+    assert not [*tmp_path.rglob("checkpoints")]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from nlhf_zoo.algorithms.closed_form import thread_limit
 from nlhf_zoo.cli.compare import tables
 from nlhf_zoo.cli.compare.configuration import Configuration, read_configuration
 from nlhf_zoo.cli.compare.entries import Entry, read_entries
+from nlhf_zoo.cli.compare.report import comparison_page
 from nlhf_zoo.cli.compare.resuming import begin, refuse_earlier
 from nlhf_zoo.cli.compare.runs import HISTORY, Task, WorkerPool
 from nlhf_zoo.cli.compare.tables import EntryResult
@@ -40,14 +41,13 @@ def main(args: list[str]) -> None:
     with quiet():
         with checking(total=len(games) * len(betas or [0]) * values) as bar:
             entries = read_entries(games, algorithms, betas, seed, bar.update)
-        if there := begin(configuration, entries):
-            print(
-                f"{there} runs were played before and are kept: the rest follows", file=sys.stderr
-            )
+        if said := str(begin(configuration, entries)):
+            print(said, file=sys.stderr)
         with thread_limit(max(entry.size for entry in entries) <= _SMALL):
             results = _play(configuration, entries)
     _write(configuration, results)
     print(f"Tables and figure: {output}/")
+    print(f"One page, offline: {output}/report.html")
     print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
 
 
@@ -108,16 +108,19 @@ def _write(configuration: Configuration, results: list[EntryResult]) -> None:
         texts["queries_to_target.csv"] = tables.targets_csv(results)
     texts["results.md"] = heading + tables.results_markdown(results) + targets
     log_queries = configuration.queries_axis == "log"
-    texts["results.csv"] = tables.results_csv(results)  # the last: by it a comparison has ended
+    printed = heading + tables.results_text(results) + targets
+    rows, figure = tables.results_csv(results), output / "comparison.png"
     try:
-        with written(output / "comparison.png") as path:
+        with written(figure) as path:
             tables.draw(results, path, configuration.exploitability, log_queries)
+        texts["report.html"] = comparison_page(results, printed, rows, figure, f"nlhf: {output}")
+        texts["results.csv"] = rows  # the last: by it a comparison has ended
         for name, text in texts.items():
             with written(output / name) as path:
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} could not be written to: {error.strerror}") from error
-    print(heading + tables.results_text(results) + targets)
+    print(printed)
 
 
 def _heading(configuration: Configuration) -> str:

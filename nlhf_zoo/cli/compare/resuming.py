@@ -1,20 +1,23 @@
-"""A comparison that was interrupted goes on, run by run; another one's folder is left alone."""
+"""A comparison that was interrupted goes on where its runs stood; others are left alone."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.compare.configuration import Configuration, require
 from nlhf_zoo.cli.compare.entries import Entry
+from nlhf_zoo.cli.compare.keeping import checkpoint_of, forget
 from nlhf_zoo.cli.compare.runs import LOGS, RESULT
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 
-_RESULTS = ("results.csv", "results.md", "comparison.png", "queries_to_target.csv")
+_RESULTS = (
+    "results.csv", "results.md", "comparison.png", "report.html", "queries_to_target.csv",
+)  # fmt: skip
 _WHAT = "comparison.json"  # what is compared; written before anything is played
 
 
@@ -35,11 +38,26 @@ def refuse_earlier(configuration: Configuration) -> None:
     require(configuration.overwrite or not found or not ended, rule + "or --overwrite")
 
 
-def begin(configuration: Configuration, entries: list[Entry]) -> int:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of a comparison that was interrupted is not played again."""
+
+    ended: int = 0  # runs that were played to their end
+    begun: int = 0  # that go on in the middle
+
+    def __str__(self) -> str:
+        """What is said of it, where anything is kept."""
+        ended = f"{self.ended} runs were played before and are kept" if self.ended else ""
+        begun = f"{self.begun} go on where they stood" if self.begun else ""
+        said = " and ".join(filter(None, (ended, begun)))
+        return f"{said}: the rest follows" if said else ""
+
+
+def begin(configuration: Configuration, entries: list[Entry]) -> Kept:
     """Make the output folder ready to be played into.
 
     Returns:
-        how many runs of the same comparison, which was interrupted, have ended there.
+        what the same comparison, which was interrupted, has left there.
 
     Raises:
         UserError: another comparison was interrupted there.
@@ -47,6 +65,9 @@ def begin(configuration: Configuration, entries: list[Entry]) -> int:
     output, what = configuration.output, _what(configuration, entries)
     if configuration.overwrite:
         _clear(output, earlier_files(output))
+        for run in output.glob("*/*/seed_*"):
+            forget(run)
+            _remove_empty(run)
     if (there := _read(output)) is not None:
         differs = sorted(
             key for key in what.keys() | there.keys() if what.get(key) != there.get(key)
@@ -56,11 +77,14 @@ def begin(configuration: Configuration, entries: list[Entry]) -> int:
             f"output {output} holds a comparison that was interrupted and had another "
             f"{', '.join(differs)}: run it as it was, give another folder, or --overwrite",
         )
-        return len([*output.glob(f"*/*/seed_*/{RESULT}")])
+        runs = [*output.glob("*/*/seed_*")]
+        ended = [run for run in runs if (run / RESULT).exists()]
+        begun = [run for run in runs if run not in ended and checkpoint_of(run)]
+        return Kept(len(ended), len(begun))
     output.mkdir(parents=True, exist_ok=True)
     with written(output / _WHAT) as beside:
         beside.write_text(json.dumps(what, indent=1, default=str) + "\n", encoding="utf-8")
-    return 0
+    return Kept()
 
 
 def _what(configuration: Configuration, entries: list[Entry]) -> dict[str, Any]:
@@ -99,6 +123,11 @@ def _clear(output: Path, earlier: list[Path]) -> None:
     for path in earlier:
         path.unlink()
     for folder in {path.parent for path in earlier} - {output}:
-        for empty in (folder, *folder.parents[:2]):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folder of a run, and those that it alone was in, where nothing is in them."""
+    for empty in (folder, *folder.parents[:2]):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()

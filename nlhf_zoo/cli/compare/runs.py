@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from typing_extensions import override
 
-from nlhf_zoo.callbacks import Budget, Dashboard, ExactMetrics, read_history
+from nlhf_zoo.callbacks import Budget, Dashboard, ExactMetrics, ResumeState, read_history
 from nlhf_zoo.callbacks.exact_metrics import QUERIES_OF_GAMES
+from nlhf_zoo.cli.compare import keeping
 from nlhf_zoo.cli.compare.configuration import BudgetLimits
 from nlhf_zoo.cli.compare.entries import Entry
 from nlhf_zoo.cli.quiet import SILENT_TRAINER, quiet
@@ -34,6 +35,7 @@ from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.signals import StoppedBySignal
 from nlhf_zoo.solvers import exploitability
 
 Array = NDArray[np.float64]
@@ -77,11 +79,15 @@ class Task:
         since its last call, and at the end what is left of the budget.
         """
         if (played := RunResult.read(self)) is not None:
+            keeping.forget(self.folder)
             report(self.budget.counted[0])
             return played
         try:
-            result = self._play(report)
+            result, stopped = self._play(report)
             result.write()
+            keeping.forget(self.folder)
+            if stopped is not None:
+                raise StoppedBySignal(stopped)
             return result
         except OSError as error:  # which may not say of which file it is
             place = error.filename or self.folder
@@ -92,19 +98,23 @@ class Task:
             error.add_note(f"in the run {self.name}")
             raise
 
-    def _play(self, report: Callable[[int], Any]) -> RunResult:
-        begun = time.monotonic()
-        for name in LOGS:  # of a run that was interrupted here
-            for path in self.folder.glob(name):
-                path.unlink()
+    def _play(self, report: Callable[[int], Any]) -> tuple[RunResult, signal.Signals | None]:
+        """The result, and a signal that came when there was nothing left to stop."""
+        kept = keeping.checkpoint_of(self.folder)
+        if kept is None:
+            keeping.forget(self.folder)
+            for name in LOGS:  # of a run that was interrupted here before it kept anything
+                for path in self.folder.glob(name):
+                    path.unlink()
         L.seed_everything(self.seed, verbose=False)
         game = self.entry.make()
         exact, watch = ExactMetrics(), _Watch(self, report)
         budget = Budget(self.budget.rounds, self.budget.queries)
-        trainer = self._trainer([exact, budget, watch, Dashboard()])
+        keeper = keeping.RunCheckpoint(self.folder)
+        trainer = self._trainer([exact, budget, watch, Dashboard(), ResumeState(), keeper])
         diverged = False
         try:
-            trainer.fit(game, TablePrompts())
+            trainer.fit(game, TablePrompts(), ckpt_path=kept)
         except DivergenceError:
             diverged = True  # a result like any other
         report(self.budget.counted[0] - watch.position)
@@ -118,14 +128,15 @@ class Task:
             reached = 2 * curve < self.duality_gap
             first = np.take_along_axis(queries_of_games(history), reached.argmax(0)[None], 0)[0]
             figures["to_target"] = np.where(reached.any(0), first, np.inf)
-        return RunResult(
+        result = RunResult(
             task=self,
             queries=game.progress.queries_per_prompt,
             rounds=game.progress.round,
-            seconds=time.monotonic() - begun,
+            seconds=watch.seconds,
             certificate=exact.certificate,
             figures=figures,
         )
+        return result, keeper.signal
 
     def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         entry, name = self.entry, str(self.folder.relative_to(self.output))
@@ -134,8 +145,9 @@ class Task:
             {"game": entry.game, "beta": entry.beta, "algorithm": entry.label, "seed": self.seed},
             {"hp/exploitability": math.nan, "hp/exploitability_max": math.nan},
         )
+        options = {"accelerator": "cpu", **entry.trainer, **SILENT_TRAINER}
         return L.Trainer(
-            **{"accelerator": "cpu", **entry.trainer, **SILENT_TRAINER},
+            **options | {"enable_checkpointing": True},
             devices=1,
             logger=logger,
             callbacks=callbacks,
@@ -187,6 +199,20 @@ class _Watch(L.Callback):
         self.task = task
         self.report = report
         self.position = 0  # that was reported
+        self._begun, self._before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, of its parts together where it was interrupted."""
+        return self._before + time.monotonic() - self._begun
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["seconds"]
 
     @override
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
