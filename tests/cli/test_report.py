@@ -106,12 +106,20 @@ def made(tmp_path_factory) -> tuple[Path, Path]:
     second = make_run(folder, "second", EGPO(), oracle="nlhf_zoo.MatrixOracle")
     rows = [{"round": number, "prompt": "why?", "response": HOSTILE, "preference": 0.25,
              "opponent": f"answer of {number}"} for number in (1, 2)]  # fmt: skip
-    lines = [*map(json.dumps, rows), '{"round": 2, "prom']  # as a kill leaves it
+    lines = [json.dumps(row).replace("answer of", "answer\u2028of") for row in rows]
+    lines.append('{"round": 2, "prom')  # as a kill leaves it
     (first / "responses.jsonl").write_text("\n".join(lines))
     certificate, tournament = first / "certificate", first / "tournament"
     certificate.mkdir()
     (certificate / "certificate.json").write_text(
-        json.dumps({"exploitability": 0.125, "interval": {"low": 0.1, "high": 0.15}, HOSTILE: 1})
+        json.dumps(
+            {
+                "oracle": f"https://me:{KEY}@host/v1",
+                "exploitability": 0.125,
+                "interval": {"low": 0.1, "high": 0.15},
+                HOSTILE: 1,
+            }
+        )
     )
     tournament.mkdir()
     (tournament / "ratings.csv").write_text(
@@ -143,9 +151,9 @@ def test_a_page_has_every_section_and_loads_nothing(page):
 
 def test_what_others_wrote_is_shown_and_does_nothing(page):
     said = HOSTILE.replace("\ud800", "?").replace("\x00", "�")
-    assert ["2", "why?", said, "0.25", "answer of 2"] in page.cells
+    assert ["2", "why?", said, "0.25", "answer\ufffdof 2"] in page.cells
     assert [said, "1"] in page.cells
-    assert "answer of 1" not in page.source  # an earlier round's
+    assert "of 1" not in page.source  # an earlier round's
     assert [HOSTILE[:40], "1016.5"] in page.cells
     assert page.elements.count("table") == page.source.count("<table>")
 

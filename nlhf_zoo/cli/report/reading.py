@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nlhf_zoo.callbacks.game_figures import FOLDER
 from nlhf_zoo.callbacks.history import read_history
+from nlhf_zoo.callbacks.response_table import NAME
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.cli.report.hiding import shown
 from nlhf_zoo.cli.resuming import VERSIONS
@@ -25,7 +26,6 @@ Curve = tuple[Array, Array]  # steps and values
 
 # Metrics of a history that stand in for a thinned curve, by its tag.
 _OF_HISTORY = ("exploitability", "kl_to_nash", "kl_to_reference")
-RESPONSES = "responses.jsonl"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_run(folder: Path, name: str) -> Run:
         folder,
         shown(config),
         curves,
-        last_round(read_lines(folder / RESPONSES)),
+        last_round(read_lines(folder / NAME)),
         [entry for entry in read_json(folder / VERSIONS, []) if isinstance(entry, Mapping)],
     )
 
@@ -173,7 +173,8 @@ def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # Not `splitlines`: a text may hold other ends of lines, such as U+2028, which JSON leaves.
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

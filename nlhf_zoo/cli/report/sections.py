@@ -8,6 +8,7 @@ from typing import Any
 
 from nlhf_zoo.callbacks.dashboard import CATEGORIES, Category
 from nlhf_zoo.cli.report import page
+from nlhf_zoo.cli.report.hiding import shown
 from nlhf_zoo.cli.report.page import Html
 from nlhf_zoo.cli.report.reading import Run, read_csv, read_json
 from nlhf_zoo.cli.resuming import flatten
@@ -81,7 +82,7 @@ def curves(runs: Sequence[Run]) -> Html:
 
 def _charts(category: Category, runs: Sequence[Run]) -> Html:
     lines = lines_of({run.name: run.kind("algorithm") for run in runs})
-    shown = []
+    drawn = []
     for label, tags in category.charts.items():
         found = [
             (line, *run.curves[tag])
@@ -93,9 +94,9 @@ def _charts(category: Category, runs: Sequence[Run]) -> Html:
         height = _SIZE[1] + _PER_RUN * (len(found) if len(found) > 1 else 0)
         with new_figure(_SIZE[0], height) as figure:
             draw_curves(figure.subplots(), found, category.axis, label, label in _BY_DIGITS)
-            shown.append(page.picture(svg_uri(figure), f"{label}, against {category.axis}", False))
+            drawn.append(page.picture(svg_uri(figure), f"{label}, against {category.axis}", False))
     heading = f"<h3>{page.text(category.title)}</h3>"
-    return Html(heading + page.pictures(shown)) if shown else Html("")
+    return Html(heading + page.pictures(drawn)) if drawn else Html("")
 
 
 def figures(runs: Sequence[Run]) -> Html:
@@ -187,7 +188,7 @@ def _files(folder: Path, command: str) -> Iterator[Html]:
         raise UserError(f"{folder} has no results: give a folder that `{command}` has written")
     for path in files:
         if path.suffix == ".json":
-            yield page.structured(read_json(path, {}))
+            yield page.structured(shown(read_json(path, {})))
         if path.suffix == ".csv":
             yield Html(f"<h3>{page.text(path.stem)}</h3>{page.rows_of(read_csv(path))}")
     drawn = [page.picture(png_uri(path), path.stem) for path in files if path.suffix == ".png"]
