@@ -16,3 +16,4 @@ python docs/figures/language_floor.py
 python docs/figures/curves.py
 python docs/figures/diagnostics.py
 python docs/figures/cyclic_groups.py
+python docs/figures/certify_coverage.py --output docs/figures/certify.png

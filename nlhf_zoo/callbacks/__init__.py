@@ -7,6 +7,7 @@ from nlhf_zoo.callbacks.checkpoint import GameCheckpoint, ResumeState
 from nlhf_zoo.callbacks.collapse import CollapseWatch
 from nlhf_zoo.callbacks.dashboard import Dashboard
 from nlhf_zoo.callbacks.exact_metrics import ExactMetrics
+from nlhf_zoo.callbacks.exploitability_estimate import ExploitabilityEstimate
 from nlhf_zoo.callbacks.game_figures import GameFigures
 from nlhf_zoo.callbacks.hang_watch import HangWatch
 from nlhf_zoo.callbacks.history import History, read_history
@@ -19,6 +20,7 @@ __all__ = [
     "CollapseWatch",
     "Dashboard",
     "ExactMetrics",
+    "ExploitabilityEstimate",
     "GameCheckpoint",
     "GameFigures",
     "GameProgressBar",

@@ -95,27 +95,31 @@ def embeds(oracle: PreferenceOracle) -> bool:
 def sample_exploitability(
     player: Drawable,
     reference: Drawable,
-    oracle: PreferenceOracle,
+    oracle: PreferenceOracle | None,
     prompts: Prompts,
     plan: SamplePlan,
     rng: torch.Generator,
-) -> SampledPrompts:
+) -> SampledPrompts | None:
     """Draw, score, ask and estimate.
 
     Args:
         player: whose exploitability it is.
         reference: of the game; it can score what the player draws.
-        oracle: who judges.
+        oracle: who judges; None asks nothing, of prompts that stand in for others where all
+            processes of a run draw together.
         prompts: B prompts, encoded.
         plan: how many.
         rng: random stream.
+
+    Returns:
+        what was found; None where nothing was asked.
 
     Raises:
         UserError: the oracle has no embeddings, and these are asked for.
         OracleStoppedError: the oracle cannot be asked any more.
     """
     shared = plan.form == "embeddings"
-    if shared and not embeds(oracle):
+    if shared and oracle is not None and not embeds(oracle):
         raise UserError(
             f"{type(oracle).__name__} answers pairs, and has no embeddings: set form to pairs"
         )
@@ -128,9 +132,10 @@ def sample_exploitability(
     scored = _together([theirs, _some(ours, 0, others)])
     met = _some(ours, others, others + opponents)
     ratio = _scored(player, prompts, scored) - _scored(reference, prompts, scored)
-    answers = (
-        _shared(oracle, prompts, scored, met) if shared else _own(oracle, prompts, scored, met)
-    )
+    if oracle is None:
+        return None
+    ask = _shared if shared else _own
+    answers = ask(oracle, prompts, scored, met)
     estimates = sampled_exploitability(
         ratio, half, answers.preference, plan.beta, answers.valid, shared
     )

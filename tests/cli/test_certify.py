@@ -116,6 +116,7 @@ def test_responses_of_pairs_have_opponents_of_their_own():
     plan = SamplePlan(0.3, 6, 9)
     rng = torch.Generator().manual_seed(0)
     found = sample_exploitability(player, player.reference, Spy(), oracle.prompts, plan, rng)
+    assert found is not None
     assert seen == [(1, 9, 12)]
     assert found.asked == 2 * 6 * 9
     assert found.estimates.judged.tolist() == [6, 6]

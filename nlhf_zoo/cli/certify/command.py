@@ -194,6 +194,7 @@ def certificate(
                 with _in_other_words():
                     one = player.policy.encode(prompts.take([number]))
                 found = sample_exploitability(player, reference, oracle, one, plan, rng)
+                assert found is not None
                 if found.invalid == found.asked:
                     raise UserError(
                         f"{_name(oracle)} gave no answer to {found.asked} questions about prompt "
