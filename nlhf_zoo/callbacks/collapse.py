@@ -1,9 +1,11 @@
-"""Whether the policy still is one that a game could want: entropy, distinct responses, KL."""
+"""Whether the policy still is one that a game could want: entropy, KL, length, equal responses."""
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -21,6 +23,8 @@ from nlhf_zoo.records.random_streams import random_stream, training_seed
 _PROMPTS = 4  # that responses are drawn to, where they cannot be listed
 _RESPONSES = 8  # to each of them
 _SLACK = 1.01  # of the bound, for rounding
+_EQUAL = 0.9  # of the pairs of responses to a prompt, from which on little is left to compare
+_MOVED = 1.0  # nats of KL, below which the reference is like that, and nothing has collapsed
 
 
 class CollapseWatch(L.Callback):
@@ -36,6 +40,10 @@ class CollapseWatch(L.Callback):
     :math:`|\log \pi(y) / \mu(y)| \le 1 / \beta` and :math:`\log o(\pi(y)) / o(\mu(y)) \le 1/\beta`.
     A learning rate that is too large goes past these bounds at once. An algorithm whose last
     iterate does not go to that equilibrium is held to less: that some prompt has two responses.
+
+    Of responses that are drawn it says, too, where nine in ten pairs of them are equal, or all end
+    with their first token, at a KL of at least 1 nat: a reference that has little to say is no
+    collapse.
 
     It looks at the end of rounds, thinned as logs are, where steps are taken by gradients: at all
     responses where they can be listed, else at a few that are drawn from a random stream of their
@@ -98,7 +106,33 @@ class CollapseWatch(L.Callback):
                 f"{found}, and it has one response to each prompt, from which nothing is learnt: "
                 "unless that is wanted, lower the learning rate"
             )
+        may_be_longer = getattr(game.policy, "max_new_tokens", 1) > 1
+        return _of_draws(figures, number, may_be_longer)
+
+
+def _of_draws(figures: dict[str, float], number: int, may_be_longer: bool) -> str:
+    """What is to be said of responses that were drawn in a round, where anything is.
+
+    Args:
+        figures: by the last part of their tags.
+        number: of the round.
+        may_be_longer: whether a response may have more than one token.
+    """
+    if figures["kl"] < _MOVED:
         return ""
+    advice = "unless that is wanted, lower the learning rate or raise model.beta"
+    if may_be_longer and figures.get("length", 2.0) <= 1:
+        return (
+            f"the policy's responses are empty: in round {number} each ends with its first token, "
+            f"at a KL to the reference of {figures['kl']:.3g} nats: {advice}"
+        )
+    if figures.get("equal", 0.0) >= _EQUAL:
+        return (
+            f"the policy says the same each time: in round {number} {figures['equal']:.0%} of the "
+            f"pairs of its responses to a prompt are equal, at an entropy of "
+            f"{figures['entropy']:.3g} nats: {advice}"
+        )
+    return ""
 
 
 def _is_watched(game: OnlineGame) -> bool:
@@ -165,7 +199,9 @@ def measure(game: OnlineGame, batch: Prompts) -> Certainty:
     rounding = torch.finfo(ours.dtype).eps * responses.tokens.shape[-1]
     if responses.enumerated:
         return of_all(ours.double(), theirs.double(), rounding)
-    return of_some(ours.double(), theirs.double(), responses.tokens, rounding)
+    certainty = of_some(ours.double(), theirs.double(), responses.tokens, rounding)
+    length = responses.mask.sum(-1).double().mean().item()
+    return replace(certainty, figures={**certainty.figures, "policy/length": length})
 
 
 def of_all(ours: Tensor, theirs: Tensor, rounding: float) -> Certainty:
@@ -194,12 +230,16 @@ def of_some(ours: Tensor, theirs: Tensor, tokens: Tensor, rounding: float) -> Ce
     # What is left for other responses; a probability says no less of it than its own rounding.
     rest = (-torch.expm1(ours)).clamp(min=rounding).log()
     odds = ratio - rest + (-torch.expm1(theirs)).clamp(min=rounding).log()
-    distinct = [len({tuple(row) for row in rows}) for rows in tokens.tolist()]
+    counts = [Counter(map(tuple, rows)) for rows in tokens.tolist()]
+    distinct = [*map(len, counts)]
+    num, num_drawn = ours.shape
+    equal = sum(math.comb(times, 2) for each in counts for times in each.values())
     return Certainty(
         {
             "policy/entropy": -ours.mean().item(),
             "policy/kl": ratio.mean().item(),
             "policy/distinct": sum(distinct) / ours.numel(),
+            "policy/equal": equal / max(1, num * math.comb(num_drawn, 2)),
         },
         excess=max(ratio.abs().max().item(), odds.max().item()),
         is_one_response=max(distinct) == 1 and bool((-torch.expm1(ours) <= rounding).all()),

@@ -9,7 +9,7 @@ from zoo import fit, normal_logits, small_game
 
 from nlhf_zoo import CollapseWatch, Enumerate, GradientSteps, Sample
 from nlhf_zoo.algorithms import EGPO, SPPO, NashMD, NashMP, OnlineDPO
-from nlhf_zoo.callbacks.collapse import measure, of_all, of_some
+from nlhf_zoo.callbacks.collapse import _of_draws, measure, of_all, of_some
 from nlhf_zoo.data.tables import games
 from nlhf_zoo.errors import DivergenceError
 from nlhf_zoo.oracles import SmallLanguage
@@ -95,6 +95,30 @@ def test_a_sound_run_is_not_suspected(rollout, capsys):
         assert said_of(algorithm, rollout, torch.optim.Adam, 0.1, capsys) == ""
 
 
+def test_equal_responses_are_counted_by_pairs():
+    tokens = torch.tensor([[[1], [1], [1], [2]], [[3], [4], [5], [6]]])
+    law = torch.full((2, 4), 0.25).log()
+    assert of_some(law, law, tokens, EPS).figures["policy/equal"] == 3 / 12
+
+
+@pytest.mark.parametrize(
+    ("figures", "may_be_longer", "words"),
+    [
+        ({"kl": 3.0, "length": 1.0}, True, "responses are empty: in round 7 each ends with its"),
+        ({"kl": 3.0, "length": 1.0}, False, ""),  # each has one token
+        ({"kl": 3.0, "length": 1.1}, True, ""),
+        ({"kl": 3.0, "equal": 0.9}, True, "in round 7 90% of the pairs of its responses"),
+        ({"kl": 3.0, "equal": 0.89}, True, ""),
+        ({"kl": 0.9, "equal": 1.0, "length": 1.0}, True, ""),  # so is the reference
+        ({"kl": 3.0}, True, ""),  # all responses were looked at
+    ],
+)
+def test_what_is_said_of_draws(figures, may_be_longer, words):
+    said = _of_draws({"entropy": 0.1, **figures}, 7, may_be_longer)
+    assert words in said
+    assert bool(said) == bool(words)
+
+
 def test_language_models_are_looked_at_by_draws():
     game = small_game(EGPO(), realisation=GradientSteps())
     game.policy = small_policy(names=None)
@@ -103,6 +127,9 @@ def test_language_models_are_looked_at_by_draws():
         head = game.policy._players.language_model("policy").get_output_embeddings()
         head.weight.data *= scale
         found = measure(game, batch)
-        assert set(found.figures) == {"policy/entropy", "policy/kl", "policy/distinct"}
+        names = ("entropy", "kl", "distinct", "equal", "length")
+        assert set(found.figures) == {f"policy/{name}" for name in names}
+        assert found.figures["policy/length"] == 3
+        assert (found.figures["policy/equal"] == 1) == is_one
         assert found.is_one_response == is_one
         assert (found.figures["policy/distinct"] == 1 / 8) == is_one

@@ -104,11 +104,12 @@ def test_help_of_an_algorithm_is_its_docstring(tmp_path: Path):
 def test_fit_says_how_it_ended_and_where_things_lie_and_nothing_else(folder: Path):
     run = runs.fit(folder)
     assert run.code == 0
-    *figures, command, last = run.out.splitlines()
+    *figures, command, page, last = run.out.splitlines()
     assert last == f"Logs, metrics and checkpoint: {runs.RUN}"
     assert command == "All metrics: tensorboard --logdir runs/game"
+    assert page == f"One page: nlhf report {runs.RUN} --output report.html"
     history = read_history(folder / runs.RUN)
-    printed = dict(line.split() for line in figures)
+    printed = dict(line.split()[:2] for line in figures)  # some have an interval
     worst = history["exploitability"][-1].max()
     assert float(printed["game/exploitability_max"]) == pytest.approx(worst, rel=1e-3)
     assert int(printed["oracle/queries_per_prompt"]) == history["queries"][-1]
