@@ -1,6 +1,6 @@
 """How often the intervals of `nlhf certify` hold the exact value, as docs/certify.md has it.
 
-    python docs/figures/certify_coverage.py [--repetitions 1000] [--tables FILE] [--output FILE]
+    python docs/figures/certify_coverage.py [--repetitions 1000] [--tables FILE] [--forms]
 
 Nash-MP trains adapters of the small language at three temperatures, with the parts of
 configs/language/nash_mp.yaml. At the start, in the middle and at the end the law over all 512 words
@@ -41,6 +41,7 @@ BETAS = (0.3, 0.1, 0.03)
 ROUNDS = 30
 PHASES = {"start": 0, "middle": ROUNDS // 2, "end": ROUNDS}
 ANSWERS, TEXTS = (1250, 2500, 5000, 10_000), (100, 200, 400)  # of the figure
+SIZES = (300, 400, 500, 600, 800, 1000, 1200)  # texts that embeddings may read
 COLOURS = {"start": "#D55E00", "middle": "#0072B2", "end": "#009E73"}  # Okabe and Ito's
 CHUNK = 20  # repetitions at a time
 # Form, N and M: at most 10,000 answers where a response has opponents of its own.
@@ -199,12 +200,38 @@ def widths(tables: dict[float, dict[str, Tensor]], num: int, path: Path) -> None
         save_png(pixels(figure), path)
 
 
+def forms(tables: dict[float, dict[str, Tensor]], num: int) -> None:
+    """Print what each form costs at the width that pairs have after 10,000 answers.
+
+    Of opponents that are shared, asked about as pairs, that is the best of four splits; the widths
+    fall with the root of the questions. Embeddings read as many texts as have that width or less.
+    """
+    table = SmallLanguage().table.double()
+    print("| beta | phase | width | own opponents, of shared ones' questions | texts, of answers |")
+    print("|---|---|---|---|---|")
+    for beta, phase in product((0.1, 0.3), PHASES):
+        ours, reference = tables[beta][phase], tables[beta]["reference"]
+
+        def variance(
+            how: tuple[str, int, int], laws: tuple[Any, ...] = (ours, reference, beta)
+        ) -> float:
+            return repeated(table, *laws, how, num)[1].sum(-1).nanmedian().item()
+
+        own = variance(SETTINGS[beta][0])
+        shared = min(variance(("embeddings", 10_000 // each, each)) for each in (25, 50, 100, 200))
+        texts = next((n for n in SIZES if variance(("embeddings", n // 2, n // 2)) <= own), None)
+        width = 2 * 1.959964 * own**0.5 / 4
+        read = "above .12" if texts is None else f"{texts / 10_000:.3f}"
+        print(f"| {beta} | {phase} | {width:.4f} | {own / shared:.2f} | {read} |", flush=True)
+
+
 def main() -> None:
     """Train, or read, the policies; print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--tables", type=Path, help="keep what was trained here")
     parser.add_argument("--output", type=Path, default=Path("docs/figures/certify.png"))
+    parser.add_argument("--forms", action="store_true", help="compare what the forms cost, alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.tables is not None and given.tables.is_file():
@@ -213,8 +240,11 @@ def main() -> None:
         tables = {beta: trained(beta) for beta in tqdm(BETAS, desc="train", unit=" runs")}
         if given.tables is not None:
             torch.save(tables, given.tables)
+    if given.forms:
+        forms(tables, 20)
+        return
     study(tables, given.repetitions)
-    widths(tables, 40, given.output)
+    widths(tables, 20, given.output)
 
 
 if __name__ == "__main__":
