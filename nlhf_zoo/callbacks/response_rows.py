@@ -92,6 +92,7 @@ class ResponseFile:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False)
             self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        self.flush()  # a rollout that is read from the disk behind a kill is not heard again
 
     def flush(self) -> None:
         """Hand everything to the operating system: a kill of this process then loses nothing."""
