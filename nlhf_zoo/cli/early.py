@@ -43,6 +43,7 @@ _BASES: dict[_Place, str] = {
 }
 # Where the options of a command stand that is none of the Trainer's, and those that are not its.
 _OWN = {
+    "certify": ("certify/command.py", "certify", ("policy",)),
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "export": ("export.py", "export", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),

@@ -189,7 +189,7 @@ def test_a_split_has_three_parts_that_share_no_prompt():
     }.values(),
 )
 def test_options_out_of_their_range_are_refused(changes, message):
-    with pytest.raises(UserError, match=f"^--best_response.{message}"):
+    with pytest.raises(UserError, match=f"^--response.{message}"):
         replace(OPTIONS, **changes)
 
 

@@ -113,6 +113,8 @@ COMMANDS = {
     "oracle --oracle RuleOracle --oracle.functin f": "'functin' is not accepted, did you mean 'fu",
     "oracle --num_promts 3": "unrecognized arguments: --num_promts 3, did you mean 'num_prompts'?",
     "oracle --config {seed_everything: 1} --model.betta 1": "did you mean 'beta'?",
+    "certify --oracle SmallLangage": "--oracle: there is no class 'SmallLangage'",
+    "certify --respons 3": "unrecognized arguments: --respons 3, did you mean 'response'?",
     "export --ouput y": "unrecognized arguments: --ouput y, did you mean 'output'?",
     "doctor --no_rehersal": "unrecognized arguments: --no_rehersal, did you mean 'no_rehearsal'?",
 }
@@ -139,6 +141,7 @@ RIGHT = [
     "export --ckpt a --output b --player p --merged true --config c --allow-code",
     "export --allow_code --ckpt=a",
     "doctor --num_prompts 3 --no-rehearsal",
+    "certify --oracle SmallLanguage --oracle.seed 1 --beta 0.1 --response.answers 9 --output o",
 ]
 
 

@@ -47,7 +47,7 @@ def split_prompts(prompts: Prompts, disjoint: bool = True, seed: int = 0) -> Spl
         raise UserError(
             f"a best response is trained on some prompts, chosen by others and measured on "
             f"others, but there {'is' if number == 1 else 'are'} {number}: give at least 3, or "
-            "--best_response.prompts all, which measures a bound for these very prompts"
+            "--response.prompts all, which measures a bound for these very prompts"
         )
     rng = random_stream(seed, 0, 0, torch.device("cpu"), "best response")
     order = torch.randperm(number, generator=rng).tolist()
@@ -100,16 +100,14 @@ class TrainingOptions:
         least |= {"every": 1, "patience": 1, "draws": 2, "measured": 2, "rank": 1, "seed": 0}
         for name, number in least.items():
             if (given := getattr(self, name)) < number:
-                raise UserError(
-                    f"--best_response.{name} must be at least {number}, but it is {given}"
-                )
+                raise UserError(f"--response.{name} must be at least {number}, but it is {given}")
         if not 0 < self.step <= 1:
             raise UserError(
-                f"--best_response.step must lie above 0 and be at most 1, but it is {self.step}"
+                f"--response.step must lie above 0 and be at most 1, but it is {self.step}"
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(
-                "--best_response.learning_rate must be a finite number above 0, but it is "
+                "--response.learning_rate must be a finite number above 0, but it is "
                 f"{self.learning_rate}"
             )
 
@@ -135,9 +133,9 @@ class TrainingOptions:
         if not rounds:
             needed = measured + 2 * look + a_round
             raise UserError(
-                f"--best_response.answers is {self.answers}, but one round of training with its "
+                f"--response.answers is {self.answers}, but one round of training with its "
                 f"looks and the measurement takes {needed}: raise it, or lower "
-                "--best_response.measured, draws, responses or opponents"
+                "--response.measured, draws, responses or opponents"
             )
         return rounds
 
