@@ -20,6 +20,7 @@ def drawn(
     seed: int = 0,
     batch_size: int = 8,
     decoding: Decoding = PLAIN,
+    stream: int | None = None,
 ) -> Iterator[tuple[Prompts, Responses]]:
     """Draw ``num`` responses to each prompt; a progress bar shows what takes longer.
 
@@ -31,6 +32,8 @@ def drawn(
             depend on its number and not on how many were drawn before.
         batch_size: prompts at a time.
         decoding: how they are drawn.
+        stream: of several who draw with one seed, which one: what two draw must be independent, or
+            they would not be compared as two laws are.
 
     Yields:
         encoded prompts, and their responses.
@@ -46,7 +49,7 @@ def drawn(
     with tqdm(total=len(prompts), desc=f"{player.name}: draw", unit=" prompts", delay=1) as bar:
         for number, start in enumerate(starts):
             rows = range(start, min(start + batch_size, len(prompts)))
-            rng = random_stream(seed, 0, number, device, "sample")
+            rng = random_stream(seed, 0, number, device, "sample", stream)
             with _in_other_words(player.name):
                 batch = player.policy.encode(prompts.take(rows))
                 responses = player.sample(batch, num, rng, decoding)

@@ -45,14 +45,19 @@ _BASES: dict[_Place, str] = {
 _OWN = {
     "certify": ("certify/command.py", "certify", ("policy",)),
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
+    "evaluate": ("evaluate.py", "evaluate", ("policy", "oracle")),
     "export": ("export.py", "export", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
     "report": ("report/command.py", "report", ("runs",)),
     "sample": ("sample.py", "sample", ("policy",)),
     "serve-oracle": ("serve_oracle.py", "serve", ()),
     "solve": ("solve/command.py", "solve_files", ("arguments",)),
+    "tournament": ("tournament/command.py", "tournament", ("entrants", "oracle")),
 }
-_OWN_ORACLE = {"oracle": {"oracle": "PreferenceOracle"}}  # by hand there
+# By hand there.
+_OWN_ORACLE = {
+    name: {"oracle": "PreferenceOracle"} for name in ("evaluate", "oracle", "tournament")
+}
 _DOCTOR = ("num_prompts", "no_rehearsal", "no-rehearsal")
 
 

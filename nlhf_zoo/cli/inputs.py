@@ -27,6 +27,7 @@ def arguments_of(
     prog: str,
     flags: Sequence[str] = ("--allow_code",),
     oracle: bool = True,
+    skip: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The arguments of a command's function that a command line gives; its oracle is made.
 
@@ -37,6 +38,7 @@ def arguments_of(
         prog: the command, as its messages name it.
         flags: options that may stand without a value.
         oracle: whether the command has one.
+        skip: arguments that have no option.
 
     Raises:
         UserError: an option is none of the command's, or its value cannot be.
@@ -46,7 +48,7 @@ def arguments_of(
     parser = SentenceParser(prog=prog)
     if oracle:
         parser.add_argument("--oracle", type=PreferenceOracle, enable_path=True, required=True)
-    parser.add_function_arguments(function, skip={"oracle"})
+    parser.add_function_arguments(function, skip={"oracle", *skip})
     parsed = parser.parse_args(with_values(args, flags))
     with as_user_errors():
         made: dict[str, Any] = parser.instantiate(parsed).as_dict()

@@ -32,6 +32,8 @@ usage: nlhf COMMAND [options]
   export    write an adapter or a merged model:  nlhf export --ckpt ... --output DIR
   certify   how exploitable a policy is:         nlhf certify RUN --oracle ... --prompts FILE
   sample    what a policy says:                  nlhf sample RUN --prompt TEXT
+  evaluate  who wins of two, and how often:      nlhf evaluate RUN --against reference ...
+  tournament  who beats whom: runs, adapters, models and answers against each other
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
@@ -50,6 +52,8 @@ _COMMANDS = (
     "report",
     "sample",
     "certify",
+    "evaluate",
+    "tournament",
 )
 
 

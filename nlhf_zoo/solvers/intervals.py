@@ -6,7 +6,7 @@ import math
 
 
 def score_interval(
-    total: float, squares: float, number: int, level: float = 0.95
+    total: float, squares: float, number: int, level: float = 0.95, most: float = math.inf
 ) -> tuple[float, float]:
     r"""Interval for the mean of a figure in [0, 1], of n independent prompts.
 
@@ -28,6 +28,9 @@ def score_interval(
         squares: sum of their squares.
         number: n.
         level: share of repetitions in which it holds the mean.
+        most: largest ñ, as the number of judgements: a few prompts that happen to agree are not
+            certain. Of probabilities it is infinite, for their spread is less than that of yes
+            and no.
 
     Returns:
         the ends; NaN of fewer than two prompts, which say nothing of their variance.
@@ -42,6 +45,7 @@ def score_interval(
     effective = number * spread / variance if variance else math.inf
     if not spread:
         effective = number
+    effective = min(effective, most)
     z = float(student.ppf((1 + level) / 2, number - 1))
     centre = mean + z**2 / (2 * effective)
     half = z * math.sqrt(spread / effective + z**2 / (4 * effective**2))
