@@ -43,7 +43,7 @@ _BASES: dict[_Place, str] = {
 }
 # Where the options of a command stand that is none of the Trainer's, and those that are not its.
 _OWN = {
-    "certify": ("certify/command.py", "certify", ("policy",)),
+    "certify": ("certify/command.py", "certify", ("policy", "oracle")),
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "evaluate": ("evaluate.py", "evaluate", ("policy", "oracle")),
     "export": ("export.py", "export", ()),
@@ -56,7 +56,7 @@ _OWN = {
 }
 # By hand there.
 _OWN_ORACLE = {
-    name: {"oracle": "PreferenceOracle"} for name in ("evaluate", "oracle", "tournament")
+    name: {"oracle": "PreferenceOracle"} for name in ("certify", "evaluate", "oracle", "tournament")
 }
 _DOCTOR = ("num_prompts", "no_rehearsal", "no-rehearsal")
 
