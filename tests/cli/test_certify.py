@@ -69,6 +69,12 @@ def test_of_a_table_the_exact_figure_stands_beside(run, tmp_path, capsys):
     assert (output / "certificate.md").read_text().strip() == said.strip()
 
 
+def test_the_title_names_the_player_of_a_run(run, capsys):
+    options = ("--form", "pairs", "--responses", "16", "--player")
+    main(["certify", str(run), *GAME, *SEED, *options, "reference"])
+    assert f"reference of {run} at beta = 0.1" in capsys.readouterr().out
+
+
 def test_a_certificate_that_was_interrupted_goes_on(run, tmp_path, capsys):
     output = tmp_path / "found"
     options = ("--form", "pairs", "--responses", "16", "--output", str(output))

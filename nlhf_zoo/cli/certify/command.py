@@ -205,7 +205,8 @@ def certificate(
                 kept.add(number, PromptFigures.of(text, found, of_table))
             bar.set_postfix(answers=f"{sum(row.asked for row in kept.rows.values()):,}")
             bar.update()
-    return Certificate(player.name, plan, [kept.rows[i] for i in range(len(prompts))])
+    name = player.name if player.player == "policy" else f"{player.player} of {player.name}"
+    return Certificate(name, plan, [kept.rows[i] for i in range(len(prompts))])
 
 
 def _prompts(oracle: PreferenceOracle, path: str | None, num: int | None) -> Prompts:
