@@ -199,7 +199,8 @@ def scalars(folder: Path) -> dict[tuple[str, int], str]:
         (tag, event.step): float(event.value).hex()  # hex: nan is nan
         for tag in events.Tags()["scalars"]
         for event in events.Scalars(tag)
-        if tag != "epoch" and not tag.startswith(("time/", "speed/"))
+        # The share of a budget is another where a test raises the budget.
+        if tag != "epoch" and not tag.startswith(("time/", "speed/", "budget/"))
     }
 
 

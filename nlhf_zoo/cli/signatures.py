@@ -21,7 +21,7 @@ class Signature:
 
     bases: tuple[str, ...]  # their names
     options: dict[str, str] | None  # annotations of its own constructor's arguments, if it has one
-    abstract: bool = False
+    abstract: bool = False  # or no choice of a user's
     open: bool = False  # whether its constructor takes any option
 
 
@@ -131,7 +131,8 @@ def _signature(node: ast.ClassDef) -> Signature:
     marks = [ast.unparse(mark) for mark in node.decorator_list]
     if any(mark.startswith("dataclass") for mark in marks):
         return Signature(bases, _fields(node))
-    abstract = "ABC" in bases
+    # What seeks no equilibrium is trained by a command of its own.
+    abstract = "ABC" in bases or "seeks_equilibrium = False" in map(ast.unparse, node.body)
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             options = dict(list(_arguments(part).items())[1:])

@@ -115,7 +115,7 @@ def test_fit_says_how_it_ended_and_where_things_lie_and_nothing_else(folder: Pat
     assert int(printed["oracle/queries_per_prompt"]) == history["queries"][-1]
     assert run.err == ""
     names = {path.name.split(".")[0] for path in (folder / runs.RUN).iterdir()}
-    assert names == {"checkpoints", "config", "events", "history", "hparams"}
+    assert names == {"checkpoints", "config", "events", "history", "hparams", "versions"}
 
 
 def test_saved_configuration_gives_the_same_run(folder: Path):

@@ -7,8 +7,8 @@ import pytest
 from forked import nlhf
 from paths import CONFIGS
 
-from nlhf_zoo.cli.early import refuse_early
-from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.early import _OWN, refuse_early
+from nlhf_zoo.cli.main import _COMMANDS, main
 from nlhf_zoo.errors import UserError
 
 FIT = ["--config", str(CONFIGS / "tabular/nash_mp.yaml")]
@@ -149,6 +149,12 @@ RIGHT = [
 def test_of_every_command_what_may_be_right_is_left_to_the_parser(line):
     command, *args = re.findall(r"\{.*?\}|\S+", line)
     refuse_early(args, command)
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_no_command_is_taken_for_one_of_the_trainer(command):
+    """One whose options nobody has told of was refused in a new process, and there alone."""
+    assert command == "doctor" or command in _OWN
 
 
 def test_of_a_record_it_says_more_than_the_parser():

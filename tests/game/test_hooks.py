@@ -28,7 +28,7 @@ CALLS = {
     "on_before_optimizer_step": STEPS,
     "optimizer_step": STEPS,
     "begin_round": ROUNDS + 1,
-    "rounds_left": STEPS + 1,  # the budget's question
+    "rounds_left": STEPS + 1 + ROUNDS + 1,  # is it spent, and how much of it
     "copy_": ROUNDS,  # to the lookahead
     "lerp_": ROUNDS,  # of the anchor
     "configure_optimizers": 1,
