@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 # Effective sample size of exp(r / beta) below which nothing is claimed: measured in docs/certify.md
-LEAST_EFFECTIVE = 20.0
+LEAST_EFFECTIVE = 25.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def mean_and_both_intervals(value, variance, effective, kl):
     law = quantile * torch.maximum(value.std() / number**0.5, error)
     mean, half = value.mean(), norm.ppf(0.975) * error
     ends = [mean - half, mean + half, mean - law, mean + law]
-    unknown = (effective < 20).sum()
+    unknown = (effective < solvers.LEAST_EFFECTIVE).sum()
     names = ["mean", "low", "high", "low_of_law", "high_of_law"]
     names += ["ess", "kl", "prompts", "unknown", "left_out"]
     figures = [mean, *ends, effective.min(), kl.mean(), number, unknown, 0]
