@@ -14,8 +14,8 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.pairing import (
     Pair,
     intervals_part,
-    next_pairs,
     opening_prompts,
+    round_pairs,
     round_prompts,
 )
 from nlhf_zoo.solvers.ratings import (
@@ -85,6 +85,7 @@ def _swiss(judge: Judge, prior: float, budget: int | None, seed: int, bar: tqdm[
         for j in range(i + 1, num)
     }
     _judge(judge, _next(judge, [*orders], orders, opening_prompts(prompts)), bar)
+    number = 0
     while True:
         preference = judge.preference()
         wins, prior = total_wins(preference), max(prior, _LEAST_PRIOR)
@@ -92,7 +93,7 @@ def _swiss(judge: Judge, prior: float, budget: int | None, seed: int, bar: tqdm[
         resampled = resampled_wins(preference, _RESAMPLES, seed)
         if intervals_part(ratings, *bradley_terry_interval(wins, resampled, prior, ratings)):
             return "the intervals of all neighbours part"
-        pairs = next_pairs(ratings, judge.met(), prompts)
+        pairs = round_pairs(number, ratings, wins, prior, judge.met(), prompts)
         places = _next(judge, pairs, orders, round_prompts(prompts))
         if not places:
             return "all pairs were judged on all prompts"
@@ -102,6 +103,7 @@ def _swiss(judge: Judge, prior: float, budget: int | None, seed: int, bar: tqdm[
             if not places:
                 return f"the budget of {budget} answers is spent"
         _judge(judge, places, bar)
+        number += 1
 
 
 def _next(
