@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 _COLOUR = "#0072B2"
 _WRITTEN = 20  # entrants up to which win rates are written into the matrix
-_DARK = 0.35  # from 1/2 on: there white letters are read better than black ones
+_DARK = 0.3  # from 1/2 on: there white letters are read better than black ones
 
 
 def draw_ratings(
