@@ -34,6 +34,7 @@ from nlhf_zoo import (
     TablePrompts,
 )
 from nlhf_zoo.metrics.figures.canvas import new_figure, pixels, save_png
+from nlhf_zoo.metrics.figures.styles import BLUE, GREEN, ORANGE
 from nlhf_zoo.solvers import exploitability, sampled_exploitability
 from nlhf_zoo.solvers.sampled import known
 
@@ -42,7 +43,7 @@ ROUNDS = 30
 PHASES = {"start": 0, "middle": ROUNDS // 2, "end": ROUNDS}
 ANSWERS, TEXTS = (1250, 2500, 5000, 10_000), (100, 200, 400)  # of the figure
 SIZES = (300, 400, 500, 600, 800, 1000, 1200)  # texts that embeddings may read
-COLOURS = {"start": "#D55E00", "middle": "#0072B2", "end": "#009E73"}  # Okabe and Ito's
+COLOURS = {"start": ORANGE, "middle": BLUE, "end": GREEN}
 CHUNK = 20  # repetitions at a time
 # Form, N and M: at most 10,000 answers where a response has opponents of its own.
 SETTINGS = {

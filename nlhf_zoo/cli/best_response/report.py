@@ -11,9 +11,7 @@ from pathlib import Path
 from nlhf_zoo.cli.best_response.training import BestResponseBound
 from nlhf_zoo.files import written
 from nlhf_zoo.metrics.figures.canvas import new_figure
-from nlhf_zoo.metrics.figures.styles import MEAN_WIDTH, WORST_WIDTH
-
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's
+from nlhf_zoo.metrics.figures.styles import BLUE, MEAN_WIDTH, ORANGE, WORST_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +152,11 @@ def _draw(bound: BestResponseBound, estimate: SampledFigure | None, path: Path) 
     with new_figure(6.4, 4.0) as figure:
         axes = figure.add_subplot()
         low, high = ([getattr(look, end) for look in bound.looks] for end in ("low", "high"))
-        axes.fill_between(answers, low, high, color=_BLUE, alpha=0.15, linewidth=0)
+        axes.fill_between(answers, low, high, color=BLUE, alpha=0.15, linewidth=0)
         shown = [look.bound for look in bound.looks]
-        axes.plot(answers, shown, color=_BLUE, linewidth=MEAN_WIDTH, label="while training")
+        axes.plot(answers, shown, color=BLUE, linewidth=MEAN_WIDTH, label="while training")
         chosen = bound.best
-        axes.plot(chosen.answers, chosen.bound, "o", color=_BLUE, label="chosen")
+        axes.plot(chosen.answers, chosen.bound, "o", color=BLUE, label="chosen")
         found = bound.interval
         error = [[found.mean - found.low], [found.high - found.mean]]
         label = "measured anew, 95 % interval"
@@ -166,9 +164,9 @@ def _draw(bound: BestResponseBound, estimate: SampledFigure | None, path: Path) 
             bound.answers, found.mean, yerr=error, fmt="s", color="black", capsize=4, label=label
         )
         if estimate is not None and estimate.known:
-            axes.axhspan(estimate.low, estimate.high, color=_ORANGE, alpha=0.15, linewidth=0)
+            axes.axhspan(estimate.low, estimate.high, color=ORANGE, alpha=0.15, linewidth=0)
             label = "estimate from samples, 95 % interval"
-            axes.axhline(estimate.value, color=_ORANGE, linestyle="--", label=label)
+            axes.axhline(estimate.value, color=ORANGE, linestyle="--", label=label)
         axes.axhline(0, color="grey", linewidth=WORST_WIDTH)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel("answers of the oracle")

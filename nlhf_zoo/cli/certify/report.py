@@ -11,9 +11,9 @@ from typing import Any
 from nlhf_zoo.cli.certify.records import Certificate, PromptFigures
 from nlhf_zoo.files import written
 from nlhf_zoo.metrics.figures.canvas import new_figure, pixels, save_png
+from nlhf_zoo.metrics.figures.styles import BLUE, ORANGE
 from nlhf_zoo.solvers import LEAST_EFFECTIVE
 
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's
 _Z = 1.959964
 _SHOWN = 40  # prompts of the figure
 
@@ -93,7 +93,7 @@ def _draw(found: Certificate, path: Path) -> None:
 
 
 def _draw_prompt(axes: Any, place: int, row: PromptFigures) -> None:
-    colour = _BLUE if row.known else _ORANGE
+    colour = BLUE if row.known else ORANGE
     axes.errorbar(
         row.value, place, xerr=_Z * row.variance**0.5, fmt="o" if row.known else "x", color=colour
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nlhf_zoo.cli.tournament.entrants import Field
+from nlhf_zoo.cli.tournament.given_order import GivenOrder, has_places
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles import (
     BernoulliLabels,
@@ -22,7 +23,6 @@ from nlhf_zoo.oracles import (
     PreferenceOracle,
 )
 from nlhf_zoo.oracles.text_oracle import Question, TextOracle, last_words
-from nlhf_zoo.oracles.wrappers.given_order import GivenOrder, has_places
 from nlhf_zoo.solvers.ratings import Array
 
 Place = tuple[int, int, int]  # a prompt and two entrants, the lesser number first

@@ -25,6 +25,8 @@ _STYLES = {
     "MovingMagnet": ("#882255", 2),
 }
 _OTHERS = ("#332288", "#999933", "#661100", "#AA4499")  # Paul Tol's, for classes of one's own
+# Of what is no algorithm; Okabe and Ito's, too.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 # Of the lines of a mean and of the worst, in points.
 MEAN_WIDTH, WORST_WIDTH = 2.0, 0.8
 # Of preferences, from 0 by 1/2 to 1; ColorBrewer's, which the colour-blind can tell apart.

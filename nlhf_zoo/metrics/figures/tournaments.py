@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nlhf_zoo.metrics.figures.styles import PREFERENCES
+from nlhf_zoo.metrics.figures.styles import BLUE, PREFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 
-_COLOUR = "#0072B2"
 _WRITTEN = 20  # entrants up to which win rates are written into the matrix
 _DARK = 0.3  # from 1/2 on: there white letters are read better than black ones
 
@@ -39,11 +38,11 @@ def draw_ratings(
     edges = (low - pad, high + pad)
     for end, edge, marker in ((interval[0], edges[0], "<"), (interval[1], edges[1], ">")):
         shown = np.where(np.isfinite(end), end, edge)
-        ax.hlines(rows, np.minimum(ratings, shown), np.maximum(ratings, shown), color=_COLOUR)
+        ax.hlines(rows, np.minimum(ratings, shown), np.maximum(ratings, shown), color=BLUE)
         far, near = ~np.isfinite(end), np.isfinite(end)
-        ax.scatter(shown[far], rows[far], marker=marker, color=_COLOUR, s=30)
-        ax.scatter(shown[near], rows[near], marker="|", color=_COLOUR, s=50)
-    ax.scatter(ratings, rows, color=_COLOUR, s=30, zorder=3)
+        ax.scatter(shown[far], rows[far], marker=marker, color=BLUE, s=30)
+        ax.scatter(shown[near], rows[near], marker="|", color=BLUE, s=50)
+    ax.scatter(ratings, rows, color=BLUE, s=30, zorder=3)
     ax.set_yticks(rows, names)
     ax.set(xlabel=label, ylim=(-0.6, len(names) - 0.4))
     ax.grid(axis="x", alpha=0.25)
