@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -114,6 +116,12 @@ def as_the_run(
     makes = wanted and prompts.conversations is None
     are_talks = makes or prompts.conversations is not None
     return in_conversation(prompts, where, makes, own.get("system") if are_talks else None)
+
+
+def prompts_digest(prompts: Prompts) -> str:
+    """By what prompts are known again: their texts, in the form that they have."""
+    content = json.dumps([prompts.ids.tolist(), prompts.text, prompts.conversations])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def move(module: nn.Module, device: str) -> torch.device:

@@ -7,6 +7,7 @@ here and not in ``policies``: what it may name is a matter of the command line.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.policies import CausalLMPolicy, Policy
 from nlhf_zoo.policies.loading import LoadedPlayer, from_adapter, from_model, load_tensors
-from nlhf_zoo.text_models.peft_folder import CONFIG
+from nlhf_zoo.text_models.peft_folder import CONFIG, WEIGHTS
 
 _LAST = Path("checkpoints") / "last.ckpt"
 
@@ -119,6 +120,16 @@ def config_of(
     if not path.is_file():
         raise UserError(f"there is no {path}: {remedy}")
     return path
+
+
+def weights_digest(source: str) -> str:
+    """By what the weights of a source are known again; of a model by its name alone."""
+    path = Path(source)
+    file = checkpoint_of(path) or path / WEIGHTS
+    if not file.is_file():
+        return source
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def run_options(source: str) -> dict[str, Any]:

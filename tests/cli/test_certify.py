@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 import runs
@@ -11,10 +12,12 @@ import yaml
 from oracles.test_general_preference import general
 from rows import write
 from text_models import prompts, responses
-from tiny_models import make_policy, save_tiny
+from tiny_models import make_policy, save_tiny, scatter_adapters
 
 from nlhf_zoo import TabularPolicy, UniformRandom
+from nlhf_zoo.cli.inputs import prompts_from
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.data.texts import message
 from nlhf_zoo.game.certifying import SamplePlan, sample_exploitability
 from nlhf_zoo.oracles import GeneralPreferenceModelOracle
 from nlhf_zoo.policies.loading import LoadedPlayer
@@ -88,6 +91,43 @@ def test_a_certificate_that_was_interrupted_goes_on(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["certify", str(run), *GAME, *SEED, *options, "--beta", "0.2"])
     assert "has figures with another beta: give another --output" in capsys.readouterr().err
+
+
+def test_figures_of_other_weights_or_prompts_are_not_gone_on_with(models, tmp_path, refused):
+    """The same names, and what they name has changed since."""
+    for name in ("adapter", "prompts.jsonl"):
+        path = models / name
+        copied = tmp_path / name
+        shutil.copytree(path, copied) if path.is_dir() else shutil.copy(path, copied)
+    rule = ("--oracle", "RuleOracle", "--oracle.function", "nlhf_zoo.oracles.rules.shorter_wins")
+    prompts = tmp_path / "prompts.jsonl"
+    command = ["certify", str(tmp_path / "adapter"), *rule, "--prompts", str(prompts)]
+    command += ["--beta", "1", "--responses", "8", "--max_new_tokens", "4"]
+    command += ["--output", str(tmp_path / "found")]
+    main(command)
+    main(command)  # goes on
+    kept = prompts.read_text()
+    prompts.write_text(kept.replace("go on.", "go\u2028off"))
+    assert "another prompts" in refused(*command)[1]
+    prompts.write_text(kept)
+    policy = make_policy(models / "llama")
+    scatter_adapters(policy, seed=9)
+    shutil.rmtree(tmp_path / "adapter")
+    policy.export(tmp_path / "adapter")
+    assert "another weights" in refused(*command)[1]
+
+
+def test_prompts_have_the_form_of_the_run(tmp_path):
+    """A run that made texts the messages of a user is certified on such."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    data = runs.part("TextPrompts", as_conversation=True, system="be brief")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    path = write(tmp_path / "prompts.jsonl", {"prompt": "go\u2028on"})
+    found = prompts_from(path, policy=str(tmp_path))
+    expected = [[message("system", "be brief"), message("user", "go\u2028on")]]
+    assert found.conversations == expected
+    assert prompts_from(path, as_conversation=False, policy=str(tmp_path)).conversations is None
 
 
 def test_with_a_small_beta_it_cannot_know(run, capsys):

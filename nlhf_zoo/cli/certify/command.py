@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from nlhf_zoo.cli.best_response import SampledFigure, TrainingOptions
 from nlhf_zoo.cli.best_response.command import respond
 from nlhf_zoo.cli.certify.records import Certificate, Kept, PromptFigures
 from nlhf_zoo.cli.certify.report import as_table, write_report
-from nlhf_zoo.cli.inputs import arguments_of, move, prompts_from, with_source
-from nlhf_zoo.cli.policies import load_policy, model_options, run_options
+from nlhf_zoo.cli.inputs import arguments_of, move, prompts_digest, prompts_from, with_source
+from nlhf_zoo.cli.policies import load_policy, model_options, run_options, weights_digest
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.certifying import Form, SamplePlan, embeds, sample_exploitability
@@ -50,6 +50,7 @@ cannot tell, it says so.
   --best_response        train a best response, too, whose win is a lower bound
   --response.OPTION      how, such as --response.answers 200000
   --num_prompts N        the first of the file (default: all)
+  --as_conversation BOOL make each text the message of a user (default: what the run did)
   --player NAME          of a run: policy, reference, anchor, ... (default: policy)
   --max_new_tokens N     of the longest response (default: the run's; 64 for what is no run)
   --base MODEL           of an adapter whose base lies elsewhere
@@ -85,6 +86,7 @@ def certify(
     best_response: bool = False,
     response: TrainingOptions = TrainingOptions(),  # noqa: B008  # frozen
     num_prompts: int | None = None,
+    as_conversation: bool | None = None,
     player: str = "policy",
     max_new_tokens: int | None = None,
     base: str | None = None,
@@ -108,6 +110,7 @@ def certify(
         best_response: train one, too.
         response: how.
         num_prompts: the first of the file.
+        as_conversation: make each text the message of a user; what a run did if not given.
         player: of a run.
         max_new_tokens: of the longest response.
         base: of an adapter.
@@ -117,7 +120,7 @@ def certify(
     """
     if best_response and output is None:
         raise UserError("--best_response trains in a folder: give --output FOLDER")
-    asked = _prompts(oracle, prompts, num_prompts)
+    asked = _prompts(oracle, prompts, num_prompts, as_conversation, policy)
     chosen = form or ("embeddings" if embeds(oracle) else "pairs")
     temperature = _beta(policy) if beta is None else beta
     plan = _plan(temperature, responses, opponents, chosen, budget, len(asked))
@@ -131,15 +134,17 @@ def certify(
         where = move(part, device)
     settings = {
         "policy": policy,
+        "weights": weights_digest(policy),
         "player": player,
-        "reference": reference,
-        "oracle": _name(oracle),
+        "reference": reference if reference is None else [reference, weights_digest(reference)],
+        "oracle": _fingerprint(oracle),
         "beta": plan.beta,
         "responses": plan.num_responses,
         "opponents": plan.num_opponents,
         "form": plan.form,
         "seed": seed_everything,
-        "prompts": len(asked),
+        "prompts": [len(asked), prompts_digest(asked)],
+        "max_new_tokens": getattr(ours.policy, "max_new_tokens", None),
     }
     kept = Kept.open(output, settings)
     judge = _cached(oracle, output, plan)
@@ -209,12 +214,26 @@ def certificate(
     return Certificate(name, plan, [kept.rows[i] for i in range(len(prompts))])
 
 
-def _prompts(oracle: PreferenceOracle, path: str | None, num: int | None) -> Prompts:
+def _fingerprint(oracle: PreferenceOracle) -> str:
+    """By what an oracle is known again: its name, and of texts what its answers depend on."""
+    if isinstance(oracle, TextOracle):
+        with suppress(UserError):  # of one whose answers are drawn anew each time
+            return f"{_name(oracle)} {oracle.fingerprint}"
+    return _name(oracle)
+
+
+def _prompts(
+    oracle: PreferenceOracle,
+    path: str | None,
+    num: int | None,
+    as_conversation: bool | None,
+    policy: str,
+) -> Prompts:
     own = oracle.prompts
     if own is None:
         if path is None:
             raise UserError("give --prompts FILE: lines of prompts that were held out")
-        return prompts_from(path, num)
+        return prompts_from(path, num, as_conversation=as_conversation, policy=policy)
     if path is not None:
         raise UserError(f"{_name(oracle)} is a table with prompts of its own: leave --prompts out")
     if num is not None and not 1 <= num <= len(own):

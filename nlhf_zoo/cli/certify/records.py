@@ -137,7 +137,8 @@ class Kept:
         if not path.is_file():
             return kept
         try:
-            head, *lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a text may hold what that takes for the end of a line, as U+2028.
+            head, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             found = json.loads(head)
             rows = [json.loads(line) for line in lines]
             kept.rows = {row.pop("number"): PromptFigures(**row) for row in rows}

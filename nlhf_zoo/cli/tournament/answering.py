@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -14,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from nlhf_zoo.cli.drawing import drawn
-from nlhf_zoo.cli.inputs import as_the_run, move
-from nlhf_zoo.cli.policies import checkpoint_of, load_policy
+from nlhf_zoo.cli.inputs import as_the_run, move, prompts_digest
+from nlhf_zoo.cli.policies import checkpoint_of, load_policy, weights_digest
 from nlhf_zoo.cli.tournament.entrants import Answers, Entrant, Field, read_answers
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 from nlhf_zoo.oracles.text_oracle import conversations
 from nlhf_zoo.policies.loading import LoadedPlayer
 from nlhf_zoo.records import Prompts
-from nlhf_zoo.text_models.peft_folder import WEIGHTS
 
 REFERENCES = ("reference", "base")  # of the first policy that is named
 _DRAWN, _HOW = "answers", "how.json"
@@ -127,8 +125,8 @@ def _kept(
         "name": entrant.name,
         "source": source,
         "player": "policy" if entrant.source == source else entrant.source,
-        "weights": _digest(source),
-        "prompts": _digest_of(json.dumps([prompts.text, prompts.conversations])),
+        "weights": weights_digest(source),
+        "prompts": prompts_digest(prompts),
         "answers": num,
         **{k: v for k, v in asdict(how).items() if k not in ("device", "allow_code")},
     }
@@ -139,15 +137,17 @@ def _kept(
                 f"{file} holds answers of {entrant.name} that were drawn with another "
                 f"{differing[0]}: give another --output"
             )
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines: a text may hold what that takes for the end of a line, as U+2028.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        rows = [json.loads(line) for line in lines]
     else:
         player = _player(entrant, source, how)
         asked = as_the_run(prompts, path, how.as_conversation, source)
         rows = _draw(player, asked, how, num, number)
         folder.mkdir(parents=True, exist_ok=True)
         with written(file) as beside:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            beside.write_text("".join(lines), encoding="utf-8")
+            written_rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            beside.write_text("".join(written_rows), encoding="utf-8")
         with written(told) as beside:
             beside.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return Answers([row["response"] for row in rows], [row["truncated"] for row in rows])
@@ -185,20 +185,3 @@ def _draw(
                 truncated = False if cut is None else bool(cut[i, k])
                 rows.append({"prompt": asked, "response": text, "truncated": truncated})
     return rows
-
-
-def _digest(source: str) -> str:
-    """By what the weights of a source are known again; of a model by its name alone."""
-    path = Path(source)
-    file = checkpoint_of(path) or path / WEIGHTS
-    if not file.is_file():
-        return source
-    found = hashlib.sha256()
-    with file.open("rb") as content:
-        while part := content.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
-
-
-def _digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
