@@ -135,6 +135,7 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path):
         trained(tmp_path, replace(few, learning_rate=0.2))
 
 
+@pytest.mark.slow
 def test_a_policy_on_an_adapter_answers_to_its_base(tmp_path):
     """Loaded, its reference is the bare base; bound anew by the game it still is.
 
@@ -155,6 +156,7 @@ def test_a_policy_on_an_adapter_answers_to_its_base(tmp_path):
     assert len(found.draws) == len(found.split.measurement) == 1
 
 
+@pytest.mark.slow
 def test_a_whole_model_gets_an_adapter_of_the_rank_that_is_wanted(tmp_path):
     """It was loaded with the smallest, of zeros."""
     policy, options = from_model(letters("llama"), max_new_tokens=2), replace(LEAST, rank=5)

@@ -164,6 +164,7 @@ def test_language_model_of_two_processes_is_that_of_one(tmp_path: Path):
     assert max(state[key].abs().max() for key in state if "lora_B.policy" in key) > 0.01  # from 0
 
 
+@pytest.mark.slow
 def test_language_model_of_two_processes_resumes(tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, rounds, resume in ((whole, 5, ()), (parts, 2, ()), (parts, 5, LAST)):

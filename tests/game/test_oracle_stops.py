@@ -119,7 +119,8 @@ def test_where_one_process_stops_all_do(tmp_path: Path):
     goes_on(stopped, whole)
 
 
-@pytest.mark.parametrize("process", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
 def test_where_one_process_stops_in_validation_all_do(process: int, tmp_path: Path):
     """Behind two training steps, each of which has two calls."""
     config = copy.deepcopy(runs.CASES["sampled-nash_mp"])
