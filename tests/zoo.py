@@ -68,6 +68,7 @@ ROWS = [
     Row(algorithms.NashMP, {"kappa": 0.5, "inner_steps": 2}, rounds=600),
     Row(algorithms.EGPO, contraction=1 / (1 + 2 * BETA)),
     Row(algorithms.EGPO, {"eta": 0.3, "scored": UNIFORM}, contraction=1 - 0.3 * BETA),
+    Row(algorithms.NashProx, contraction=(1 + 2 * BETA) ** (-1 / 3)),
     Row(algorithms.NashMP, {"eta": "adaptive"}, rounds=60),
     Row(algorithms.EGPO, {"eta": "adaptive"}, rounds=60),
     Row(algorithms.OnlineIPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),

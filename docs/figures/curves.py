@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parent
 CONFIGS = FOLDER.parent.parent / "configs" / "tabular"
 NAMES = {
     "nash_mp": ("Nash-MP", "NashMP"),
+    "nash_prox": ("Nash Prox", "NashProx"),
     "egpo": ("EGPO", "EGPO"),
     "online_ipo": ("online IPO", "OnlineIPO"),
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),

@@ -5,6 +5,7 @@ from nlhf_zoo.algorithms.egpo import EGPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
 from nlhf_zoo.algorithms.nash_md import NashMD
 from nlhf_zoo.algorithms.nash_mp import NashMP
+from nlhf_zoo.algorithms.nash_prox import NashProx
 from nlhf_zoo.algorithms.online_dpo import OnlineDPO
 from nlhf_zoo.algorithms.online_ipo import OnlineIPO
 from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
@@ -16,6 +17,7 @@ __all__ = [
     "MovingMagnet",
     "NashMD",
     "NashMP",
+    "NashProx",
     "OnlineDPO",
     "OnlineIPO",
     "OptimisticMirrorDescent",

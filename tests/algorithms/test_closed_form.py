@@ -36,6 +36,17 @@ def nash_mp(P, mu, x, beta, eta=None, kappa=1.0, inner_steps=1):
         yield x
 
 
+def nash_prox(P, mu, x, beta, eta=None, inner_rounds=3, kappa=1.0, weight=1.0):
+    """Mirror descent at beta (1 + 1/eta) to mu^(eta/(1 + eta)) anchor^(1/(1 + eta))."""
+    eta = eta or 2 * beta
+    tau, anchor = beta * (1 + 1 / eta), x
+    for t in count(1):
+        x = (1 - weight) * x + weight * ((eta * mu + anchor) / (1 + eta) + P @ softmax(x) / tau)
+        if t % inner_rounds == 0:
+            anchor = (1 - kappa) * log_softmax(anchor) + kappa * log_softmax(x)
+        yield x
+
+
 def egpo(P, mu, x, beta, eta=None, scored=None):
     """theta_{t+1/2} = (1 - eta beta) theta_t + eta beta (theta_mu + P pi_t / beta), and again."""
     if eta == "adaptive":
@@ -119,6 +130,7 @@ def adaptive_step(P, mu, x, beta):
 
 BY_HAND = {
     algorithms.NashMP: nash_mp,
+    algorithms.NashProx: nash_prox,
     algorithms.EGPO: egpo,
     algorithms.OnlineIPO: online_ipo,
     algorithms.NashMD: nash_md,

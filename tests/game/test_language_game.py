@@ -6,6 +6,7 @@ zero, and what a game should do is written here again, on tables of probabilitie
 
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import lightning as L
 import pytest
@@ -166,6 +167,13 @@ def nash_mp(P, mu, x, eta):
         yield (x := x.log_softmax(-1))
 
 
+def nash_prox(P, mu, x, eta, inner_rounds):
+    anchor, tau = x, BETA * (1 + 1 / eta)
+    for t in count(1):
+        yield (x := ((eta * mu + anchor) / (1 + eta) + product(P, x) / tau).log_softmax(-1))
+        anchor = anchor if t % inner_rounds else x
+
+
 def proximal(mu, x, eta, payoff):
     """Mirror descent from x on the payoff, regularised to mu."""
     return ((1 - eta * BETA) * x + eta * BETA * mu + eta * payoff).log_softmax(-1)
@@ -225,6 +233,7 @@ MAGNET = algorithms.MovingMagnet(algorithms.OnlineIPO(), every=1)
 ROUNDS_OF = {
     "NashMP": (algorithms.NashMP(), S, nash_mp, [ETA]),
     "NashMP by regression": (REGRESSION, 1 / 4, nash_mp, [ETA]),
+    "NashProx": (algorithms.NashProx(inner_rounds=1), S, nash_prox, [ETA, 1]),
     "EGPO": (algorithms.EGPO(), S * BETA / 4, egpo, [S]),
     "OnlineIPO": (algorithms.OnlineIPO(), 1.0 * BETA / 4, online_ipo, [1.0]),
     "NashMD": (algorithms.NashMD(1.0), 1.0, nash_md, [1.0]),

@@ -23,6 +23,7 @@ REACHES = {
     "moving_magnet": ("exploitability_unregularised", 0.015),
     "nash_md": ("exploitability", 1e-6),
     "nash_mp": ("exploitability", 1e-12),
+    "nash_prox": ("exploitability", 1e-12),
     "online_dpo": ("exploitability_unregularised", 0.16),  # it solves neither
     "online_ipo": ("exploitability", 1e-12),
     "optimistic_mirror_descent": ("exploitability", 1e-12),

@@ -23,6 +23,7 @@ _STYLES = {
     "OnlineIPO": ("#E69F00", 0),
     "OptimisticMirrorDescent": ("#000000", 0),
     "MovingMagnet": ("#882255", 2),
+    "NashProx": ("#117733", 0),
 }
 _OTHERS = ("#332288", "#999933", "#661100", "#AA4499")  # Paul Tol's, for classes of one's own
 # Of what is no algorithm; Okabe and Ito's, too.
