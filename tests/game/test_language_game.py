@@ -469,6 +469,7 @@ every = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 TENTH = ("exploitability", 0.1)
 REACHES = {
     "nash_mp": TENTH,
+    "nash_prox": TENTH,
     "nash_md": TENTH,
     "egpo": TENTH,
     "online_ipo": TENTH,
