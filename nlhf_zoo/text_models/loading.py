@@ -36,6 +36,7 @@ SETTINGS_FILE = "preference_model.json"
 # Models of format 1 were trained on texts with all that the tokenizer puts around them, whether the
 # template has it or not, and without types of tokens.
 FORMAT = 2
+_GENERAL_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 _HUB_SECONDS = 10.0  # that an answer of the hub is waited for, once
 # pair: reads both responses; reward: one, to a reward; general: one, to an embedding.
 Kind = Literal["pair", "reward", "general"]
@@ -105,18 +106,34 @@ class Source:
         return self._load(AutoConfig, f"{self.where} {what}", {})
 
     def tokenizer(self, refusal: str = "") -> Any:
-        """The tokenizer; ``refusal`` is said, before the cause, where it cannot be loaded."""
-        from transformers import AutoTokenizer
+        """The tokenizer; ``refusal`` is said, before the cause, where it cannot be loaded.
+
+        One that was saved as the general class of transformers is read as that. AutoTokenizer
+        goes by the kind of the model, and of a Qwen2 makes another tokenizer of the same words
+        (transformers 5.23.0, ``findings/transformers_reads_a_saved_tokenizer_as_qwen2.sh``).
+        """
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         adapter = self.adapter()
         if adapter is not None and not (adapter.folder / "tokenizer_config.json").is_file():
             return self._base(adapter).tokenizer(refusal)
         refusal = refusal or f"{self.where} has no tokenizer that can be loaded"
-        tokenizer = self._load(AutoTokenizer, refusal, {})
+        saved_as = self._tokenizer_class()
+        kind = PreTrainedTokenizerFast if saved_as in _GENERAL_TOKENIZERS else AutoTokenizer
+        tokenizer = self._load(kind, refusal, {})
         # Where there are no files of a tokenizer, transformers makes one without words.
         if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
             raise UserError(f"{self.where} has no tokenizer: save one beside it")
         return tokenizer
+
+    def _tokenizer_class(self) -> str | None:
+        """The class that the tokenizer was saved as, where its files say it."""
+        path = _file(self.name, self.revision, "tokenizer_config.json")
+        try:
+            said = None if path is None else json.loads(path.read_bytes()).get("tokenizer_class")
+        except (ValueError, AttributeError):  # whoever loads it says what is wrong
+            return None
+        return said if isinstance(said, str) else None
 
     def network(
         self, head: Head, refusal: str, options: Mapping[str, Any]

@@ -8,18 +8,21 @@ import pytest
 import torch
 from language_models import new_folder, refused
 from text_models import CHAT, PADDED, folder, prompts, responses, save, user
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertTokenizer,
+    PreTrainedTokenizerFast,
     XLNetConfig,
 )
 
 from nlhf_zoo.oracles import GenerativePairModelOracle, PairModelOracle, RewardModelOracle
 from nlhf_zoo.preference_models import BradleyTerryHead, PreferenceModel, PretrainedBackbone
-from nlhf_zoo.text_models.loading import ModelSettings, write_settings
+from nlhf_zoo.text_models.loading import ModelSettings, Source, write_settings
 from oracles.zoo import PAIR, generative, reward
 
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=0)
@@ -237,3 +240,14 @@ def test_a_model_that_would_write_something_else_says_nothing_of_a_pair():
     path = folder("llama", auto=AutoModelForCausalLM)
     default = GenerativePairModelOracle(path, PAIR, labels=("w38", "w39"))
     assert default.min_label_mass == 0.01
+
+
+def test_a_tokenizer_is_read_as_it_was_saved(tmp_path):
+    """Of a Qwen2's transformers 5.23.0 makes another one, as a script in findings/ shows."""
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate("?ab")}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?").save_pretrained(tmp_path)
+    AutoConfig.for_model("qwen2").save_pretrained(tmp_path)
+    read = Source(str(tmp_path), "the model").tokenizer()
+    assert read("a b a")["input_ids"] == [1, 2, 1]
+    assert read.decode([1, 2]) == "a b"

@@ -119,7 +119,9 @@ def test_one_step_for_a_trial(path: Path, tmp_path: Path):
 
 
 @small
-def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tmp_path: Path):
+def test_reaches_its_exploitability_and_some_again_from_their_own_record(
+    path: Path, tmp_path: Path
+):
     config = read(path)
     budget = config["trainer"]["callbacks"][1]["init_args"]
     if config["model"]["init_args"]["realisation"]["class_path"] == "nlhf_zoo.GradientSteps":
@@ -132,6 +134,8 @@ def test_reaches_its_exploitability_and_again_from_its_own_record(path: Path, tm
     assert budget["queries"] - 1 <= history["queries"][-1] <= budget["queries"]
     metric, most = REACHES[path.stem]
     assert history[metric][-1].mean() <= most
+    if path.stem not in ("nash_mp", "online_dpo"):  # one in closed form, one by gradient steps
+        return
     run = nlhf("fit", "--config", str(first / "config.yaml"), folder=tmp_path)
     assert run.code == 0, run.err
     for name in ("history.bin", "history.json", "config.yaml"):
