@@ -13,6 +13,7 @@ from tiny_models import make_policy, save_tiny
 
 from nlhf_zoo.cli.evaluate import evaluate
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.tournament.answering import Drawing, _asked
 from nlhf_zoo.cli.tournament.command import tournament
 from nlhf_zoo.cli.tournament.entrants import Entrant
 from nlhf_zoo.errors import OracleStoppedError, UserError
@@ -171,6 +172,33 @@ def test_an_oracle_without_answers_is_refused_with_its_words(files):
 
     with pytest.raises(UserError, match="no answer to any of 36 pairs"):
         tournament(ENTRANTS, Silent(), "prompts.jsonl")
+
+
+def test_policies_are_asked_in_one_form(files, capsys):
+    """A run as it was trained; of its own export nobody knows how that was."""
+    prompts = Prompts(torch.arange(2), text=["one", "two"])
+    for name, system in [("run", None), ("strict", "Be brief.")]:
+        (files / name / "checkpoints").mkdir(parents=True)
+        (files / name / "checkpoints/last.ckpt").touch()
+        options = {"as_conversation": True, "system": system}
+        (files / name / "config.yaml").write_text(json.dumps({"data": {"init_args": options}}))
+
+    def asked(*names, as_conversation=None):
+        entrants = [Entrant(name, name) for name in names]
+        return _asked(entrants, prompts, "p.jsonl", Drawing(as_conversation=as_conversation))
+
+    with pytest.raises(UserError, match="run is asked .* by conversations, and export by bare te"):
+        asked("run", "reference", "export")
+    with pytest.raises(UserError, match="strict is .* by conversations with a system message"):
+        asked("export", "strict")
+    for said, first in [(True, {"role": "user", "content": "one"}), (False, None)]:
+        for own in asked("run", "export", as_conversation=said).values():
+            assert (own.conversations and own.conversations[0][0]) == first
+    assert len(asked("run", "reference")) == 2
+    assert capsys.readouterr().err == ""
+    own = asked("run", "strict")
+    assert [len(own[name].conversations[0]) for name in own] == [1, 2]
+    assert "and strict by conversations with a system message." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

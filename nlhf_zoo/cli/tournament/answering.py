@@ -14,7 +14,7 @@ import numpy as np
 
 from nlhf_zoo.cli.drawing import drawn
 from nlhf_zoo.cli.inputs import as_the_run, move, prompts_digest
-from nlhf_zoo.cli.policies import checkpoint_of, load_policy, weights_digest
+from nlhf_zoo.cli.policies import checkpoint_of, load_policy, run_options, weights_digest
 from nlhf_zoo.cli.tournament.entrants import Answers, Entrant, Field, read_answers
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
@@ -81,7 +81,7 @@ def read_field(
             that were drawn otherwise.
     """
     talks = conversations(prompts, "the tournament")
-    policies = [e.source for e in entrants if not e.is_answers and e.source not in REFERENCES]
+    asked = _asked(entrants, prompts, path, how)
     answers = []
     for number, entrant in enumerate(entrants):
         if entrant.is_answers:
@@ -97,8 +97,8 @@ def read_field(
                     file=sys.stderr,
                 )
         else:
-            of = policies[0] if entrant.source in REFERENCES else entrant.source
-            found = _kept(number, entrant, of, prompts, path, folder / _DRAWN, how, num)
+            of = _source(entrant, entrants)
+            found = _kept(number, entrant, of, asked[entrant.name], folder / _DRAWN, how, num)
         answers.append(found)
     return Field(
         [entrant.name for entrant in entrants],
@@ -108,15 +108,51 @@ def read_field(
     )
 
 
+def _source(entrant: Entrant, entrants: Sequence[Entrant]) -> str:
+    """Whose a policy is: a reference that of the first policy."""
+    if entrant.source not in REFERENCES:
+        return entrant.source
+    return next(e.source for e in entrants if not e.is_answers and e.source not in REFERENCES)
+
+
+def _asked(
+    entrants: Sequence[Entrant], prompts: Prompts, path: str, how: Drawing
+) -> dict[str, Prompts]:
+    """The prompts as each policy is asked them: a run as it was trained, what is no run as given.
+
+    Raises:
+        UserError: that differs, and nobody has said how what is no run is to be asked.
+    """
+    asked = {
+        entrant.name: as_the_run(prompts, path, how.as_conversation, _source(entrant, entrants))
+        for entrant in entrants
+        if not entrant.is_answers
+    }
+    digests = {name: prompts_digest(own) for name, own in asked.items()}
+    if len({*digests.values()}) < 2:
+        return asked
+    sources = {entrant.name: _source(entrant, entrants) for entrant in entrants}
+    first = next(name for name in asked if run_options(sources[name]))
+    other = next(name for name, digest in digests.items() if digest != digests[first])
+    differ = (
+        f"{first} is asked as its run was trained, {_form(asked[first])}, "
+        f"and {other} {_form(asked[other])}"
+    )
+    if how.as_conversation is None and not all(run_options(sources[name]) for name in asked):
+        raise UserError(f"{differ}: give --as_conversation true or false for all of them")
+    print(f"{differ}.", file=sys.stderr)
+    return asked
+
+
+def _form(prompts: Prompts) -> str:
+    if prompts.conversations is None:
+        return "by bare texts"
+    with_system = prompts.conversations[0][0]["role"] == "system"
+    return "by conversations" + " with a system message" * with_system
+
+
 def _kept(
-    number: int,
-    entrant: Entrant,
-    source: str,
-    prompts: Prompts,
-    path: str,
-    folder: Path,
-    how: Drawing,
-    num: int,
+    number: int, entrant: Entrant, source: str, asked: Prompts, folder: Path, how: Drawing, num: int
 ) -> Answers:
     """A policy's answers: those of the folder, or drawn now."""
     slug = re.sub(r"[^A-Za-z0-9]+", "_", entrant.name)[-40:].strip("_")
@@ -126,7 +162,7 @@ def _kept(
         "source": source,
         "player": "policy" if entrant.source == source else entrant.source,
         "weights": weights_digest(source),
-        "prompts": prompts_digest(prompts),
+        "prompts": prompts_digest(asked),
         "answers": num,
         **{k: v for k, v in asdict(how).items() if k not in ("device", "allow_code")},
     }
@@ -142,7 +178,6 @@ def _kept(
         rows = [json.loads(line) for line in lines]
     else:
         player = _player(entrant, source, how)
-        asked = as_the_run(prompts, path, how.as_conversation, source)
         rows = _draw(player, asked, how, num, number)
         folder.mkdir(parents=True, exist_ok=True)
         with written(file) as beside:
