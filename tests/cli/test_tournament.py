@@ -187,9 +187,9 @@ def test_policies_are_asked_in_one_form(files, capsys):
         entrants = [Entrant(name, name) for name in names]
         return _asked(entrants, prompts, "p.jsonl", Drawing(as_conversation=as_conversation))
 
-    with pytest.raises(UserError, match="run is asked .* by conversations, and export by bare te"):
+    with pytest.raises(UserError, match=r"run is asked .* by conversations, and export by bare te"):
         asked("run", "reference", "export")
-    with pytest.raises(UserError, match="strict is .* by conversations with a system message"):
+    with pytest.raises(UserError, match=r"strict is .* by conversations with a system message"):
         asked("export", "strict")
     for said, first in [(True, {"role": "user", "content": "one"}), (False, None)]:
         for own in asked("run", "export", as_conversation=said).values():
