@@ -4,6 +4,7 @@ A new algorithm is one row here: every contract of ``test_contracts.py``, ``test
 ``test_gradients.py`` and ``test_game.py`` then runs over it.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,13 @@ class Row:
     reaches: float = 1e-8
     contraction: float | None = None
 
+    @property
+    def takes_surrogate(self) -> bool:
+        """Whether its loss may be another one."""
+        if isinstance(inner := self.kwargs.get("inner"), Row):
+            return inner.takes_surrogate
+        return "surrogate" in inspect.signature(self.algorithm).parameters
+
     def make(self, **kwargs: Any) -> PolicyOptimizer:
         """A new algorithm; `kwargs` (a surrogate) go to the innermost one."""
         given = dict(self.kwargs)
@@ -87,6 +95,7 @@ ROWS = [
     Row(algorithms.SPPO, {"self_play": False, "inner_steps": 2}),
     Row(algorithms.OnlineDPO),
     Row(algorithms.OnlineDPO, {"hard": True}),
+    Row(algorithms.XPO, {"alpha": 0.1}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.EGPO), "every": 3}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.NashMD), "every": 2}),
 ]

@@ -35,6 +35,7 @@ NAMES = {
     "sppo": ("SPPO", "SPPO"),
     "moving_magnet": ("moving magnet around EGPO", "MovingMagnet"),
     "online_dpo": ("online DPO", "OnlineDPO"),
+    "xpo": ("XPO", "XPO"),
 }
 PANELS = {
     "exploitability": "exploitability, β = 0.1",

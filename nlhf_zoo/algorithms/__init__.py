@@ -10,10 +10,12 @@ from nlhf_zoo.algorithms.online_dpo import OnlineDPO
 from nlhf_zoo.algorithms.online_ipo import OnlineIPO
 from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
 from nlhf_zoo.algorithms.sppo import SPPO
+from nlhf_zoo.algorithms.xpo import XPO
 
 __all__ = [
     "EGPO",
     "SPPO",
+    "XPO",
     "MovingMagnet",
     "NashMD",
     "NashMP",

@@ -17,6 +17,13 @@ def positive(value: _Number, name: str) -> _Number:
     return value
 
 
+def not_negative(value: float, name: str) -> float:
+    """The value, if it is a finite number of at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number of at least 0, but it is {value}")
+    return value
+
+
 def share(value: _Number, name: str) -> _Number:
     """The value, if it is None or lies in [0, 1]."""
     if value is not None and not 0 <= value <= 1:

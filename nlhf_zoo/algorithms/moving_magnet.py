@@ -68,6 +68,7 @@ class MovingMagnet(PolicyOptimizer):
                 centre=_with_magnet(step.centre),
                 payoff=tuple((a, _with_magnet(o)) for a, o in step.payoff),
                 sampler=_with_magnet(step.sampler),
+                explored=None if step.explored is None else _with_magnet(step.explored),
                 reference="magnet",
             )
             for step in self.inner.steps(beta, round % self.every, *given)
@@ -95,6 +96,4 @@ class MovingMagnet(PolicyOptimizer):
 
 
 def _with_magnet(mixture: Mapping[str, float]) -> dict[str, float]:
-    return {
-        "magnet" if player == "reference" else player: weight for player, weight in mixture.items()
-    }
+    return {"magnet" if who == "reference" else who: weight for who, weight in mixture.items()}

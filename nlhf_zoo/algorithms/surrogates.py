@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from nlhf_zoo import losses
@@ -120,3 +121,18 @@ def logistic(step: ProximalStep, batch: Batch) -> Tensor:
         )
     log_ratio = batch.log_prob - batch.reference_log_prob
     return losses.logistic(log_ratio, batch.preference, batch.pair_weight, batch.beta)
+
+
+def explored_log_prob(batch: Batch) -> Tensor:
+    """E log pi(y') over responses that nobody judges, XPO's term, arXiv 2405.21046 [B].
+
+    Raises:
+        ValueError: none were drawn.
+    """
+    if batch.explored_log_prob is None or batch.explored_weight is None:
+        raise ValueError(
+            "the exploration term takes responses of the step's `explored` player: draw them in "
+            "the rollout's `play`, as Rollout does"
+        )
+    log_prob = torch.where(batch.explored_weight > 0, batch.explored_log_prob, 0.0)
+    return (batch.explored_weight * log_prob).sum(-1)

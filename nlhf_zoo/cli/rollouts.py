@@ -34,6 +34,7 @@ def forecast(trainer: L.Trainer, game: OnlineGame) -> None:
         getattr(game.policy, "max_new_tokens", 1),
         max(len({*step.centre, *step.sampler, step.reference}) for step in plan),
         any(step.self_play or step.pairs for step in plan),
+        any(step.explored is not None for step in plan),
     )
     if size < _SAID:
         return

@@ -15,7 +15,7 @@ from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
-from nlhf_zoo.records import Batch, ProximalStep
+from nlhf_zoo.records import PLAIN, Batch, ProximalStep
 from nlhf_zoo.solvers.validation import LEAST_BETA
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _check_drawing(game: OnlineGame) -> None:
             game.policy.refuse_drawing(step.sampler, step.scored)
             for _, opponent in [] if step.self_play else step.payoff:
                 game.policy.refuse_drawing(opponent, step.opponent)
+            if step.explored is not None:
+                game.policy.refuse_drawing(step.explored, PLAIN)
 
 
 def _check_reuse(
@@ -151,7 +153,8 @@ def _check_ahead(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
     (step, *others) = steps
     opponents = [opponent for _, opponent in step.payoff]
     alone = len(opponents) == len(opponents[0]) == 1
-    if others or not step.among_themselves or not alone or not step.scored.is_plain:
+    alone = alone and step.explored is None and step.scored.is_plain
+    if others or not step.among_themselves or not alone:
         raise UserError(
             f"model.rollout.ahead draws for one proximal step a round in self-play, of whole "
             f"responses, as SPPO, OnlineIPO and OnlineDPO take it, and {name} takes another: set "
@@ -246,7 +249,8 @@ def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> 
     """A plan names players that there are, and writes the policy last."""
     named = {step.reference for step in steps} | {step.writes for step in steps}
     for step in steps:
-        named |= {*step.centre, *step.sampler, *(p for _, o in step.payoff for p in o)}
+        named |= {*step.centre, *step.sampler, *(step.explored or {})}
+        named |= {player for _, opponent in step.payoff for player in opponent}
     if unknown := sorted(named - players):
         raise UserError(f"{name} names the player {unknown[0]}, which it does not declare")
     if any(step.writes == "policy" for step in steps[:-1]) or steps[-1].writes != "policy":
@@ -274,6 +278,8 @@ def _try_loss(
         pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
         sampler_log_prob=None if rollout.epochs is None else zero,
         clip=rollout.clip,
+        explored_log_prob=None if step.explored is None else zero,
+        explored_weight=None if step.explored is None else torch.full((1, num), 1 / num),
     )
     name = type(algorithm).__name__
     try:

@@ -98,14 +98,20 @@ class HeldRollout:
     def take(self, rows: Sequence[int], device: torch.device) -> HeldRollout:
         """That of some prompts, on a device, padded to the longest of these alone."""
         taken = torch.tensor([*rows], dtype=torch.long)
-        responses = self.responses.take(rows).to(device)
+        responses = _as_read(self.responses.take(rows).to(device))
         return replace(
             self,
             prompts=self.prompts.take(rows).trimmed().to(device),
-            responses=replace(responses, tokens=responses.tokens.long()),
+            responses=responses,
             payoffs=self.payoffs.take(taken).to(device),
             log_probs=self.log_probs.take(taken).to(device),
         )
+
+
+def _as_read(responses: Responses) -> Responses:
+    """Held responses with tokens of 64 bits, as policies read them."""
+    explored = None if responses.explored is None else _as_read(responses.explored)
+    return replace(responses, tokens=responses.tokens.long(), explored=explored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,12 @@ class Schedule:
 
 
 def bytes_held(
-    num_prompts: int, num_responses: int, num_tokens: int, players: int, compared: bool
+    num_prompts: int,
+    num_responses: int,
+    num_tokens: int,
+    players: int,
+    compared: bool,
+    explored: bool = False,
 ) -> int:
     """About how many bytes a held rollout takes in memory and on disk, without its prompts.
 
@@ -207,11 +218,12 @@ def bytes_held(
         num_tokens: T, of the longest response.
         players: whose log-probabilities are held.
         compared: whether the responses are compared among themselves, K x K answers.
+        explored: whether as many responses are held beside these, which are not judged.
     """
-    tokens = num_tokens * (4 + 1)  # their numbers and the mask
-    figures = 4 + 1 + 4 + 4 + 1 + 4 * (players + 1)  # weight, cut, log-probabilities, payoff
+    drawn = num_tokens * (4 + 1) + 4 + 1 + 4  # numbers and mask; weight, cut, log-probability
+    figures = 4 + 1 + 4 * (players + 1)  # payoff and its validity, log-probabilities of players
     pairs = num_responses * (4 + 1) if compared else 0
-    return num_prompts * num_responses * (tokens + figures + pairs)
+    return num_prompts * num_responses * (drawn * (1 + explored) + figures + pairs)
 
 
 def reweighed(payoffs: Payoffs, sampler: Tensor, opponent: Tensor) -> tuple[Payoffs, Tensor]:

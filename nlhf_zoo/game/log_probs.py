@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nlhf_zoo.algorithms.surrogates import Reuse
+from nlhf_zoo.algorithms.surrogates import Reuse, explored_log_prob
 from nlhf_zoo.errors import DivergenceError, UserError
 from nlhf_zoo.game.held_rollout import FrozenLogProbs
 from nlhf_zoo.game.payoffs import Payoffs
@@ -29,7 +29,8 @@ def score(
     """Log-probabilities of the responses under the step's players, and weights of the valid.
 
     Invalid answers get weight 0, and the others' weights are scaled to sum to 1 again; a prompt
-    whose answers are all invalid has no weight at all. Gradient flows through ``log_prob`` alone.
+    whose answers are all invalid has no weight at all, its explored responses neither. Gradient
+    flows through ``log_prob`` and ``explored_log_prob`` alone.
 
     Args:
         policy: who is trained.
@@ -54,6 +55,13 @@ def score(
         pair_weight = None
         if step.pairs and payoffs.pair_valid is not None:
             pair_weight = _renormalise(responses.pair_weight() * payoffs.pair_valid, (-2, -1))
+    explored = responses.explored
+    explored_log_prob = explored_weight = None
+    if explored is not None:  # of all responses there are these are the scored ones
+        explored_log_prob = (
+            log_prob if explored.enumerated else policy.log_prob({"policy": 1.0}, prompts, explored)
+        )
+        explored_weight = explored.weight * payoffs.valid.any(-1, keepdim=True)
     return Batch(
         log_prob=log_prob,
         centre_log_prob=centre,
@@ -67,6 +75,8 @@ def score(
         pair_weight=pair_weight,
         sampler_log_prob=None if frozen is None else frozen.sampler,
         clip=clip,
+        explored_log_prob=explored_log_prob,
+        explored_weight=explored_weight,
     )
 
 
@@ -122,6 +132,9 @@ def training_figures(
         ratio = drawn_by - batch.reference_log_prob
         ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
         figures["train/kl"] = Mean((batch.weight * ratio).sum(), judged)
+    if batch.explored_log_prob is not None:
+        explored = explored_log_prob(batch).detach()
+        figures["train/explored_log_prob"] = Mean(explored.sum(), judged)
     if batch.reused and reuse == "ratio":
         figures["rollout/clipped"] = Mean(clipped(batch), judged)
     if responses.enumerated or responses.log_prob is None:

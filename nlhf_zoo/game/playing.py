@@ -215,10 +215,12 @@ def run_of(game: OnlineGame) -> dict[str, Any]:
 def compact(responses: Responses) -> Responses:
     """Responses as they are held: in main memory, tokens of 32 bits, without text."""
     moved = responses.to("cpu")
-    return replace(moved, tokens=moved.tokens.to(torch.int32), text=None)
+    explored = None if moved.explored is None else compact(moved.explored)
+    return replace(moved, tokens=moved.tokens.to(torch.int32), text=None, explored=explored)
 
 
 def drawn_tokens(responses: Responses, opponents: Sequence[Responses]) -> int:
     """Tokens that were drawn; what is both scored and an opponent counts once."""
-    drawn = {id(each): each for each in (responses, *opponents) if not each.enumerated}
+    played = [responses, *opponents, *([responses.explored] if responses.explored else [])]
+    drawn = {id(each): each for each in played if not each.enumerated}
     return sum(int(each.mask.sum()) for each in drawn.values())

@@ -63,11 +63,18 @@ class Rollout(ABC):
     def play(
         self, step: ProximalStep, policy: Policy, prompts: Prompts, rng: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
-        """The scored responses and those of each opponent; in self-play these are one object."""
+        """The scored responses and those of each opponent; in self-play these are one object.
+
+        Those of the step's ``explored`` go with the scored ones.
+        """
         draws = [(step.sampler, self.num_responses, step.scored)]
         if not step.self_play:
             draws += [(who, self.num_opponents, step.opponent) for _, who in step.payoff]
+        if step.explored is not None:
+            draws.append((step.explored, self.num_responses, PLAIN))
         scored, *opponents = self.each(policy, draws, prompts, rng)
+        if step.explored is not None:
+            scored = replace(scored, explored=opponents.pop())
         return scored, opponents or [scored]
 
     def each(

@@ -102,11 +102,9 @@ def write(file: Path, part: Part, header: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     payoffs, log_probs = part.payoffs, part.log_probs
-    tensors = {
-        f"responses.{name}": found
-        for name in _OF_RESPONSES
-        if (found := getattr(part.responses, name)) is not None
-    }
+    tensors = _tensors_of("responses", part.responses)
+    if part.responses.explored is not None:
+        tensors |= _tensors_of("explored", part.responses.explored)
     tensors |= {f"payoffs.{name}": found for name, found in payoffs.tensors().items()}
     tensors |= {f"players.{name}": found for name, found in log_probs.players.items()}
     tensors |= {"sampler": log_probs.sampler}
@@ -148,6 +146,8 @@ def read(file: Path, header: Mapping[str, Any]) -> Part | None:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
     responses: dict[str, Any] = {**of("responses"), "version": numbers["version"]}
+    if explored := of("explored"):
+        responses["explored"] = Responses(**explored)
     counts = {name: numbers[name] for name in ("queries", "answers", "invalid")}
     return Part(
         Responses(**responses),
@@ -156,6 +156,12 @@ def read(file: Path, header: Mapping[str, Any]) -> Part | None:
         numbers["drawn"],
         of("oracle"),
     )
+
+
+def _tensors_of(kind: str, responses: Responses) -> dict[str, Tensor]:
+    """Those of some responses, by the names that they have in a file."""
+    found = {f"{kind}.{name}": getattr(responses, name) for name in _OF_RESPONSES}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def digest_of_prompts(prompts: Prompts) -> str:

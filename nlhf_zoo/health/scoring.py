@@ -171,6 +171,7 @@ def _drawn_from(game: OnlineGame) -> list[tuple[Mixture, Decoding]]:
     for step in game.plan:
         drawn.append((dict(step.sampler), step.scored))
         drawn += [(dict(opponent), step.opponent) for _, opponent in step.payoff]
+        drawn += [] if step.explored is None else [(dict(step.explored), PLAIN)]
     return [one for number, one in enumerate(drawn) if one not in drawn[:number]]
 
 

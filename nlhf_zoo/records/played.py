@@ -124,6 +124,8 @@ class Responses:
             ended; None where responses cannot be cut.
         log_prob: what the sampler itself says of their log-probability, untempered and whole
             [B, K]; for comparison alone, never for a loss. None where it says nothing.
+        explored: further responses to the same prompts, of the step's ``explored``, which are not
+            judged; None where it names nobody.
     """
 
     tokens: Tensor
@@ -134,6 +136,7 @@ class Responses:
     version: int = 0
     truncated: Tensor | None = None
     log_prob: Tensor | None = None
+    explored: Responses | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.dim() != 3 or self.tokens.shape != self.mask.shape:
@@ -163,6 +166,7 @@ class Responses:
             return None if any(one is None for one in found) else torch.cat(found)
 
         texts = [part.text for part in parts]
+        explored = [part.explored for part in parts if part.explored is not None]
         return cls(
             tokens=torch.cat([padded(part.tokens) for part in parts]),
             mask=torch.cat([padded(part.mask) for part in parts]),
@@ -171,6 +175,7 @@ class Responses:
             version=parts[0].version,
             truncated=all_of("truncated"),
             log_prob=all_of("log_prob"),
+            explored=cls.joined(explored) if explored else None,
         )
 
     def take(self, rows: Sequence[int]) -> Responses:
@@ -191,13 +196,15 @@ class Responses:
             text=None if self.text is None else [self.text[i] for i in rows],
             truncated=of(self.truncated),
             log_prob=of(self.log_prob),
+            explored=None if self.explored is None else self.explored.take(rows),
         )
 
     def to(self, device: torch.device | str) -> Responses:
         """These responses on another device."""
         names = ("tokens", "mask", "weight", "truncated", "log_prob")
         given = {name: one for name in names if (one := getattr(self, name)) is not None}
-        return replace(self, **{name: tensor.to(device) for name, tensor in given.items()})
+        moved = replace(self, **{name: tensor.to(device) for name, tensor in given.items()})
+        return moved if self.explored is None else replace(moved, explored=self.explored.to(device))
 
     @property
     def num(self) -> int:

@@ -79,6 +79,8 @@ class ProximalStep:
             the responses and the answers of the step before, and weighs these responses as
             opponents by o / sampler.
         reference: the player that stands for mu in this step.
+        explored: who draws further responses, plainly and as many as are scored, which nobody
+            judges: the loss takes their log-probability under the policy. None draws none.
     """
 
     centre: Mixture
@@ -93,12 +95,14 @@ class ProximalStep:
     gradient_steps: int = 1
     reweighted: bool = False
     reference: str = "reference"
+    explored: Mixture | None = None
 
     def __post_init__(self) -> None:
         for name, mixture in [
             ("centre", self.centre),
             ("sampler", self.sampler),
             *(("opponent", o) for _, o in self.payoff),
+            *([("explored", self.explored)] if self.explored is not None else []),
         ]:
             if not math.isclose(sum(mixture.values()), 1.0, abs_tol=1e-9):
                 raise ValueError(
@@ -130,7 +134,9 @@ class ProximalStep:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a loss is computed from, for one proximal step; only ``log_prob`` carries gradient.
+    """What a loss is computed from, for one proximal step.
+
+    Only ``log_prob`` and ``explored_log_prob`` carry gradient.
 
     Args:
         log_prob: log pi_theta(y_bk | x_b) [B, K], with gradient.
@@ -150,6 +156,9 @@ class Batch:
             rollout serves several gradient steps; None where it is fresh.
         clip: how far the ratio pi_theta / sampler is followed away from 1 by a policy gradient;
             None follows it everywhere.
+        explored_log_prob: log pi_theta of the responses that the step's ``explored`` has drawn, who
+            are not judged [B, K], with gradient; None where it names nobody.
+        explored_weight: their weights in an expectation [B, K]; 0 of a prompt that is not judged.
     """
 
     log_prob: Tensor
@@ -164,6 +173,8 @@ class Batch:
     pair_weight: Tensor | None = None
     sampler_log_prob: Tensor | None = None
     clip: float | None = None
+    explored_log_prob: Tensor | None = None
+    explored_weight: Tensor | None = None
 
     @property
     def reused(self) -> bool:

@@ -108,7 +108,8 @@ def test_plans_can_be_played_by_the_declared_players(row, beta):
         assert steps[-1].writes == "policy"
         for step in steps:
             opponents = {player for _, mixture in step.payoff for player in mixture}
-            assert {*step.centre, *step.sampler, *opponents, step.reference} <= players
+            named = {*step.centre, *step.sampler, *opponents, *(step.explored or {})}
+            assert {*named, step.reference} <= players
             assert step.writes in players - {"reference"}
             assert step.step_size > 0
             assert all(weight >= 0 for weight in step.centre.values())

@@ -32,7 +32,7 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Enumerate, Sample
 from nlhf_zoo.oracles import BernoulliLabels, MatrixOracle, PreferenceOracle
 from nlhf_zoo.policies import TabularPolicy
-from nlhf_zoo.records import Comparison, Responses
+from nlhf_zoo.records import PLAIN, Comparison, Responses
 from nlhf_zoo.records.random_streams import random_stream
 
 DRAWS = 10_000
@@ -40,7 +40,7 @@ DRAWS = 10_000
 CASES = [
     pytest.param(row, surrogate, id=f"{row}-{surrogate.__name__ if surrogate else 'own'}")
     for row in GRADIENT
-    for surrogate in [None, *SURROGATES]
+    for surrogate in [None, *(SURROGATES if row.takes_surrogate else [])]
     if surrogate is None or all(fits(surrogate, step) for step in row.make().steps(BETA, 0))
 ]
 
@@ -101,17 +101,23 @@ def within_four_standard_errors(draws, expected):
 def all_draws(step, num_actions, num_responses, num_opponents, algorithm):
     """A game with a copy for every outcome of sampling, the outcomes, and their probabilities."""
     sizes = [num_responses] + ([] if step.self_play else [num_opponents] * len(step.payoff))
+    sizes += [] if step.explored is None else [1]
     outcomes = torch.cartesian_prod(*[torch.arange(num_actions)] * sum(sizes))
     game = make_game(algorithm, len(outcomes), num_actions, Sample(num_responses, num_opponents))
-    who = [(step.sampler, step.scored), *((o, step.opponent) for _, o in step.payoff)]
+    who = [(step.sampler, step.scored)]
+    who += [] if step.self_play else [(o, step.opponent) for _, o in step.payoff]
+    who += [] if step.explored is None else [(step.explored, PLAIN)]
     probability, responses = torch.ones(len(outcomes), dtype=torch.float64), []
-    for actions, (mixture, decoding) in zip(outcomes.split(sizes, 1), who, strict=False):
+    for actions, (mixture, decoding) in zip(outcomes.split(sizes, 1), who, strict=True):
         log_prob = game.policy.distribution(mixture, all_prompts(game), decoding).gather(1, actions)
         probability = probability * log_prob.sum(-1).exp().detach()
         tokens = actions[:, :, None]
         weight = torch.full(actions.shape, 1 / actions.shape[1], dtype=torch.float64)
         mask, version = torch.ones_like(tokens, dtype=torch.bool), game.policy.stamp(mixture)
         responses.append(Responses(tokens, mask, weight, version=version))
+    if step.explored is not None:
+        explored = responses.pop()
+        responses[0] = replace(responses[0], explored=explored)
     return game, responses[0], responses[1:] or responses, probability
 
 

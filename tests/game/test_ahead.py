@@ -13,7 +13,7 @@ import zoo
 
 from game.test_held_rollouts import counting_questions
 from game.test_reuse import C, N, adam, make_game
-from nlhf_zoo.algorithms import EGPO, SPPO, NashMD, NashMP, OnlineDPO, OnlineIPO
+from nlhf_zoo.algorithms import EGPO, SPPO, XPO, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import policy_gradient
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
@@ -232,6 +232,7 @@ REFUSED = [
     (NashMP(self_play=True), Sample(6, **AHEAD), "draws for one proximal step a round"),
     (EGPO(), Sample(6, **AHEAD), "draws for one proximal step a round"),
     (NashMD(), Sample(6, **AHEAD), "and NashMD takes another"),
+    (XPO(), Sample(6, **AHEAD), "and XPO takes another"),
     (SPPO(scored=Decoding(temperature=0.7)), Sample(6, **AHEAD), "of whole responses"),
     (OnlineIPO(surrogate=policy_gradient), Sample(6, **AHEAD), "does not learn from that"),
     (OnlineIPO(), Sample(6, pairs="circle", **AHEAD), "weighs all pairs anew"),

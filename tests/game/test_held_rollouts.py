@@ -10,7 +10,7 @@ import zoo
 
 from game.test_reuse import C, N, make_game
 from nlhf_zoo import BudgetLR
-from nlhf_zoo.algorithms import NashMP, OnlineIPO
+from nlhf_zoo.algorithms import XPO, NashMP, OnlineIPO
 from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.held_rollout import Schedule
 from nlhf_zoo.game.online_game import OnlineGame
@@ -44,9 +44,11 @@ def counting_questions(game):
     return asked
 
 
-def test_parts_that_were_judged_are_not_asked_about_again(tmp_path):
-    first = zoo.fit(held_game(tmp_path), rounds=1)
-    second = held_game(tmp_path)
+@pytest.mark.parametrize("algorithm", [OnlineIPO(), XPO(0.1)], ids=["OnlineIPO", "XPO"])
+def test_parts_that_were_judged_are_not_asked_about_again(algorithm, tmp_path):
+    """With what was drawn beside them, and not judged."""
+    first = zoo.fit(held_game(tmp_path, algorithm), rounds=1)
+    second = held_game(tmp_path, algorithm)
     asked = counting_questions(second)
     zoo.fit(second, rounds=1)
     assert asked == []
@@ -55,13 +57,13 @@ def test_parts_that_were_judged_are_not_asked_about_again(tmp_path):
         assert torch.equal(tensor, second.policy.state_dict()[name])
     (part, other) = sorted(tmp_path.rglob("*.safetensors"))
     other.unlink()  # as if it had been killed while the second part was judged
-    third = held_game(tmp_path)
+    third = held_game(tmp_path, algorithm)
     asked = counting_questions(third)
     zoo.fit(third, rounds=1)
     assert asked == [[2, 3]]
     assert third.progress == first.progress
     part.write_bytes(part.read_bytes()[:-100])  # what is damaged is asked about again
-    fourth = held_game(tmp_path)
+    fourth = held_game(tmp_path, algorithm)
     asked = counting_questions(fourth)
     zoo.fit(fourth, rounds=1)
     assert asked == [[0, 1], [2, 3]]

@@ -209,6 +209,13 @@ def online_dpo(P, mu, x, lr):
         yield (x := x.log_softmax(-1))
 
 
+def xpo(P, mu, x, lr, alpha):
+    while True:
+        step = next(online_dpo(P, mu, x, lr))
+        x = (step - lr * alpha * ((mu - x).exp() - 1)).log_softmax(-1)
+        yield x
+
+
 def optimistic(P, mu, x, eta):
     last = product(P, x)
     while True:
@@ -240,6 +247,7 @@ ROUNDS_OF = {
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
     "OnlineDPO": (algorithms.OnlineDPO(), 1.0, online_dpo, [1.0]),
+    "XPO": (algorithms.XPO(0.02), 1.0, xpo, [1.0, 0.02]),
     "OptimisticMirrorDescent": (algorithms.OptimisticMirrorDescent(1.0), 1 / 4, optimistic, [1.0]),
     "MovingMagnet": (MAGNET, 1.0 * BETA / 4, moving_magnet, [1.0, 1]),
 }
@@ -397,11 +405,15 @@ def gradients(game, number, copies, seed=0):
     responses, opponents = game.rollout.play(step, game.policy, prompts, stream)
     payoffs = judge(game, step, prompts, responses, opponents)
     loss = game.improve(step, prompts, responses, payoffs)
-    by_response, *of_adapters = torch.autograd.grad(loss, [seen[0].log_prob, *trained(game.policy)])
-    words = torch.arange(9)[None] if responses.enumerated else game.oracle.actions(responses)
+    read, scored = [responses], [seen[0].log_prob]
+    if responses.explored is not None and not responses.enumerated:
+        read, scored = [*read, responses.explored], [*scored, seen[0].explored_log_prob]
+    found = torch.autograd.grad(loss, [*scored, *trained(game.policy)])
     by_word = torch.zeros(copies, 9, dtype=torch.float64)
-    by_word.scatter_add_(1, words, copies * by_response.double())
-    return by_word, torch.cat([g.flatten() for g in of_adapters]).double()
+    for one, by_response in zip(read, found, strict=False):
+        words = torch.arange(9)[None] if one.enumerated else game.oracle.actions(one)
+        by_word.scatter_add_(1, words, copies * by_response.double())
+    return by_word, torch.cat([g.flatten() for g in found[len(read) :]]).double()
 
 
 def deviations(row, number, change=lambda policy: None):

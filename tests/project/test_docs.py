@@ -338,8 +338,9 @@ def test_every_logged_tag_is_explained(played):
     text = text_of("docs/metrics.md")
     rows = dict(re.findall(r"^\| `([\w/]+)` \|(.*)$", text, re.M))
     # What these pages run need not train on text, nor end a response, nor ask a population, nor
-    # train on a rollout twice (tests/game/test_reuse.py has these tags), nor be certified.
-    kinds = "language models|TextPrompts|EnsembleOracle|with `epochs`|`ExploitabilityEstimate`"
+    # train on a rollout twice (tests/game/test_reuse.py has these tags), nor be certified, nor
+    # explore (tests/algorithms/test_xpo.py).
+    kinds = "language models|TextPrompts|EnsembleOracle|with `epochs`|`ExploitabilityEstimate`|XPO"
     elsewhere = {tag for tag, row in rows.items() if re.search(kinds, row)}
     assert logged | elsewhere == set(rows)
 
