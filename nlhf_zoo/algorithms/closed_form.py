@@ -20,6 +20,7 @@ from torch import Tensor
 from nlhf_zoo.algorithms.adaptive import as_adaptive, next_step_size, safe_step_size
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.products import products_of_a_round
+from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 50_000  # entries of a table below which threads cost more than they save
@@ -60,6 +61,8 @@ class ClosedFormRounds:
         from_start: whether no round has been played, so that equal players are copies of one
             policy.
         step_size: of an adaptive algorithm that goes on, each game's own [C].
+        payoff_bound: largest distance of the table's entries from 1/2, in whose double step sizes
+            are measured (``nlhf_zoo.algorithms.scaling``); 1/2 of preferences.
 
     Raises:
         ValueError: the algorithm has no closed form.
@@ -75,6 +78,7 @@ class ClosedFormRounds:
         products: Mapping[str, Tensor] | None = None,
         from_start: bool = True,
         step_size: Tensor | None = None,
+        payoff_bound: float = 0.5,
     ) -> None:
         if not algorithm.closed_form:
             raise ValueError(
@@ -83,6 +87,7 @@ class ClosedFormRounds:
         self.algorithm = algorithm
         self.beta = beta
         self.table = table
+        self.payoff_bound = payoff_bound
         absent = log_reference == -torch.inf
         # Logits of absent actions stay finite; a mask takes them out of every softmax.
         self._mask = (
@@ -106,9 +111,19 @@ class ClosedFormRounds:
         # Of an adaptive algorithm; those of others are in its plan.
         self.step_size = step_size
         if algorithm.adaptive and step_size is None:
-            self.step_size = log_reference.new_full((len(table),), safe_step_size(beta))
-        wanted = sum(len(step.payoff) for step in algorithm.steps(beta, 0))
+            self.step_size = log_reference.new_full(
+                (len(table),), safe_step_size(self._scaled_beta)
+            )
+        wanted = sum(len(step.payoff) for step in self._steps(0))
         self._remembers = products_of_a_round(algorithm) < wanted  # while players stay
+
+    @property
+    def _scaled_beta(self) -> float:
+        """The temperature where payoffs are brought to the range of preferences."""
+        return self.beta / (2 * self.payoff_bound)
+
+    def _steps(self, round: int, *step_size: float) -> Sequence[ProximalStep]:
+        return scaled_steps(self.algorithm, self.beta, round, self.payoff_bound, *step_size)
 
     def copy_(self, source: str, target: str) -> None:
         """As ``PlayerMoves.copy_``; algorithms call it at the end of a round."""
@@ -128,7 +143,7 @@ class ClosedFormRounds:
         trajectory = self.table.new_empty(rounds, *self._reference.shape)
         queries: list[Any] = []
         asked: Any = 0
-        constant = None if algorithm.scheduled else algorithm.steps(self.beta, first_round)
+        constant = None if algorithm.scheduled else self._steps(first_round)
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for number, row in enumerate(trajectory.unbind(0), first_round):
                 if algorithm.adaptive:
@@ -136,7 +151,7 @@ class ClosedFormRounds:
                 else:
                     if constant is None:
                         self._combinations.clear()  # a new plan has mixtures of its own
-                    asked += self._round(constant or algorithm.steps(self.beta, number), row)
+                    asked += self._round(constant or self._steps(number), row)
                     if (number + 1) % _NORMALISE_EVERY == 0:
                         row.sub_(row.logsumexp(-1, keepdim=True))
                 algorithm.end_round(self, number)
@@ -226,7 +241,7 @@ class ClosedFormRounds:
         self._combinations.clear()  # a new plan has mixtures of its own
         # The plan of each step size that there is, and which one each game has.
         sizes, of_game = self.step_size.unique(return_inverse=True)
-        plans = [algorithm.steps(self.beta, number, size) for size in sizes.tolist()]
+        plans = [self._steps(number, size) for size in sizes.tolist()]
 
         def each(values: list[float]) -> Tensor:
             return self.table.new_tensor(values)[of_game][:, None, None]
@@ -243,13 +258,14 @@ class ClosedFormRounds:
         half = self._normalised(centre + size * product)
         product_of_half = self._ask(half)
         new = self._normalised(centre + size * product_of_half)
+        scale = 2 * self.payoff_bound
         accepted = algorithm.accepts(
             self.step_size,
-            self.beta,
+            self._scaled_beta,
             self._masked(self._normalised(old))[:, 0],
             self._masked(half)[:, 0],
             self._masked(new)[:, 0],
-            (product[:, 0], product_of_half[:, 0]),
+            (product[:, 0] / scale, product_of_half[:, 0] / scale),
         )
         taken = accepted[:, None, None]
         row.copy_(torch.where(taken, new, old))
@@ -257,7 +273,7 @@ class ClosedFormRounds:
             product = torch.where(taken, self._ask(row), product)
         players[first.writes], players[last.writes] = half, row
         self._remembered = [([(row, 1.0)], product)]
-        self.step_size = next_step_size(self.step_size, self.beta, accepted)
+        self.step_size = next_step_size(self.step_size, self._scaled_beta, accepted)
         return 1 + int(fresh) + accepted.long()
 
     def _ask(self, log_policy: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from nlhf_zoo.solvers.game import (
 )
 from nlhf_zoo.solvers.intervals import score_interval
 from nlhf_zoo.solvers.nash import Solution, regularised_nash, solve, unregularised_nash
+from nlhf_zoo.solvers.payoffs import BoundedPayoff, bounded_payoff
 from nlhf_zoo.solvers.sampled import (
     LEAST_EFFECTIVE,
     ExploitabilityEstimates,
@@ -27,11 +28,13 @@ from nlhf_zoo.solvers.validation import check_beta, check_preference, check_refe
 
 __all__ = [
     "LEAST_EFFECTIVE",
+    "BoundedPayoff",
     "ExploitabilityEstimates",
     "PreparedGame",
     "Solution",
     "antisymmetric",
     "best_response",
+    "bounded_payoff",
     "check_beta",
     "check_preference",
     "check_reference",

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.game import antisymmetric, column, exploitability, gain, normalise
 from nlhf_zoo.solvers.lotteries import maximal_lottery
+from nlhf_zoo.solvers.payoffs import Payoff, PayoffName, bounded_payoff
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
 Report = Callable[[float], None]  # takes the share of a game that is done
@@ -61,7 +62,14 @@ class Solution:
     unique: Tensor
 
 
-def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> Solution:
+def solve(
+    P: Any,
+    mu: Any = None,
+    beta: float = 0.1,
+    progress: bool = False,
+    payoff: PayoffName | Payoff = "identity",
+    bound: float | None = None,
+) -> Solution:
     """The Nash equilibrium of a preference game, with its certificate.
 
     Args:
@@ -71,6 +79,9 @@ def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> 
         beta: temperature of the regularisation towards ``mu``; 0 is the game without it, solved by
             linear programme, where ``mu`` decides between several equilibria.
         progress: whether a solution that takes longer than two seconds shows a progress bar.
+        payoff: f of the game's payoff 1/2 + f(P - 1/2): identity, sign, log_odds, or a function
+            that is odd and increasing. The certificate is about that game.
+        bound: largest |f|; values beyond it are cut to it. log_odds needs one where P is 0 or 1.
 
     Returns:
         the equilibrium; look at its ``exploitability``, and at beta = 0 whether it is ``unique``.
@@ -78,7 +89,7 @@ def solve(P: Any, mu: Any = None, beta: float = 0.1, progress: bool = False) -> 
     Raises:
         UserError: an argument does not describe a game.
     """
-    table = check_preference(P, "P")
+    table = bounded_payoff(payoff, bound).of_table(check_preference(P, "P"), "P")
     beta = check_beta(beta, "beta")
     num = table.shape[-1]
     reference = torch.full((num,), 1 / num, dtype=torch.float64)
@@ -209,8 +220,14 @@ class _Point:
 def _solve_one(
     table: Tensor, log_reference: Tensor, beta: float, goal: float, report: Report
 ) -> tuple[Tensor, int]:
-    """The equilibrium of one game [N] and the steps taken."""
+    """The equilibrium of one game [N] and the steps taken.
+
+    The game of payoff A at beta is that of A / c at beta / c: what is larger than a preference's
+    is brought to that size, for which the steps are made.
+    """
     prior = column(log_reference)
+    if (scale := 2 * table.abs().max().item()) > 1:
+        table, beta = table / scale, beta / scale
     point, iterations = _best(table, prior, beta, torch.zeros_like(prior)), 0
     if len(table) <= _MOST_NEWTON_ACTIONS:
         point, iterations = _follow(table, prior, beta, report)

@@ -166,6 +166,38 @@ def test_prior_is_one_pseudo_tie(folder):
     assert abs(other - given).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("payoff", "shares"), [("identity", [2 / 9, 4 / 9, 3 / 9]), ("sign", [1 / 3, 1 / 3, 1 / 3])]
+)
+def test_payoff_of_the_linear_programme(folder, payoff, shares):
+    out = run("--matrix", "rps.csv", "--beta", 0, "--payoff", payoff)
+    np.testing.assert_allclose(np.exp(out["log_policy"]), shares, atol=1e-9)
+    assert json.loads(str(out["arguments"]))["payoff"] == payoff
+
+
+@pytest.mark.parametrize("bound", [None, 2.0])
+def test_log_odds_of_votes(folder, capsys, bound):
+    """Against the fixed point in numpy; an algorithm goes there, with the step of such payoffs."""
+    given = () if bound is None else ("--bound", bound)
+    out = run(
+        *("--votes", "votes.csv", "--prior", 0.1, "--payoff", "log_odds", *given, "--beta", 0.4),
+        *("--algorithm", "NashMP", "--updates", 400),
+    )
+    w = np.array([[0, 3, 0], [1, 0, 2], [2, 0, 0]])  # A, B, C
+    P = np.where(np.eye(3), 0.5, (w + 0.05) / (w + w.T + 0.1))
+    payoff = np.clip(np.log(P / (1 - P)), -(bound or np.inf), bound or np.inf)
+    fixed = normalise(payoff @ np.exp(out["nash_log_policy"]) / 0.4)
+    np.testing.assert_allclose(out["nash_log_policy"], fixed, rtol=0, atol=1e-9)
+    # The rate that is promised: 1 + 2 beta / c a round.
+    largest = np.abs(payoff).max() if bound is None else bound
+    rate = (1 + 0.4 / largest) ** -np.arange(401.0)
+    seen = rate * out["kl_to_nash"][0] > 1e-13
+    assert (out["kl_to_nash"] <= 1.0001 * rate * out["kl_to_nash"][0])[seen].all()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("beta = 0.4, payoff log_odds")
+    assert lines[3].split() == ["alternative", "probability", "payoff", "NashMP"]
+
+
 # -- the file --------------------------------------------------------------------------------------
 
 
@@ -473,6 +505,9 @@ REFUSALS = {
     "unknown column": ("--votes column.csv", "unknown column"),
     "negative count": ("--votes count.csv", "'-3'"),
     "nobody compared": ("--votes gap.csv --prior 0", "nobody compared"),
+    "a bound of margins": (f"{ONE} --bound 2", "--bound cuts log-odds, and --payoff is identity"),
+    "a bound of nothing": (f"{ONE} --payoff log_odds --bound 0", "bound of a payoff must be a finite"),
+    "an infinite payoff": ("--matrix sure.npy --payoff log_odds", "sure.npy: entry [0, 0, 1] is 1, whose payoff is infinite"),
     "prior of a matrix": (f"{ONE} --prior 1", "--prior counts pseudo-ties of votes"),
     "negative prior": ("--votes votes.csv --prior=-1", "--prior must be a finite number"),
     "infinite prior": ("--votes votes.csv --prior 1e400", "--prior must be a finite number"),
@@ -527,6 +562,7 @@ def bad_files(folder):
     np.save("oblong.npy", np.full((2, 3), 0.5))
     np.save("skew.npy", np.array([[0.5, 0.8], [0.3, 0.5]]))
     np.save("nan.npy", np.array([[0.5, np.nan], [0.3, 0.5]]))
+    np.save("sure.npy", np.array([[0.5, 1.0], [0.0, 0.5]]))
     np.save("above.npy", np.array([[0.5, 1.5], [-0.5, 0.5]]))
     with Path("archive.npy").open("wb") as file:
         np.savez(file, P=np.full((2, 2), 0.5))

@@ -7,8 +7,9 @@ anything is computed. docs/command_line.md says what the ``.npz`` holds, and in 
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from nlhf_zoo.solvers import (
     unregularised_nash,
     win_rates,
 )
+from nlhf_zoo.solvers.payoffs import PayoffName, largest_payoff
 
 _SEVERAL = "not unique: the nearest of several to the reference, the limit of small beta"
 _CERTIFIED = 1e-9  # an equilibrium that is less exact than this is used with a warning
@@ -78,6 +80,8 @@ def solve_files(
     reference: Path | None = None,
     start: Path | None = None,
     beta: float = 0.1,
+    payoff: PayoffName = "identity",
+    bound: float | None = None,
     algorithm: PolicyOptimizer | None = None,
     updates: int = 500,
     output: Path | None = None,
@@ -98,6 +102,9 @@ def solve_files(
         start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
             given.
         beta: temperature of the regularisation towards the reference; 0 solves the game without it.
+        payoff: of the game, a function of the margin P - 1/2: identity; sign, who wins by whatever
+            margin; or log_odds, log P / (1 - P).
+        bound: largest payoff of log_odds; what is beyond it is cut to it.
         algorithm: an algorithm to play in closed form, such as NashMP.
         updates: rounds of the algorithm.
         output: a .npz file to write.
@@ -107,8 +114,14 @@ def solve_files(
     reading.check_combination(votes, matrix, prior, updates)
     reading.check_votes(votes, format, unranked)
     reading.check_algorithm(algorithm, start, beta)
+    of_margin = reading.check_payoff(payoff, bound)
     refuse_output("--output", output, [votes, matrix, reference, start])
     game = reading.read_game(votes, matrix, 1.0 if prior is None else prior, format, unranked)
+    game = replace(game, preference=of_margin.of_table(game.preference, str(game.where)))
+    payoff_bound = of_margin.bound
+    if math.isinf(payoff_bound):
+        payoff_bound = largest_payoff(game.preference)
+    reading.check_steps(algorithm, beta, payoff_bound)
     log_reference = reading.read_log_policy(reference, "reference", game)
     log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None
@@ -117,7 +130,9 @@ def solve_files(
         require_memory(size, f"a trajectory of {updates} updates")
         starts = {"policy": log_start, "reference": log_reference}
         players = {name: starts[starts_as(name)] for name in ("policy", *algorithm.players)}
-        rounds = ClosedFormRounds(algorithm, beta, game.preference, log_reference, players)
+        rounds = ClosedFormRounds(
+            algorithm, beta, game.preference, log_reference, players, payoff_bound=payoff_bound
+        )
 
     if beta == 0:
         nash = unregularised_nash(game.preference, game.support, log_reference)
@@ -126,7 +141,7 @@ def solve_files(
     run = None if rounds is None else play(rounds, updates, log_start, log_reference, nash)
     if output is not None:
         _write(output, game, nash, run, arguments)
-    print_tables(game, nash, beta, run, type(algorithm).__name__)
+    print_tables(game, nash, f"beta = {beta:g}", payoff, run, type(algorithm).__name__)
     if not (worst := nash.exploitability.max().item()) <= _CERTIFIED:
         print(
             f"warning: the equilibrium is exact to an exploitability of {worst:.1e} only, "
@@ -203,13 +218,18 @@ def play(
     return Run(last.log_softmax(-1), curves, queries)
 
 
-def print_tables(game: Game, nash: Solution, beta: float, run: Run | None, name: str) -> None:
+def print_tables(
+    game: Game, nash: Solution, beta: str, payoff: PayoffName, run: Run | None, name: str
+) -> None:
     """Print the equilibrium, and beside it what an algorithm has reached."""
-    games = len(game.support)
-    print(f"Nash equilibrium of {game.where}: {reading.shape(game.support)}, beta = {beta:g}")
+    games, of_preference = len(game.support), payoff == "identity"
+    which = beta if of_preference else f"{beta}, payoff {payoff}"
+    print(f"Nash equilibrium of {game.where}: {reading.shape(game.support)}, {which}")
     figures = {"equilibrium": {"exploitability": nash.exploitability}}
     columns = {"probability": nash.log_policy.exp()}
-    columns["win rate"] = win_rates(game.preference, nash.log_policy)
+    # Of another payoff it is no share of wins, and 1/2 stays what a tie is worth.
+    against = "win rate" if of_preference else "payoff"
+    columns[against] = win_rates(game.preference, nash.log_policy)
     if run is not None:
         asked = sorted({*run.queries[-1].flatten().tolist()})
         queries = f"{asked[0]}" if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"

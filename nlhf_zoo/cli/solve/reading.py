@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.data.tables.files import read_distribution, read_matrix
 from nlhf_zoo.data.tables.preflib import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.solvers.payoffs import BoundedPayoff, PayoffName, bounded_payoff
 
 _MOST_CHARACTERS = 60  # of a name
 
@@ -22,7 +24,7 @@ _MOST_CHARACTERS = 60  # of a name
 class Game:
     """C games of at most N alternatives."""
 
-    preference: Tensor  # P(y > y') [C, N, N]
+    preference: Tensor  # P(y > y') [C, N, N], or what the game pays in its place
     support: Tensor  # which alternatives exist, bool [C, N]
     names: list[list[str]]  # of the alternatives, C lists
     prompts: list[str]  # a title for each game, "" for one that needs none
@@ -58,10 +60,23 @@ def check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta:
         raise UserError(
             f"--algorithm {type(algorithm).__name__} has no closed form: train it with `nlhf fit`"
         )
+
+
+def check_steps(algorithm: PolicyOptimizer | None, beta: float, payoff_bound: float) -> None:
+    """Refuse an algorithm that cannot take its steps at this temperature."""
+    if algorithm is None:
+        return
     try:
-        algorithm.steps(beta, 0)
-    except ValueError as error:  # steps that it cannot take
+        scaled_steps(algorithm, beta, 0, payoff_bound)
+    except ValueError as error:
         raise UserError(f"--algorithm: {error}") from error
+
+
+def check_payoff(payoff: PayoffName, bound: float | None) -> BoundedPayoff:
+    """The payoff of the game; refuses a bound that has no place."""
+    if bound is not None and payoff != "log_odds":
+        raise UserError(f"--bound cuts log-odds, and --payoff is {payoff}: leave it out")
+    return bounded_payoff(payoff, bound)
 
 
 def check_votes(votes: Path | None, shape: VoteFormat, unranked: Unranked) -> None:
