@@ -86,6 +86,7 @@ ROWS = [
         {"eta": 0.3, "self_play": False, "scored": UNIFORM},
         contraction=1 - 0.3 * BETA,
     ),
+    Row(algorithms.INPO, contraction=1 - 0.3 * BETA),
     Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
     Row(algorithms.NashMD, {"eta": 1.0}),
     Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),

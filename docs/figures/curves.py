@@ -30,6 +30,7 @@ NAMES = {
     "nash_prox": ("Nash Prox", "NashProx"),
     "egpo": ("EGPO", "EGPO"),
     "online_ipo": ("online IPO", "OnlineIPO"),
+    "inpo": ("INPO", "INPO"),
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
     "nash_md": ("Nash-MD", "NashMD"),
     "sppo": ("SPPO", "SPPO"),

@@ -2,6 +2,7 @@
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.egpo import EGPO
+from nlhf_zoo.algorithms.inpo import INPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
 from nlhf_zoo.algorithms.nash_md import NashMD
 from nlhf_zoo.algorithms.nash_mp import NashMP
@@ -14,6 +15,7 @@ from nlhf_zoo.algorithms.xpo import XPO
 
 __all__ = [
     "EGPO",
+    "INPO",
     "SPPO",
     "XPO",
     "MovingMagnet",

@@ -117,7 +117,7 @@ class PolicyOptimizer(ABC):
         num_opponents: int,
         enumerated: bool,
         reused: bool = False,
-        degree: int | None = None,
+        degree: float | None = None,
     ) -> int:
         """Preference queries of one round, for each prompt.
 
@@ -126,13 +126,13 @@ class PolicyOptimizer(ABC):
         Of an adaptive algorithm it is a round that is accepted; the first costs one more, and one
         that is rejected costs one.
         A rollout that is ``reused`` is asked about once a proximal step. A comparison design asks
-        about ``degree`` pairs of each response; None is all of them.
+        about ``degree`` pairs of each response, in the mean; None is all of them.
         """
         if enumerated:
             return products_of_a_round(self)
         others = num_responses - 1 if degree is None else degree
-        distinct = num_responses * others // 2
-        pairs = num_responses * (num_opponents if degree is None else degree)
+        distinct = int(num_responses * others) // 2
+        pairs = int(num_responses * (num_opponents if degree is None else degree))
         # The count is the same at every beta, and every plan admits a small one.
         return sum(
             (1 if reused else step.gradient_steps)

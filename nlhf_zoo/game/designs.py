@@ -10,11 +10,13 @@ all pairs. A *circle* is the design of degree 2: K questions, in which each resp
 first and once second, so that an oracle's constant bias to a place cancels in each response's mean
 at no question more. Among L opponents each response meets d, K d questions.
 
-A pair that a design leaves out is not wanted; it is no invalid answer.
+A pair that a design leaves out is not wanted; it is no invalid answer. A *knockout* is no design of
+these: what it asks depends on what was answered (``knockout.py``).
 """
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -23,11 +25,14 @@ from torch import Tensor
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
+KNOCKOUT = "knockout"
 _CIRCLE = 2  # its degree
 
 
-def degree_of(pairs: str) -> int | None:
-    """The degree of a design by its name, `all`, `circle` or `regular(d)`; None of all pairs.
+def degree_of(pairs: str, num_responses: float = math.inf) -> float | None:
+    """Pairs that each of K responses is in, by the name of a design; None of all pairs.
+
+    Of a knockout it is the mean, 3 - 2/K.
 
     Raises:
         ValueError: the name is none of these.
@@ -36,11 +41,13 @@ def degree_of(pairs: str) -> int | None:
         return None
     if pairs == "circle":
         return _CIRCLE
+    if pairs == KNOCKOUT:
+        return 3 - 2 / num_responses
     if (found := re.fullmatch(r"regular\((\d{1,4})\)", pairs)) and int(found[1]) > 0:
         return int(found[1])
     raise ValueError(
-        f"pairs must be all, circle, or regular(d) with a whole number d of at least 1, "
-        f"but it is {pairs!r:.60}"
+        f"pairs must be all, circle, or regular(d) with a whole number d of at least 1, or "
+        f"knockout, but it is {pairs!r:.60}"
     )
 
 
@@ -52,6 +59,13 @@ def check_among_themselves(pairs: str, num_responses: int) -> None:
     """
     degree = degree_of(pairs)
     if degree is None:
+        return
+    if pairs == KNOCKOUT:
+        if num_responses < 4 or num_responses & (num_responses - 1):
+            raise ValueError(
+                f"a knockout needs 4, 8, 16, ... responses, and num_responses is {num_responses}: "
+                "set it to one of these, or pairs to all"
+            )
         return
     if pairs == "circle" and num_responses < 3:
         raise ValueError(
@@ -76,6 +90,11 @@ def check_with_opponents(pairs: str, num_opponents: int) -> None:
     Raises:
         ValueError: what does not fit.
     """
+    if pairs == KNOCKOUT:
+        raise ValueError(
+            "a knockout is among the responses themselves, and these meet opponents of their own: "
+            "set self_play to true, or pairs to all"
+        )
     degree = degree_of(pairs)
     if degree is not None and degree > num_opponents:
         raise ValueError(
@@ -104,7 +123,7 @@ def among_themselves(
     asked = (ahead >= 1) & (ahead <= degree // 2)
     if degree % 2:
         asked |= (2 * ahead == num_responses) & (2 * place[:, None] < num_responses)
-    seats = _orders(num_prompts, num_responses, rng)
+    seats = orders(num_prompts, num_responses, rng)
     return asked[seats[:, :, None], seats[:, None, :]]
 
 
@@ -126,8 +145,8 @@ def with_opponents(
     first = degree * torch.arange(num_responses, device=rng.device)
     opponent = torch.arange(num_opponents, device=rng.device)
     met = (opponent - first[:, None]) % num_opponents < degree
-    rows = _orders(num_prompts, num_responses, rng)
-    columns = _orders(num_prompts, num_opponents, rng)
+    rows = orders(num_prompts, num_responses, rng)
+    columns = orders(num_prompts, num_opponents, rng)
     return met[rows[:, :, None], columns[:, None, :]]
 
 
@@ -229,6 +248,6 @@ def singled(responses: Responses, rows: Tensor, which: Tensor) -> Responses:
     )
 
 
-def _orders(num_rows: int, num: int, rng: torch.Generator) -> Tensor:
+def orders(num_rows: int, num: int, rng: torch.Generator) -> Tensor:
     """Uniform random orders of 0 to num - 1, [num_rows, num]."""
     return torch.rand(num_rows, num, generator=rng, device=rng.device).argsort(-1)

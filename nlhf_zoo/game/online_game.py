@@ -155,7 +155,7 @@ class OnlineGame(ShardedModule):
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-        asked: Sequence[Tensor] | None = None,
+        asked: Sequence[Any] | None = None,
     ) -> Payoffs:
         """Ask the oracle for the payoff of each response of a micro-batch.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.game import designs
+from nlhf_zoo.game.knockout import Asked, Knockout
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Comparison, Mixture, Prompts, ProximalStep, Responses
@@ -90,7 +91,7 @@ class PayoffEstimator:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-        asked: Sequence[Tensor] | None = None,
+        asked: Sequence[Asked] | None = None,
     ) -> Payoffs:
         """Judge the scored responses of a step; in self-play they are the opponents too.
 
@@ -107,12 +108,19 @@ class PayoffEstimator:
         return self._against(step, prompts, responses, opponents, asked)
 
     def _among_themselves(
-        self, prompts: Prompts, responses: Responses, asked: Tensor | None
+        self, prompts: Prompts, responses: Responses, asked: Asked | None
     ) -> Payoffs:
         """Every response against every other; P(y > y) = 1/2 is not asked for."""
-        comparison = self._compared(prompts, responses, responses, asked)
-        if asked is not None:
-            comparison = designs.both_ways(comparison)
+        if isinstance(asked, Knockout):
+            compared = asked.questions
+            comparison, invalid = asked.ask(self.oracle, prompts, responses)
+        else:
+            comparison = self._compared(prompts, responses, responses, asked)
+            if asked is not None:
+                comparison = designs.both_ways(comparison)
+            all_pairs = responses.num * (responses.num - 1) // 2
+            compared = all_pairs if asked is None else designs.questions(asked)
+            invalid = None
         itself = torch.eye(responses.num, dtype=torch.bool, device=comparison.valid.device)
         preference = comparison.preference.to(responses.weight.dtype)
         preference = preference.masked_fill(itself | ~comparison.valid, 0.5)
@@ -128,10 +136,9 @@ class PayoffEstimator:
             # another game.
             share = (answered.sum(-1) - 1) / others.sum((-2, -1)).clamp(min=1)
             payoff = 0.5 + share[:, None].to(preference) * (others * (preference - 0.5)).sum(-1)
-        all_pairs = responses.num * (responses.num - 1) // 2
-        compared = all_pairs if asked is None else designs.questions(asked)
         queries = 1 if responses.enumerated else compared
-        invalid = (2 * compared * len(prompts) - int(others.sum())) // 2
+        if invalid is None:
+            invalid = (2 * compared * len(prompts) - int(others.sum())) // 2
         return Payoffs(payoff, answered, queries, compared, invalid, preference, valid)
 
     def _against(
@@ -140,7 +147,7 @@ class PayoffEstimator:
         prompts: Prompts,
         responses: Responses,
         opponents: Sequence[Responses],
-        asked: Sequence[Tensor] | None,
+        asked: Sequence[Any] | None,
     ) -> Payoffs:
         """sum_j a_j P o_j, of opponents of their own."""
         payoff = torch.zeros_like(responses.weight)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
-from nlhf_zoo.game import designs
+from nlhf_zoo.game import designs, knockout
+from nlhf_zoo.game.knockout import Asked
 from nlhf_zoo.policies.base import Draw, Policy
 from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
@@ -44,7 +44,7 @@ class Rollout(ABC):
         Only what is not as usual, so that a method of version 0.1, which knows of nothing else,
         counts on.
         """
-        degree = designs.degree_of(self.pairs)
+        degree = designs.degree_of(self.pairs, self.num_responses)
         reused = {} if self.epochs is None else {"reused": True}
         return reused if degree is None else {**reused, "degree": degree}
 
@@ -89,7 +89,7 @@ class Rollout(ABC):
         responses: Responses,
         opponents: Sequence[Responses],
         rng: torch.Generator,
-    ) -> list[Tensor] | None:
+    ) -> list[Asked] | None:
         """Which pairs the oracle is asked about; None asks about all, and draws nothing.
 
         Args:
@@ -99,14 +99,17 @@ class Rollout(ABC):
             rng: the game's random stream for designs.
 
         Returns:
-            one mask, bool [B, K, K], where the responses are compared among themselves; else one of
-            each opponent, bool [B, K, L]. Of a pair one order is asked about, and as many pairs of
-            each prompt.
+            one mask, bool [B, K, K], where the responses are compared among themselves, or their
+            knock-out tournament; else one mask of each opponent, bool [B, K, L]. Of a pair one
+            order is asked about, and as many pairs of each prompt.
         """
-        degree = designs.degree_of(self.pairs)
-        if degree is None or self.enumerated:
+        mean_degree = designs.degree_of(self.pairs)
+        if mean_degree is None or self.enumerated:
             return None
         num_prompts, num = responses.weight.shape
+        if self.pairs == designs.KNOCKOUT:
+            return [knockout.drawn(num_prompts, num, rng)]
+        degree = int(mean_degree)
         if step.among_themselves:
             return [designs.among_themselves(num_prompts, num, degree, rng)]
         return [
@@ -159,7 +162,9 @@ class Sample(Rollout):
             gradient on a rollout that serves several steps; null follows it everywhere.
         pairs: which pairs the oracle is asked about. `all` of them; `regular(d)`, drawn so that
             each response is in d, K d / 2 questions, or meets d of each opponent's, K d; `circle`
-            is `regular(2)`, in which each response stands once first and once second.
+            is `regular(2)`, in which each response stands once first and once second. `knockout`
+            finds the best and the worst of 4, 8, 16, ... responses by 3 K / 2 - 1 questions, and
+            trains on this pair alone, which is not two independent responses.
         ahead: draw the next rollout while this one is passed over, by a generator with weights of
             its own; the policy that draws is then one rollout behind.
 

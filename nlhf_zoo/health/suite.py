@@ -14,6 +14,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import adapters, capabilities, players, probe, scoring
 from nlhf_zoo.health.check import Check, Finding, Note
+from nlhf_zoo.health.chosen_pairs import chosen_pairs
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
 from nlhf_zoo.health.oracles.judges import models_of
@@ -34,7 +35,8 @@ class HealthCheck(L.Callback):
 
     On the first batch, where the model lies where it will be trained; the oracle is not asked. What
     may be meant is said on standard error: prompts of plain text where there is a chat template,
-    and responses nearly all of which are cut in the first batches.
+    pairs that are chosen by a knockout, and responses nearly all of which are cut in the first
+    batches.
     """
 
     def __init__(self) -> None:
@@ -49,6 +51,8 @@ class HealthCheck(L.Callback):
             refuse_unhealthy(pl_module, batch)
             if (form := without_template(pl_module.policy, batch)) and trainer.is_global_zero:
                 print(f"Prompts are {form}", file=sys.stderr)
+            if (note := chosen_pairs(pl_module)) and trainer.is_global_zero:
+                print(f"Pairs are {note.figure}.", file=sys.stderr)
         self._done = True
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -182,6 +186,7 @@ def _checks(
         yield "end of sequence", partial(scoring.end_scored_once, game, tried)
         yield "responses", partial(scoring.responses_end, game, tried)
         yield "generator", partial(scoring.generator_agrees, game, prompts)
+    yield "pairs", partial(chosen_pairs, game)
     yield "judge", partial(models_of, game.oracle)
     with listening(game.oracle) as asked:
         yield "oracle", partial(oracle_answers, game, prompts)

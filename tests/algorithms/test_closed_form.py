@@ -58,6 +58,14 @@ def egpo(P, mu, x, beta, eta=None, scored=None):
         yield x
 
 
+def inpo(P, mu, x, beta, eta=0.3):
+    """pi_{t+1} ~ pi_t exp(eta (P pi_t - beta log(pi_t / mu)))."""
+    while True:
+        x = log_softmax(x)
+        x = x + eta * (P @ np.exp(x) - beta * (x - mu))
+        yield x
+
+
 def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
     """Mirror descent: pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta P pi_t)."""
     while True:
@@ -132,6 +140,7 @@ BY_HAND = {
     algorithms.NashMP: nash_mp,
     algorithms.NashProx: nash_prox,
     algorithms.EGPO: egpo,
+    algorithms.INPO: inpo,
     algorithms.OnlineIPO: online_ipo,
     algorithms.NashMD: nash_md,
     algorithms.SPPO: sppo,

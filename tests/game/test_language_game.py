@@ -243,6 +243,7 @@ ROUNDS_OF = {
     "NashProx": (algorithms.NashProx(inner_rounds=1), S, nash_prox, [ETA, 1]),
     "EGPO": (algorithms.EGPO(), S * BETA / 4, egpo, [S]),
     "OnlineIPO": (algorithms.OnlineIPO(), 1.0 * BETA / 4, online_ipo, [1.0]),
+    "INPO": (algorithms.INPO(1.0), 1 / 4, online_ipo, [1.0]),
     "NashMD": (algorithms.NashMD(1.0), 1.0, nash_md, [1.0]),
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
@@ -482,6 +483,7 @@ TENTH = ("exploitability", 0.1)
 REACHES = {
     "nash_mp": TENTH,
     "nash_prox": TENTH,
+    "inpo": TENTH,
     "nash_md": TENTH,
     "egpo": TENTH,
     "online_ipo": TENTH,

@@ -20,6 +20,7 @@ SLOW = ("xpo",)  # two fits of as many gradient steps as online DPO's, which is 
 # starts at an exploitability of 0.064 in the regularised game and 0.197 in the unregularised one.
 REACHES = {
     "egpo": ("exploitability", 1e-12),
+    "inpo": ("exploitability", 1e-12),
     "listed_judges": ("exploitability", 1e-12),
     "moving_magnet": ("exploitability_unregularised", 0.015),
     "nash_md": ("exploitability", 1e-6),

@@ -156,7 +156,7 @@ def test_an_iteration_draws_once_and_trains_on_that(
     num = game.rollout.num_responses
     assert game.progress.round == game.progress.rollouts == 3
     assert game.progress.batches == 3 * 5  # a sixth prompt is held out
-    assert game.progress.queries == 3 * 6 * num * (num - 1) // 2
+    assert game.progress.queries == 3 * 6 * game.queries_per_round()
     assert math.isfinite(cli.trainer.callback_metrics["rollout/held_out_loss"])
     assert_the_policy_moved_and_the_base_did_not(game, base)
     capsys.readouterr()

@@ -25,6 +25,7 @@ _STYLES = {
     "MovingMagnet": ("#882255", 2),
     "NashProx": ("#117733", 0),
     "XPO": ("#44AA99", 0),
+    "INPO": ("#CC6677", 1),
 }
 _OTHERS = ("#332288", "#999933", "#661100", "#AA4499")  # Paul Tol's, for classes of one's own
 # Of what is no algorithm; Okabe and Ito's, too.
