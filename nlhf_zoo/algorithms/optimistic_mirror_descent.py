@@ -3,8 +3,14 @@ r"""Optimistic mirror descent, after arXiv 2502.16852 (ONPO) and arXiv 2512.2481
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (2 P pi_t - P pi_{t-1}) + const
 
 The product of the last round is remembered, so a round costs one query; that extrapolation stands
-in for the half step of the extragradient. With eta beta = 0 it is the optimistic multiplicative
-weights of 2512.24818.
+in for the half step of the extragradient. Without the terms in eta beta it is for the unregularised
+game, and both papers' method at once: ONPO's two sequences
+
+    pi_t ~ pi'_t exp(eta P pi_{t-1}),   pi'_{t+1} ~ pi'_t exp(eta P pi_t)
+
+are the optimistic multiplicative weights of 2512.24818 once pi' is eliminated. In theory, for
+eta <= 1/8, the mean of the iterates has a gap of O(1/T), and the last one converges where the
+equilibrium is unique and has full support.
 
 Paper -> here: pi_t -> anchor, pi_{t-1} -> previous.
 """
@@ -22,9 +28,9 @@ class OptimisticMirrorDescent(PolicyOptimizer):
     """Optimistic mirror descent: one query a round, extrapolated from the last.
 
     Args:
-        eta: step size.
+        eta: step size; of the theory of the unregularised game at most 1/8.
         regularised: whether the step is drawn to the reference, as the game is; without, it is
-            optimistic multiplicative weights, for the unregularised game.
+            ONPO, that is optimistic multiplicative weights, for the unregularised game.
         surrogate: loss of the proximal step; None is `proximal_regression`.
     """
 
