@@ -87,6 +87,7 @@ ROWS = [
         contraction=1 - 0.3 * BETA,
     ),
     Row(algorithms.INPO, contraction=1 - 0.3 * BETA),
+    Row(algorithms.PairwiseGRPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
     Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
     Row(algorithms.NashMD, {"eta": 1.0}),
     Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),

@@ -10,6 +10,7 @@ from nlhf_zoo.algorithms.nash_prox import NashProx
 from nlhf_zoo.algorithms.online_dpo import OnlineDPO
 from nlhf_zoo.algorithms.online_ipo import OnlineIPO
 from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
+from nlhf_zoo.algorithms.pairwise_grpo import PairwiseGRPO
 from nlhf_zoo.algorithms.sppo import SPPO
 from nlhf_zoo.algorithms.xpo import XPO
 
@@ -25,5 +26,6 @@ __all__ = [
     "OnlineDPO",
     "OnlineIPO",
     "OptimisticMirrorDescent",
+    "PairwiseGRPO",
     "PolicyOptimizer",
 ]

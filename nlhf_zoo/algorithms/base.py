@@ -73,6 +73,16 @@ class PolicyOptimizer(ABC):
         return False
 
     @property
+    def clips(self) -> bool:
+        """Whether an importance ratio is followed only as far as the rollout's ``clip``."""
+        return True
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence for who runs it with these arguments; ``fit`` and ``doctor`` say it."""
+        return None
+
+    @property
     def players(self) -> tuple[str, ...]:
         """The players that it needs beside ``policy`` and ``reference``."""
         return ()

@@ -21,6 +21,7 @@ from nlhf_zoo.algorithms.adaptive import as_adaptive, next_step_size, safe_step_
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.algorithms.scaling import scaled_steps
+from nlhf_zoo.losses import standardised
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 50_000  # entries of a table below which threads cost more than they save
@@ -197,7 +198,11 @@ class ClosedFormRounds:
             if before is None or step.centre != before.centre or before.writes in step.centre:
                 centre = self._combine(step.centre)
             out = row if step.writes == "policy" else None
-            if len(step.payoff) == 1 and not self._remembers:
+            if step.normalised:
+                payoff = self._normalised_payoff(step)
+                new = torch.add(centre, payoff, alpha=step.step_size, out=out)
+                asked += 1
+            elif len(step.payoff) == 1 and not self._remembers:
                 ((coefficient, mixture),) = step.payoff
                 opponent = centre if mixture == step.centre else self._combine(mixture)
                 probability, scale = self._probability(opponent), step.step_size * coefficient
@@ -213,6 +218,12 @@ class ClosedFormRounds:
                     new = out.copy_(new)
             players[step.writes], before = new, step
         return asked
+
+    def _normalised_payoff(self, step: ProximalStep) -> Tensor:
+        """P o over its standard deviation under o, which draws both, up to a constant [C, 1, N]."""
+        probability = self._probability(self._combine(step.sampler))
+        product = torch.bmm(probability, self.table).neg_()
+        return standardised(product, probability, enumerated=True)
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
         """P o up to a constant [C, 1, N], and whether it had to be asked for."""

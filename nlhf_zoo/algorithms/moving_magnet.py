@@ -55,6 +55,16 @@ class MovingMagnet(PolicyOptimizer):
         return self.inner.adaptive
 
     @property
+    def clips(self) -> bool:
+        """Whether the algorithm inside clips an importance ratio."""
+        return self.inner.clips
+
+    @property
+    def warning(self) -> str | None:
+        """That of the algorithm inside."""
+        return self.inner.warning
+
+    @property
     def players(self) -> tuple[str, ...]:
         """Those of the algorithm inside, and the magnet."""
         return (*self.inner.players, "magnet")

@@ -44,4 +44,7 @@ def scaled_steps(
     steps = algorithm.steps(beta / scale, round, *step_size)
     if scale == 1:
         return steps
-    return [replace(step, step_size=step.step_size / scale) for step in steps]
+    return [
+        step if step.normalised else replace(step, step_size=step.step_size / scale)
+        for step in steps  # a normalised payoff is the same in both games
+    ]

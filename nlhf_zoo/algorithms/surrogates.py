@@ -83,6 +83,25 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
     Raises:
         ValueError: the responses do not come from the policy itself.
     """
+    return _policy_gradient(step, batch, length=None)
+
+
+@learns_from("ratio")
+def mean_token_policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
+    r"""The policy gradient, in which each response counts by the mean over its tokens, as in GRPO.
+
+        - E_y [ A(y) log pi(y) / |y| ]
+
+    It is the gradient of no expected value, for 1/|y| is no part of A; A is that of
+    ``policy_gradient``, so that both are zero where all A are.
+
+    Raises:
+        ValueError: the responses do not come from the policy itself.
+    """
+    return _policy_gradient(step, batch, batch.length)
+
+
+def _policy_gradient(step: ProximalStep, batch: Batch, length: Tensor | None) -> Tensor:
     if dict(step.sampler) != {"policy": 1.0} or not step.scored.is_plain:
         raise ValueError(
             "the policy gradient needs responses of the policy itself, "
@@ -90,11 +109,10 @@ def policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
             "leave the algorithm's `scored` decoding at its default or choose a regression"
         )
     value = batch.payoff - (batch.log_prob.detach() - batch.centre_log_prob) / step.step_size
+    given = value, batch.weight, batch.enumerated
     if batch.reused:
-        return losses.clipped_policy_gradient(
-            batch.ratio, value, batch.weight, batch.enumerated, batch.clip
-        )
-    return losses.policy_gradient(batch.log_prob, value, batch.weight, batch.enumerated)
+        return losses.clipped_policy_gradient(batch.ratio, *given, batch.clip, length)
+    return losses.policy_gradient(batch.log_prob, *given, length)
 
 
 @learns_from("any")

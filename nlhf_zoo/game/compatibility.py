@@ -280,6 +280,7 @@ def _try_loss(
         clip=rollout.clip,
         explored_log_prob=None if step.explored is None else zero,
         explored_weight=None if step.explored is None else torch.full((1, num), 1 / num),
+        length=torch.ones(1, num),
     )
     name = type(algorithm).__name__
     try:

@@ -77,6 +77,7 @@ def score(
         clip=clip,
         explored_log_prob=explored_log_prob,
         explored_weight=explored_weight,
+        length=responses.mask.sum(-1),
     )
 
 

@@ -183,7 +183,7 @@ class OnlineGame(ShardedModule):
         frozen = None if self.reuse is None else self.reuse.log_probs
         if not self.allow_stale and frozen is None:
             log_probs.refuse_stale(self.policy, step, responses)
-        clip = None if frozen is None else self.rollout.clip
+        clip = self.rollout.clip if frozen is not None and self.algorithm.clips else None
         batch = score(self.policy, step, prompts, responses, payoffs, self.beta, frozen, clip)
         judged, trainer = int(payoffs.valid.any(-1).sum()), trainer_of(self)
         own = Mean(self.algorithm.loss(step, batch).sum(), judged)

@@ -34,9 +34,9 @@ class HealthCheck(L.Callback):
     """Refuse to train a language model that fails a cheap check of `nlhf doctor`.
 
     On the first batch, where the model lies where it will be trained; the oracle is not asked. What
-    may be meant is said on standard error: prompts of plain text where there is a chat template,
-    pairs that are chosen by a knockout, and responses nearly all of which are cut in the first
-    batches.
+    may be meant is said on standard error: an algorithm's own warning, prompts of plain text where
+    there is a chat template, pairs that are chosen by a knockout, and responses nearly all of which
+    are cut in the first batches.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,14 @@ class HealthCheck(L.Callback):
         """Check once."""
         if not self._done and isinstance(pl_module, OnlineGame):
             refuse_unhealthy(pl_module, batch)
-            if (form := without_template(pl_module.policy, batch)) and trainer.is_global_zero:
-                print(f"Prompts are {form}", file=sys.stderr)
-            if (note := chosen_pairs(pl_module)) and trainer.is_global_zero:
-                print(f"Pairs are {note.figure}.", file=sys.stderr)
+            form, pairs = without_template(pl_module.policy, batch), chosen_pairs(pl_module)
+            said = [
+                pl_module.algorithm.warning,
+                form and f"Prompts are {form}",
+                pairs and f"Pairs are {pairs.figure}.",
+            ]
+            for sentence in filter(None, said if trainer.is_global_zero else []):
+                print(sentence, file=sys.stderr)
         self._done = True
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -147,6 +151,11 @@ def _try(title: str, check: _Check) -> Sequence[Finding]:
     return [found] if isinstance(found, Check | Note) else found
 
 
+def _warning(game: OnlineGame) -> Note | None:
+    """What the algorithm itself warns of, with its arguments."""
+    return Note("a warning", warning) if (warning := game.algorithm.warning) else None
+
+
 def _trial(game: OnlineGame) -> list[Finding]:
     """What the policy's own trial says; nothing of a policy that is no language model."""
     if not isinstance(game.policy, CausalLMPolicy):
@@ -164,6 +173,7 @@ def _checks(
     """All checks in order; the game is prepared for each when it is asked for."""
     with restored_after(game):
         game.eval()
+        yield "algorithm", partial(_warning, game)
         yield "prompts", partial(how_written, game, prompts)
         yield "adapters", partial(players.adapters_apart, game)  # others would unmerge them
         yield "model", partial(_trial, game)

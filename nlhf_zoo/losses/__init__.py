@@ -1,7 +1,7 @@
 """Losses: pure functions of tensors."""
 
 from nlhf_zoo.losses.logistic import logistic
-from nlhf_zoo.losses.policy_gradient import clipped_policy_gradient, policy_gradient
+from nlhf_zoo.losses.policy_gradient import clipped_policy_gradient, policy_gradient, standardised
 from nlhf_zoo.losses.regression import pair_regression, pointwise_regression
 
 __all__ = [
@@ -10,4 +10,5 @@ __all__ = [
     "pair_regression",
     "pointwise_regression",
     "policy_gradient",
+    "standardised",
 ]

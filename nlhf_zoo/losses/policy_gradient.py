@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def policy_gradient(log_prob: Tensor, value: Tensor, weight: Tensor, enumerated: bool) -> Tensor:
+def policy_gradient(
+    log_prob: Tensor, value: Tensor, weight: Tensor, enumerated: bool, length: Tensor | None = None
+) -> Tensor:
     r"""A loss whose gradient is minus the gradient of an expected value.
 
     .. math:: - E_{y \sim \pi_\theta} [ sg(v(y) - b) \log \pi_\theta(y) ],
@@ -21,6 +23,8 @@ def policy_gradient(log_prob: Tensor, value: Tensor, weight: Tensor, enumerated:
         value: v(y_k); no gradient flows through it [B, K].
         weight: weights of the responses, 0 where invalid, [B, K].
         enumerated: whether all responses are there, so that weights are probabilities.
+        length: tokens of each response, by which its part is divided [B, K]; None divides by
+            nothing.
 
     Returns:
         the loss [B].
@@ -28,11 +32,16 @@ def policy_gradient(log_prob: Tensor, value: Tensor, weight: Tensor, enumerated:
     used = weight > 0
     advantage = _advantage(value, weight, enumerated)
     score = torch.where(used, log_prob, torch.zeros_like(log_prob))
-    return -(weight * advantage * score).sum(-1)
+    return -(_each(weight, length) * advantage * score).sum(-1)
 
 
 def clipped_policy_gradient(
-    ratio: Tensor, value: Tensor, weight: Tensor, enumerated: bool, clip: float | None
+    ratio: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    enumerated: bool,
+    clip: float | None,
+    length: Tensor | None = None,
 ) -> Tensor:
     r"""The same on responses of another policy, by their importance ratio, arXiv 1707.06347.
 
@@ -48,6 +57,8 @@ def clipped_policy_gradient(
         weight: weights of the responses in an expectation over pi_s, 0 where invalid, [B, K].
         enumerated: whether all responses are there, so that weights are probabilities.
         clip: eps; None is infinity.
+        length: tokens of each response, by which its part is divided [B, K]; None divides by
+            nothing.
 
     Returns:
         the loss [B].
@@ -57,7 +68,38 @@ def clipped_policy_gradient(
     bound = ratio * advantage
     if clip is not None:
         bound = torch.minimum(bound, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    return -(weight * bound).sum(-1)
+    return -(_each(weight, length) * bound).sum(-1)
+
+
+def standardised(payoff: Tensor, weight: Tensor, enumerated: bool) -> Tensor:
+    r"""Payoffs over their standard deviation within the group, about the baseline of a game.
+
+    .. math:: 1/2 + (q(y) - m) / \sigma, \quad m = E q, \quad \sigma^2 = Var \, q
+
+    GRPO divides its rewards so. It is a ratio of estimates, and no sampled gradient of it is
+    unbiased; where all payoffs are equal it is 1/2.
+
+    Args:
+        payoff: q(y_k), finite everywhere [..., K].
+        weight: weights of the responses, 0 where invalid [..., K].
+        enumerated: whether all responses are there, so that weights are probabilities; the variance
+            of n samples is their sum of squares over n - 1.
+
+    Returns:
+        the payoffs that a loss takes in place of q, [..., K].
+    """
+    apart: Tensor = payoff - torch.linalg.vecdot(weight, payoff)[..., None]
+    variance: Tensor = torch.linalg.vecdot(weight, apart * apart)[..., None]
+    if not enumerated:
+        num = (weight > 0).sum(-1, keepdim=True)
+        variance = variance * num / (num - 1).clamp(min=1)
+    rounding = (8 * torch.finfo(payoff.dtype).eps) ** 2  # payoffs that differ by it are equal
+    return 0.5 + apart * torch.where(variance > rounding, variance.rsqrt(), 0.0)
+
+
+def _each(weight: Tensor, length: Tensor | None) -> Tensor:
+    """The weight of each response's part of a loss; an empty response has one token, too."""
+    return weight if length is None else weight / length.clamp(min=1)
 
 
 def _advantage(value: Tensor, weight: Tensor, enumerated: bool) -> Tensor:

@@ -81,6 +81,7 @@ class ProximalStep:
         reference: the player that stands for mu in this step.
         explored: who draws further responses, plainly and as many as are scored, which nobody
             judges: the loss takes their log-probability under the policy. None draws none.
+        normalised: in self-play, the payoff is divided by its standard deviation under the sampler.
     """
 
     centre: Mixture
@@ -96,6 +97,7 @@ class ProximalStep:
     reweighted: bool = False
     reference: str = "reference"
     explored: Mixture | None = None
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         for name, mixture in [
@@ -125,6 +127,8 @@ class ProximalStep:
             raise ValueError(
                 "self-play needs one opponent, which is the sampler with the same decoding"
             )
+        if self.normalised and not self.self_play:
+            raise ValueError("a payoff is normalised within the group of self-play alone")
 
     @property
     def among_themselves(self) -> bool:
@@ -159,6 +163,7 @@ class Batch:
         explored_log_prob: log pi_theta of the responses that the step's ``explored`` has drawn, who
             are not judged [B, K], with gradient; None where it names nobody.
         explored_weight: their weights in an expectation [B, K]; 0 of a prompt that is not judged.
+        length: tokens of each response, its end among them [B, K]; None where nobody counted them.
     """
 
     log_prob: Tensor
@@ -175,6 +180,7 @@ class Batch:
     clip: float | None = None
     explored_log_prob: Tensor | None = None
     explored_weight: Tensor | None = None
+    length: Tensor | None = None
 
     @property
     def reused(self) -> bool:

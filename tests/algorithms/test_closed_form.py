@@ -142,6 +142,7 @@ BY_HAND = {
     algorithms.EGPO: egpo,
     algorithms.INPO: inpo,
     algorithms.OnlineIPO: online_ipo,
+    algorithms.PairwiseGRPO: online_ipo,
     algorithms.NashMD: nash_md,
     algorithms.SPPO: sppo,
     algorithms.OptimisticMirrorDescent: optimistic_mirror_descent,

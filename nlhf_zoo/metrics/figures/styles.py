@@ -23,6 +23,7 @@ _STYLES = {
     "OnlineIPO": ("#E69F00", 0),
     "OptimisticMirrorDescent": ("#000000", 0),
     "MovingMagnet": ("#882255", 2),
+    "PairwiseGRPO": ("#9C755F", 1),
     "NashProx": ("#117733", 0),
     "XPO": ("#44AA99", 0),
     "INPO": ("#CC6677", 1),
