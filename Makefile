@@ -13,10 +13,10 @@ LISTED := --config configs/judge/listed.yaml --model.oracle.oracle.oracle.base_u
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lint test test-vllm nightly bench docs clean
+.PHONY: help venv demo lint test test-vllm nightly bench reproductions docs clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 # A .venv that an interrupted run left half-made is completed; one that cannot be is made anew.
 # torch comes first and by itself: a looser requirement may download gigabytes of CUDA.
@@ -68,6 +68,9 @@ nightly: lint  ## every check, then all tests, the slow and the nightly ones amo
 
 bench: .venv/.installed  ## the benchmarks, each a ratio of two things measured in one run
 	@for name in updates large startup solver adaptive language language_memory reuse decoding oracles judge served overlap; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+reproductions: .venv/.installed  ## play every claim of configs/reproductions, and write docs/reproductions.md
+	@$(BIN)/python -m reproductions
 
 docs: .venv/.installed  ## the documentation, into site/
 	@$(BIN)/mkdocs build --strict --quiet

@@ -1,0 +1,92 @@
+"""The ledger: what is kept decides the page, rules decide alone, and short forms agree."""
+
+import dataclasses
+import math
+import sys
+
+import pytest
+
+from reproductions.ledger import (
+    CANNOT_TELL,
+    FAILS,
+    HOLDS,
+    RESULTS,
+    is_so,
+    read_papers,
+    read_results,
+)
+from reproductions.page import PAGE, page
+
+PAPERS = read_papers()
+CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
+SHORT = [claim for claim in CLAIMS if claim.reduced is not None]
+
+
+def kept(claim):
+    return read_results(claim.paper).get(claim.name)
+
+
+def test_the_page_is_made_of_what_is_kept():
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m reproductions --page"
+
+
+def test_what_is_kept_is_of_the_claims_as_they_stand():
+    """No result is of other arguments, of another function, or of no claim."""
+    for paper in PAPERS:
+        named = {claim.name: claim for claim in paper.claims if claim.run}
+        results = read_results(paper.number)
+        assert results.keys() == named.keys(), paper.number
+        for name, result in results.items():
+            assert result.run == named[name].run
+            assert result.arguments == named[name].arguments, name
+    assert {path.stem for path in RESULTS.iterdir()} <= {paper.number for paper in PAPERS}
+
+
+def test_there_are_twenty_verdicts_and_a_claim_that_fails_on_an_equal_budget():
+    verdicts = {claim.key: claim.verdict(kept(claim).figures) for claim in CLAIMS if claim.run}
+    assert len(verdicts) >= 20
+    assert verdicts["2503.08942/equal_queries"] == FAILS
+    assert kept(next(c for c in CLAIMS if c.name == "equal_queries")).cpu_seconds < 600
+
+
+def test_papers_follow_the_first_on_nash_learning():
+    assert all(float(paper.number) >= 2312.00886 for paper in PAPERS)
+    names = [claim.key for claim in CLAIMS]
+    assert len(names) == len({*names})
+
+
+@pytest.mark.parametrize(
+    ("condition", "met"),
+    [("a <= 1", True), ("a < 1", False), ("a >= b", False), ("b > 1.5", True), ("n <= 1", False)],
+)
+def test_a_condition_reads_figures(condition, met):
+    assert is_so(condition, {"a": 1.0, "b": 2.0, "n": math.nan}) is met
+
+
+def test_a_condition_that_is_none_is_refused():
+    with pytest.raises(ValueError, match='"a = 1" is no condition'):
+        is_so("a = 1", {"a": 1.0})
+
+
+def test_a_rule_decides_three_ways():
+    claim = dataclasses.replace(CLAIMS[0], holds=("a < 1", "b < 1"), fails=("a > 2", "b > 2"))
+    for a, b, verdict in ((0, 0, HOLDS), (0, 3, FAILS), (0, 1.5, CANNOT_TELL)):
+        assert claim.verdict({"a": a, "b": b}) == verdict
+    assert claim.verdict(None) == CANNOT_TELL
+
+
+@pytest.mark.parametrize("claim", SHORT, ids=[claim.key for claim in SHORT])
+def test_the_short_form_does_not_contradict(claim):
+    """A smaller run may be too small to tell, and never says the contrary of what is kept."""
+    verdict = claim.verdict(claim.measure(reduced=True))
+    assert verdict in (claim.verdict(kept(claim).figures), CANNOT_TELL)
+
+
+def test_the_command_names_what_it_does_not_know(monkeypatch, capsys):
+    from reproductions.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["reproductions", "2312.00886/nothing"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert '"2312.00886/nothing" is neither a paper nor a claim' in capsys.readouterr().err
