@@ -36,6 +36,7 @@ usage: nlhf COMMAND [options]
   tournament  who beats whom: runs, adapters, models and answers against each other
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
+  cite      BibTeX of what a configuration runs:  nlhf cite CONFIG
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
 
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
@@ -50,6 +51,7 @@ _COMMANDS = (
     "solve",
     "compare",
     "report",
+    "cite",
     "sample",
     "certify",
     "evaluate",

@@ -25,12 +25,17 @@ class Signature:
     open: bool = False  # whether its constructor takes any option
 
 
+def source_files() -> list[Path]:
+    """The files whose classes a configuration may name."""
+    return sorted(path for folder in _FOLDERS for path in (_PACKAGE / folder).rglob("*.py"))
+
+
 @cache
 def classes() -> dict[str, Signature]:
     """The classes that a configuration may name; of a name that two have, none can be told."""
     found: dict[str, Signature] = {}
     twice: set[str] = set()
-    for path in sorted(path for folder in _FOLDERS for path in (_PACKAGE / folder).rglob("*.py")):
+    for path in source_files():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 twice |= {node.name} & found.keys()

@@ -7,7 +7,8 @@ from pathlib import Path
 from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.parser import SentenceParser, with_values
 from nlhf_zoo.cli.report import page, sections
-from nlhf_zoo.cli.report.reading import find_runs, names_of, read_run
+from nlhf_zoo.cli.report.reading import names_of, read_run
+from nlhf_zoo.cli.run_folders import find_runs
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 
