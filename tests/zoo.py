@@ -40,7 +40,8 @@ class Row:
     After ``rounds`` of the closed form on `small_games` the exploitability at BETA is below
     ``reaches``, if `last_iterate` is declared. ``contraction`` is the factor by which log(pi/pi*)
     shrinks in a round near the equilibrium at BETA, for an algorithm that converges linearly:
-    KL(pi* || pi) then falls by its square.
+    KL(pi* || pi) then falls by its square. ``biased``: its sampled gradient is not the enumerated
+    one in the mean.
     """
 
     algorithm: type[PolicyOptimizer]
@@ -48,6 +49,7 @@ class Row:
     rounds: int = 300
     reaches: float = 1e-8
     contraction: float | None = None
+    biased: bool = False
 
     @property
     def takes_surrogate(self) -> bool:
@@ -98,10 +100,12 @@ ROWS = [
     Row(algorithms.OnlineDPO),
     Row(algorithms.OnlineDPO, {"hard": True}),
     Row(algorithms.XPO, {"alpha": 0.1}),
+    Row(algorithms.DNO, biased=True),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.EGPO), "every": 3}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.NashMD), "every": 2}),
 ]
 GRADIENT = [row for row in ROWS if not row.make().adaptive]
+UNBIASED = [row for row in GRADIENT if not row.biased]
 CLOSED_FORM = [row for row in ROWS if row.make().closed_form]
 SURROGATES: list[Surrogate] = [
     surrogates.proximal_regression, surrogates.ipo_regression, surrogates.policy_gradient,

@@ -35,6 +35,7 @@ NAMES = {
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
     "nash_md": ("Nash-MD", "NashMD"),
     "sppo": ("SPPO", "SPPO"),
+    "dno": ("DNO", "DNO"),
     "moving_magnet": ("moving magnet around EGPO", "MovingMagnet"),
     "online_dpo": ("online DPO", "OnlineDPO"),
     "xpo": ("XPO", "XPO"),

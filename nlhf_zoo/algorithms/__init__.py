@@ -1,6 +1,7 @@
 """Optimisers of policies, one file each."""
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.algorithms.dno import DNO
 from nlhf_zoo.algorithms.egpo import EGPO
 from nlhf_zoo.algorithms.inpo import INPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
@@ -15,6 +16,7 @@ from nlhf_zoo.algorithms.sppo import SPPO
 from nlhf_zoo.algorithms.xpo import XPO
 
 __all__ = [
+    "DNO",
     "EGPO",
     "INPO",
     "SPPO",

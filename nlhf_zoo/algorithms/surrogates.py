@@ -141,6 +141,19 @@ def logistic(step: ProximalStep, batch: Batch) -> Tensor:
     return losses.logistic(log_ratio, batch.preference, batch.pair_weight, batch.beta)
 
 
+@learns_from("any")
+def payoff_cross_entropy(step: ProximalStep, batch: Batch) -> Tensor:
+    r"""DNO's loss on pairs, cross-entropy of sigma((d - d')/s) to sigma(q - q'), arXiv 2404.03715.
+
+    d = log(pi/c), so that its minimiser is the proximal step where q is exact, for any sampler with
+    full support. Where q is estimated it is biased, of order s var(q).
+    """
+    target = torch.sigmoid(batch.payoff[:, :, None] - batch.payoff[:, None, :])
+    pair_weight = losses.pair_weight(batch.weight, batch.enumerated)
+    log_ratio = batch.log_prob - batch.centre_log_prob
+    return losses.logistic(log_ratio, target, pair_weight, 1 / step.step_size)
+
+
 def explored_log_prob(batch: Batch) -> Tensor:
     """E log pi(y') over responses that nobody judges, XPO's term, arXiv 2405.21046 [B].
 

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors."""
 
-from nlhf_zoo.losses.logistic import logistic
+from nlhf_zoo.losses.logistic import logistic, pair_weight
 from nlhf_zoo.losses.policy_gradient import clipped_policy_gradient, policy_gradient, standardised
 from nlhf_zoo.losses.regression import pair_regression, pointwise_regression
 
@@ -8,6 +8,7 @@ __all__ = [
     "clipped_policy_gradient",
     "logistic",
     "pair_regression",
+    "pair_weight",
     "pointwise_regression",
     "policy_gradient",
     "standardised",

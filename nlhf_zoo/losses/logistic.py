@@ -28,3 +28,28 @@ def logistic(log_ratio: Tensor, preference: Tensor, pair_weight: Tensor, beta: f
     preference = torch.where(used, preference, torch.zeros_like(preference))
     entropy = -preference * logsigmoid(difference) - (1 - preference) * logsigmoid(-difference)
     return (pair_weight * entropy).sum((-2, -1))
+
+
+def pair_weight(weight: Tensor, enumerated: bool) -> Tensor:
+    """Weights of the pairs of valid responses, w w', or 1 / (n (n - 1)) of two sampled ones.
+
+    Args:
+        weight: weights of the responses, 0 where invalid, [B, K].
+        enumerated: whether all responses are there, so that weights are probabilities.
+
+    Returns:
+        the weights [B, K, K]; they sum to 1, or to 0 where fewer than two samples are valid.
+
+    Raises:
+        ValueError: one response is sampled, so there is no pair.
+    """
+    if enumerated:
+        return weight[:, :, None] * weight[:, None, :]
+    if weight.shape[-1] < 2:
+        raise ValueError(
+            "a loss on pairs needs two responses a prompt: set num_responses to 2 or more"
+        )
+    used = weight > 0
+    itself = torch.eye(weight.shape[-1], dtype=torch.bool, device=weight.device)
+    pairs = (used[:, :, None] & used[:, None, :] & ~itself).to(weight.dtype)
+    return pairs / pairs.sum((-2, -1), keepdim=True).clamp(min=1)

@@ -145,6 +145,7 @@ BY_HAND = {
     algorithms.PairwiseGRPO: online_ipo,
     algorithms.NashMD: nash_md,
     algorithms.SPPO: sppo,
+    algorithms.DNO: sppo,  # the same steps, by another loss
     algorithms.OptimisticMirrorDescent: optimistic_mirror_descent,
     algorithms.MovingMagnet: moving_magnet,
 }

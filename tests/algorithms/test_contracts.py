@@ -230,6 +230,7 @@ def test_the_gradient_is_zero_at_the_equilibrium_where_that_is_claimed(row, game
     "algorithm",
     [
         algorithms.SPPO(),
+        algorithms.DNO(),
         algorithms.NashMD(eta=1.0),
         algorithms.NashMD(eta=0.3, mixture=0.5),
         algorithms.OptimisticMirrorDescent(regularised=False),

@@ -14,8 +14,8 @@ import pytest
 import torch
 from zoo import (
     BETA,
-    GRADIENT,
     SURROGATES,
+    UNBIASED,
     TensorReference,
     all_prompts,
     fits,
@@ -39,7 +39,7 @@ DRAWS = 10_000
 # Every row of the zoo with every surrogate that fits all of its steps; None is the algorithm's own.
 CASES = [
     pytest.param(row, surrogate, id=f"{row}-{surrogate.__name__ if surrogate else 'own'}")
-    for row in GRADIENT
+    for row in UNBIASED
     for surrogate in [None, *(SURROGATES if row.takes_surrogate else [])]
     if surrogate is None or all(fits(surrogate, step) for step in row.make().steps(BETA, 0))
 ]
@@ -159,7 +159,7 @@ def test_the_mean_sampled_gradient_is_the_enumerated_one(row, surrogate, num_res
 # With every surrogate in a circle; the algorithm's own in another design, too.
 DESIGNED = [
     *[pytest.param(*case.values, "circle", id=f"{case.id}-circle") for case in CASES],
-    *[pytest.param(row, None, "regular(1)", id=f"{row}-regular") for row in GRADIENT],
+    *[pytest.param(row, None, "regular(1)", id=f"{row}-regular") for row in UNBIASED],
 ]
 
 
@@ -177,7 +177,7 @@ def labelled(oracle):
     return BernoulliLabels(oracle, seed=1)
 
 
-@pytest.mark.parametrize("row", [row for row in GRADIENT if not row.kwargs.get("hard")], ids=str)
+@pytest.mark.parametrize("row", [row for row in UNBIASED if not row.kwargs.get("hard")], ids=str)
 def test_labels_for_probabilities_leave_the_mean_where_it_was(row):
     algorithm = row.make()
     for number in range(len(algorithm.steps(BETA, 0))):

@@ -25,6 +25,7 @@ _STYLES = {
     "MovingMagnet": ("#882255", 2),
     "PairwiseGRPO": ("#9C755F", 1),
     "NashProx": ("#117733", 0),
+    "DNO": ("#CC79A7", 1),  # in closed form SPPO's line
     "XPO": ("#44AA99", 0),
     "INPO": ("#CC6677", 1),
 }
