@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.algorithms.surrogates import Reuse, proximal_regression, reuse_of
-from nlhf_zoo.records import Batch, ProximalStep
+from nlhf_zoo.records import Batch, Mixture, ProximalStep
 
 # A loss with gradient for one proximal step: (step, batch) -> [B].
 Surrogate = Callable[[ProximalStep, Batch], Tensor]
@@ -128,6 +128,8 @@ class PolicyOptimizer(ABC):
         enumerated: bool,
         reused: bool = False,
         degree: float | None = None,
+        sampler: Mixture | None = None,
+        greedy: bool = False,
     ) -> int:
         """Preference queries of one round, for each prompt.
 
@@ -136,7 +138,8 @@ class PolicyOptimizer(ABC):
         Of an adaptive algorithm it is a round that is accepted; the first costs one more, and one
         that is rejected costs one.
         A rollout that is ``reused`` is asked about once a proximal step. A comparison design asks
-        about ``degree`` pairs of each response, in the mean; None is all of them.
+        about ``degree`` pairs of each response, in the mean; None is all of them. A ``sampler`` of
+        the rollout's own, or a ``greedy`` response, is not the opponent: there is no self-play.
         """
         if enumerated:
             return products_of_a_round(self)
@@ -147,7 +150,7 @@ class PolicyOptimizer(ABC):
         return sum(
             (1 if reused else step.gradient_steps)
             * (distinct if step.among_themselves else pairs * len(step.payoff))
-            for step in self.steps(1e-9, 0)
+            for step in (one.drawn_by(sampler, greedy) for one in self.steps(1e-9, 0))
             if not (reused and step.reweighted)
         )
 

@@ -102,11 +102,11 @@ def mean_token_policy_gradient(step: ProximalStep, batch: Batch) -> Tensor:
 
 
 def _policy_gradient(step: ProximalStep, batch: Batch, length: Tensor | None) -> Tensor:
-    if dict(step.sampler) != {"policy": 1.0} or not step.scored.is_plain:
+    if not step.draws_policy:
         raise ValueError(
-            "the policy gradient needs responses of the policy itself, "
-            "neither tempered nor truncated: "
-            "leave the algorithm's `scored` decoding at its default or choose a regression"
+            "the policy gradient needs responses of the policy itself, neither tempered nor "
+            "truncated: leave the algorithm's `scored` decoding and the rollout's `sampler` and "
+            "`greedy` at their defaults, or choose a regression"
         )
     value = batch.payoff - (batch.log_prob.detach() - batch.centre_log_prob) / step.step_size
     given = value, batch.weight, batch.enumerated

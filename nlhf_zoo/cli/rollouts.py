@@ -36,6 +36,7 @@ def forecast(trainer: L.Trainer, game: OnlineGame) -> None:
         any(step.self_play or step.pairs for step in plan),
         any(step.explored is not None for step in plan),
     )
+    size *= 1 + rollout.replay
     if size < _SAID:
         return
     writes = any(isinstance(each, GameCheckpoint) for each in trainer.checkpoint_callbacks)

@@ -15,7 +15,7 @@ from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
-from nlhf_zoo.records import PLAIN, Batch, ProximalStep
+from nlhf_zoo.records import GREEDY, PLAIN, Batch, ProximalStep
 from nlhf_zoo.solvers.validation import LEAST_BETA
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
         steps = algorithm.steps(beta, 0)
     except ValueError as error:  # its numbers do not fit the game's beta
         raise UserError(f"{name} at beta = {beta}: {error}") from error
-    _check_plan(name, steps, {"policy", "reference", *algorithm.players})
+    players = {"policy", "reference", *algorithm.players}
+    _check_plan(name, steps, players)
+    steps = _drawn(name, steps, rollout, players)
     if rollout.enumerated and oracle.support is None:
         raise UserError(
             f"{type(oracle).__name__} lists no responses that could be enumerated: set "
@@ -61,6 +63,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     _check_reuse(algorithm, steps, rollout, game.policy)
     _check_design(game, steps)
     _check_ahead(game, steps)
+    _check_replay(game, steps)
     _check_counting(algorithm, rollout)
     for step in steps:
         _try_loss(algorithm, step, beta, rollout)
@@ -74,12 +77,38 @@ def _check_drawing(game: OnlineGame) -> None:
     if game.rollout.enumerated:
         return
     for number in range(3):
-        for step in game.algorithm.steps(game.beta, number):
-            game.policy.refuse_drawing(step.sampler, step.scored)
-            for _, opponent in [] if step.self_play else step.payoff:
+        for step in game.rollout.plan(game.algorithm.steps(game.beta, number)):
+            for how in (step.scored, *([GREEDY] if step.greedy else [])):
+                game.policy.refuse_drawing(step.sampler, how)
+            for _, opponent in [] if step.among_themselves else step.payoff:
                 game.policy.refuse_drawing(opponent, step.opponent)
             if step.explored is not None:
                 game.policy.refuse_drawing(step.explored, PLAIN)
+
+
+def _drawn(
+    name: str, steps: Sequence[ProximalStep], rollout: Rollout, players: set[str]
+) -> list[ProximalStep]:
+    """The steps on the responses that a rollout draws; refuse a sampler that it cannot have."""
+    if unknown := sorted({*(rollout.sampler or ())} - players):
+        raise UserError(
+            f"model.rollout.sampler names the player {unknown[0]!r:.40}, but {name} has "
+            f"{', '.join(sorted(players))}"
+        )
+    try:
+        drawn = rollout.plan(steps)
+    except ValueError as error:
+        raise UserError(
+            f"{name} does not go with model.rollout's sampler or greedy: {error}"
+        ) from error
+    if any(step.reweighted for step in steps) and any(
+        one.self_play and not other.self_play for one, other in zip(steps, drawn, strict=True)
+    ):
+        raise UserError(
+            f"{name}.reweighted weighs the answers among the opponent's own responses: leave "
+            "model.rollout.sampler at null and greedy at false, or set reweighted to false"
+        )
+    return drawn
 
 
 def _check_reuse(
@@ -180,14 +209,50 @@ def _check_ahead(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
         )
 
 
+def _check_replay(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
+    """Refuse to train on earlier rollouts whose answers cannot be weighed for a step's opponent."""
+    rollout, name = game.rollout, type(game.algorithm).__name__
+    if not rollout.replay:
+        return
+    if not all(step.among_themselves or step.reweighted for step in steps):
+        raise UserError(
+            f"model.rollout.replay weighs the answers among earlier responses for the opponent of "
+            f"the step, and {name} asks about opponents of their own, who are another player's by "
+            "then: set its self_play to true, or replay to 0"
+        )
+    if not all(step.scored.is_whole and step.opponent.is_whole for step in steps):
+        raise UserError(
+            "model.rollout.replay weighs responses by opponent / sampler, and what top_k, top_p or "
+            f"min_p leave out has no such weight: have {name} draw whole responses, or set replay "
+            "to 0"
+        )
+    if any(step.greedy for step in steps):
+        raise UserError(
+            "model.rollout.replay weighs responses by opponent / sampler, and a greedy one was not "
+            "drawn by a law: set greedy to false, or replay to 0"
+        )
+    if designs.degree_of(rollout.pairs) is not None:
+        raise UserError(
+            f"model.rollout.replay weighs all pairs anew, and model.rollout.pairs {rollout.pairs} "
+            "asks about some of them: set it to all, or replay to 0"
+        )
+    if game.algorithm.reuse != "any" or getattr(game.policy, "length_normalised", False):
+        raise UserError(
+            f"model.rollout.replay has {name} learn from responses of earlier policies by "
+            "regression: set model.algorithm.surrogate to "
+            "nlhf_zoo.algorithms.surrogates.proximal_regression and "
+            "model.policy.length_normalised to false, or replay to 0"
+        )
+
+
 def _check_counting(algorithm: PolicyOptimizer, rollout: Rollout) -> None:
     """Refuse somebody's own count of queries that cannot be told what a rollout asks about."""
     for each in (getattr(algorithm, "inner", None), algorithm):
         if each is not None and not _takes(each.queries, 1, 1, False, **rollout.counting):
             raise UserError(
-                f"{type(each).__name__}.queries does not take {' and '.join(rollout.counting)}, by "
-                "which it is told of model.rollout.epochs and pairs: add them as in "
-                "PolicyOptimizer.queries, or leave these two options out"
+                f"{type(each).__name__}.queries does not take {' and '.join(rollout.counting)}, "
+                "which say what is asked: add them as in PolicyOptimizer.queries, or leave "
+                "model.rollout's epochs, pairs, sampler and greedy out"
             )
 
 

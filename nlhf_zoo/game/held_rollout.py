@@ -55,6 +55,10 @@ class FrozenLogProbs:
             self.sampler[rows], {name: one[rows] for name, one in self.players.items()}
         )
 
+    def of_players(self, names: Sequence[str]) -> FrozenLogProbs:
+        """Those of some players alone."""
+        return FrozenLogProbs(self.sampler, {name: self.players[name] for name in names})
+
     def to(self, device: torch.device | str) -> FrozenLogProbs:
         """These on another device."""
         moved = {name: one.to(device) for name, one in self.players.items()}
@@ -80,8 +84,8 @@ class HeldRollout:
     """What was drawn and judged at the start of a proximal step.
 
     Args:
-        number: of the rollouts of the run, 0 for the first.
-        round: of the game, in which it was drawn.
+        number: of the rollouts of the run, 0 for the first; -1 of one that is replayed.
+        round: of the game, in which it was drawn; -1 of one that is replayed.
         prompts: N encoded prompts.
         responses: K to each; in main memory.
         payoffs: what the oracle said of them, likewise.
@@ -105,6 +109,18 @@ class HeldRollout:
             responses=responses,
             payoffs=self.payoffs.take(taken).to(device),
             log_probs=self.log_probs.take(taken).to(device),
+        )
+
+    def beside(self, others: Sequence[HeldRollout]) -> HeldRollout:
+        """This and others as one, of all their prompts."""
+        every = [self, *others]
+        common = [name for name in self.log_probs.players if name in others[0].log_probs.players]
+        return replace(
+            self,
+            prompts=Prompts.joined([one.prompts.without_text() for one in every]),
+            responses=Responses.joined([one.responses for one in every]),
+            payoffs=Payoffs.joined([one.payoffs for one in every]),
+            log_probs=FrozenLogProbs.joined([one.log_probs.of_players(common) for one in every]),
         )
 
 

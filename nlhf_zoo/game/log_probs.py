@@ -125,11 +125,10 @@ def training_figures(
     that could be judged.
     """
     figures: dict[str, Figure] = {}
-    own = dict(step.sampler) == {"policy": 1.0}
     drawn_by = batch.log_prob.detach()
     if batch.sampler_log_prob is not None:
         drawn_by = batch.sampler_log_prob
-    if own and step.scored.is_plain:
+    if step.draws_policy:
         ratio = drawn_by - batch.reference_log_prob
         ratio = torch.where(batch.weight > 0, ratio, torch.zeros_like(ratio))
         figures["train/kl"] = Mean((batch.weight * ratio).sum(), judged)
@@ -144,9 +143,10 @@ def training_figures(
     figures["rollout/length"] = Mean(responses.mask.sum().float(), num)
     if responses.truncated is not None:
         figures["rollout/truncated"] = Mean(responses.truncated.sum().float(), num)
-    if own or (batch.reused and step.scored.is_plain):
+    own = dict(step.sampler) == {"policy": 1.0}
+    if step.scored.is_plain if batch.reused else own:
         # The loss takes what was computed again; a gap says that the generator drew from another
-        # distribution than the one that is trained.
+        # distribution than the one that is trained. A generator says it untempered.
         figures["rollout/log_prob_gap"] = Largest((drawn_by - responses.log_prob).abs().max())
     return figures
 

@@ -239,7 +239,7 @@ class OnlineGame(ShardedModule):
     def plan(self) -> Sequence[ProximalStep]:
         """The proximal steps of this round."""
         if self._plan is None:
-            self._plan = self.algorithm.steps(self.beta, self.progress.round)
+            self._plan = self.rollout.plan(self.algorithm.steps(self.beta, self.progress.round))
         return self._plan
 
     @property

@@ -125,7 +125,8 @@ class Recording:
             self.effective.append(effective)
         state = {name: one.cpu() for name, one in checkpointing.oracle_state(game).items()}
         drawn = drawn_tokens(responses, opponents)
-        part = Part(held, payoffs, log_probs, drawn, state)
+        kept = prompts.without_text().to("cpu") if game.rollout.replay else None
+        part = Part(held, payoffs, log_probs, drawn, state, kept)
         self._found[number] = part
         if self._folder is not None:
             file = place.file(self._folder, number)

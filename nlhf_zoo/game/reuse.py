@@ -13,11 +13,12 @@ from torch import Tensor
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import rollout_files
 from nlhf_zoo.game.ahead import Ahead, halves, trained
-from nlhf_zoo.game.held_rollout import FrozenLogProbs, HeldRollout, Schedule, reweighed
+from nlhf_zoo.game.held_rollout import FrozenLogProbs, HeldRollout, Schedule
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import score
 from nlhf_zoo.game.payoffs import Payoffs
 from nlhf_zoo.game.playing import Recording, compact, place_of, run_of
+from nlhf_zoo.game.replay import Replay, missing, weighed
 from nlhf_zoo.game.rollout import BEHIND, Sample
 from nlhf_zoo.game.rollout_files import Place
 from nlhf_zoo.metrics.processes import Mean, of_all_processes
@@ -46,6 +47,9 @@ class Reuse:
         # it is not known of the one before.
         self.named: list[int | None] = []
         self._held: HeldRollout | None = None
+        self._whole: Place | None = None  # where the last rollout belongs that is complete
+        self._replay = Replay()
+        self._replayed = 0  # rollouts that the checkpoint was trained on beside its own
         self._schedule: Schedule | None = None  # of the proximal step that is being taken
         self._effective: Tensor | None = None  # sample size of a step that is reweighted [N]
         self._reweighed: tuple[int, int] | None = None  # for which round and step
@@ -56,13 +60,22 @@ class Reuse:
         """What a checkpoint says of the rollout that it was trained on."""
         if self.place is None or self._schedule is None:
             return {}
-        return {"place": asdict(self.place), "schedule": asdict(self._schedule)}
+        whole = None if self._whole is None else asdict(self._whole)
+        return {
+            "place": asdict(self.place),
+            "schedule": asdict(self._schedule),
+            "whole": whole,
+            "replayed": len(self._replay.rollouts),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it from a checkpoint."""
         self.place = Place(**state_dict["place"]) if state_dict else None
         self._schedule = Schedule(**state_dict["schedule"]) if state_dict else None
-        self._held = None
+        whole = state_dict.get("whole")
+        self._whole = None if whole is None else Place(**whole)
+        self._replayed = state_dict.get("replayed", 0)
+        self._held, self._replay = None, Replay()
 
     def close(self) -> None:
         """Wait for a rollout that is being drawn ahead, and let it go."""
@@ -184,7 +197,9 @@ class Reuse:
         begins = progress.epoch == progress.minibatch == 0
         if begins and not step.reweighted:
             self._schedule = self.schedule(game, len(prompts))
+            previous = self._before(game) if game.rollout.replay else None
             self._held = self._drawn(game, step, prompts)
+            self._begin_replay(game, step, self._held, previous)
         else:
             own = held.prompts if held is not None and is_here else prompts
             self._refuse_other_schedule(game, len(own))
@@ -202,7 +217,7 @@ class Reuse:
         progress.minibatch += 1
         if progress.minibatch == schedule.minibatches:
             progress.epoch, progress.minibatch = progress.epoch + 1, 0
-        return self._held.take(rows, game.device)
+        return self._replay.beside(self._held.take(rows, game.device), rows, game.device)
 
     def _held_out(self, game: OnlineGame) -> list[HeldRollout]:
         """At the end of an epoch, minibatches of the prompts that are not trained on; else none."""
@@ -239,6 +254,7 @@ class Reuse:
             self._effective = torch.cat(effective)
         self._recording = None
         game.progress.rollouts += 1
+        self._whole = self.place
         if self.folder is not None and game.local_rank == 0 and None not in self.named:
             kept = [each for each in self.named if each is not None]
             rollout_files.forget_all_but(self.folder, [*kept, number])
@@ -247,26 +263,44 @@ class Reuse:
 
     def _read_or_drawn_anew(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
         """The rollout that a resumed run is in the middle of; all processes have it, or none."""
-        found = self._read(game, prompts)
-        (missing,) = game.accounts.reduce([found is None])
-        return self._drawn_anew(game, prompts) if missing or found is None else found
+        encoded = game.policy.encode(prompts)
+        found = self._read(game, self.place, encoded)
+        (lost,) = game.accounts.reduce([found is None])
+        if lost or found is None:
+            return self._drawn_anew(game, prompts)
+        if game.rollout.replay:
+            self._read_replay(game)
+        return found
 
-    def _read(self, game: OnlineGame, prompts: Prompts) -> HeldRollout | None:
-        """The rollout that a checkpoint names; None where a part is missing."""
-        if self.folder is None or self.place is None:
+    def _read(
+        self, game: OnlineGame, place: Place | None, encoded: Prompts | None
+    ) -> HeldRollout | None:
+        """A rollout that a checkpoint names; None where a part is missing.
+
+        Args:
+            game: the game.
+            place: where the rollout belongs.
+            encoded: its prompts; None reads them, too.
+        """
+        if self.folder is None or place is None:
             return None
         # A checkpoint is the first process's; of a run of other processes or another seed no
         # rollout is taken.
-        place, found = replace(self.place, rank=game.global_rank), []
+        place, found = replace(place, rank=game.global_rank), []
         if place != replace(place, **run_of(game)):
             return None
-        encoded = game.policy.encode(prompts)
-        for number, prompts_of_part in enumerate(encoded.split(place.parts)):
+        given = [None] * place.parts if encoded is None else encoded.split(place.parts)
+        for number, prompts in enumerate(given):
             file = place.file(self.folder, number)
-            part = rollout_files.read(file, place.header(number, prompts_of_part))
+            part = rollout_files.read(file, place.header(number, prompts))
             if part is None:
                 return None
             found.append(part)
+        if encoded is None:
+            written = [part.prompts for part in found if part.prompts is not None]
+            if len(written) < len(found):
+                return None
+            encoded = Prompts.joined(written)
         return HeldRollout(
             place.number,
             place.round,
@@ -275,6 +309,50 @@ class Reuse:
             Payoffs.joined([part.payoffs for part in found]),
             FrozenLogProbs.joined([part.log_probs for part in found]),
         )
+
+    def _before(self, game: OnlineGame) -> HeldRollout | None:
+        """The rollout before the one that is to be drawn; a resumed run reads it."""
+        if self._held is not None or not game.progress.rollouts:
+            return self._held
+        found = self._read(game, self._whole, None)
+        (lost,) = game.accounts.reduce([found is None])
+        if lost or found is None:
+            self._say_lost(game)
+            return None
+        self._read_replay(game)
+        return found
+
+    def _read_replay(self, game: OnlineGame) -> None:
+        """What is replayed beside the rollout that was read; all processes have it, or none."""
+        if self.folder is not None and self._whole is not None:
+            self._replay.read(self.folder, replace(self._whole, rank=game.global_rank))
+        (lost,) = game.accounts.reduce([len(self._replay.rollouts) < self._replayed])
+        if lost:
+            self._replay = Replay()
+            self._say_lost(game)
+
+    def _begin_replay(
+        self,
+        game: OnlineGame,
+        step: ProximalStep,
+        present: HeldRollout,
+        previous: HeldRollout | None,
+    ) -> None:
+        """Weigh earlier rollouts for the step that begins, and write them beside its own."""
+        sizes = self._replay.begin(game, step, present, previous)
+        if sizes:
+            self._effective = torch.cat(sizes)
+        if self.folder is not None and self.place is not None:
+            self._replay.write(self.folder, self.place)
+
+    @staticmethod
+    def _say_lost(game: OnlineGame) -> None:
+        if game.global_rank == 0:
+            print(
+                "Earlier rollouts that would be replayed are not there any more: the run goes on "
+                "without them.",
+                file=sys.stderr,
+            )
 
     def _drawn_anew(self, game: OnlineGame, prompts: Prompts) -> HeldRollout:
         """Where the rest of a rollout is to be trained on, but it is lost."""
@@ -287,26 +365,14 @@ class Reuse:
         step = game.step
         if step.reweighted:
             step = game.plan[game.progress.step - 1]
+        self._replay = Replay()
         return self._drawn(game, step, prompts)
 
-    @torch.no_grad()
     def _reweigh(self, game: OnlineGame, step: ProximalStep) -> None:
         """Take the step before's answers for this one's, against another opponent."""
-        held = self._held
-        assert held is not None
-        ((_, opponent),) = step.payoff
-        missing = [p for p in {*step.centre, step.reference} if p not in held.log_probs.players]
-        scored: dict[str, list[Tensor]] = {name: [] for name in ("opponent", *missing)}
-        num = len(held.prompts)
-        for rows in torch.arange(num).tensor_split(game.micro_batches.number(num)):
-            part = held.take(rows.tolist(), game.device)
-            for name, who in [("opponent", opponent), *((p, {p: 1.0}) for p in missing)]:
-                log_prob = game.policy.log_prob(who, part.prompts, part.responses, step.opponent)
-                scored[name].append(log_prob.cpu())
-        of = {name: torch.cat(found) for name, found in scored.items()}
-        payoffs, size = reweighed(held.payoffs, held.log_probs.sampler, of.pop("opponent"))
+        assert self._held is not None
+        self._held, size = weighed(game, step, self._held, missing(step, self._held))
+        sizes = [size, *self._replay.go_on(game, step)]
         if game.progress.epoch == game.progress.minibatch == 0:  # else it was logged already
-            self._effective = size
+            self._effective = torch.cat(sizes)
         self._reweighed = game.progress.round, game.progress.step
-        log_probs = replace(held.log_probs, players={**held.log_probs.players, **of})
-        self._held = replace(held, payoffs=payoffs, log_probs=log_probs)

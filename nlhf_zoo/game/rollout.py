@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from typing_extensions import override
 from nlhf_zoo.game import designs, knockout
 from nlhf_zoo.game.knockout import Asked
 from nlhf_zoo.policies.base import Draw, Policy
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
+from nlhf_zoo.records import GREEDY, PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
 BEHIND = "behind"  # the player that draws ahead: the policy one rollout ago
 _MOST = 4096  # responses to a prompt
 _MOST_STEPS = 1_000_000  # of a rollout
+_MOST_REPLAYED = 100  # rollouts
 
 
 class Rollout(ABC):
@@ -31,6 +32,9 @@ class Rollout(ABC):
     epochs: int | None = None  # passes over a rollout; None draws anew for each gradient step
     clip: float | None = None  # of the importance ratio of a rollout that is passed over
     ahead: bool = False  # whether the next rollout is drawn while this one is passed over
+    sampler: Mixture | None = None  # who draws the scored responses; None is the step's own
+    greedy: bool = False  # whether one of them is the most probable one of the sampler
+    replay: int = 0  # earlier rollouts that a proximal step is trained on, too
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -45,8 +49,14 @@ class Rollout(ABC):
         counts on.
         """
         degree = designs.degree_of(self.pairs, self.num_responses)
-        reused = {} if self.epochs is None else {"reused": True}
-        return reused if degree is None else {**reused, "degree": degree}
+        unusual: dict[str, Any] = {} if self.epochs is None else {"reused": True}
+        unusual |= {} if degree is None else {"degree": degree}
+        unusual |= {} if self.sampler is None else {"sampler": self.sampler}
+        return unusual | ({"greedy": True} if self.greedy else {})
+
+    def plan(self, steps: Sequence[ProximalStep]) -> list[ProximalStep]:
+        """Proximal steps on the responses that it draws."""
+        return [step.drawn_by(self.sampler, self.greedy) for step in steps]
 
     @abstractmethod
     def responses(
@@ -63,19 +73,23 @@ class Rollout(ABC):
     def play(
         self, step: ProximalStep, policy: Policy, prompts: Prompts, rng: torch.Generator
     ) -> tuple[Responses, list[Responses]]:
-        """The scored responses and those of each opponent; in self-play these are one object.
+        """The scored responses and those of each opponent.
 
-        Those of the step's ``explored`` go with the scored ones.
+        Where the scored ones are compared among themselves, these are one object. Those of the
+        step's ``explored`` go with the scored ones.
         """
-        draws = [(step.sampler, self.num_responses, step.scored)]
-        if not step.self_play:
+        greedy = [(step.sampler, 1, GREEDY)] if step.greedy and not self.enumerated else []
+        draws = [(step.sampler, self.num_responses - len(greedy), step.scored), *greedy]
+        if not step.among_themselves:
             draws += [(who, self.num_opponents, step.opponent) for _, who in step.payoff]
         if step.explored is not None:
             draws.append((step.explored, self.num_responses, PLAIN))
-        scored, *opponents = self.each(policy, draws, prompts, rng)
+        scored, *others = self.each(policy, draws, prompts, rng)
+        if greedy:
+            scored = Responses.beside([scored, others.pop(0)])
         if step.explored is not None:
-            scored = replace(scored, explored=opponents.pop())
-        return scored, opponents or [scored]
+            scored = replace(scored, explored=others.pop())
+        return scored, others or [scored]
 
     def each(
         self, policy: Policy, draws: Sequence[Draw], prompts: Prompts, rng: torch.Generator
@@ -167,9 +181,17 @@ class Sample(Rollout):
             trains on this pair alone, which is not two independent responses.
         ahead: draw the next rollout while this one is passed over, by a generator with weights of
             its own; the policy that draws is then one rollout behind.
+        sampler: who draws the responses that are scored: a player, such as `reference`, or a
+            mixture of players, {player: weight}; null is who the algorithm says, most often the
+            policy. Another one is not the opponent, so that in self-play opponents are drawn too.
+        greedy: whether one of the responses is the most probable one of the sampler, token by
+            token; it is not the opponent either.
+        replay: earlier rollouts that a proximal step is trained on beside its own, their answers
+            weighed for its opponent; nothing is asked for them.
 
     Raises:
-        ValueError: a number is out of its range, or there is no such design.
+        ValueError: a number is out of its range, there is no such design, or the options exclude
+            each other.
     """
 
     enumerated = False
@@ -184,39 +206,32 @@ class Sample(Rollout):
         clip: float | None = 0.2,
         pairs: str = "all",
         ahead: bool = False,
+        sampler: dict[str, float] | str | None = None,
+        greedy: bool = False,
+        replay: int = 0,
     ) -> None:
-        for name, number in (("epochs", epochs), ("minibatch", minibatch)):
-            if number is not None and not 1 <= number <= _MOST_STEPS:
-                raise ValueError(f"{name} must lie between 1 and {_MOST_STEPS:,}, not {number}")
-        if minibatch is not None and epochs is None:
-            raise ValueError(
-                "minibatch is of a rollout that serves several gradient steps: set epochs too"
-            )
-        if ahead and epochs is None:
-            raise ValueError(
-                "ahead draws the next rollout while one that is held is passed over: set epochs too"
-            )
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out is a share, at least 0 and below 1, but it is {held_out}")
-        if clip is not None and not 0 < clip < math.inf:
-            raise ValueError(f"clip must be a finite number above 0, but it is {clip}")
+        _check_held(epochs, minibatch, held_out, clip, replay, ahead)
+        _check_numbers(num_responses, num_opponents)
         designs.degree_of(pairs)  # refuses another name
+        self.sampler = None if sampler is None else _mixture(sampler)
+        self.greedy = greedy
+        if ahead and (self.sampler is not None or greedy):
+            raise ValueError(
+                "ahead has the policy one rollout ago draw: leave sampler at null and greedy at "
+                "false, or set ahead to false"
+            )
+        if greedy and num_responses == 1:
+            raise ValueError(
+                "a greedy response alone leaves all others without support: set num_responses to "
+                "2 or more, or greedy to false"
+            )
         self.pairs = pairs
         self.epochs = epochs
         self.minibatch = minibatch
         self.held_out = held_out
         self.clip = clip
         self.ahead = ahead
-        if num_responses < 1 or num_opponents < 1:
-            raise ValueError(
-                "num_responses and num_opponents must be at least 1, "
-                f"but they are {num_responses} and {num_opponents}"
-            )
-        if max(num_responses, num_opponents) > _MOST:
-            raise ValueError(
-                f"num_responses and num_opponents must be at most {_MOST}, for all pairs are "
-                f"compared, but they are {num_responses} and {num_opponents}"
-            )
+        self.replay = replay
         self.num_responses = num_responses
         self.num_opponents = num_opponents
 
@@ -238,3 +253,71 @@ class Sample(Rollout):
     ) -> list[Responses]:
         together = policy.sample_together(draws, prompts, rng)
         return super().each(policy, draws, prompts, rng) if together is None else together
+
+
+def _check_held(
+    epochs: int | None,
+    minibatch: int | None,
+    held_out: float,
+    clip: float | None,
+    replay: int,
+    ahead: bool,
+) -> None:
+    """Refuse what a rollout that serves several gradient steps cannot have."""
+    for name, number in (("epochs", epochs), ("minibatch", minibatch)):
+        if number is not None and not 1 <= number <= _MOST_STEPS:
+            raise ValueError(f"{name} must lie between 1 and {_MOST_STEPS:,}, not {number}")
+    if minibatch is not None and epochs is None:
+        raise ValueError(
+            "minibatch is of a rollout that serves several gradient steps: set epochs too"
+        )
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is a share, at least 0 and below 1, but it is {held_out}")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip must be a finite number above 0, but it is {clip}")
+    _check_replay(epochs, replay, ahead)
+
+
+def _check_replay(epochs: int | None, replay: int, ahead: bool) -> None:
+    """Refuse rollouts of other times where none is held, and of two kinds at once."""
+    if not 0 <= replay <= _MOST_REPLAYED:
+        raise ValueError(f"replay must lie between 0 and {_MOST_REPLAYED}, but it is {replay}")
+    if replay and epochs is None:
+        raise ValueError("replay trains on earlier rollouts that are held: set epochs too")
+    if ahead and epochs is None:
+        raise ValueError(
+            "ahead draws the next rollout while one that is held is passed over: set epochs too"
+        )
+    if ahead and replay:
+        raise ValueError(
+            "ahead and replay both train on responses of earlier policies: set one of them alone"
+        )
+
+
+def _check_numbers(num_responses: int, num_opponents: int) -> None:
+    """Refuse too few responses, or more than can be compared."""
+    if num_responses < 1 or num_opponents < 1:
+        raise ValueError(
+            "num_responses and num_opponents must be at least 1, "
+            f"but they are {num_responses} and {num_opponents}"
+        )
+    if max(num_responses, num_opponents) > _MOST:
+        raise ValueError(
+            f"num_responses and num_opponents must be at most {_MOST}, for all pairs are "
+            f"compared, but they are {num_responses} and {num_opponents}"
+        )
+
+
+def _mixture(sampler: Mapping[str, float] | str) -> Mixture:
+    """A player, or a mixture of players.
+
+    Raises:
+        ValueError: it is no mixture.
+    """
+    weights = {sampler: 1.0} if isinstance(sampler, str) else dict(sampler)
+    if min(weights.values(), default=-1) < 0 or not math.isclose(sum(weights.values()), 1.0):
+        raise ValueError(
+            f"sampler is a player or a mixture {{player: weight}} whose weights are not negative "
+            f"and sum to 1, but it is {sampler!r:.80}"
+        )
+    return weights

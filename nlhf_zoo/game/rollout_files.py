@@ -33,6 +33,7 @@ class Part:
         log_probs: of the players as they were.
         drawn: tokens that were drawn, those of opponents too.
         oracle: what the oracle keeps in its state, behind this part.
+        prompts: that were encoded, where the rollout is to be replayed, without their text.
     """
 
     responses: Responses
@@ -40,6 +41,7 @@ class Part:
     log_probs: FrozenLogProbs
     drawn: int
     oracle: Mapping[str, Tensor]
+    prompts: Prompts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,19 @@ class Place:
     weights: str
     options: str
 
-    def header(self, part: int, prompts: Prompts) -> dict[str, Any]:
-        """What a part's file says of itself."""
+    def header(self, part: int, prompts: Prompts | None = None) -> dict[str, Any]:
+        """What a part's file says of itself; of any prompts where none are given."""
         own = {name: getattr(self, name) for name in self.__slots__}
-        return {"format": _FORMAT, **own, "part": part, "prompts": digest_of_prompts(prompts)}
+        of = {} if prompts is None else {"prompts": digest_of_prompts(prompts)}
+        return {"format": _FORMAT, **own, "part": part, **of}
 
     def file(self, folder: Path, part: int) -> Path:
         """Where a part lies in the folder of all rollouts."""
         return folder_of(folder, self.number) / f"rank{self.rank}-part{part}.safetensors"
+
+    def replayed(self, folder: Path, ago: int) -> Path:
+        """Where a rollout lies that is replayed beside this one, drawn so many before it."""
+        return folder_of(folder, self.number) / f"rank{self.rank}-replayed{ago}.safetensors"
 
 
 def folder_of(folder: Path, number: int) -> Path:
@@ -109,6 +116,8 @@ def write(file: Path, part: Part, header: Mapping[str, Any]) -> None:
     tensors |= {f"players.{name}": found for name, found in log_probs.players.items()}
     tensors |= {"sampler": log_probs.sampler}
     tensors |= {f"oracle.{name}": found for name, found in part.oracle.items()}
+    if part.prompts is not None:
+        tensors |= {f"prompts.{name}": found for name, found in part.prompts.tensors().items()}
     numbers = {
         "queries": payoffs.queries,
         "answers": payoffs.answers,
@@ -134,11 +143,12 @@ def read(file: Path, header: Mapping[str, Any]) -> Part | None:
     try:
         with safe_open(file, framework="pt") as opened:
             said = opened.metadata() or {}
-            if json.loads(said.get("header", "null")) != json.loads(json.dumps(header)):
+            own, expected = json.loads(said.get("header", "null")), json.loads(json.dumps(header))
+            if {name: own[name] for name in expected} != expected:
                 return None
             numbers = json.loads(said["numbers"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
     def of(kind: str) -> dict[str, Any]:
@@ -155,6 +165,7 @@ def read(file: Path, header: Mapping[str, Any]) -> Part | None:
         FrozenLogProbs(tensors["sampler"], of("players")),
         numbers["drawn"],
         of("oracle"),
+        Prompts(**prompts) if (prompts := of("prompts")) else None,
     )
 
 

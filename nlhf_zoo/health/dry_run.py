@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -50,13 +51,8 @@ def _one_minibatch(game: OnlineGame) -> Iterator[None]:
     rollout, known, reuse = game.rollout, game.rollout_prompts, game.reuse
     game.reuse = None if reuse is None else Reuse()
     if isinstance(rollout, Sample):
-        game.rollout = Sample(
-            rollout.num_responses,
-            rollout.num_opponents,
-            rollout.epochs,
-            clip=rollout.clip,
-            pairs=rollout.pairs,
-        )
+        game.rollout = copy.copy(rollout)
+        game.rollout.minibatch, game.rollout.ahead = None, False
     game.rollout_prompts = None
     try:
         yield

@@ -17,7 +17,7 @@ from nlhf_zoo.health.probe import Probe, gap, inner_tokens, one_by_one, total_lo
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.language_model.capabilities import rounding
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
-from nlhf_zoo.records import PLAIN, Decoding, Mixture, Prompts, Responses
+from nlhf_zoo.records import GREEDY, PLAIN, Decoding, Mixture, Prompts, Responses
 from nlhf_zoo.records.random_streams import random_stream
 
 _POLICY = {"policy": 1.0}
@@ -170,6 +170,7 @@ def _drawn_from(game: OnlineGame) -> list[tuple[Mixture, Decoding]]:
     drawn: list[tuple[Mixture, Decoding]] = [({"policy": 1.0}, PLAIN)]
     for step in game.plan:
         drawn.append((dict(step.sampler), step.scored))
+        drawn += [(dict(step.sampler), GREEDY)] if step.greedy else []
         drawn += [(dict(opponent), step.opponent) for _, opponent in step.payoff]
         drawn += [] if step.explored is None else [(dict(step.explored), PLAIN)]
     return [one for number, one in enumerate(drawn) if one not in drawn[:number]]

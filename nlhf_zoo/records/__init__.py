@@ -4,9 +4,10 @@ Letters: B prompts, K responses, L opponents, T tokens, N actions.
 """
 
 from nlhf_zoo.records.played import Comparison, Conversation, Prompts, Responses
-from nlhf_zoo.records.steps import PLAIN, Batch, Decoding, Mixture, ProximalStep, starts_as
+from nlhf_zoo.records.steps import GREEDY, PLAIN, Batch, Decoding, Mixture, ProximalStep, starts_as
 
 __all__ = [
+    "GREEDY",
     "PLAIN",
     "Batch",
     "Comparison",

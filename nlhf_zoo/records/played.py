@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -99,8 +99,15 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> Prompts:
         """These prompts on another device (Lightning moves batches by this method)."""
-        tensors = self._given(_TENSORS)
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return replace(self, **{name: one.to(device) for name, one in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Any]:
+        """Its tensors, by name."""
+        return self._given(_TENSORS)
+
+    def without_text(self) -> Prompts:
+        """The numbers and tokens of these prompts alone."""
+        return replace(self, text=None, conversations=None)
 
     def _given(self, names: Sequence[str]) -> dict[str, Any]:
         """The fields of these names that are not None."""
@@ -156,6 +163,29 @@ class Responses:
 
         All are of one version and as many a prompt; the shorter are padded behind their end.
         """
+        texts = [part.text for part in parts]
+        text = None if None in texts else [row for text in texts for row in text or ()]
+        joined = cls._along(0, parts, torch.cat([part.weight for part in parts]), text)
+        explored = [part.explored for part in parts if part.explored is not None]
+        return replace(joined, explored=cls.joined(explored) if explored else None)
+
+    @classmethod
+    def beside(cls, parts: Sequence[Responses]) -> Responses:
+        """Sampled responses to the same prompts as one record, all of one version and weight."""
+        texts = [part.text for part in parts]
+        rows = zip(*(text or () for text in texts), strict=True)
+        text = None if None in texts else [[*chain(*row)] for row in rows]
+        weight = torch.cat([part.weight for part in parts], 1)
+        return cls._along(1, parts, torch.full_like(weight, 1 / weight.shape[1]), text)
+
+    @classmethod
+    def _along(
+        cls,
+        dim: int,
+        parts: Sequence[Responses],
+        weight: Tensor,
+        text: Sequence[Sequence[str]] | None,
+    ) -> Responses:
         longest = max(part.tokens.shape[2] for part in parts)
 
         def padded(tensor: Tensor) -> Tensor:
@@ -163,19 +193,16 @@ class Responses:
 
         def all_of(name: str) -> Tensor | None:
             found = [getattr(part, name) for part in parts]
-            return None if any(one is None for one in found) else torch.cat(found)
+            return None if any(one is None for one in found) else torch.cat(found, dim)
 
-        texts = [part.text for part in parts]
-        explored = [part.explored for part in parts if part.explored is not None]
         return cls(
-            tokens=torch.cat([padded(part.tokens) for part in parts]),
-            mask=torch.cat([padded(part.mask) for part in parts]),
-            weight=torch.cat([part.weight for part in parts]),
-            text=None if None in texts else [row for text in texts for row in text or ()],
+            tokens=torch.cat([padded(part.tokens) for part in parts], dim),
+            mask=torch.cat([padded(part.mask) for part in parts], dim),
+            weight=weight,
+            text=text,
             version=parts[0].version,
             truncated=all_of("truncated"),
             log_prob=all_of("log_prob"),
-            explored=cls.joined(explored) if explored else None,
         )
 
     def take(self, rows: Sequence[int]) -> Responses:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -55,6 +55,7 @@ class Decoding:
 
 
 PLAIN = Decoding()
+GREEDY = Decoding(top_k=1)  # the limit of temperature 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class ProximalStep:
         explored: who draws further responses, plainly and as many as are scored, which nobody
             judges: the loss takes their log-probability under the policy. None draws none.
         normalised: in self-play, the payoff is divided by its standard deviation under the sampler.
+        greedy: one of the scored responses, when sampled, is the most probable one of the sampler.
     """
 
     centre: Mixture
@@ -98,6 +100,7 @@ class ProximalStep:
     reference: str = "reference"
     explored: Mixture | None = None
     normalised: bool = False
+    greedy: bool = False
 
     def __post_init__(self) -> None:
         for name, mixture in [
@@ -123,6 +126,7 @@ class ProximalStep:
             self.payoff[0][1] != self.sampler
             or len(self.payoff) != 1
             or self.scored != self.opponent
+            or self.greedy
         ):
             raise ValueError(
                 "self-play needs one opponent, which is the sampler with the same decoding"
@@ -134,6 +138,25 @@ class ProximalStep:
     def among_themselves(self) -> bool:
         """Whether the scored responses, when sampled, are compared with each other."""
         return self.self_play or self.pairs
+
+    @property
+    def draws_policy(self) -> bool:
+        """Whether the scored responses are independent draws of the policy's own law."""
+        return dict(self.sampler) == {"policy": 1.0} and self.scored.is_plain and not self.greedy
+
+    def drawn_by(self, sampler: Mixture | None = None, greedy: bool = False) -> ProximalStep:
+        """The step on other responses: those of another sampler, or the greedy one among them.
+
+        They are no longer the opponent's own, so that in self-play opponents are drawn, too.
+
+        Args:
+            sampler: who draws; None is who drew before.
+            greedy: whether one response is the most probable one of the sampler.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        if dict(sampler) == dict(self.sampler) and greedy == self.greedy:
+            return self
+        return replace(self, sampler=sampler, greedy=greedy, self_play=False)
 
 
 @dataclass(frozen=True, slots=True)

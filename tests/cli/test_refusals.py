@@ -39,7 +39,7 @@ FITS = {
     "misspelt argument": ([*FIT, "--model.algorithm.etaa", "1"], r"--model\.algorithm: .*'etaa'"),
     "unknown algorithm": (
         [*FIT, "--model.algorithm", "NashXX"],
-        r"--model\.algorithm: there is no class 'NashXX': choose one of EGPO, .*SPPO$",
+        r"--model\.algorithm: there is no class 'NashXX': choose one of .*EGPO, .*SPPO, XPO$",
     ),
     "unknown oracle": ([*FIT, "--model.oracle", "Oracle"], "no class 'Oracle': .*VotesOracle"),
     "unknown policy": ([*FIT, "--model.policy", "P"], "choose one of CausalLMPolicy, MLPPolicy, TabularPolicy$"),
@@ -97,6 +97,22 @@ FITS = {
         "OnlineDPO compares responses with each other: set model.rollout.num_responses to 2",
     ),
     "no responses": ([*DPO, *SAMPLE, "--model.rollout.num_responses", "0"], "must be at least 1"),
+    "a sampler that is no player": (
+        [*DPO, *SAMPLE, "--model.rollout.sampler", "anchor"],
+        r"model\.rollout\.sampler names the player 'anchor', but OnlineDPO has policy, reference",
+    ),
+    "a sampler that sums to .5": (
+        [*DPO, *SAMPLE, "--model.rollout.sampler", "{policy: 0.5}"],
+        "whose weights are not negative and sum to 1, but it is {'policy': 0.5}",
+    ),
+    "a greedy response alone": (
+        [*DPO, *SAMPLE, "--model.rollout.greedy", "true", "--model.rollout.num_responses", "1"],
+        "a greedy response alone leaves all others without support",
+    ),
+    "a policy gradient on the reference's": (
+        [*FIT, *GRADIENT, *SAMPLE, "--model.rollout.sampler", "reference"],
+        "NashMP: the policy gradient needs responses of the policy itself.*`sampler`",
+    ),
     "no such design": ([*DPO, *SAMPLE, "--model.rollout.pairs", "ring"], "pairs must be all, circle, or regular"),
     "a design misfits": (
         [*DPO, *SAMPLE, "--model.rollout.pairs", "regular(4)"],
