@@ -90,6 +90,8 @@ ROWS = [
     ),
     Row(algorithms.INPO, contraction=1 - 0.3 * BETA),
     Row(algorithms.PairwiseGRPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
+    # z^2 = (1 - 0.3 beta) (z + 1) / 2
+    Row(algorithms.MNPO, rounds=600, contraction=0.979932),
     Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
     Row(algorithms.NashMD, {"eta": 1.0}),
     Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),

@@ -31,6 +31,7 @@ NAMES = {
     "egpo": ("EGPO", "EGPO"),
     "online_ipo": ("online IPO", "OnlineIPO"),
     "inpo": ("INPO", "INPO"),
+    "mnpo": ("MNPO against two", "MNPO"),
     "pairwise_grpo": ("pairwise GRPO", "PairwiseGRPO"),
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
     "nash_md": ("Nash-MD", "NashMD"),

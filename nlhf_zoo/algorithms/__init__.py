@@ -4,6 +4,7 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.dno import DNO
 from nlhf_zoo.algorithms.egpo import EGPO
 from nlhf_zoo.algorithms.inpo import INPO
+from nlhf_zoo.algorithms.mnpo import MNPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
 from nlhf_zoo.algorithms.nash_md import NashMD
 from nlhf_zoo.algorithms.nash_mp import NashMP
@@ -19,6 +20,7 @@ __all__ = [
     "DNO",
     "EGPO",
     "INPO",
+    "MNPO",
     "SPPO",
     "XPO",
     "MovingMagnet",

@@ -66,6 +66,16 @@ def inpo(P, mu, x, beta, eta=0.3):
         yield x
 
 
+def mnpo(P, mu, x, beta, eta=0.3):
+    """pi_{t+1} ~ mu^w (pi_t pi_{t-1})^((1 - w)/2) exp(eta P (pi_t + pi_{t-1})/2), w = eta beta."""
+    before = x
+    while True:
+        pi, old = softmax(x), softmax(before)
+        mixed = np.exp(mu) ** (eta * beta) * (pi * old) ** ((1 - eta * beta) / 2)
+        before, x = x, np.log(mixed) + eta * P @ (pi + old) / 2
+        yield x
+
+
 def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
     """Mirror descent: pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta P pi_t)."""
     while True:
@@ -141,6 +151,7 @@ BY_HAND = {
     algorithms.NashProx: nash_prox,
     algorithms.EGPO: egpo,
     algorithms.INPO: inpo,
+    algorithms.MNPO: mnpo,
     algorithms.OnlineIPO: online_ipo,
     algorithms.PairwiseGRPO: online_ipo,
     algorithms.NashMD: nash_md,

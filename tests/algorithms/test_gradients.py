@@ -124,13 +124,14 @@ def all_draws(step, num_actions, num_responses, num_opponents, algorithm):
 @pytest.mark.parametrize(("row", "surrogate"), CASES)
 @pytest.mark.parametrize("num_responses", [2, 4, 8])
 def test_the_expected_sampled_gradient_is_the_enumerated_one(row, surrogate, num_responses):
-    """To rounding, over all 3^(K + L) draws."""
+    """To rounding, over all N^(K + L) draws, N = 3, and 2 where these would be too many."""
     algorithm = row.make(**({} if surrogate is None else {"surrogate": surrogate}))
     for number, step in enumerate(algorithm.steps(BETA, 0)):
-        game, responses, opponents, probability = all_draws(step, 3, num_responses, 1, algorithm)
+        num = 3 if num_responses + len(step.payoff) < 10 else 2
+        game, responses, opponents, probability = all_draws(step, num, num_responses, 1, algorithm)
         torch.testing.assert_close(probability.sum().item(), 1.0)
         found = probability @ gradients(game, game.plan[number], responses, opponents)
-        expected = enumerated_gradient(algorithm, number, 3)
+        expected = enumerated_gradient(algorithm, number, num)
         assert expected.norm() > 1e-3
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 

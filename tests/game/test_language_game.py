@@ -232,6 +232,14 @@ def optimistic(P, mu, x, eta):
         last = now
 
 
+def mnpo(P, mu, x, eta):
+    before = x
+    while True:
+        payoff = (product(P, x) + product(P, before)) / 2
+        before, x = x, proximal(mu, (x + before) / 2, eta, payoff)
+        yield x
+
+
 def moving_magnet(P, mu, x, eta, every):
     while True:
         rounds = online_ipo(P, mu, x, eta)
@@ -253,6 +261,7 @@ ROUNDS_OF = {
     "OnlineIPO": (algorithms.OnlineIPO(), 1.0 * BETA / 4, online_ipo, [1.0]),
     "INPO": (algorithms.INPO(1.0), 1 / 4, online_ipo, [1.0]),
     "PairwiseGRPO": (algorithms.PairwiseGRPO(1.0), 1.0, online_ipo, [1.0]),
+    "MNPO": (algorithms.MNPO(1.0), 1 / 4, mnpo, [1.0]),
     "NashMD": (algorithms.NashMD(1.0), 1.0, nash_md, [1.0]),
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
@@ -494,6 +503,7 @@ REACHES = {
     "nash_mp": TENTH,
     "nash_prox": TENTH,
     "inpo": TENTH,
+    "mnpo": TENTH,
     "nash_md": TENTH,
     "pairwise_grpo": TENTH,
     "egpo": TENTH,

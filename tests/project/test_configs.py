@@ -23,6 +23,7 @@ REACHES = {
     "egpo": ("exploitability", 1e-12),
     "inpo": ("exploitability", 1e-12),
     "listed_judges": ("exploitability", 1e-12),
+    "mnpo": ("exploitability", 1e-12),
     "moving_magnet": ("exploitability_unregularised", 0.015),
     "nash_md": ("exploitability", 1e-6),
     "nash_mp": ("exploitability", 1e-12),

@@ -28,6 +28,7 @@ _STYLES = {
     "DNO": ("#CC79A7", 1),  # in closed form SPPO's line
     "XPO": ("#44AA99", 0),
     "INPO": ("#CC6677", 1),
+    "MNPO": ("#88CCEE", 0),
 }
 _OTHERS = ("#332288", "#999933", "#661100", "#AA4499")  # Paul Tol's, for classes of one's own
 # Of what is no algorithm; Okabe and Ito's, too.
