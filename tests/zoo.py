@@ -92,6 +92,7 @@ ROWS = [
     Row(algorithms.PairwiseGRPO, {"eta": 0.3}, contraction=1 - 0.3 * BETA),
     # z^2 = (1 - 0.3 beta) (z + 1) / 2
     Row(algorithms.MNPO, rounds=600, contraction=0.979932),
+    Row(algorithms.IPOMD, {"eta": 0.3}),
     Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
     Row(algorithms.NashMD, {"eta": 1.0}),
     Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),
@@ -99,6 +100,8 @@ ROWS = [
     Row(algorithms.OptimisticMirrorDescent, {"eta": 0.3, "regularised": False}),
     Row(algorithms.SPPO),
     Row(algorithms.SPPO, {"self_play": False, "inner_steps": 2}),
+    Row(algorithms.RSPO, contraction=1 - 0.3 * BETA),
+    Row(algorithms.RSPO, {"forward_kl": 0.1, "inner_steps": 2}),
     Row(algorithms.OnlineDPO),
     Row(algorithms.OnlineDPO, {"hard": True}),
     Row(algorithms.XPO, {"alpha": 0.1}),

@@ -33,6 +33,8 @@ NAMES = {
     "inpo": ("INPO", "INPO"),
     "mnpo": ("MNPO against two", "MNPO"),
     "pairwise_grpo": ("pairwise GRPO", "PairwiseGRPO"),
+    "ipomd": ("IPO-MD", "IPOMD"),
+    "rspo": ("RSPO", "RSPO"),
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
     "nash_md": ("Nash-MD", "NashMD"),
     "sppo": ("SPPO", "SPPO"),

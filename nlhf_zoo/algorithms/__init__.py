@@ -4,6 +4,7 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.dno import DNO
 from nlhf_zoo.algorithms.egpo import EGPO
 from nlhf_zoo.algorithms.inpo import INPO
+from nlhf_zoo.algorithms.ipomd import IPOMD
 from nlhf_zoo.algorithms.mnpo import MNPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
 from nlhf_zoo.algorithms.nash_md import NashMD
@@ -13,6 +14,7 @@ from nlhf_zoo.algorithms.online_dpo import OnlineDPO
 from nlhf_zoo.algorithms.online_ipo import OnlineIPO
 from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
 from nlhf_zoo.algorithms.pairwise_grpo import PairwiseGRPO
+from nlhf_zoo.algorithms.rspo import RSPO
 from nlhf_zoo.algorithms.sppo import SPPO
 from nlhf_zoo.algorithms.xpo import XPO
 
@@ -20,7 +22,9 @@ __all__ = [
     "DNO",
     "EGPO",
     "INPO",
+    "IPOMD",
     "MNPO",
+    "RSPO",
     "SPPO",
     "XPO",
     "MovingMagnet",

@@ -154,6 +154,8 @@ BY_HAND = {
     algorithms.MNPO: mnpo,
     algorithms.OnlineIPO: online_ipo,
     algorithms.PairwiseGRPO: online_ipo,
+    algorithms.IPOMD: partial(nash_md, mixture=0.125),
+    algorithms.RSPO: partial(online_ipo, eta=0.3),
     algorithms.NashMD: nash_md,
     algorithms.SPPO: sppo,
     algorithms.DNO: sppo,  # the same steps, by another loss

@@ -196,6 +196,14 @@ def nash_md(P, mu, x, eta, mixture=None):
         yield (x := proximal(mu, x, eta, product(P, token_mixture(x, mu, weight))))
 
 
+def ipomd(P, mu, x, eta, mixture):
+    while True:
+        law = token_mixture(x, mu, mixture)
+        left = x - mu - product(P, law) / BETA
+        left = left - (law.exp() * left).sum(-1, keepdim=True)
+        yield (x := (x - eta * BETA * (law - x).exp() * left).log_softmax(-1))
+
+
 def sppo(P, mu, x, eta):
     while True:
         yield (x := (x + eta * product(P, x)).log_softmax(-1))
@@ -262,9 +270,11 @@ ROUNDS_OF = {
     "INPO": (algorithms.INPO(1.0), 1 / 4, online_ipo, [1.0]),
     "PairwiseGRPO": (algorithms.PairwiseGRPO(1.0), 1.0, online_ipo, [1.0]),
     "MNPO": (algorithms.MNPO(1.0), 1 / 4, mnpo, [1.0]),
+    "IPOMD": (algorithms.IPOMD(1.0, 0.4), BETA / 4, ipomd, [1.0, 0.4]),
     "NashMD": (algorithms.NashMD(1.0), 1.0, nash_md, [1.0]),
     "NashMD with a mixture": (algorithms.NashMD(1.0, mixture=0.6), 1.0, nash_md, [1.0, 0.6]),
     "SPPO": (algorithms.SPPO(0.5), 1 / 2, sppo, [0.5]),
+    "RSPO": (algorithms.RSPO(0.5), 1 / 2, online_ipo, [0.5]),
     "OnlineDPO": (algorithms.OnlineDPO(), 1.0, online_dpo, [1.0]),
     "DNO": (algorithms.DNO(0.5), 0.5, dno, [0.5, 0.5]),
     "XPO": (algorithms.XPO(0.02), 1.0, xpo, [1.0, 0.02]),
@@ -506,6 +516,8 @@ REACHES = {
     "mnpo": TENTH,
     "nash_md": TENTH,
     "pairwise_grpo": TENTH,
+    "ipomd": TENTH,
+    "rspo": TENTH,
     "egpo": TENTH,
     "online_ipo": TENTH,
     "optimistic_mirror_descent": TENTH,

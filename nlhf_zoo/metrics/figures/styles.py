@@ -24,6 +24,8 @@ _STYLES = {
     "OptimisticMirrorDescent": ("#000000", 0),
     "MovingMagnet": ("#882255", 2),
     "PairwiseGRPO": ("#9C755F", 1),
+    "IPOMD": ("#6A3D9A", 0),
+    "RSPO": ("#B07AA1", 0),
     "NashProx": ("#117733", 0),
     "DNO": ("#CC79A7", 1),  # in closed form SPPO's line
     "XPO": ("#44AA99", 0),
