@@ -522,7 +522,7 @@ REFUSALS = {
     "unknown option": (f"{ONE} --betta 1", "--betta"),
     "stray word": (f"{ONE} stray", "stray"),
     "option without value": (f"{ONE} --beta", "--beta: expected one argument"),
-    "unknown algorithm": (f"{ONE} --algorithm Nash", "no class 'Nash': choose one of EGPO"),
+    "unknown algorithm": (f"{ONE} --algorithm Nash", "no class 'Nash': choose one of DNO"),
     "no algorithm": (f"{ONE} --algorithm torch.nn.Linear", "torch.nn.Linear"),
     "unknown setting": (f"{ONE} --algorithm NashMP --algorithm.etaa 1", "'etaa'"),
     "setting of none": (f"{ONE} --algorithm.eta 1", "name the class whose options you give: choose one of EGPO"),
