@@ -95,6 +95,9 @@ def within_four_standard_errors(draws, expected):
     return bool(((draws.mean(0) - expected).abs() <= 4 * error + 1e-12).all())
 
 
+EIGHT = pytest.param(8, marks=pytest.mark.slow)  # which shows what 4 do, on many more draws
+
+
 # ---- exactly: all draws with their probabilities ----
 
 
@@ -122,7 +125,7 @@ def all_draws(step, num_actions, num_responses, num_opponents, algorithm):
 
 
 @pytest.mark.parametrize(("row", "surrogate"), CASES)
-@pytest.mark.parametrize("num_responses", [2, 4, 8])
+@pytest.mark.parametrize("num_responses", [2, 4, EIGHT])
 def test_the_expected_sampled_gradient_is_the_enumerated_one(row, surrogate, num_responses):
     """To rounding, over all N^(K + L) draws, N = 3, and 2 where these would be too many."""
     algorithm = row.make(**({} if surrogate is None else {"surrogate": surrogate}))
@@ -149,7 +152,7 @@ def test_several_opponents_a_response_are_averaged():
 
 
 @pytest.mark.parametrize(("row", "surrogate"), CASES)
-@pytest.mark.parametrize("num_responses", [2, 4, 8])
+@pytest.mark.parametrize("num_responses", [pytest.param(2, marks=pytest.mark.slow), 4, EIGHT])
 def test_the_mean_sampled_gradient_is_the_enumerated_one(row, surrogate, num_responses):
     algorithm = row.make(**({} if surrogate is None else {"surrogate": surrogate}))
     for number in range(len(algorithm.steps(BETA, 0))):
@@ -237,7 +240,7 @@ in_self_play = pytest.mark.parametrize(
 
 
 @in_self_play
-@pytest.mark.parametrize("num_responses", [2, 4, 8])
+@pytest.mark.parametrize("num_responses", [2, 4, EIGHT])
 def test_self_play_solves_the_game_at_its_own_temperature(algorithm, num_responses):
     draws = 20_000 * num_responses
     ratio, error = ratio_of_parts(algorithm, Sample(num_responses), draws=draws)

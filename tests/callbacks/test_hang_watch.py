@@ -182,6 +182,7 @@ def planted(folder: Path) -> None:
     sys.path.insert(0, str(folder))
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_run(tmp_path: Path):
     (tmp_path / "planted.py").write_text(PLANT)
     runs.write(tmp_path, configuration(1, "asked", "ddp_fork"))

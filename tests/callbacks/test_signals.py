@@ -79,9 +79,9 @@ def stops(folder: Path, signum: int, before: Any, *args: str) -> None:
 TRIALS = [
     ("sampled-optimistic_mirror_descent", "asked", 7, TERM),
     ("sampled-egpo", "stepped", 5, INT),
-    ("closed-nash_mp", "rounds", 3, TERM),
 ]
 MORE = [
+    ("closed-nash_mp", "rounds", 3, TERM),
     ("sampled-optimistic_mirror_descent", "asked", 1, INT),
     ("sampled-egpo", "asked", 6, TERM),
     ("sampled-egpo", "scored", 7, INT),

@@ -122,7 +122,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, swept: dict[str, Any]) -> Pa
 
 @pytest.mark.parametrize(
     ("signum", "code"),
-    [(KILL, KILLED), pytest.param(TERM, 143, marks=pytest.mark.slow), (INT, 130)],
+    [
+        (KILL, KILLED),
+        *(pytest.param(*end, marks=pytest.mark.slow) for end in [(TERM, 143), (INT, 130)]),
+    ],
     ids=["kill", "term", "int"],
 )
 def test_it_goes_on_run_by_run(signum, code, whole, swept, tmp_path):

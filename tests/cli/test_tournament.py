@@ -79,7 +79,7 @@ def test_the_figures_are_those_of_the_judgements(files, capsys):
     assert {"results.md", "ratings.png", "win_matrix.png", "answers.sqlite"} <= written
 
 
-@pytest.mark.parametrize("pairing", ["all", "swiss"])
+@pytest.mark.parametrize("pairing", ["all", pytest.param("swiss", marks=pytest.mark.slow)])
 def test_a_tournament_that_was_stopped_asks_nothing_twice(files, pairing):
     """Both orders are asked of an oracle with a place, and their mean counts."""
     judge = Judge(stops_after=20)

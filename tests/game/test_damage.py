@@ -182,7 +182,7 @@ FAULTS = {
 }
 
 
-QUICK = ("3 kB", "configuration", "third checkpoint")  # the others are slow
+QUICK = ("3 kB", "third checkpoint")  # the others are slow
 
 
 @pytest.mark.parametrize(

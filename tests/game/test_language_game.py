@@ -463,7 +463,17 @@ def deviations(row, number, change=lambda policy: None):
     return (draws.mean(0) - whole @ expected) / error, error[8].item()
 
 
-@pytest.mark.parametrize("row", [*UNBIASED, HALVES], ids=str)
+ONCE = {row.algorithm: row for row in reversed(UNBIASED)}  # the first of each, the others slow
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=[] if row in (*ONCE.values(), HALVES) else [pytest.mark.slow])
+        for row in (*UNBIASED, HALVES)
+    ],
+    ids=str,
+)
 def test_the_mean_sampled_gradient_is_the_enumerated_one(row):
     for number in range(len(row.make().steps(0.1, 0))):
         found, error_of_size = deviations(row, number)
@@ -581,7 +591,17 @@ def test_a_comparison_ends_with_the_learning_rates(name):
         assert 0 <= blocks["lr_scheduler"]["init_args"]["total_iters"] - rounds * steps <= 5
 
 
-@every
+# Files differ in their algorithm; that each is one is seen above, and what it does in the zoo.
+BY_DEFAULT = ("egpo", "moving_magnet", "nash_md", "online_dpo", "xpo")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=[] if p.stem in BY_DEFAULT else [pytest.mark.slow])
+        for p in FILES
+    ],
+)
 def test_a_file_takes_a_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["fit", "--config", str(path), "--trainer.fast_dev_run", "true"])

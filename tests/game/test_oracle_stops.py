@@ -65,9 +65,9 @@ def goes_on(folder: Path, whole: Path) -> None:
     ("name", "calls"),
     [
         ("sampled-nash_mp", (1, 9)),
-        ("sampled-optimistic_mirror_descent", (2, 7)),
+        pytest.param("sampled-optimistic_mirror_descent", (2, 7), marks=pytest.mark.slow),
         ("sampled-egpo", (6, 7)),
-        ("language-nash_mp", (6,)),
+        pytest.param("language-nash_mp", (6,), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...], tmp_path: Path):
@@ -164,7 +164,7 @@ def game_of_texts(folder: Path, rounds: int, processes: int) -> list[str]:
     return (folder / "asked").read_text().splitlines()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_what_was_asked_is_in_checkpoint_and_logs(processes: int, tmp_path: Path):
     for rounds in (2, 4):  # the second goes on with the first
         asked = game_of_texts(tmp_path, rounds, processes)
