@@ -66,5 +66,5 @@ class OnlineDPO(PolicyOptimizer):
         """- p log sigma(beta D) - (1 - p) log sigma(-beta D) over the pairs."""
         if self.hard and batch.preference is not None:
             label = 0.5 + 0.5 * (batch.preference - 0.5).sign()
-            batch = replace(batch, preference=label)
+            batch = replace(batch, preference=label, payoff_bound=0.5)
         return super().loss(step, batch)

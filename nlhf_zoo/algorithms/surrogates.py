@@ -131,11 +131,17 @@ def logistic(step: ProximalStep, batch: Batch) -> Tensor:
     """DPO's logistic loss on pairs of responses, arXiv 2402.04792.
 
     Raises:
-        ValueError: the responses were not compared with each other.
+        ValueError: the responses were not compared with each other, or what was said of them is no
+            probability.
     """
     if batch.preference is None or batch.pair_weight is None:
         raise ValueError(
             "the logistic loss compares responses with each other: choose an algorithm with pairs"
+        )
+    if batch.payoff_bound > 0.5:
+        raise ValueError(
+            "the logistic loss fits probabilities, and the oracle answers with payoffs outside of "
+            "[0, 1]: give its payoff a bound of 1/2, take labels (`hard`), or choose a regression"
         )
     log_ratio = batch.log_prob - batch.reference_log_prob
     return losses.logistic(log_ratio, batch.preference, batch.pair_weight, batch.beta)

@@ -44,6 +44,7 @@ class SamplePlan:
         num_opponents: M that a response meets.
         form: `pairs` gives each response opponents of its own, N M questions; `embeddings` gives
             all the same, for an oracle that reads N + M texts.
+        payoff_bound: largest distance of the oracle's answers from 1/2.
 
     Raises:
         UserError: there are too few of them.
@@ -53,6 +54,12 @@ class SamplePlan:
     num_responses: int
     num_opponents: int
     form: Form = "pairs"
+    payoff_bound: float = 0.5
+
+    @property
+    def range(self) -> float:
+        """Of payoffs. The game is that of payoffs / range at beta / range, which lie in [0, 1]."""
+        return 2 * self.payoff_bound
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
@@ -64,7 +71,7 @@ class SamplePlan:
                 f"responses is {self.num_responses}: a certificate needs at least 4, two of the "
                 "reference's and two of the policy's"
             )
-        if self.num_opponents < (least := least_opponents(self.beta)):
+        if self.num_opponents < (least := least_opponents(self.beta / self.range)):
             raise UserError(
                 f"opponents is {self.num_opponents}: at beta = {self.beta:g} exp(r / beta) takes "
                 f"at least {least} for each response"
@@ -136,9 +143,12 @@ def sample_exploitability(
         return None
     ask = _shared if shared else _own
     answers = ask(oracle, prompts, scored, met)
-    estimates = sampled_exploitability(
-        ratio, half, answers.preference, plan.beta, answers.valid, shared
-    )
+    preference = answers.preference
+    if plan.range != 1:
+        preference = 0.5 + (preference.double() - 0.5) / plan.range
+    beta = plan.beta / plan.range
+    found = sampled_exploitability(ratio, half, preference, beta, answers.valid, shared)
+    estimates = found.times(plan.range)
     return SampledPrompts(estimates, answers.valid.numel(), int((~answers.valid).sum()))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nlhf_zoo.algorithms.base import PolicyOptimizer
+from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
@@ -28,7 +29,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     oracle, algorithm, beta = game.oracle, game.algorithm, game.beta
     rollout, name = game.rollout, type(algorithm).__name__
     try:
-        steps = algorithm.steps(beta, 0)
+        steps = plan_of(game, 0)
     except ValueError as error:  # its numbers do not fit the game's beta
         raise UserError(f"{name} at beta = {beta}: {error}") from error
     players = {"policy", "reference", *algorithm.players}
@@ -66,7 +67,12 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     _check_replay(game, steps)
     _check_counting(algorithm, rollout)
     for step in steps:
-        _try_loss(algorithm, step, beta, rollout)
+        _try_loss(algorithm, step, beta, rollout, oracle.payoff_bound)
+
+
+def plan_of(game: OnlineGame, round: int) -> Sequence[ProximalStep]:
+    """The plan of a round, with steps in the range of the oracle's payoffs."""
+    return scaled_steps(game.algorithm, game.beta, round, game.oracle.payoff_bound)
 
 
 def _check_drawing(game: OnlineGame) -> None:
@@ -77,7 +83,7 @@ def _check_drawing(game: OnlineGame) -> None:
     if game.rollout.enumerated:
         return
     for number in range(3):
-        for step in game.rollout.plan(game.algorithm.steps(game.beta, number)):
+        for step in game.rollout.plan(plan_of(game, number)):
             for how in (step.scored, *([GREEDY] if step.greedy else [])):
                 game.policy.refuse_drawing(step.sampler, how)
             for _, opponent in [] if step.among_themselves else step.payoff:
@@ -323,7 +329,11 @@ def _check_plan(name: str, steps: Sequence[ProximalStep], players: set[str]) -> 
 
 
 def _try_loss(
-    algorithm: PolicyOptimizer, step: ProximalStep, beta: float, rollout: Rollout
+    algorithm: PolicyOptimizer,
+    step: ProximalStep,
+    beta: float,
+    rollout: Rollout,
+    payoff_bound: float,
 ) -> None:
     """Compute the loss of equal responses: a surrogate that does not fit its step says so."""
     enumerated = rollout.enumerated
@@ -343,6 +353,7 @@ def _try_loss(
         pair_weight=torch.full((1, num, num), 1 / num**2) if step.pairs else None,
         sampler_log_prob=None if rollout.epochs is None else zero,
         clip=rollout.clip,
+        payoff_bound=payoff_bound,
         explored_log_prob=None if step.explored is None else zero,
         explored_weight=None if step.explored is None else torch.full((1, num), 1 / num),
         length=torch.ones(1, num),

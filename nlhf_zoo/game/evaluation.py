@@ -28,11 +28,14 @@ class Validation(nn.Module):
 
     `kl` and `entropy` are means of `Policy.divergence`: unbiased, and of a language model exact
     token by token along what was drawn.
+
+    Args:
+        payoff_bound: of the game's oracle; the win rate is a mean of its answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, payoff_bound: float = 0.5) -> None:
         super().__init__()
-        self.win_rate = SampledWinRate()
+        self.win_rate = SampledWinRate(payoff_bound)
         for name in _MEANS:
             self.add_module(name, SampledMean())
         self.vs_reference = MeanMetric()  # the win rate by its tag of before

@@ -75,6 +75,7 @@ def score(
         pair_weight=pair_weight,
         sampler_log_prob=None if frozen is None else frozen.sampler,
         clip=clip,
+        payoff_bound=payoffs.bound,
         explored_log_prob=explored_log_prob,
         explored_weight=explored_weight,
         length=responses.mask.sum(-1),

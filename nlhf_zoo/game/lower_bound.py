@@ -85,4 +85,5 @@ def _draws(
         )
         columns.append((*answers, ours - reference, theirs - reference))
     won, valid, ours, theirs = (torch.stack(each, -1) for each in zip(*columns, strict=True))
-    return bound_of_draws(won, ours, theirs, game.beta, valid), int((~valid).sum())
+    bound = game.oracle.payoff_bound
+    return bound_of_draws(won, ours, theirs, game.beta, valid, bound), int((~valid).sum())

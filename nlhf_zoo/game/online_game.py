@@ -18,7 +18,7 @@ from nlhf_zoo.algorithms.torch_optimizers import SEVERAL_CALLS
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import checkpointing, log_probs
 from nlhf_zoo.game.accounting import Accounts, Progress, counts_of_processes
-from nlhf_zoo.game.compatibility import check_parts, check_precision
+from nlhf_zoo.game.compatibility import check_parts, check_precision, plan_of
 from nlhf_zoo.game.evaluation import Validation
 from nlhf_zoo.game.lightning_internals import trainer_of
 from nlhf_zoo.game.log_probs import log_prob_of_all, score
@@ -97,7 +97,7 @@ class OnlineGame(ShardedModule):
         self.rollout_prompts: int | None = None  # of this process; the data module says it
         self.strict_loading = False  # `on_load_checkpoint` sees to it that nothing is missing
         self.metrics = nn.ModuleDict()
-        self.validation = Validation()
+        self.validation = Validation(oracle.payoff_bound)
         self.timer = StepTimer()
         self.progress = Progress()
         self.versions = Versions()
@@ -239,7 +239,11 @@ class OnlineGame(ShardedModule):
     def plan(self) -> Sequence[ProximalStep]:
         """The proximal steps of this round."""
         if self._plan is None:
+<<<<<<< HEAD
             self._plan = self.rollout.plan(self.algorithm.steps(self.beta, self.progress.round))
+=======
+            self._plan = plan_of(self, self.progress.round)
+>>>>>>> eabf146 (Transformed makes a game of majorities, log-odds or any odd function of an oracle's preference, with steps, intervals and certificates of its range)
         return self._plan
 
     @property

@@ -48,6 +48,7 @@ class Payoffs:
     invalid: int  # answers of all prompts that could not be had
     preference: Tensor | None = None  # P(y_k > y_k') [B, K, K], of responses among themselves
     pair_valid: Tensor | None = None  # bool [B, K, K], likewise
+    bound: float = 0.5  # largest distance of the oracle's answers from 1/2
 
     def tensors(self) -> dict[str, Any]:
         """What there is for each prompt, by name."""
@@ -139,7 +140,8 @@ class PayoffEstimator:
         queries = 1 if responses.enumerated else compared
         if invalid is None:
             invalid = (2 * compared * len(prompts) - int(others.sum())) // 2
-        return Payoffs(payoff, answered, queries, compared, invalid, preference, valid)
+        bound = self.oracle.payoff_bound
+        return Payoffs(payoff, answered, queries, compared, invalid, preference, valid, bound)
 
     def _against(
         self,
@@ -167,7 +169,8 @@ class PayoffEstimator:
             queries += cost
             invalid += unanswered
         each = responses.num if responses.enumerated else 1
-        return Payoffs(payoff, valid, queries, queries * each, invalid)
+        bound = self.oracle.payoff_bound
+        return Payoffs(payoff, valid, queries, queries * each, invalid, bound=bound)
 
     def _remembered_product(
         self, prompts: Prompts, responses: Responses, opponent: Responses, mixture: Mixture

@@ -33,7 +33,11 @@ class SampledWinRate(_Sums):
     """P(policy > opponent), the mean over prompts, and its interval at 95 %.
 
     The interval is that of `nlhf_zoo.solvers.score_interval`: prompts are a sample, and those that
-    nobody could judge are left out.
+    nobody could judge are left out. Of payoffs of another range than [0, 1] it is the interval of
+    what lies as far between 0 and 1.
+
+    Args:
+        payoff_bound: largest distance of a figure from 1/2.
     """
 
     higher_is_better = True
@@ -43,9 +47,15 @@ class SampledWinRate(_Sums):
     squares: Tensor
     prompts: Tensor
 
+    def __init__(self, payoff_bound: float = 0.5) -> None:
+        super().__init__()
+        self.range = 2 * payoff_bound
+
     def update(self, win_rate: Tensor) -> None:
-        """Take in the win rates of n prompts [n], each in [0, 1]."""
+        """Take in the win rates of n prompts [n], each in [0, 1], or within the bound of 1/2."""
         values = win_rate.double()
+        if self.range != 1:
+            values = 0.5 + (values - 0.5) / self.range
         self.total += values.sum()
         self.squares += values.square().sum()
         self.prompts += len(values)
@@ -55,8 +65,11 @@ class SampledWinRate(_Sums):
         total, squares = self.total.item(), self.squares.item()
         low, high = score_interval(total, squares, int(self.prompts))
         ends = {"low": low, "high": high}
-        of_ends = {name: self.total.new_tensor(end) for name, end in ends.items()}
-        return {"mean": self.total / self.prompts, **of_ends}
+        found = {name: self.total.new_tensor(end) for name, end in ends.items()}
+        found = {"mean": self.total / self.prompts, **found}
+        if self.range == 1:
+            return found
+        return {name: 0.5 + self.range * (figure - 0.5) for name, figure in found.items()}
 
 
 @final

@@ -27,6 +27,7 @@ from nlhf_zoo.oracles.wrappers.cached import CachedOracle
 from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
 from nlhf_zoo.oracles.wrappers.listed import ListedResponses
 from nlhf_zoo.oracles.wrappers.order_swap import OrderSwap
+from nlhf_zoo.oracles.wrappers.transformed import Transformed
 
 __all__ = [
     "Annotators",
@@ -57,6 +58,7 @@ __all__ = [
     "SmallLanguage",
     "TableOracle",
     "TextOracle",
+    "Transformed",
     "UniformRandom",
     "VotesOracle",
 ]

@@ -30,6 +30,8 @@ class PreferenceOracle(nn.Module, ABC):
     tolerance: float = 0.0  # largest |P(a > b) + P(b > a) - 1| that this oracle admits
     # Whether several threads may ask at once, and gain by it: it waits for another machine.
     asks_in_parallel: bool = False
+    # Whether an answer is drawn, a label or a vote with the preference as its mean.
+    draws_answers: bool = False
     # Arguments on which no answer depends: how it is reached, or how much it may cost.
     may_change_on_resume: ClassVar[frozenset[str]] = frozenset()
     # Arguments that stand for another one, by their names in an earlier version.
@@ -72,6 +74,14 @@ class PreferenceOracle(nn.Module, ABC):
         """
         comparison: Comparison = self(prompts, first, second)
         return comparison.average(second.weight)
+
+    @property
+    def payoff_bound(self) -> float:
+        """The largest distance of an answer from 1/2.
+
+        1/2 of a preference; `Transformed` answers with payoffs of another range.
+        """
+        return 0.5
 
     @property
     def support(self) -> Tensor | None:

@@ -177,12 +177,14 @@ class Batch:
         beta: temperature of the game.
         enumerated: whether ``weight`` holds probabilities of all responses, rather than 1/K.
         self_play: whether the responses are their own opponents.
-        preference: P(y_bk > y_bk') [B, K, K], where the responses were compared with each other.
+        preference: P(y_bk > y_bk'), or what the game pays for it [B, K, K], where the responses
+            were compared with each other.
         pair_weight: [B, K, K], sums to 1 over the valid pairs, where ``preference`` is there.
         sampler_log_prob: log-probability under the law that drew the responses [B, K], where a
             rollout serves several gradient steps; None where it is fresh.
         clip: how far the ratio pi_theta / sampler is followed away from 1 by a policy gradient;
             None follows it everywhere.
+        payoff_bound: largest distance of ``preference`` from 1/2; above 1/2 it is no probability.
         explored_log_prob: log pi_theta of the responses that the step's ``explored`` has drawn, who
             are not judged [B, K], with gradient; None where it names nobody.
         explored_weight: their weights in an expectation [B, K]; 0 of a prompt that is not judged.
@@ -201,6 +203,7 @@ class Batch:
     pair_weight: Tensor | None = None
     sampler_log_prob: Tensor | None = None
     clip: float | None = None
+    payoff_bound: float = 0.5
     explored_log_prob: Tensor | None = None
     explored_weight: Tensor | None = None
     length: Tensor | None = None

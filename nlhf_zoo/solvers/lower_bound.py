@@ -57,7 +57,12 @@ class MeanInterval:
 
 
 def bound_of_draws(
-    preference: Tensor, response: Tensor, policy: Tensor, beta: float, valid: Tensor | None = None
+    preference: Tensor,
+    response: Tensor,
+    policy: Tensor,
+    beta: float,
+    valid: Tensor | None = None,
+    payoff_bound: float = 0.5,
 ) -> Tensor:
     """The bound by each draw, z of this module [...], in float64.
 
@@ -70,12 +75,15 @@ def bound_of_draws(
         policy: log pi(y) - log mu(y) of both [..., 2].
         beta: temperature of the game.
         valid: which answers could be had, bool [..., 2]; None for all.
+        payoff_bound: largest distance of an answer from 1/2; more than 1/2 of payoffs that are no
+            preferences.
     """
     response, policy = response.double(), policy.double()
     difference = response - policy
     weight, preference = (difference / 2).tanh(), preference.double()
     if valid is not None:
-        preference = torch.where(valid, preference, (weight < 0).to(preference))
+        worst = 0.5 - payoff_bound * weight.sign()
+        preference = torch.where(valid, preference, worst)
     costs = [
         torch.where(share > 0, share * ratio, 0.0)  # of what one of them never plays
         for share, ratio in ((difference.sigmoid(), response), ((-difference).sigmoid(), policy))

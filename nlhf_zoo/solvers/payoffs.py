@@ -73,6 +73,20 @@ class BoundedPayoff:
         value = self.function(preference - 0.5).clamp(-self.bound, self.bound)
         return 0.5 + value.to(preference.dtype)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the payoff of a mean is the mean of payoffs."""
+        margin = torch.linspace(0, 0.5, _GRID + 1, dtype=torch.float64)
+        value = self(0.5 + margin) - 0.5
+        return _near(value, 2 * margin * value[-1])
+
+    def change(self, distance: float) -> float:
+        """The most that the payoff changes where a preference does by ``distance``."""
+        if self.is_linear:
+            return distance * 2 * self.bound
+        margin = torch.linspace(-0.5, 0.5, 2 * _GRID + 1, dtype=torch.float64)
+        return (self(0.5 + margin + distance) - self(0.5 + margin)).abs().max().item()
+
     def of_table(self, P: Tensor, where: str) -> Tensor:
         """The payoffs of a table of preferences [..., N, N].
 

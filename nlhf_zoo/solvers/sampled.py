@@ -30,7 +30,7 @@ responses takes away, and 1/M of shared opponents, which the delta method does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class ExploitabilityEstimates:
     effective: Tensor
     kl: Tensor
     judged: Tensor
+
+    def times(self, factor: float) -> ExploitabilityEstimates:
+        """Those of the game whose payoffs and beta are ``factor`` times as large."""
+        return replace(self, value=factor * self.value, variance=factor**2 * self.variance)
 
     @property
     def known(self) -> Tensor:

@@ -20,7 +20,7 @@ from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.certifying import Form, SamplePlan, embeds, sample_exploitability
 from nlhf_zoo.game.log_probs import log_prob_of_all
-from nlhf_zoo.oracles import CachedOracle, PreferenceOracle
+from nlhf_zoo.oracles import CachedOracle, PreferenceOracle, Transformed
 from nlhf_zoo.oracles.text_oracle import TextOracle, last_words
 from nlhf_zoo.policies.loading import LoadedPlayer, refuse_other_tokens
 from nlhf_zoo.records import Prompts
@@ -123,7 +123,8 @@ def certify(
     asked = _prompts(oracle, prompts, num_prompts, as_conversation, policy)
     chosen = form or ("embeddings" if embeds(oracle) else "pairs")
     temperature = _beta(policy) if beta is None else beta
-    plan = _plan(temperature, responses, opponents, chosen, budget, len(asked))
+    bound = oracle.payoff_bound
+    plan = _plan(temperature, responses, opponents, chosen, budget, len(asked), bound)
     ours = load_policy(policy, player, oracle, base, max_new_tokens, allow_code)
     theirs = ours.reference
     if reference is not None:
@@ -216,6 +217,8 @@ def certificate(
 
 def _fingerprint(oracle: PreferenceOracle) -> str:
     """By what an oracle is known again: its name, and of texts what its answers depend on."""
+    if isinstance(oracle, Transformed):
+        return f"{oracle.payoff_name} of at most {oracle.bound} of {_fingerprint(oracle.oracle)}"
     if isinstance(oracle, TextOracle):
         with suppress(UserError):  # of one whose answers are drawn anew each time
             return f"{_name(oracle)} {oracle.fingerprint}"
@@ -255,6 +258,7 @@ def _plan(
     form: Form,
     budget: int | None,
     prompts: int,
+    payoff_bound: float = 0.5,
 ) -> SamplePlan:
     """What is asked for, and within the budget.
 
@@ -263,8 +267,9 @@ def _plan(
     """
     if not 0 < beta < float("inf"):
         raise UserError(f"--beta must be a finite number above 0, not {beta:g}")
-    least = max(least_opponents(beta), 8)
-    usual = max(least, min(_MOST_OPPONENTS, round(0.25 / beta**2)))
+    scaled = beta / (2 * payoff_bound)  # where payoffs lie in [0, 1]
+    least = max(least_opponents(scaled), 8)
+    usual = max(least, min(_MOST_OPPONENTS, round(0.25 / scaled**2)))
     if responses is None:
         responses = _RESPONSES
         if budget is not None:
@@ -285,7 +290,7 @@ def _plan(
             f"--budget is {budget}, but {responses} responses with {opponents} opponents to "
             f"{prompts} prompts take {needed} answers: lower --responses or --opponents"
         )
-    return SamplePlan(beta, responses, opponents, form)
+    return SamplePlan(beta, responses, opponents, form, payoff_bound)
 
 
 def _cached(oracle: PreferenceOracle, output: Path | None, plan: SamplePlan) -> PreferenceOracle:

@@ -16,7 +16,7 @@ from nlhf_zoo.data.texts.conversations import read_listed
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health.oracles.asking import ResponseSample, draw_samples, listed_samples
-from nlhf_zoo.oracles import BernoulliLabels, PreferenceOracle
+from nlhf_zoo.oracles import BernoulliLabels, PreferenceOracle, Transformed
 from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
 from nlhf_zoo.oracles.wrappers.listed import ListedResponses
 
@@ -118,9 +118,10 @@ def _examined(
     """The oracle whose probabilities count, and what it is asked about.
 
     Labels are drawn from the probabilities of another, and a budget changes none, though it still
-    holds: nobody pays for more than they allowed. What was listed for a table is put to its judge.
+    holds: nobody pays for more than they allowed. A payoff is made of another's preferences. What
+    was listed for a table is put to its judge.
     """
-    while isinstance(oracle, BernoulliLabels | BudgetedOracle | ListedResponses):
+    while isinstance(oracle, BernoulliLabels | BudgetedOracle | Transformed | ListedResponses):
         if isinstance(oracle, ListedResponses):
             if samples is not None:
                 raise UserError(

@@ -21,6 +21,7 @@ from nlhf_zoo.oracles import (
     EnsembleOracle,
     OrderSwap,
     PreferenceOracle,
+    Transformed,
 )
 from nlhf_zoo.oracles.text_oracle import Question, TextOracle, last_words
 from nlhf_zoo.solvers.ratings import Array
@@ -53,12 +54,12 @@ def text_oracle(oracle: PreferenceOracle) -> TextOracle:
     """The oracle whose probabilities count.
 
     Labels are drawn from the probabilities of another, and a budget changes none, though it still
-    holds.
+    holds. A tournament counts wins, whatever a game pays for them.
 
     Raises:
         UserError: it reads no texts, or has no single answer.
     """
-    while isinstance(oracle, BernoulliLabels | BudgetedOracle):
+    while isinstance(oracle, BernoulliLabels | BudgetedOracle | Transformed):
         oracle = oracle.oracle
     if isinstance(oracle, EnsembleOracle):
         raise UserError(

@@ -52,7 +52,9 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
     answers = torch.cat([one.preference.flatten(), other.preference.flatten()])
     valid = torch.cat([one.valid.flatten(), other.valid.flatten()])
     invalid = float((~valid).float().mean())
-    inside = (answers >= 0) & (answers <= 1)
+    bound = oracle.payoff_bound
+    slack = 0.0 if bound == 0.5 else ROUNDING * bound  # a preference is exactly in [0, 1]
+    inside = (answers - 0.5).abs() <= bound + slack
     return [
         at_most(
             "P(a > b) + P(b > a) = 1" + (" (answers are drawn)" if random else ""),
@@ -61,10 +63,13 @@ def oracle_answers(game: OnlineGame, prompts: Prompts, num: int = 2) -> list[Che
             "the oracle prefers a place: ask it about both orders and average, or correct it",
         ),
         at_most(
-            "preferences are probabilities",
+            "preferences are probabilities"
+            if bound == 0.5
+            else f"payoffs lie within {bound:g} of 1/2",
             int((valid & ~inside).sum()),
             0.0,
-            "the oracle must answer in [0, 1], or mark the answer as invalid",
+            f"the oracle must answer in [{0.5 - bound:g}, {0.5 + bound:g}], or mark the answer as "
+            "invalid",
             f" of {len(answers)} answers",
         ),
         Check(

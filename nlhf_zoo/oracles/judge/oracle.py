@@ -115,6 +115,7 @@ class JudgeOracle(TextOracle):
         self.verdict = verdict
         self.order = order
         self.symmetric = order != "none"
+        self.draws_answers = verdict == "json" and temperature != 0
         path = FOLDER / f"judge_{verdict}.txt" if template is None else Path(template)
         self.template = read_template(path)
         self.system = system

@@ -17,14 +17,21 @@ from nlhf_zoo.oracles.text_oracle import TextOracle
 from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
 from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
 from nlhf_zoo.oracles.wrappers.listed import ListedResponses
+from nlhf_zoo.oracles.wrappers.transformed import Transformed
 
 
 def refuse_unservable(oracle: PreferenceOracle) -> None:
     """Refuse an oracle whose answers would depend on who asks first.
 
     Raises:
-        UserError: labels are drawn, from a stream that goes on with each call.
+        UserError: labels are drawn, from a stream that goes on with each call; or what would be
+            handed on is a payoff, and no probability.
     """
+    if any(isinstance(part, Transformed) for part in oracle.modules()):
+        raise UserError(
+            "a server hands on probabilities, and Transformed answers with payoffs: serve the "
+            "oracle within, and put Transformed around ServedOracle in the run's configuration"
+        )
     if any(isinstance(part, BernoulliLabels) for part in oracle.modules()):
         raise UserError(
             "BernoulliLabels draws by the number of calls so far, so that behind a server a label "

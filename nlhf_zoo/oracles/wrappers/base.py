@@ -24,6 +24,11 @@ class WrappedOracle(PreferenceOracle):
 
     @property
     @override
+    def payoff_bound(self) -> float:
+        return self.inner.payoff_bound
+
+    @property
+    @override
     def support(self) -> Tensor | None:
         return self.inner.support
 

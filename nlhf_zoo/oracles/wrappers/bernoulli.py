@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, distributed
 from typing_extensions import override
 
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.wrappers.base import WrappedOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
 from nlhf_zoo.records.random_streams import run_seed
+from nlhf_zoo.solvers.payoffs import PREFERENCE_BOUND
 
 
 @final
@@ -27,12 +29,23 @@ class BernoulliLabels(WrappedOracle):
     Args:
         oracle: whose probabilities.
         seed: of the verdicts; None takes the run's seed.
+
+    Raises:
+        UserError: the oracle answers with payoffs outside [0, 1].
     """
+
+    draws_answers = True
 
     calls: Tensor
 
     def __init__(self, oracle: PreferenceOracle, seed: int | None = None) -> None:
         super().__init__()
+        if oracle.payoff_bound > PREFERENCE_BOUND:
+            raise UserError(
+                f"a label is drawn from a probability, and {type(oracle).__name__} answers with "
+                f"payoffs as far as {oracle.payoff_bound:g} from 1/2: leave BernoulliLabels out, "
+                "or give the payoff sign or identity, or a bound of 1/2"
+            )
         self.oracle = oracle
         self.seed = run_seed(seed)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))

@@ -91,6 +91,11 @@ class EnsembleOracle(WrappedOracle):
 
     @property
     @override
+    def payoff_bound(self) -> float:
+        return weighted_bound(self.members, self.weights)
+
+    @property
+    @override
     def table(self) -> Tensor | None:
         """The weighted mean of the members' tables [C, N, N]; None where one has none."""
         if self._table is None:
@@ -158,6 +163,11 @@ def weighted_mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     for value, weight in zip(values, weights, strict=True):
         total.add_(value.to(dtype), alpha=weight)
     return total
+
+
+def weighted_bound(members: Sequence[PreferenceOracle], weights: Sequence[float]) -> float:
+    """The largest distance from 1/2 of a weighted mean of the members' answers."""
+    return math.fsum(w * member.payoff_bound for member, w in zip(members, weights, strict=True))
 
 
 def same_side(preferences: Sequence[Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
