@@ -38,6 +38,7 @@ class CollapseWatch(L.Callback):
 
     and of each of them, with the odds :math:`o(p) = p / (1 - p)`,
     :math:`|\log \pi(y) / \mu(y)| \le 1 / \beta` and :math:`\log o(\pi(y)) / o(\mu(y)) \le 1/\beta`.
+    Payoffs of another range than 1 have it in place of 1 in these bounds.
     A learning rate that is too large goes past these bounds at once. An algorithm whose last
     iterate does not go to that equilibrium is held to less: that some prompt has two responses.
 
@@ -96,7 +97,8 @@ class CollapseWatch(L.Callback):
             f"the policy has collapsed: in round {number} its entropy is {figures['entropy']:.3g} "
             f"nats, its KL to the reference {figures['kl']:.3g}"
         )
-        if game.algorithm.last_iterate and certainty.excess > _SLACK / game.beta:
+        most = 2 * game.oracle.payoff_bound / game.beta
+        if game.algorithm.last_iterate and certainty.excess > _SLACK * most:
             return (
                 f"{found}, and no equilibrium at beta = {game.beta:g} is so far from the "
                 "reference: lower the learning rate"
@@ -147,7 +149,7 @@ class Certainty:
     """How certain a policy is of its responses to some prompts."""
 
     figures: dict[str, float]  # by tags
-    excess: float  # the largest of what the bounds hold below 1/beta
+    excess: float  # the largest of what the bounds hold below range / beta
     is_one_response: bool  # to each prompt, as far as numbers tell
     num_prompts: int
 

@@ -106,11 +106,13 @@ class GameFigures(L.Callback):
     ) -> Iterator[tuple[str, tuple[float, float], Draw]]:
         """Name, size in inches and content of each figure."""
         colour, beta = colour_of(type(game.algorithm).__name__), game.beta
+        bound = game.oracle.payoff_bound
+        entry = "P(row over column)" if bound == 0.5 else "payoff of row against column"
         history, theory = read_history(folder), game.rollout.enumerated
         queries, values = history["queries"], history["exploitability"]
         yield (
             "convergence", (6.0, 4.0),
-            lambda ax: draw_convergence(ax, queries, values, beta, colour, theory),
+            lambda ax: draw_convergence(ax, queries, values, beta, colour, theory, 2 * bound),
         )  # fmt: skip
         number = _num_actions(game)
         if number is None or number > _ACTIONS:
@@ -120,7 +122,7 @@ class GameFigures(L.Callback):
         names = _names(game, number)
         yield (
             "preferences", (5.5, 4.6),
-            lambda ax: draw_preferences(ax, table[0].cpu().numpy(), names, "P(row over column)"),
+            lambda ax: draw_preferences(ax, table[0].cpu().numpy(), names, entry, bound),
         )  # fmt: skip
         if number == 3 and self._path:
             log_reference = game.log_policy("reference")[:1, :3].double()

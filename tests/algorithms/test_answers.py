@@ -110,7 +110,9 @@ def test_a_product_with_an_unanswered_entry_is_asked_for_again():
         return torch.where(answered, 0.75, torch.nan), answered
 
     policy = SimpleNamespace(players=("policy", "reference"))
-    estimator = PayoffEstimator(SimpleNamespace(expected=expected), policy, Versions())
+    estimator = PayoffEstimator(
+        SimpleNamespace(expected=expected, payoff_bound=0.5), policy, Versions()
+    )
     weight = torch.full((1, 2), 0.5)
     tokens = torch.arange(2)[None, :, None]
     responses = Responses(
@@ -135,7 +137,9 @@ def test_a_payoff_of_two_opponents_needs_an_answer_about_each():
                           torch.full((1, 2), 0.5), enumerated=True)  # fmt: skip
     answered = iter([torch.tensor([[False, True]]), torch.tensor([[True, True]])])
     policy = SimpleNamespace(players=("policy", "reference", "anchor", "previous"))
-    oracle = SimpleNamespace(expected=lambda *_: (torch.full((1, 2), 0.5), next(answered)))
+    oracle = SimpleNamespace(
+        expected=lambda *_: (torch.full((1, 2), 0.5), next(answered)), payoff_bound=0.5
+    )
     (step,) = algorithms.OptimisticMirrorDescent().steps(0.1, 0)
     versions = Versions(anchor=1, previous=2)
     estimator = PayoffEstimator(oracle, policy, versions)

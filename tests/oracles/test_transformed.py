@@ -10,7 +10,7 @@ from judges import FairJudge, Judge, actions, opinion, prompts, responses
 from torch.utils.data import DataLoader
 
 from nlhf_zoo.algorithms import NashMP, OnlineDPO, surrogates
-from nlhf_zoo.callbacks import ExploitabilityEstimate
+from nlhf_zoo.callbacks import CollapseWatch, ExploitabilityEstimate
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
@@ -264,3 +264,13 @@ def test_a_missing_payoff_counts_as_the_worst_that_it_could_be():
         for other in (-2.5, 3.5)
     ]
     torch.testing.assert_close(found, torch.stack(ends).amin(0))
+
+
+def test_a_policy_of_large_payoffs_has_not_collapsed(capsys):
+    """The equilibrium itself is further from the reference than any of preferences can be."""
+    nash = regularised_nash(log_odds(P, 3.0), LOG_REFERENCE, 0.5).log_policy
+    ratio = nash - LOG_REFERENCE
+    assert (ratio.amax(-1) - ratio.amin(-1)).max() > 1.1 / 0.5
+    game = made(NashMP(), beta=0.5, start=nash, lr=1e-9, realisation=GradientSteps())
+    zoo.fit(game, rounds=3, callbacks=[CollapseWatch()])
+    assert "collapsed" not in capsys.readouterr().err

@@ -162,7 +162,7 @@ def _game(
     game = OnlineGame(
         policy,
         oracle,
-        BestResponse(options.step / beta),
+        BestResponse(options.step * 2 * oracle.payoff_bound / beta),  # in units of its range
         beta,
         optimizer=partial(torch.optim.Adam, lr=options.learning_rate),
         lr_scheduler=BudgetLR,

@@ -51,6 +51,7 @@ class Entry:
     size: int  # entries of the game's table, C N N
     enumerated: bool  # whether a query is a product P o, rather than a pair of samples
     kind: str  # the name of the algorithm's class
+    payoff_range: float = 1.0  # twice the largest distance of a payoff from 1/2
 
 
 def read_entries(
@@ -191,12 +192,14 @@ def _parse(model: str) -> tuple[SentenceParser, Namespace]:
     return parser, parser.parse_object({"model": section})
 
 
-def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, int, bool, str]:
+def _try(
+    make: Callable[[], OnlineGame], seed: int, where: str
+) -> tuple[str, int, bool, str, float]:
     """Make a game to see that it can be.
 
     Returns:
-        the checksum of its content, its table's size, whether it is enumerated, and its
-        algorithm's class.
+        the checksum of its content, its table's size, whether it is enumerated, its
+        algorithm's class, and the range of its payoffs.
     """
     L.seed_everything(seed, verbose=False)
     with as_user_errors(f"{where}: "):
@@ -213,4 +216,5 @@ def _try(make: Callable[[], OnlineGame], seed: int, where: str) -> tuple[str, in
         if isinstance(game.policy, FinitePolicy):
             content.update(game.log_policy("reference").cpu().numpy().tobytes())
     kind = type(game.algorithm).__name__
-    return content.hexdigest(), table.numel(), game.rollout.enumerated, kind
+    payoff_range = 2 * game.oracle.payoff_bound
+    return content.hexdigest(), table.numel(), game.rollout.enumerated, kind, payoff_range

@@ -223,7 +223,8 @@ def _panel(
         queries = np.linspace(0, reached, _POINTS)
         if log_queries:
             queries = np.geomspace(1, max(reached, 1), _POINTS)
-        draw_theory(ax, curves[0][1][0], panel[0].entry.beta, queries)
+        entry = panel[0].entry
+        draw_theory(ax, curves[0][1][0], entry.beta / entry.payoff_range, queries)
     if log_queries:
         ax.set_xscale("symlog", linthresh=1)
     low, high = ax.get_ylim()

@@ -45,7 +45,13 @@ def draw_theory(ax: Axes, start: float, beta: float, queries: Array) -> None:
 
 
 def draw_convergence(
-    ax: Axes, queries: Array, values: Array, beta: float, colour: str, theory: bool
+    ax: Axes,
+    queries: Array,
+    values: Array,
+    beta: float,
+    colour: str,
+    theory: bool,
+    payoff_range: float = 1.0,
 ) -> None:
     """Exploitability of the regularised game against queries, beside what theory promises.
 
@@ -56,6 +62,7 @@ def draw_convergence(
         beta: temperature of the game.
         colour: of the algorithm.
         theory: whether queries are exact products, as theory counts them.
+        payoff_range: twice the largest distance of a payoff from 1/2, on which the rate depends.
     """
     rows = np.unique(np.linspace(0, len(queries) - 1, _POINTS).astype(int))
     shown, mean, worst = queries[rows], values.mean(1)[rows], values.max(1)[rows]
@@ -64,7 +71,7 @@ def draw_convergence(
     if several:
         ax.plot(shown, worst, color=colour, linewidth=WORST_WIDTH, alpha=0.6, label="worst prompt")
     if theory:
-        draw_theory(ax, float(mean[0]), beta, np.linspace(0, shown[-1], _POINTS))
+        draw_theory(ax, float(mean[0]), beta / payoff_range, np.linspace(0, shown[-1], _POINTS))
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set(xlim=(0, max(float(shown[-1]), 1)), ylim=(max(low, FLOOR), high))
@@ -111,7 +118,9 @@ def draw_simplex(
         ax.scatter(*place(point), color="black", marker=marker, s=45, zorder=3, label=label)
 
 
-def draw_preferences(ax: Axes, table: Array, names: Sequence[str], label: str) -> None:
+def draw_preferences(
+    ax: Axes, table: Array, names: Sequence[str], label: str, bound: float = 0.5
+) -> None:
     """A table of preferences, or of win rates, in colours, and of few rows in numbers too.
 
     Args:
@@ -119,8 +128,9 @@ def draw_preferences(ax: Axes, table: Array, names: Sequence[str], label: str) -
         table: [N, N]; entry (i, j) is how often i is preferred to j. NaN stays empty.
         names: of rows and columns.
         label: what an entry is, for the scale.
+        bound: the largest distance of an entry from 1/2.
     """
-    shown = ax.imshow(table, cmap=PREFERENCES, vmin=0, vmax=1)
+    shown = ax.imshow(table, cmap=PREFERENCES, vmin=0.5 - bound, vmax=0.5 + bound)
     ticks, shown_names = range(len(names)), [*map(plain, names)]
     ax.set_xticks(ticks, shown_names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(ticks, shown_names)
@@ -128,6 +138,6 @@ def draw_preferences(ax: Axes, table: Array, names: Sequence[str], label: str) -
     if len(names) <= _LABELLED:
         for i, j in np.ndindex(*table.shape):
             if not np.isnan(table[i, j]):
-                shade = "white" if abs(table[i, j] - 0.5) > 0.35 else "black"
+                shade = "white" if abs(table[i, j] - 0.5) > 0.7 * bound else "black"
                 ax.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", color=shade, size=8)
     ax.figure.colorbar(shown, ax=ax, label=label)
