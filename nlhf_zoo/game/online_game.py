@@ -239,11 +239,7 @@ class OnlineGame(ShardedModule):
     def plan(self) -> Sequence[ProximalStep]:
         """The proximal steps of this round."""
         if self._plan is None:
-<<<<<<< HEAD
-            self._plan = self.rollout.plan(self.algorithm.steps(self.beta, self.progress.round))
-=======
-            self._plan = plan_of(self, self.progress.round)
->>>>>>> eabf146 (Transformed makes a game of majorities, log-odds or any odd function of an oracle's preference, with steps, intervals and certificates of its range)
+            self._plan = self.rollout.plan(plan_of(self, self.progress.round))
         return self._plan
 
     @property
