@@ -9,7 +9,7 @@ no table.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,7 @@ class Trajectory:
 
 
 _Parts = list[tuple[Tensor, float]]  # log-policies of players [C, 1, N], and their weights
+_Key = tuple[tuple[int, float], ...]  # of such parts
 
 
 class ClosedFormRounds:
@@ -105,10 +106,10 @@ class ClosedFormRounds:
             # Copies of one policy are one tensor, so that their product is asked for once.
             others = self._players.values() if from_start else ()
             self._players[name] = next((o for o in others if torch.equal(o, row)), row)
-        self._remembered = [
+        self._remembered = _by_key(
             (self._parts(_mixture_of(name)), product[:, None])
             for name, product in (products or {}).items()
-        ]
+        )
         # Of an adaptive algorithm; those of others are in its plan.
         self.step_size = step_size
         if algorithm.adaptive and step_size is None:
@@ -161,11 +162,11 @@ class ClosedFormRounds:
         shared = {id(t): t.clone() for t in players.values()}
         self._players = {name: shared[id(t)] for name, t in players.items()}
         shared[id(self._reference)] = self._reference
-        self._remembered = [
+        self._remembered = _by_key(
             ([(shared[id(t)], weight) for t, weight in parts], product)
-            for parts, product in self._remembered
+            for parts, product in self._remembered.values()
             if all(id(t) in shared for t, _ in parts)
-        ]
+        )
         log_policy = trajectory if self._mask is None else trajectory + self._mask
         counts = torch.stack(queries) if algorithm.adaptive else torch.tensor(queries)
         return Trajectory(first_round + 1, counts, log_policy[:, :, 0])
@@ -178,7 +179,7 @@ class ClosedFormRounds:
         rows = {**self._players, "reference": self._reference}
         return {
             _name_of(dict(zip(names, (weight for _, weight in parts), strict=True))): product[:, 0]
-            for parts, product in self._remembered
+            for parts, product in self._remembered.values()
             for names in itertools.product(
                 *([name for name, row in rows.items() if row is t] for t, _ in parts)
             )
@@ -209,13 +210,12 @@ class ClosedFormRounds:
                 new = torch.baddbmm(centre, probability, self.table, alpha=-scale, out=out)
                 asked += 1
             else:
-                new = centre
+                new, left = centre, len(step.payoff)
                 for coefficient, mixture in step.payoff:
                     product, fresh = self._product(mixture)
-                    asked += fresh
-                    new = torch.add(new, product, alpha=step.step_size * coefficient)
-                if out is not None:
-                    new = out.copy_(new)
+                    asked, left = asked + fresh, left - 1
+                    scale, into = step.step_size * coefficient, None if left else out
+                    new = torch.add(new, product, alpha=scale, out=into)
             players[step.writes], before = new, step
         return asked
 
@@ -228,19 +228,24 @@ class ClosedFormRounds:
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
         """P o up to a constant [C, 1, N], and whether it had to be asked for."""
         parts = self._parts(mixture)
-        for known, product in self._remembered:
-            if _key(known) == _key(parts):
-                return product, False
+        key = _key(parts)
+        if (known := self._remembered.get(key)) is not None:
+            return known[1], False
         product = self._ask(self._combine(mixture))
         alive = {id(t) for t in (*self._players.values(), self._reference)}
-        there = [known for known in self._remembered if all(id(t) in alive for t, _ in known[0])]
-        self._remembered = [*there, (parts, product)]
+        for old in [old for old in self._remembered if not all(i in alive for i, _ in old)]:
+            del self._remembered[old]
+        self._remembered[key] = parts, product
         return product, True
 
     def _parts(self, mixture: Mixture) -> _Parts:
         """The log-policies that a mixture is made of, with their weights."""
-        rows = {**self._players, "reference": self._reference}
-        return [(rows[player], weight) for player, weight in mixture.items() if weight]
+        players, reference = self._players, self._reference
+        return [
+            (reference if player == "reference" else players[player], weight)
+            for player, weight in mixture.items()
+            if weight
+        ]
 
     def _adaptive_round(self, number: int, row: Tensor) -> Tensor:
         """One round, whose policy is the new one in the games that accept it and else the old one.
@@ -283,7 +288,7 @@ class ClosedFormRounds:
         if accepted.any():
             product = torch.where(taken, self._ask(row), product)
         players[first.writes], players[last.writes] = half, row
-        self._remembered = [([(row, 1.0)], product)]
+        self._remembered = _by_key([([(row, 1.0)], product)])
         self.step_size = next_step_size(self.step_size, self._scaled_beta, accepted)
         return 1 + int(fresh) + accepted.long()
 
@@ -330,9 +335,14 @@ class ClosedFormRounds:
         return combine
 
 
-def _key(parts: _Parts) -> list[tuple[int, float]]:
+def _key(parts: _Parts) -> _Key:
     """Equal for equal mixtures of the same tensors, while these are there."""
-    return sorted((id(tensor), weight) for tensor, weight in parts)
+    return tuple(sorted([(id(tensor), weight) for tensor, weight in parts]))
+
+
+def _by_key(products: Iterable[tuple[_Parts, Tensor]]) -> dict[_Key, tuple[_Parts, Tensor]]:
+    """Products with what they are of, which keeps the keys' tensors alive."""
+    return {_key(parts): (parts, product) for parts, product in products}
 
 
 def _name_of(mixture: Mixture) -> str:
