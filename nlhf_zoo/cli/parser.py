@@ -184,9 +184,15 @@ class SentenceParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and of an option that is misspelt, which one is like it."""
         sentence = shorten(message)
-        if found := re.match(r"unrecognized arguments: --([\w-]+)", sentence):
-            options = [name for action in self._actions for name in action.option_strings]
-            sentence += nearest(found[1], {name.lstrip("-").split(".")[0] for name in options})
+        if found := re.match(r"unrecognized arguments: --([\w-]+)(?:\.([\w-]+))?", sentence):
+            head, rest = found.groups()
+            given = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+            inner = sorted(n.partition(".")[2] for n in given if n.startswith(f"{head}."))
+            if rest and inner:
+                meant = nearest(rest, inner)
+                sentence += meant or f": --{head} has no {rest!r}, but {', '.join(inner)}"
+            else:
+                sentence += nearest(head, {name.split(".")[0] for name in given})
         raise UserError(sentence) from ex
 
 

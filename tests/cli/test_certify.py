@@ -182,6 +182,11 @@ REFUSED = {
     "tokens": (("--reference", "other"), "have tokenizers with another"),
     "no folder": (("--output", "a/b"), "the folder a does not exist"),
     "no answer": ((), "RuleOracle gave no answer to .* questions about prompt 1"),
+    "misspelt training": (("--response.answrs", "5"), "answrs 5, did you mean 'answers'"),
+    "unknown training": (
+        ("--response.foo", "5"),
+        "--response has no 'foo', but answers, batch_size",
+    ),
     "no training": (("--best_response",), "--best_response trains in a folder: give --output"),
 }
 
