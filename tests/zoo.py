@@ -93,6 +93,7 @@ ROWS = [
     # z^2 = (1 - 0.3 beta) (z + 1) / 2
     Row(algorithms.MNPO, rounds=600, contraction=0.979932),
     Row(algorithms.IPOMD, {"eta": 0.3}),
+    Row(algorithms.NashEMA, {"eta": 0.3}),
     Row(algorithms.NashMD, rounds=1000, reaches=1e-6),
     Row(algorithms.NashMD, {"eta": 1.0}),
     Row(algorithms.NashMD, {"eta": 0.3, "mixture": 0.125}),

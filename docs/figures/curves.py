@@ -37,6 +37,7 @@ NAMES = {
     "rspo": ("RSPO", "RSPO"),
     "optimistic_mirror_descent": ("optimistic mirror descent", "OptimisticMirrorDescent"),
     "nash_md": ("Nash-MD", "NashMD"),
+    "nash_ema": ("Nash-EMA", "NashEMA"),
     "sppo": ("SPPO", "SPPO"),
     "dno": ("DNO", "DNO"),
     "moving_magnet": ("moving magnet around EGPO", "MovingMagnet"),

@@ -7,6 +7,7 @@ from nlhf_zoo.algorithms.inpo import INPO
 from nlhf_zoo.algorithms.ipomd import IPOMD
 from nlhf_zoo.algorithms.mnpo import MNPO
 from nlhf_zoo.algorithms.moving_magnet import MovingMagnet
+from nlhf_zoo.algorithms.nash_ema import NashEMA
 from nlhf_zoo.algorithms.nash_md import NashMD
 from nlhf_zoo.algorithms.nash_mp import NashMP
 from nlhf_zoo.algorithms.nash_prox import NashProx
@@ -28,6 +29,7 @@ __all__ = [
     "SPPO",
     "XPO",
     "MovingMagnet",
+    "NashEMA",
     "NashMD",
     "NashMP",
     "NashProx",

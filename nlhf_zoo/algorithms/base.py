@@ -87,6 +87,11 @@ class PolicyOptimizer(ABC):
         """The players that it needs beside ``policy`` and ``reference``."""
         return ()
 
+    @property
+    def fixed_players(self) -> tuple[str, ...]:
+        """Those of its players that are meant to stay what the policy is at the start."""
+        return ()
+
     @abstractmethod
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
         """The plan of one round.

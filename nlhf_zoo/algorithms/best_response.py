@@ -36,6 +36,7 @@ class BestResponse(PolicyOptimizer):
     seeks_equilibrium = False
     last_iterate = False  # where it goes is no equilibrium, unless the opponent is one
     players = (OPPONENT,)
+    fixed_players = (OPPONENT,)
 
     def __init__(self, eta: float | None = None, surrogate: Surrogate | None = None) -> None:
         self.eta = positive(eta, "eta")

@@ -69,6 +69,11 @@ class MovingMagnet(PolicyOptimizer):
         """Those of the algorithm inside, and the magnet."""
         return (*self.inner.players, "magnet")
 
+    @property
+    def fixed_players(self) -> tuple[str, ...]:
+        """Those of the algorithm inside."""
+        return self.inner.fixed_players
+
     def steps(self, beta: float, round: int, step_size: float | None = None) -> list[ProximalStep]:
         """The plan inside, with `magnet` for `reference`; schedules start anew with each magnet."""
         given = () if step_size is None else (step_size,)

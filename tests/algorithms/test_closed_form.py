@@ -88,6 +88,15 @@ def online_ipo(P, mu, x, beta, eta=0.1, self_play=True, scored=None):
         yield x
 
 
+def nash_ema(P, mu, x, beta, eta=0.1, mixture=0.125):
+    """pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta P pi_t^(1 - w) pi_0^w)."""
+    start = x
+    while True:
+        opponent = softmax((1 - mixture) * x + mixture * start)
+        x = (1 - eta * beta) * x + eta * beta * mu + eta * P @ opponent
+        yield x
+
+
 def nash_md(P, mu, x, beta, eta=None, mixture=None):
     """pi_t^mu ~ pi_t^(1 - eta beta) mu^(eta beta); pi_{t+1} ~ pi_t^mu exp(eta P pi_t^mu)."""
     for t in count():
@@ -154,6 +163,7 @@ BY_HAND = {
     algorithms.MNPO: mnpo,
     algorithms.OnlineIPO: online_ipo,
     algorithms.PairwiseGRPO: online_ipo,
+    algorithms.NashEMA: nash_ema,
     algorithms.IPOMD: partial(nash_md, mixture=0.125),
     algorithms.RSPO: partial(online_ipo, eta=0.3),
     algorithms.NashMD: nash_md,

@@ -117,8 +117,8 @@ def test_plans_can_be_played_by_the_declared_players(row, beta):
     moved = _Recorder()
     for number in range(12):
         algorithm.end_round(moved, number)
-    # A player that nothing writes or moves would be a copy of the start for ever.
-    assert written | moved.targets == players - {"reference"}
+    # A player that nothing writes or moves is a copy of the start for ever, and is declared so.
+    assert written | moved.targets == players - {"reference", *algorithm.fixed_players}
 
 
 class _Recorder:

@@ -33,6 +33,7 @@ REACHES = {
     "optimistic_mirror_descent": ("exploitability", 1e-12),
     "pairwise_grpo": ("exploitability", 1e-12),
     "ipomd": ("exploitability", 2e-3),  # of the reference's 0.064; its fixed point is another
+    "nash_ema": ("exploitability", 2e-3),  # likewise
     "rspo": ("exploitability", 1e-12),
     "sppo": ("exploitability_unregularised", 0.25),  # on average over its iterates only
     "xpo": ("exploitability_unregularised", 0.16),  # it solves neither, as online DPO

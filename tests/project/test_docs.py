@@ -353,16 +353,16 @@ def example(tmp_path_factory):
     """The folder and the class of docs/add_an_algorithm.md."""
     folder = tmp_path_factory.mktemp("example")
     (folder / "configs").symlink_to(ROOT / "configs")
-    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
-    (folder / "nash_ema.py").write_text(code)
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="slow_opponent.py"}')
+    (folder / "slow_opponent.py").write_text(code)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield folder, importlib.import_module("nash_ema").NashEMA
-    del sys.modules["nash_ema"]
+        yield folder, importlib.import_module("slow_opponent").SlowOpponent
+    del sys.modules["slow_opponent"]
 
 
 def test_the_example_is_as_short_as_it_is_said_to_be():
-    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="nash_ema.py"}')
+    (code,) = blocks("docs/add_an_algorithm.md", '{.python title="slow_opponent.py"}')
     assert len(code.splitlines()) <= 100
     assert max(map(len, code.splitlines())) <= 100
 
@@ -378,7 +378,7 @@ def test_the_example_runs_from_the_command_line(example, monkeypatch):
 
 
 def test_the_example_keeps_the_contracts(example):
-    assert "    Row(algorithms.NashEMA, rounds=1000),\n" in text_of("docs/add_an_algorithm.md")
+    assert "    Row(algorithms.SlowOpponent, rounds=1000),\n" in text_of("docs/add_an_algorithm.md")
     row = Row(example[1], rounds=1000)
     P, log_reference = small_games()
     games = P, log_reference, regularised_nash(P, log_reference, BETA).log_policy

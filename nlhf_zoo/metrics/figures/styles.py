@@ -25,6 +25,7 @@ _STYLES = {
     "MovingMagnet": ("#882255", 2),
     "PairwiseGRPO": ("#9C755F", 1),
     "IPOMD": ("#6A3D9A", 0),
+    "NashEMA": ("#E15759", 1),
     "RSPO": ("#B07AA1", 0),
     "NashProx": ("#117733", 0),
     "DNO": ("#CC79A7", 1),  # in closed form SPPO's line
