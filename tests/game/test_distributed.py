@@ -58,7 +58,12 @@ def assert_same_game(one: dict[str, Any], other: dict[str, Any], atol: float = 0
     assert other["online_game"]["progress"] == one["online_game"]["progress"]
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+QUICK = ("moving_magnet", "online_dpo")  # of all kinds of players, and none; the others are slow
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
+)
 def test_enumerated_gradients_are_those_of_one_process(name: str, tmp_path: Path):
     """SGD, so that a gradient of another size shows."""
     for number in (1, 2):

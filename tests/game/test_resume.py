@@ -93,8 +93,7 @@ KILLS = {
     "closed-adaptive": ("metrics", "saved"),
     "sampled-nash_mp": ("backward", "plan"),
     "sampled-egpo": ("optimizer", "half"),
-    "mlp-nash_mp": ("metrics", "saved"),
-    "enumerated-optimistic": ("plan", "written"),
+    "enumerated-optimistic": ("saved", "written"),
     "language-egpo": ("forward", "written"),
     "reused-egpo": ("part", "backward", "drawn"),
     "reused-ahead": ("part", "optimizer"),
@@ -142,6 +141,7 @@ def test_killed_at_every_point(name: str, tmp_path: Path):
         runs.assert_same_run(tmp_path / "whole", killed)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_killed_at_a_random_moment(tmp_path: Path):
     config = copy.deepcopy(runs.CASES["sampled-egpo"])
     config["trainer"]["callbacks"][1] = runs.part("Budget", rounds=10**6)
@@ -192,7 +192,7 @@ def change(folder: Path, **parts: Any) -> None:
     runs.write(folder, yaml.safe_load((folder / "game.yaml").read_text()) | parts)
 
 
-@pytest.mark.parametrize("interval", [1, 100])
+@pytest.mark.parametrize("interval", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_a_raised_budget_goes_on(interval: int, finished: Path, tmp_path: Path):
     config = yaml.safe_load((finished / "game.yaml").read_text())
     callbacks = config["trainer"]["callbacks"]

@@ -129,7 +129,13 @@ MANNERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", MANNERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("thinks", "five") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in MANNERS
+    ],
+)
 def test_a_run_against_a_judge_of_a_manner_of_its_own_ends_well(kind: str, tmp_path: Path):
     """Thinks, answers in parts, lists five log-probabilities, moderates one question in fifty."""
     manner = kind.split()[0]

@@ -109,6 +109,7 @@ def test_a_general_head_learns_the_cycle_and_a_bradley_terry_head_does_not(model
     assert reward["val/cyclic_triples"] == 0
 
 
+@pytest.mark.slow
 def test_against_the_first_a_policy_mixes_and_against_the_second_it_ends_in_a_corner(models):
     nash = ["--model.algorithm", "OnlineIPO", "--model.beta", "0.1", "--model.optimizer.lr", "0.01"]
     nash += ["--model.lr_scheduler.total_iters", "100", *rounds(100)]
