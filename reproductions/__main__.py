@@ -32,6 +32,14 @@ def play(claim: Claim, reduced: bool) -> Result:
     return Result(claim.run, dict(claim.arguments), figures, seconds, where)
 
 
+def keep(claim: Claim, result: Result) -> None:
+    """Write a result beside those of the paper's other claims; of claims that are gone, none."""
+    (paper,) = (paper for paper in read_papers() if paper.number == claim.paper)
+    results = {**read_results(paper.number), claim.name: result}
+    names = {each.name for each in paper.claims}
+    write_results(paper.number, {name: results[name] for name in results if name in names})
+
+
 def chosen(names: Sequence[str]) -> list[Claim]:
     """The claims that have runs and are named; all where nothing is.
 
@@ -66,7 +74,7 @@ def main() -> None:
         verdict = claim.verdict(result.figures)
         print(f"{claim.key}: {verdict} ({result.cpu_seconds:g} s)\n    {told}", flush=True)
         if not given.reduced:
-            write_results(claim.paper, {**read_results(claim.paper), claim.name: result})
+            keep(claim, result)
     if not given.reduced:
         PAGE.write_text(page(), encoding="utf-8")
 

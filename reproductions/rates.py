@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nlhf_zoo.algorithms import NashMD, NashMP
+from nlhf_zoo.algorithms import NashMD, NashMP, NashProx
 from nlhf_zoo.data.tables.games import cyclic_blocks
 from nlhf_zoo.solvers import kl_to_nash, regularised_nash, trajectory_metrics
 from reproductions.ledger import Figures
-from reproductions.play import Game, chunks, last, named, random_games, trajectory
+from reproductions.play import Game, chunks, last, named, queries_to, random_games, trajectory
 
 _DIGITS = 1e-11  # below it, relative to 1, the equilibrium's own rounding shows
 
@@ -140,6 +141,57 @@ def nash_md_floor(
     y = torch.stack(floors)
     slope = ((x - x.mean())[:, None] * y).sum(0) / (x - x.mean()).square().sum()
     return {"exponent": slope.mean().item(), "moved": moved, **figures}
+
+
+def proximal_point(
+    beta: float,
+    inner_rounds: int,
+    actions: int,
+    games: int,
+    seed: int,
+    outer_rounds: int,
+    gap: float,
+) -> Figures:
+    """Nash Prox with inner rounds that are all but exact, over (1 + η)^-k at its outer rounds.
+
+    `worst` is the largest KL(π* ‖ π) over that bound, at η = 2β; `queries` the median queries until
+    the duality gap is below a target, and `queries_of_two` that of two inner rounds, which are
+    Nash-MP.
+    """
+    game = random_games(games, actions, seed)
+    nash = regularised_nash(game.table, game.log_mu, beta).log_policy
+    exact = NashProx(inner_rounds=inner_rounds)
+    _, policies = trajectory(exact, game, beta, inner_rounds * outer_rounds)
+    kl = kl_to_nash(nash, policies[::inner_rounds])
+    bound = kl[0] * (1 + 2 * beta) ** -torch.arange(len(kl), dtype=kl.dtype)[:, None]
+    counted = [
+        queries_to(NashProx(inner_rounds=num), game, beta, gap, 100_000).median().item()
+        for num in (inner_rounds, 2)
+    ]
+    return {
+        "worst": (kl / bound)[1:][bound[1:] > _DIGITS].max().item(),
+        "queries": counted[0],
+        "queries_of_two": counted[1],
+    }
+
+
+def late(
+    method: Mapping[str, Any], beta: float, games: int, actions: int, seed: int, rounds: int
+) -> Figures:
+    """The exploitability of a method on random games over the last quarter of its rounds.
+
+    `most` and `least` over games and rounds, and `swing` the largest range of a game; `start` is
+    the mean of the reference.
+    """
+    game = random_games(games, actions, seed)
+    kept = [game.gap(p, beta) / 2 for _, p in chunks(named(**method), game, beta, rounds)]
+    end = torch.cat(kept)[-rounds // 4 :]
+    return {
+        "most": end.max().item(),
+        "least": end.min().item(),
+        "swing": (end.amax(0) - end.amin(0)).max().item(),
+        "start": (game.gap(game.log_mu, beta) / 2).mean().item(),
+    }
 
 
 def reached(
