@@ -525,7 +525,7 @@ REFUSALS = {
     "unknown algorithm": (f"{ONE} --algorithm Nash", "no class 'Nash': choose one of DNO"),
     "no algorithm": (f"{ONE} --algorithm torch.nn.Linear", "torch.nn.Linear"),
     "unknown setting": (f"{ONE} --algorithm NashMP --algorithm.etaa 1", "'etaa'"),
-    "setting of none": (f"{ONE} --algorithm.eta 1", "name the class whose options you give: choose one of EGPO"),
+    "setting of none": (f"{ONE} --algorithm.eta 1", "name the class whose options you give: choose one of DNO, EGPO"),
     "eta is a word": (f"{ONE} --algorithm NashMP --algorithm.eta big", "--algorithm.eta: expected a number or 'adaptive' or null, but got 'big'"),
     "negative eta": (f"{ONE} --algorithm NashMP --algorithm.eta=-1", "eta must be a finite number"),
     "eta beta above 1": (f"{ONE} --algorithm NashMD --algorithm.eta 11", "eta * beta <= 1"),

@@ -28,7 +28,7 @@ _STYLES = {
     "NashEMA": ("#E15759", 1),
     "RSPO": ("#B07AA1", 0),
     "NashProx": ("#117733", 0),
-    "DNO": ("#CC79A7", 1),  # in closed form SPPO's line
+    "DNO": ("#AA3377", 1),  # in closed form SPPO's line
     "XPO": ("#44AA99", 0),
     "INPO": ("#CC6677", 1),
     "MNPO": ("#88CCEE", 0),
