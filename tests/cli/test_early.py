@@ -103,7 +103,7 @@ def test_it_says_what_was_meant(option):
 COMMANDS = {
     "solve --bta 0.3": "unrecognized arguments: --bta 0.3, did you mean 'beta'?",
     "solve --arguments {}": "unrecognized arguments: --arguments {}",
-    "solve --algorithm NashMDD": "--algorithm: there is no class 'NashMDD': choose one of DNO, EGPO, ",
+    "solve --algorithm NashMDD": "--algorithm: there is no class 'NashMDD': choose one of DNO, ",
     "solve --algorithm EGPO --algorithm.etta 1": "'etta' is not accepted, did you mean 'eta'?",
     "compare --config a.yaml --bettas [1]": "--bettas [1], did you mean 'betas'?",
     "compare --config a.yaml --games.a.oracle A": "unrecognized arguments: --games.a.oracle A",
