@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from nlhf_zoo.algorithms import NashMD
 from nlhf_zoo.solvers import exploitability, score_interval, win_rate
 from reproductions.ledger import Figures
-from reproductions.play import Game, last, named, queries_to, random_games
+from reproductions.play import Game, cycles, last, named, queries_to, random_games
 from reproductions.rewards import bradley_terry_policy
 
 
@@ -57,18 +58,17 @@ def ahead(
     actions: int,
     seed: int,
     unit: str = "queries",
+    cyclic: bool = False,
     confidence: float = 0.99,
 ) -> Figures:
-    """Whose duality gap is below a target first, on random games, at the best steps of both.
+    """Whose duality gap is below a target first, on random games or on cycles, at their best steps.
 
     `share` is the part of the games on which the method needs less than its rival, ties as halves,
     with the ends of its interval; a game that neither solves is a tie. In rounds, a round counts 1
     whatever it asks for.
     """
-    tuning, game = (
-        random_games(tuning_games, actions, seed + 1),
-        random_games(games, actions, seed),
-    )
+    made = partial(cycles, actions, 0.9) if cyclic else partial(random_games, actions=actions)
+    tuning, game = made(number=tuning_games, seed=seed + 1), made(number=games, seed=seed)
     ours, eta = counts(method, etas, tuning, game, beta, gap, most)
     theirs, rival_eta = counts(rival, rival_etas, tuning, game, beta, gap, most)
     mine, other = ours.clone(), theirs.clone()
