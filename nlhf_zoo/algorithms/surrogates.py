@@ -105,8 +105,9 @@ def _policy_gradient(step: ProximalStep, batch: Batch, length: Tensor | None) ->
     if not step.draws_policy:
         raise ValueError(
             "the policy gradient needs responses of the policy itself, neither tempered nor "
-            "truncated: leave the algorithm's `scored` decoding and the rollout's `sampler` and "
-            "`greedy` at their defaults, or choose a regression"
+            "truncated nor chosen by the answers: leave the algorithm's `scored` decoding and the "
+            "rollout's `sampler` and `greedy` at their defaults, and its `pairs` at all or circle, "
+            "or choose a regression"
         )
     value = batch.payoff - (batch.log_prob.detach() - batch.centre_log_prob) / step.step_size
     given = value, batch.weight, batch.enumerated

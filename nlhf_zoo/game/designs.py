@@ -11,7 +11,8 @@ first and once second, so that an oracle's constant bias to a place cancels in e
 at no question more. Among L opponents each response meets d, K d questions.
 
 A pair that a design leaves out is not wanted; it is no invalid answer. A *knockout* is no design of
-these: what it asks depends on what was answered (``knockout.py``).
+these: what it asks depends on what was answered (``knockout.py``), and of a *best_worst* what is
+trained on (``best_worst.py``).
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.records import Comparison, Prompts, Responses
 
 KNOCKOUT = "knockout"
+BEST_WORST = "best_worst"
+CHOSEN = (KNOCKOUT, BEST_WORST)  # pairs that are chosen by the answers
 _CIRCLE = 2  # its degree
 
 
 def degree_of(pairs: str, num_responses: float = math.inf) -> float | None:
     """Pairs that each of K responses is in, by the name of a design; None of all pairs.
 
-    Of a knockout it is the mean, 3 - 2/K.
+    Of a knockout it is the mean, 3 - 2/K; for the best and the worst all are asked about, K - 1.
 
     Raises:
         ValueError: the name is none of these.
@@ -43,11 +46,13 @@ def degree_of(pairs: str, num_responses: float = math.inf) -> float | None:
         return _CIRCLE
     if pairs == KNOCKOUT:
         return 3 - 2 / num_responses
+    if pairs == BEST_WORST:
+        return num_responses - 1
     if (found := re.fullmatch(r"regular\((\d{1,4})\)", pairs)) and int(found[1]) > 0:
         return int(found[1])
     raise ValueError(
         f"pairs must be all, circle, or regular(d) with a whole number d of at least 1, or "
-        f"knockout, but it is {pairs!r:.60}"
+        f"knockout or best_worst, but it is {pairs!r:.60}"
     )
 
 
@@ -65,6 +70,13 @@ def check_among_themselves(pairs: str, num_responses: int) -> None:
             raise ValueError(
                 f"a knockout needs 4, 8, 16, ... responses, and num_responses is {num_responses}: "
                 "set it to one of these, or pairs to all"
+            )
+        return
+    if pairs == BEST_WORST:
+        if num_responses < 3:
+            raise ValueError(
+                f"a best_worst chooses two of three or more responses, and num_responses is "
+                f"{num_responses}: raise it, or set pairs to all"
             )
         return
     if pairs == "circle" and num_responses < 3:
@@ -90,9 +102,9 @@ def check_with_opponents(pairs: str, num_opponents: int) -> None:
     Raises:
         ValueError: what does not fit.
     """
-    if pairs == KNOCKOUT:
+    if pairs in CHOSEN:
         raise ValueError(
-            "a knockout is among the responses themselves, and these meet opponents of their own: "
+            f"a {pairs} is among the responses themselves, and these meet opponents of their own: "
             "set self_play to true, or pairs to all"
         )
     degree = degree_of(pairs)

@@ -74,10 +74,6 @@ class Knockout:
         return designs.both_ways(Comparison(found.preference, known)), invalid
 
 
-# Which pairs are asked about: a mask of them, or what is asked after one another.
-Asked = Tensor | Knockout
-
-
 def drawn(num_prompts: int, num_responses: int, rng: torch.Generator) -> Knockout:
     """Uniform random seats of K responses to each of B prompts."""
     return Knockout(designs.orders(num_prompts, num_responses, rng))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nlhf_zoo.game import designs
-from nlhf_zoo.game.knockout import Asked, Knockout
+from nlhf_zoo.game.chosen import Asked, Chosen
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.records import Comparison, Mixture, Prompts, ProximalStep, Responses
@@ -112,7 +112,7 @@ class PayoffEstimator:
         self, prompts: Prompts, responses: Responses, asked: Asked | None
     ) -> Payoffs:
         """Every response against every other; P(y > y) = 1/2 is not asked for."""
-        if isinstance(asked, Knockout):
+        if isinstance(asked, Chosen):
             compared = asked.questions
             comparison, invalid = asked.ask(self.oracle, prompts, responses)
         else:

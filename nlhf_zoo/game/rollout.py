@@ -12,7 +12,8 @@ import torch
 from typing_extensions import override
 
 from nlhf_zoo.game import designs, knockout
-from nlhf_zoo.game.knockout import Asked
+from nlhf_zoo.game.best_worst import BestWorst
+from nlhf_zoo.game.chosen import Asked
 from nlhf_zoo.policies.base import Draw, Policy
 from nlhf_zoo.records import GREEDY, PLAIN, Decoding, Mixture, Prompts, ProximalStep, Responses
 
@@ -56,7 +57,9 @@ class Rollout(ABC):
 
     def plan(self, steps: Sequence[ProximalStep]) -> list[ProximalStep]:
         """Proximal steps on the responses that it draws."""
-        return [step.drawn_by(self.sampler, self.greedy) for step in steps]
+        chosen = self.pairs in designs.CHOSEN
+        drawn = [step.drawn_by(self.sampler, self.greedy) for step in steps]
+        return [replace(step, chosen=True) for step in drawn] if chosen else drawn
 
     @abstractmethod
     def responses(
@@ -114,8 +117,9 @@ class Rollout(ABC):
 
         Returns:
             one mask, bool [B, K, K], where the responses are compared among themselves, or their
-            knock-out tournament; else one mask of each opponent, bool [B, K, L]. Of a pair one
-            order is asked about, and as many pairs of each prompt.
+            knock-out tournament, or the choice of their best and worst; else one mask of each
+            opponent, bool [B, K, L]. Of a pair one order is asked about, and as many pairs of each
+            prompt.
         """
         mean_degree = designs.degree_of(self.pairs)
         if mean_degree is None or self.enumerated:
@@ -123,6 +127,8 @@ class Rollout(ABC):
         num_prompts, num = responses.weight.shape
         if self.pairs == designs.KNOCKOUT:
             return [knockout.drawn(num_prompts, num, rng)]
+        if self.pairs == designs.BEST_WORST:
+            return [BestWorst(num)]
         degree = int(mean_degree)
         if step.among_themselves:
             return [designs.among_themselves(num_prompts, num, degree, rng)]
@@ -178,7 +184,8 @@ class Sample(Rollout):
             each response is in d, K d / 2 questions, or meets d of each opponent's, K d; `circle`
             is `regular(2)`, in which each response stands once first and once second. `knockout`
             finds the best and the worst of 4, 8, 16, ... responses by 3 K / 2 - 1 questions, and
-            trains on this pair alone, which is not two independent responses.
+            trains on this pair alone, which is not two independent responses. `best_worst` asks
+            about all pairs, and trains on the responses of the highest and of the lowest win rate.
         ahead: draw the next rollout while this one is passed over, by a generator with weights of
             its own; the policy that draws is then one rollout behind.
         sampler: who draws the responses that are scored: a player, such as `reference`, or a

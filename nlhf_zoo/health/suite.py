@@ -35,7 +35,7 @@ class HealthCheck(L.Callback):
 
     On the first batch, where the model lies where it will be trained; the oracle is not asked. What
     may be meant is said on standard error: an algorithm's own warning, prompts of plain text where
-    there is a chat template, pairs that are chosen by a knockout, and responses nearly all of which
+    there is a chat template, pairs that are chosen by answers, and responses nearly all of which
     are cut in the first batches.
     """
 

@@ -84,6 +84,7 @@ class ProximalStep:
             judges: the loss takes their log-probability under the policy. None draws none.
         normalised: in self-play, the payoff is divided by its standard deviation under the sampler.
         greedy: one of the scored responses, when sampled, is the most probable one of the sampler.
+        chosen: the loss takes two of them alone, when sampled, which were chosen by the answers.
     """
 
     centre: Mixture
@@ -101,6 +102,7 @@ class ProximalStep:
     explored: Mixture | None = None
     normalised: bool = False
     greedy: bool = False
+    chosen: bool = False
 
     def __post_init__(self) -> None:
         for name, mixture in [
@@ -141,8 +143,9 @@ class ProximalStep:
 
     @property
     def draws_policy(self) -> bool:
-        """Whether the scored responses are independent draws of the policy's own law."""
-        return dict(self.sampler) == {"policy": 1.0} and self.scored.is_plain and not self.greedy
+        """Whether what the loss takes are independent draws of the policy's own law."""
+        apart = self.greedy or self.chosen
+        return dict(self.sampler) == {"policy": 1.0} and self.scored.is_plain and not apart
 
     def drawn_by(self, sampler: Mixture | None = None, greedy: bool = False) -> ProximalStep:
         """The step on other responses: those of another sampler, or the greedy one among them.
