@@ -1,5 +1,6 @@
 """Exact answers on tables: pure float64 torch functions, batched over games."""
 
+from nlhf_zoo.solvers.annotators import WorstCase, worst_case
 from nlhf_zoo.solvers.game import (
     PreparedGame,
     antisymmetric,
@@ -32,6 +33,7 @@ __all__ = [
     "ExploitabilityEstimates",
     "PreparedGame",
     "Solution",
+    "WorstCase",
     "antisymmetric",
     "best_response",
     "bounded_payoff",
@@ -54,4 +56,5 @@ __all__ = [
     "unregularised_nash",
     "win_rate",
     "win_rates",
+    "worst_case",
 ]

@@ -19,7 +19,7 @@ from paths import DATA
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.solve import command as solve
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.solvers import PreparedGame, Solution
+from nlhf_zoo.solvers import PreparedGame, Solution, worst_case
 
 CURVES = ("exploitability", "kl_to_nash", "span")
 
@@ -196,6 +196,30 @@ def test_log_odds_of_votes(folder, capsys, bound):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("beta = 0.4, payoff log_odds")
     assert lines[3].split() == ["alternative", "probability", "payoff", "NashMP"]
+
+
+# -- several annotators ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0, 0.2])
+def test_for_the_worst_served_annotator(folder, capsys, beta):
+    """Their files list the alternatives in other orders."""
+    Path("second.csv").write_text("winner,loser,count\nC,B,5\nB,A,2\nA,C,1\n")
+    out = run("--votes", "votes.csv", "--worst_case", "[second.csv]", "--beta", beta)
+    text = capsys.readouterr().out
+    one = np.array([[0, 3, 0], [1, 0, 2], [2, 0, 0]])  # A, B, C
+    other = np.array([[0, 0, 1], [2, 0, 0], [0, 5, 0]])
+    games = [np.where(np.eye(3), 0.5, (w + 0.5) / (w + w.T + 1)) for w in (one, other)]
+    found = worst_case(torch.tensor(np.array(games))[:, None], torch.zeros(1, 3), beta)
+    assert out["names"].tolist() == ["A", "B", "C"]
+    assert out["annotators"].tolist() == ["votes.csv", "second.csv"]
+    np.testing.assert_allclose(np.exp(out["log_policy"]), found.log_policy[0].exp(), atol=1e-9)
+    np.testing.assert_allclose(out["annotator_weights"], found.weights[0], atol=1e-9)
+    np.testing.assert_allclose(out["annotator_exploitability"], found.exploitability[0], atol=1e-9)
+    assert out["value"] == pytest.approx(found.value.item(), abs=1e-9)
+    assert text.startswith("For the worst served of votes.csv, second.csv: 3 alternatives, beta")
+    assert f"second.csv: weight {out['annotator_weights'][1]:.3g}, exploitability" in text
+    assert "by best responses of both sides" in text
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -505,6 +529,10 @@ REFUSALS = {
     "unknown column": ("--votes column.csv", "unknown column"),
     "negative count": ("--votes count.csv", "'-3'"),
     "nobody compared": ("--votes gap.csv --prior 0", "nobody compared"),
+    "annotators of nobody": (f"{ONE} --worst_case []", "--worst_case is a list of the other"),
+    "annotators and an algorithm": (f"{ONE} --worst_case [game.npy] --algorithm SPPO", "solved and not played"),
+    "annotators of others": ("--matrix rps.csv --worst_case [game.npy]", "other alternatives"),
+    "annotators of other prompts": (f"{ONE} --worst_case [games.npy]", "other prompts"),
     "a bound of margins": (f"{ONE} --bound 2", "--bound cuts log-odds, and --payoff is identity"),
     "a bound of nothing": (f"{ONE} --payoff log_odds --bound 0", "bound of a payoff must be a finite"),
     "an infinite payoff": ("--matrix sure.npy --payoff log_odds", "sure.npy: entry [0, 0, 1] is 1, whose payoff is infinite"),

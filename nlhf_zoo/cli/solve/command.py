@@ -24,6 +24,12 @@ from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.cli.solve import reading
+from nlhf_zoo.cli.solve.annotators import (
+    arrays_of,
+    check_annotators,
+    print_annotators,
+    solve_annotators,
+)
 from nlhf_zoo.cli.solve.reading import Game
 from nlhf_zoo.data.tables.files import require_memory
 from nlhf_zoo.data.tables.preflib import Unranked
@@ -51,7 +57,7 @@ CURVES = {  # that the file holds, and their names in print
 # Rounds are measured in chunks: at most so many rounds, numbers in their log-policies, and
 # multiplications in one product of theirs (the progress bar moves between chunks).
 _CHUNK_ROUNDS, _CHUNK_NUMBERS, _CHUNK_WORK = 4096, 2**20, 2**31
-_MOST_ALTERNATIVES, _MOST_PROMPTS = 30, 20  # that are shown
+_MOST_PROMPTS = 20  # that are shown
 
 
 def main(args: list[str]) -> None:
@@ -82,6 +88,7 @@ def solve_files(
     beta: float = 0.1,
     payoff: PayoffName = "identity",
     bound: float | None = None,
+    worst_case: list[Path] | None = None,
     algorithm: PolicyOptimizer | None = None,
     updates: int = 500,
     output: Path | None = None,
@@ -105,6 +112,8 @@ def solve_files(
         payoff: of the game, a function of the margin P - 1/2: identity; sign, who wins by whatever
             margin; or log_odds, log P / (1 - P).
         bound: largest payoff of log_odds; what is beyond it is cut to it.
+        worst_case: files of other annotators, of the same kind and with the same alternatives: the
+            policy is for the worst served of all, and the certificate has both sides.
         algorithm: an algorithm to play in closed form, such as NashMP.
         updates: rounds of the algorithm.
         output: a .npz file to write.
@@ -115,9 +124,24 @@ def solve_files(
     reading.check_votes(votes, format, unranked)
     reading.check_algorithm(algorithm, start, beta)
     of_margin = reading.check_payoff(payoff, bound)
-    refuse_output("--output", output, [votes, matrix, reference, start])
-    game = reading.read_game(votes, matrix, 1.0 if prior is None else prior, format, unranked)
-    game = replace(game, preference=of_margin.of_table(game.preference, str(game.where)))
+    others = worst_case or []
+    if worst_case is not None:
+        check_annotators(others, algorithm)
+    refuse_output("--output", output, [votes, matrix, reference, start, *others])
+
+    def read(votes: Path | None, matrix: Path | None) -> Game:
+        game = reading.read_game(votes, matrix, 1.0 if prior is None else prior, format, unranked)
+        return replace(game, preference=of_margin.of_table(game.preference, str(game.where)))
+
+    game = read(votes, matrix)
+    if worst_case is not None:
+        annotators = [game, *(read(*((f, None) if votes else (None, f))) for f in others)]
+        log_reference = reading.read_log_policy(reference, "reference", game)
+        found = solve_annotators(annotators, log_reference, beta)
+        if output is not None:
+            _save(output, arrays_of(annotators, found), arguments)
+        print_annotators(annotators, found, _title(beta, payoff))
+        return
     payoff_bound = of_margin.bound
     if math.isinf(payoff_bound):
         payoff_bound = largest_payoff(game.preference)
@@ -141,7 +165,7 @@ def solve_files(
     run = None if rounds is None else play(rounds, updates, log_start, log_reference, nash)
     if output is not None:
         _write(output, game, nash, run, arguments)
-    print_tables(game, nash, f"beta = {beta:g}", payoff, run, type(algorithm).__name__)
+    print_tables(game, nash, beta, payoff, run, type(algorithm).__name__)
     if not (worst := nash.exploitability.max().item()) <= _CERTIFIED:
         print(
             f"warning: the equilibrium is exact to an exploitability of {worst:.1e} only, "
@@ -159,13 +183,16 @@ def _write(output: Path, game: Game, nash: Solution, run: Run | None, arguments:
         "nash_exploitability": nash.exploitability.numpy()[which],
         "nash_unique": nash.unique.numpy()[which],
         "names": np.array([own + [""] * (num - len(own)) for own in game.names])[which],
-        "version": __version__,
-        "arguments": arguments,
     }
     if run is not None:
         arrays |= {name: curve.numpy()[:, which] for name, curve in run.curves.items()}
         own = run.queries.dim() == 2  # each game's
         arrays["queries"] = run.queries.numpy()[:, which] if own else run.queries.numpy()
+    _save(output, arrays, arguments)
+
+
+def _save(output: Path, arrays: dict[str, Any], arguments: str) -> None:
+    arrays |= {"version": __version__, "arguments": arguments}
     try:
         with written(output) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)
@@ -218,13 +245,17 @@ def play(
     return Run(last.log_softmax(-1), curves, queries)
 
 
+def _title(beta: float, payoff: PayoffName) -> str:
+    return f"beta = {beta:g}" + ("" if payoff == "identity" else f", payoff {payoff}")
+
+
 def print_tables(
-    game: Game, nash: Solution, beta: str, payoff: PayoffName, run: Run | None, name: str
+    game: Game, nash: Solution, beta: float, payoff: PayoffName, run: Run | None, name: str
 ) -> None:
     """Print the equilibrium, and beside it what an algorithm has reached."""
     games, of_preference = len(game.support), payoff == "identity"
-    which = beta if of_preference else f"{beta}, payoff {payoff}"
-    print(f"Nash equilibrium of {game.where}: {reading.shape(game.support)}, {which}")
+    shape = reading.shape(game.support)
+    print(f"Nash equilibrium of {game.where}: {shape}, {_title(beta, payoff)}")
     figures = {"equilibrium": {"exploitability": nash.exploitability}}
     columns = {"probability": nash.log_policy.exp()}
     # Of another payoff it is no share of wins, and 1/2 stays what a tie is worth.
@@ -241,7 +272,7 @@ def print_tables(
             print(f"\n{games - i} more prompts are not shown")
             break
         print("\n" + (f"{reading.short(prompt)}\n" if prompt else ""), end="")
-        _print_alternatives(names, {title: column[i] for title, column in columns.items()})
+        reading.print_alternatives(names, {title: column[i] for title, column in columns.items()})
         for who, values in figures.items():
             print(f"{who}: " + ", ".join(f"{what} {v[i]:.3g}" for what, v in values.items()))
         if not nash.unique[i]:
@@ -253,25 +284,3 @@ def print_tables(
             print(f"{who}: " + ", ".join(both))
         if several := int((~nash.unique).sum()):
             print(f"{several} of {games} prompts have several equilibria")
-
-
-def _print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
-    """A table of a prompt's alternatives, the most probable first.
-
-    The columns [N], by title, end with the alternatives that the prompt lacks.
-    """
-    probability = columns["probability"][: len(names)]
-    order = probability.sort(descending=True, stable=True).indices.tolist()
-    shown, hidden = order[:_MOST_ALTERNATIVES], order[_MOST_ALTERNATIVES:]
-    labels = [reading.short(names[action]) for action in shown]
-    first = max(len("alternative"), *map(len, labels))
-    width = {title: max(len("probability"), len(title)) for title in columns}
-    print("  ".join(["alternative".ljust(first), *(t.rjust(width[t]) for t in columns)]))
-    for action, label in zip(shown, labels, strict=True):
-        cells = (f"{column[action]:{width[title]}.6f}" for title, column in columns.items())
-        print("  ".join([label.ljust(first), *cells]))
-    if hidden:
-        print(
-            f"{len(hidden)} more alternatives are not shown, "
-            f"of probability {probability[hidden].sum():.3g} together"
-        )

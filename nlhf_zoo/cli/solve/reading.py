@@ -18,6 +18,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.payoffs import BoundedPayoff, PayoffName, bounded_payoff
 
 _MOST_CHARACTERS = 60  # of a name
+_MOST_ALTERNATIVES = 30  # that are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +153,25 @@ def short(text: str) -> str:
     """A name or a prompt on one line, and not too long a one."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
+
+
+def print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
+    """A table of a prompt's alternatives, the most probable first.
+
+    The columns [N], by title, end with the alternatives that the prompt lacks.
+    """
+    probability = columns["probability"][: len(names)]
+    order = probability.sort(descending=True, stable=True).indices.tolist()
+    shown, hidden = order[:_MOST_ALTERNATIVES], order[_MOST_ALTERNATIVES:]
+    labels = [short(names[action]) for action in shown]
+    first = max(len("alternative"), *map(len, labels))
+    width = {title: max(len("probability"), len(title)) for title in columns}
+    print("  ".join(["alternative".ljust(first), *(t.rjust(width[t]) for t in columns)]))
+    for action, label in zip(shown, labels, strict=True):
+        cells = (f"{column[action]:{width[title]}.6f}" for title, column in columns.items())
+        print("  ".join([label.ljust(first), *cells]))
+    if hidden:
+        print(
+            f"{len(hidden)} more alternatives are not shown, "
+            f"of probability {probability[hidden].sum():.3g} together"
+        )
