@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import accumulate, count, islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,11 +46,20 @@ class _Versions:
 
 def products_of_a_round(algorithm: PolicyOptimizer) -> int:
     """Play the plans of some rounds with numbers in place of weights, and count what is new."""
+    return [*islice(_products(algorithm), _ROUNDS)][-1]
+
+
+def products_of_rounds(algorithm: PolicyOptimizer, rounds: int) -> list[int]:
+    """The products that the first 1, 2, ..., ``rounds`` rounds ask for together."""
+    return [*accumulate(islice(_products(algorithm), rounds))]
+
+
+def _products(algorithm: PolicyOptimizer) -> Iterator[int]:
+    """The products that each round asks for."""
     versions = _Versions()
     known: set[_Name] = set()
     players = ("policy", "reference", *algorithm.players)
-    asked = 0
-    for round in range(_ROUNDS):
+    for round in count():
         asked = 0
         start = versions.of("policy")
         for step in algorithm.steps(_BETA, round):
@@ -64,4 +74,4 @@ def products_of_a_round(algorithm: PolicyOptimizer) -> int:
                 versions.copy_("policy", step.writes)
                 versions.set("policy", start)
         algorithm.end_round(versions, round)
-    return asked
+        yield asked

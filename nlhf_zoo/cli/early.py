@@ -43,6 +43,7 @@ _BASES: dict[_Place, str] = {
 }
 # Where the options of a command stand that is none of the Trainer's, and those that are not its.
 _OWN = {
+    "bench": ("bench/command.py", "bench", ("arguments",)),
     "certify": ("certify/command.py", "certify", ("policy", "oracle")),
     "cite": ("cite/command.py", "cite", ("configs",)),
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),

@@ -36,6 +36,7 @@ usage: nlhf COMMAND [options]
   tournament  who beats whom: runs, adapters, models and answers against each other
   solve     the equilibrium of a table or of votes, with its certificate
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
+  bench     an algorithm beside all of ours, on a fixed set of games:  nlhf bench
   cite      BibTeX of what a configuration runs:  nlhf cite CONFIG
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
 
@@ -52,6 +53,7 @@ _COMMANDS = (
     "compare",
     "report",
     "cite",
+    "bench",
     "sample",
     "certify",
     "evaluate",

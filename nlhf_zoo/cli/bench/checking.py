@@ -1,0 +1,74 @@
+"""A submission is played again: does what it says hold here?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nlhf_zoo.cli.bench.methods import Method, made
+from nlhf_zoo.cli.bench.results import Figure, read
+from nlhf_zoo.cli.trust import refuse_foreign_code
+from nlhf_zoo.errors import UserError
+
+# Two machines round differently; iterates that go in circles carry that on.
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-10
+
+Again = Callable[[str, list[Method], list[int], int], list[Figure]]  # a part, played anew
+
+
+def check(path: Path, allow_code: bool, again: Again) -> bool:
+    """Play what a file of results names, and compare; prints a line for each method.
+
+    Args:
+        path: the file of results.
+        allow_code: run the submitted algorithm, which is code.
+        again: plays a part.
+
+    Returns:
+        whether all figures hold.
+
+    Raises:
+        UserError: the file is none of results, or names code and ``allow_code`` is not given.
+    """
+    found = read(path)
+    refuse_foreign_code(found["blocks"], path, allow_code)
+    for folder in (os.getcwd(), str(path.absolute().parent)):
+        if folder not in sys.path:
+            sys.path.append(folder)  # for the submitted file, which may lie beside its results
+    methods = [made(block) for block in found["blocks"].values()]
+    if [method.name for method in methods] != [*found["blocks"]]:
+        raise UserError(f"--check {path}: its methods are not named as their classes are")
+    figures = again(found["part"], methods, found["seeds"], found["queries"])
+    said = {method: entry.get("source") for method, entry in found["methods"].items()}
+    lines = [_line(method, said[method.name], found["results"], figures) for method in methods]
+    print("\n".join(line for line, _ in lines))
+    return all(holds for _, holds in lines)
+
+
+def _line(
+    method: Method, source: str | None, said: Sequence[Figure], here: Sequence[Figure]
+) -> tuple[str, bool]:
+    """What is to be said of a method, and whether all its figures hold."""
+    before, now = (
+        {(f.game, f.seed): f.exploitability for f in figures if f.method == method.name}
+        for figures in (said, here)
+    )
+    if method.source != source:
+        return f"{method.name}: its file is not the one that was measured", False
+    if before.keys() != now.keys():
+        missing = sorted(now.keys() ^ before.keys())[0]
+        return f"{method.name}: results of other games, such as {missing[0]}", False
+    wrong = [
+        key
+        for key, value in now.items()
+        if not abs(value - before[key]) <= _RELATIVE * abs(value) + _ABSOLUTE
+    ]
+    if wrong:
+        game, seed = wrong[0]
+        return (
+            f"{method.name}: {len(wrong)} of {len(now)} do not hold, the first on {game}, seed "
+            f"{seed}: {before[wrong[0]]:.4g}, and here {now[wrong[0]]:.4g}"
+        ), False
+    return f"{method.name}: all {len(now)} hold", True

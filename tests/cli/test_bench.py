@@ -1,0 +1,194 @@
+"""The benchmark: the same table twice, equal budgets, and submissions that are played again."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from zoo import Row as ZooRow
+
+from nlhf_zoo import algorithms
+from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
+from nlhf_zoo.cli.bench import exact, games, methods
+from nlhf_zoo.cli.bench.methods import Method, made, ours
+from nlhf_zoo.cli.bench.results import FLOOR, Figure, summary
+from nlhf_zoo.cli.main import main
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.solvers import exploitability
+
+SMALL = ["bench", "--seeds", "[0, 1]", "--queries", "11"]
+OWN = """
+from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.records import ProximalStep
+class Mine(PolicyOptimizer):
+    paper, last_iterate = "mine", True
+    def __init__(self, weight: float = 0.2) -> None:
+        self.weight = weight
+    def steps(self, beta, round):
+        centre = {"policy": 1 - self.weight, "reference": self.weight}
+        return [ProximalStep(centre, ((1.0, {"policy": 1.0}),), self.weight / beta)]
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_games(monkeypatch, tmp_path):
+    monkeypatch.setattr(games, "GAMES", games.GAMES[:5])
+    monkeypatch.chdir(tmp_path)
+
+
+def ended(args):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    return caught.value.code
+
+
+def test_the_set_is_of_twenty_games(monkeypatch):
+    monkeypatch.undo()
+    names = [game.name for game in games.GAMES]
+    assert len(names) == len(set(names)) == 20
+    for batch in games.batches([0, 3]):
+        assert batch.names[: len(batch.names) // 2] == [(n, 0) for n, s in batch.names if s == 0]
+        table = batch.table
+        torch.testing.assert_close(table + table.mT, torch.ones_like(table), rtol=0, atol=1e-12)
+    one, again = games.batches([4])[0], games.batches([4])[0]
+    assert torch.equal(one.table, again.table)
+    assert torch.equal(one.log_reference, again.log_reference)
+
+
+def test_all_public_algorithms_are_found():
+    public = {getattr(algorithms, name) for name in algorithms.__all__}
+    found = {type(method.algorithm) for method in ours()}
+    assert found == public - {algorithms.PolicyOptimizer}
+    assert methods._GIVEN.keys() <= set(algorithms.__all__)
+
+
+def test_twice_gives_the_same_table(capsys):
+    main([*SMALL, "--output", "one"])
+    first = capsys.readouterr().out
+    main([*SMALL, "--output", "two"])
+    assert capsys.readouterr().out == first.replace("one/", "two/")
+    names = re.findall(r"^\| (\w+) \| \d", first, re.M)
+    assert {*names} == {m.name for m in ours() if m.algorithm.closed_form}
+    content = json.loads(Path("one/results.json").read_text())
+    assert len(content["results"]) == len(names) * 5 * 2 * 2  # games, betas, seeds
+    assert Path("one/figure.png").read_bytes().startswith(b"\x89PNG")
+    assert ended([*SMALL, "--output", "one"]) == 2  # has results
+    main(["bench", "--check", "one/results.json"])
+    assert capsys.readouterr().out.count("all 20 hold") == len(names)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [algorithms.EGPO(), algorithms.SPPO(), algorithms.EGPO(eta="adaptive")]
+)
+def test_budgets_are_spent_in_queries(algorithm):
+    """In a batch or alone: the last round is the last one that the budget has room for."""
+    queries = 11
+    played = exact.play([Method("it", {}, algorithm)], [0], queries)[0]
+    place = 0
+    for batch in games.batches([0]):
+        log_mu, number = batch.log_reference, len(batch.names)
+        players = dict.fromkeys(("policy", *algorithm.players), log_mu)
+        rounds = ClosedFormRounds(algorithm, 0.1, batch.table, log_mu, players).run(0, queries)
+        asked = rounds.queries.reshape(queries, -1).expand(-1, number)
+        for game in range(number):
+            last = int((asked[:, game] <= queries).sum()) - 1
+            each = [batch.table[game], rounds.log_policy[last, game], log_mu[game]]
+            expected = exploitability(*each, 0.1).item()
+            assert played.curve[-1, place + game] == pytest.approx(expected, rel=1e-6, abs=1e-13)
+        place += number
+    # The first point is after one query: of a round of two, nothing is played yet.
+    first = exploitability(batch.table, log_mu, log_mu, 0.1).numpy()
+    is_played = type(algorithm) is algorithms.SPPO
+    assert np.allclose(played.curve[0, -number:], first) != is_played
+
+
+def test_the_interval_holds_the_mean_of_as_many_other_seeds():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        both = np.exp(rng.normal(-3, 1, (2, 5)))
+        one, other = (
+            summary([Figure("m", "g", s, float(value)) for s, value in enumerate(row)])
+            for row in both
+        )
+        held += one.low <= other.mean <= one.high
+    assert 0.9 < held / 300 < 0.99
+    assert summary([Figure("m", "g", 0, 0.0)]).mean == pytest.approx(FLOOR)
+
+
+def test_a_submission_is_one_file_and_its_results(tmp_path, capsys, monkeypatch):
+    (tmp_path / "submitted_here.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["--algorithm", "submitted_here.Mine", "--algorithm.weight", "0.3"]
+    main([*SMALL, *given, "--output", "mine"])
+    assert re.search(r"^\| Mine \| \d", capsys.readouterr().out, re.M)
+    path = tmp_path / "mine/results.json"
+    content = json.loads(path.read_text())
+    assert content["methods"]["Mine"]["algorithm"]["init_args"] == {"weight": 0.3}
+    assert ended(["bench", "--check", str(path)]) == 2
+    assert "submitted_here.Mine'" in capsys.readouterr().err
+    main(["bench", "--check", str(path), "--allow_code"])
+    assert "Mine: all 20 hold" in capsys.readouterr().out
+
+    wrong = {**content, "results": [[m, g, s, 0.9 * e] for m, g, s, e in content["results"]]}
+    path.write_text(json.dumps(wrong))
+    assert ended(["bench", "--check", str(path), "--allow_code"]) == 1
+    assert re.search(r"Mine: \d+ of 20 do not hold", capsys.readouterr().out)
+    path.write_text(json.dumps({**content, "results": content["results"][:-1]}))
+    assert ended(["bench", "--check", str(path), "--allow_code"]) == 1
+    path.write_text(json.dumps(content))
+    (tmp_path / "submitted_here.py").write_text(OWN + "# another file\n")
+    assert ended(["bench", "--check", str(path), "--allow_code"]) == 1
+    assert "Mine: its file is not the one that was measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is no file of results"),
+        ("{}", "its format is not 'nlhf bench 1'"),
+        ('{"format": "nlhf bench 1", "part": "exact"}', "seeds is missing, or damaged"),
+        (
+            '{"format": "nlhf bench 1", "part": "no", "seeds": [0], "queries": 20, '
+            '"methods": {}, "results": []}',
+            "there is no part 'no'",
+        ),
+        (
+            '{"format": "nlhf bench 1", "part": "exact", "seeds": [0], "queries": 20, '
+            '"methods": {"EGPO": {}}, "results": []}',
+            "its methods or results are damaged",
+        ),
+    ],
+)
+def test_what_is_no_submission_is_refused(tmp_path, capsys, content, said):
+    (tmp_path / "a.json").write_text(content)
+    assert ended(["bench", "--check", "a.json"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--seeds", "[]"], "--seeds must be different whole numbers"),
+        (["--seeds", "[1, 1]"], "--seeds must be different whole numbers"),
+        (["--queries", "3"], "--queries must lie between 10 and 100,000, but it is 3"),
+        (["--output", "none/there"], "the folder none does not exist"),
+        (["--algorithm", "OnlineDPO"], "OnlineDPO has no closed form"),
+        (["--algorithm", "NashXX"], "there is no class 'NashXX'"),
+        (["--check", "none.json"], "is no file of results"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(capsys, args, said):
+    assert ended(["bench", *args]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_block_makes_the_algorithm_that_it_was_made_from():
+    row = ZooRow(algorithms.EGPO, {"eta": 0.3})
+    block = {"class_path": "nlhf_zoo.EGPO", "init_args": row.kwargs}
+    method = made(made(block).block)
+    assert method.algorithm.eta == 0.3
+    assert method.source is None
+    with pytest.raises(UserError):
+        made({"class_path": "nlhf_zoo.EGPO", "init_args": {"eta": -1}})
