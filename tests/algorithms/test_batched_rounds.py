@@ -34,7 +34,8 @@ def test_a_batch_plays_what_each_algorithm_plays_alone():
         expected = played.log_policy.log_softmax(-1)
         torch.testing.assert_close(first[number], expected[6], rtol=0, atol=1e-10)
         if number in place:
-            torch.testing.assert_close(later[place[number]], expected[266], rtol=0, atol=1e-8)
+            # Logs of some hundreds, of iterates that leave the simplex, have fewer digits.
+            torch.testing.assert_close(later[place[number]], expected[266], rtol=1e-9, atol=1e-8)
         assert products_of_rounds(row.algorithm, 7) == played.queries[:7].tolist()
 
 
