@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from nlhf_zoo.callbacks.annotator_weights import AnnotatorWeights
 from nlhf_zoo.callbacks.budget import Budget
 from nlhf_zoo.callbacks.checkpoint import GameCheckpoint, ResumeState
 from nlhf_zoo.callbacks.collapse import CollapseWatch
@@ -16,6 +17,7 @@ from nlhf_zoo.callbacks.progress import GameProgressBar
 from nlhf_zoo.callbacks.response_table import ResponseTable
 
 __all__ = [
+    "AnnotatorWeights",
     "Budget",
     "CollapseWatch",
     "Dashboard",

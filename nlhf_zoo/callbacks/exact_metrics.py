@@ -14,6 +14,7 @@ from nlhf_zoo.callbacks.history import History, folder_of_files
 from nlhf_zoo.callbacks.logs import is_logged, log_by_query
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
+from nlhf_zoo.oracles import EnsembleOracle
 from nlhf_zoo.solvers import PreparedGame, Solution, prepare_game, regularised_nash
 
 # Metric -> tag in TensorBoard.
@@ -58,6 +59,7 @@ class ExactMetrics(L.Callback):
         self._measured = -1  # the last round that was measured
         self._history: History | None = None
         self._game: PreparedGame | None = None
+        self._reweighed: list[int] = []  # how often the weights of populations had moved
         self.certificate = float("nan")  # the exploitability of the pi* that the metrics use
 
     @staticmethod
@@ -152,7 +154,10 @@ class ExactMetrics(L.Callback):
         self._measured = state_dict["measured"]
 
     def _prepare(self, game: OnlineGame) -> PreparedGame:
-        if self._game is None:
+        populations = [p for p in game.oracle.modules() if isinstance(p, EnsembleOracle)]
+        weights = [population.reweighed for population in populations]
+        if self._game is None or weights != self._reweighed:  # with others it is another game
+            self._reweighed = weights
             self.check(game)
             assert game.oracle.table is not None
             table = game.oracle.table.double()

@@ -23,6 +23,7 @@ Purpose = Literal[
     "held out",
     "design",
     "sample",
+    "annotators",
     "best response",
     "shown",
     "certificate",

@@ -68,6 +68,7 @@ class EnsembleOracle(WrappedOracle):
         if len(oracles) < 2:
             raise UserError(f"an ensemble needs two oracles at least, but it has {len(oracles)}")
         self.weights = _shares(len(oracles), weights)
+        self.reweighed = 0  # how often the weights have moved: each time it is another game
         for number, other in enumerate(oracles[1:], 2):
             _refuse_other_game(oracles[0], other, number)
         self.oracles = nn.ModuleList(oracles)
@@ -82,6 +83,15 @@ class EnsembleOracle(WrappedOracle):
     def members(self) -> list[PreferenceOracle]:
         """The oracles of the population."""
         return cast(list[PreferenceOracle], [*self.oracles])
+
+    def reweigh(self, weights: Sequence[float]) -> None:
+        """Take other weights, one for each member, relative to each other.
+
+        Who remembers answers, or products of them, must forget them.
+        """
+        self.weights = _shares(len(self.oracles), weights)
+        self._table = None
+        self.reweighed += 1
 
     @property
     @override
