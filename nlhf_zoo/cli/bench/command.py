@@ -116,7 +116,7 @@ def _heading(seeds: list[int], queries: int) -> str:
     return (
         f"Exploitability after {queries:,} queries a game: geometric mean over {len(GAMES)} "
         f"games and {len(seeds)} seeds,\nwith the interval that holds the mean of as many other "
-        f"seeds in 95 of 100 cases; the worst; games below {results.SOLVED:g}.\n\n"
+        f"seeds in {results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}.\n\n"
     )
 
 

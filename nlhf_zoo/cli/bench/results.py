@@ -18,6 +18,7 @@ from nlhf_zoo.errors import UserError
 FORMAT = "nlhf bench 1"
 FLOOR = 1e-12  # exploitability below it is zero: other machines round otherwise there
 SOLVED = 1e-6
+LEVEL = 0.98  # of the intervals
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Summary:
     Args:
         mean: geometric mean over games and seeds, exploitability below `FLOOR` counted as that.
         low: see ``high``.
-        high: between them lies, in 95 of 100 cases, the mean of as many other seeds.
+        high: between them lies, in 98 of 100 cases, the mean of as many other seeds.
         worst: the largest of all.
         solved: share below `SOLVED`.
     """
@@ -64,8 +65,8 @@ def summary(figures: Sequence[Figure]) -> Summary:
 
     .. math:: \bar m \pm t_{n-1} \, s \sqrt{2 / n},
 
-    that of the mean of n other seeds and not, which would be narrower, of the mean over all seeds.
-    One seed has no interval.
+    that of the mean of n other seeds and not, which would be narrower, of the mean over all seeds;
+    it is exact where the m_i are normal. One seed has no interval.
     """
     from scipy.stats import t as student  # late: it takes long
 
@@ -76,7 +77,9 @@ def summary(figures: Sequence[Figure]) -> Summary:
     means = np.array([logs[of_seed == seed].mean() for seed in seeds])
     number, half = len(seeds), math.nan
     if number > 1:
-        half = float(student.ppf(0.975, number - 1) * means.std(ddof=1) * math.sqrt(2 / number))
+        half = float(
+            student.ppf((1 + LEVEL) / 2, number - 1) * means.std(ddof=1) * math.sqrt(2 / number)
+        )
     centre = float(means.mean())
     low, high = math.exp(centre - half), math.exp(centre + half)
     solved = float((values < SOLVED).mean())
