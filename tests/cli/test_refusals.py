@@ -15,6 +15,7 @@ DPO = ["fit", "--config", str(ROOT / "configs/tabular/online_dpo.yaml")]
 MATRIX = [*FIT, "--model.oracle", "MatrixOracle", "--model.oracle.path"]
 VOTES = [*FIT, "--model.oracle", "VotesOracle", "--model.oracle.path"]
 REFERENCE = [*FIT, "--model.policy.reference"]
+TRANSFORMED = [*FIT, "--model.oracle", "Transformed", "--model.oracle.oracle", "Comal"]
 RULE = [*DPO, "--model.oracle", "RuleOracle", "--model.oracle.function"]
 MKDIR = "{class_path: os.mkdir, init_args: {path: made}}"  # which would be seen
 GRADIENT = ["--model.realisation", "GradientSteps"]
@@ -49,6 +50,10 @@ FITS = {
     "unknown logger": ([*FIT, "--trainer.logger", "Nil"], r"--trainer\.logger: .*'Nil'"),
     "unknown callback": ([*FIT, CALLBACK, "No"], r"--trainer\.callbacks: .*'No'"),
     "missing argument": ([*FIT, "--model.algorithm", "MovingMagnet"], "required: inner"),
+    "a payoff without a bound": (
+        [*TRANSFORMED, "--model.oracle.payoff", "log_odds"],
+        r"log_odds is infinite .*: set Transformed\.bound$",
+    ),
     "eta negative": ([*FIT, "--model.algorithm.eta=-1"], "eta must be .* above 0, but it is -1"),
     "eta adaptive by gradients": (
         [*FIT, *GRADIENT, "--model.algorithm.eta", "adaptive"],
