@@ -129,3 +129,24 @@ def test_arguments_that_are_none():
 def test_labels_of_a_population_may_stand_around():
     game = made(around=lambda one: BernoulliLabels(one, seed=0), realisation=GradientSteps())
     AnnotatorWeights().setup(rows.trainer(), game, "fit")
+
+
+def test_a_resumed_run_goes_on_as_it_would_have(tmp_path):
+    """Stopped in the middle of a round, whose weights are in the checkpoint."""
+
+    def play(steps, **given):
+        game = made(realisation=GradientSteps(), algorithm=NashMP(inner_steps=2))
+        callback = AnnotatorWeights(tau=0.05)
+        limits = {"max_steps": steps, "limit_val_batches": 0}
+        trainer = rows.trainer(callbacks=[callback], **limits)
+        trainer.fit(game, TablePrompts(), **given)
+        return trainer, game
+
+    _, whole = play(10)  # of four steps a round
+    trainer, half = play(6)
+    assert not half.between_rounds
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    _, resumed = play(10, ckpt_path=tmp_path / "half.ckpt")
+    assert resumed.oracle.weights == pytest.approx(whole.oracle.weights, abs=1e-12)
+    torch.testing.assert_close(resumed.log_policy(), whole.log_policy(), rtol=0, atol=1e-9)
+    assert resumed.oracle.weights != [0.5, 0.25, 0.25]

@@ -18,7 +18,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]
         before, start, sentence = err.partition("nlhf: error: ")  # on a slow machine behind bars
         assert end.value.code == 2
         assert start
-        assert re.fullmatch(r"[^\n]{1,499}\n", sentence)
+        assert re.fullmatch(r"[^\n]{1,599}\n", sentence)
         said = before + sentence
         assert not re.search(r"Traceback|usage:|Union subtypes|Namespace|<class|NestedArg", said)
         return out, sentence.strip()
