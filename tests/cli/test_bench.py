@@ -11,10 +11,12 @@ from zoo import Row as ZooRow
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
-from nlhf_zoo.cli.bench import exact, games, methods
+from nlhf_zoo.callbacks import read_history
+from nlhf_zoo.cli.bench import command, exact, games, language, methods
 from nlhf_zoo.cli.bench.methods import Method, made, ours
 from nlhf_zoo.cli.bench.results import FLOOR, Figure, summary
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.cli.yaml_rules import dump
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import exploitability
 
@@ -192,3 +194,38 @@ def test_a_block_makes_the_algorithm_that_it_was_made_from():
     assert method.source is None
     with pytest.raises(UserError):
         made({"class_path": "nlhf_zoo.EGPO", "init_args": {"eta": -1}})
+
+
+@pytest.mark.slow
+def test_the_language_part_trains_the_same_again(capsys, monkeypatch):
+    few = [made("nlhf_zoo.NashMP"), made("nlhf_zoo.OnlineIPO")]
+    monkeypatch.setattr(command, "ours", lambda: few)
+    monkeypatch.setattr(language, "SIZES", (4,))
+    given = ["bench", "--part", "language", "--seeds", "[0, 1]", "--queries", "2048"]
+    main([*given, "--output", "one"])
+    first = capsys.readouterr().out
+    assert {*re.findall(r"^\| ([A-Z]\w+) \|", first, re.M)} == {"NashMP", "OnlineIPO"}
+    main(["bench", "--check", "one/results.json"])
+    assert capsys.readouterr().out.count("all 4 hold") == 2  # prompts, seeds
+    for seed in (0, 1):
+        history = read_history(Path(f"one/runs/4_letters/language/NashMP/seed_{seed}"))
+        assert history["queries"][-1] <= 2048
+        rows = json.loads(Path("one/results.json").read_text())["results"]
+        said = [e for m, _, s, e in rows if (m, s) == ("NashMP", seed)]
+        assert said == history["exploitability"][-1].tolist()
+
+
+def test_who_cannot_play_the_language_is_named(tmp_path, capsys):
+    able = language._those_that_can([made("nlhf_zoo.EGPO"), _adaptive()], _base(tmp_path), 4)
+    assert [*able] == ["EGPO"]
+    assert "NashMP is left out: " in capsys.readouterr().err
+
+
+def _adaptive():
+    block = {"class_path": "nlhf_zoo.NashMP", "init_args": {"eta": "adaptive"}}
+    return made(block)
+
+
+def _base(folder):
+    (folder / "base.yaml").write_text(dump({"model": language._model(4)}))
+    return folder / "base.yaml"

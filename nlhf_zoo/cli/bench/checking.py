@@ -12,10 +12,10 @@ from nlhf_zoo.cli.bench.results import Figure, read
 from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.errors import UserError
 
-# Two machines round differently; iterates that go in circles carry that on.
-_RELATIVE, _ABSOLUTE = 1e-3, 1e-10
+_ABSOLUTE = 1e-10  # below it figures are of rounding
 
-Again = Callable[[str, list[Method], list[int], int], list[Figure]]  # a part, played anew
+# Plays a part anew: its figures, and how far others may differ from them.
+Again = Callable[[str, list[Method], list[int], int], tuple[list[Figure], float]]
 
 
 def check(path: Path, allow_code: bool, again: Again) -> bool:
@@ -40,15 +40,21 @@ def check(path: Path, allow_code: bool, again: Again) -> bool:
     methods = [made(block) for block in found["blocks"].values()]
     if [method.name for method in methods] != [*found["blocks"]]:
         raise UserError(f"--check {path}: its methods are not named as their classes are")
-    figures = again(found["part"], methods, found["seeds"], found["queries"])
+    figures, relative = again(found["part"], methods, found["seeds"], found["queries"])
     said = {method: entry.get("source") for method, entry in found["methods"].items()}
-    lines = [_line(method, said[method.name], found["results"], figures) for method in methods]
+    lines = [
+        _line(method, said[method.name], found["results"], figures, relative) for method in methods
+    ]
     print("\n".join(line for line, _ in lines))
     return all(holds for _, holds in lines)
 
 
 def _line(
-    method: Method, source: str | None, said: Sequence[Figure], here: Sequence[Figure]
+    method: Method,
+    source: str | None,
+    said: Sequence[Figure],
+    here: Sequence[Figure],
+    relative: float,
 ) -> tuple[str, bool]:
     """What is to be said of a method, and whether all its figures hold."""
     before, now = (
@@ -63,7 +69,7 @@ def _line(
     wrong = [
         key
         for key, value in now.items()
-        if not abs(value - before[key]) <= _RELATIVE * abs(value) + _ABSOLUTE
+        if not abs(value - before[key]) <= relative * abs(value) + _ABSOLUTE
     ]
     if wrong:
         game, seed = wrong[0]

@@ -9,20 +9,43 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.bench import exact, figure, results
 from nlhf_zoo.cli.bench.checking import check as checked
-from nlhf_zoo.cli.bench.games import BETAS, GAMES
 from nlhf_zoo.cli.bench.methods import Method, ours
+from nlhf_zoo.cli.bench.played import Played
 from nlhf_zoo.cli.bench.results import Figure
 from nlhf_zoo.cli.parser import SentenceParser, with_values
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 
-Part = Literal["exact"]
-_QUERIES = {"exact": 200}
+
+class _Part(NamedTuple):
+    """What a part's numbers are.
+
+    Args:
+        queries: the budget, where none is given; see ``least`` and ``most``.
+        least: the smallest budget.
+        most: the largest.
+        unit: of queries.
+        relative: how far a figure may differ where it is played again. Machines round differently,
+            and training carries that on.
+    """
+
+    queries: int
+    least: int
+    most: int
+    unit: str
+    relative: float
+
+
+_PARTS = {
+    "exact": _Part(200, 10, 100_000, "queries a game", 1e-3),
+    "language": _Part(61_440, 2_048, 10_000_000, "queries a prompt", 0.05),
+}
 _MOST_SEED = 10**6
 
 
@@ -45,7 +68,7 @@ def main(args: list[str]) -> None:
 
 
 def bench(
-    part: Part = "exact",
+    part: Literal["exact", "language"] = "exact",
     seeds: list[int] = [0, 1, 2, 3, 4],  # noqa: B006  # which is only read
     queries: int | None = None,
     algorithm: PolicyOptimizer | None = None,
@@ -58,9 +81,9 @@ def bench(
     """Play a part of the benchmark, print its table, and write table, figure and results.
 
     Args:
-        part: exact, tables in closed form.
-        seeds: of the games; intervals are over them.
-        queries: budget of each method, for each game; the part's own if not given.
+        part: exact, tables in closed form; or language, a small language model by gradients.
+        seeds: of the games, or of the runs; intervals are over them.
+        queries: budget of each method, for each game or prompt; the part's own if not given.
         algorithm: one more algorithm, such as my_module.Mine.
         output: a folder for results.json, table.md and figure.png.
         check: a file of results, which is played again and compared; nothing is written.
@@ -72,57 +95,66 @@ def bench(
         if not checked(check, allow_code, _again):
             raise SystemExit(1)
         return
-    queries = _QUERIES[part] if queries is None else queries
-    _refuse(seeds, queries, output, overwrite)
+    queries = _PARTS[part].queries if queries is None else queries
+    _refuse(part, seeds, queries, output, overwrite)
     methods = ours()
     if algorithm is not None:
         own = Method(type(algorithm).__name__, json.loads(arguments)["algorithm"], algorithm)
-        if not algorithm.closed_form:
-            raise UserError(f"{own.name} has no closed form, which the exact part is played in")
         methods = [method for method in methods if method.name != own.name] + [own]
-    methods = [method for method in methods if method.algorithm.closed_form]
-    played = exact.play(methods, seeds, queries)
-    figures = _figures(played)
-    conditions = {f"β = {beta:g}": f"beta={beta:g}" for beta in BETAS}
-    found = results.summaries(figures, conditions)
-    text = _heading(seeds, queries) + results.table(found, list(conditions)) + "\n"
-    content = results.content(part, methods, figures, seeds, queries)
+        if part == "exact" and not algorithm.closed_form:
+            raise UserError(f"{own.name} has no closed form, which the exact part is played in")
     output.mkdir(exist_ok=True)
-    figure.draw(played, {m.name: m.name for m in methods}, queries, output / "figure.png")
-    for name, written_text in (("table.md", text), ("results.json", json.dumps(content))):
+    played = _play(part, methods, seeds, queries, output / "runs", overwrite)
+    figures = [each for one in played for each in one.figures]
+    conditions = list(dict.fromkeys(one.condition for one in played))
+    text = _heading(part, seeds, queries)
+    text += results.table(results.summaries(figures, conditions), conditions) + "\n"
+    named = {one.method for one in played}
+    methods = [method for method in methods if method.name in named]
+    content = json.dumps(results.content(part, methods, figures, seeds, queries)) + "\n"
+    kinds = {method.name: method.name for method in methods}
+    figure.draw(played, kinds, queries, _PARTS[part].unit, output / "figure.png")
+    for name, lines in (("table.md", text), ("results.json", content)):
         with written(output / name) as beside:
-            beside.write_text(written_text + "\n" * (name == "results.json"), encoding="utf-8")
+            beside.write_text(lines, encoding="utf-8")
     print(text)
     print(f"Table, figure and results: {output}/")
 
 
-def _again(part: str, methods: list[Method], seeds: list[int], queries: int) -> list[Figure]:
-    """A part, played as a file of results says."""
-    if part not in _QUERIES:
+def _play(
+    part: str, methods: list[Method], seeds: list[int], queries: int, runs: Path, overwrite: bool
+) -> list[Played]:
+    """Play a part."""
+    if part == "exact":
+        return exact.play(methods, seeds, queries)
+    from nlhf_zoo.cli.bench import language  # which imports Lightning
+
+    return language.play(methods, seeds, queries, runs, overwrite)
+
+
+def _again(
+    part: str, methods: list[Method], seeds: list[int], queries: int
+) -> tuple[list[Figure], float]:
+    """A part, played as a file of results says, and how far a figure may differ from it."""
+    if part not in _PARTS:
         raise UserError(f"there is no part {part!r}: the file is of another version")
-    _refuse_numbers(seeds, queries)
-    return _figures(exact.play(methods, seeds, queries))
+    _refuse_numbers(part, seeds, queries)
+    with TemporaryDirectory() as folder:
+        played = _play(part, methods, seeds, queries, Path(folder), overwrite=False)
+    return [each for one in played for each in one.figures], _PARTS[part].relative
 
 
-def _figures(played: list[exact.Played]) -> list[Figure]:
-    return [
-        Figure(one.method, f"{game}, beta={one.beta:g}", seed, value)
-        for one in played
-        for (game, seed), value in one.final.items()
-    ]
-
-
-def _heading(seeds: list[int], queries: int) -> str:
+def _heading(part: str, seeds: list[int], queries: int) -> str:
     return (
-        f"Exploitability after {queries:,} queries a game: geometric mean over {len(GAMES)} "
-        f"games and {len(seeds)} seeds,\nwith the interval that holds the mean of as many other "
-        f"seeds in {results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}.\n\n"
+        f"Exploitability after {queries:,} {_PARTS[part].unit}: geometric mean over all games and "
+        f"{len(seeds)} seeds,\nwith the interval that holds the mean of as many other seeds in "
+        f"{results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}.\n\n"
     )
 
 
-def _refuse(seeds: list[int], queries: int, output: Path, overwrite: bool) -> None:
+def _refuse(part: str, seeds: list[int], queries: int, output: Path, overwrite: bool) -> None:
     """Refuse what cannot be played or written."""
-    _refuse_numbers(seeds, queries)
+    _refuse_numbers(part, seeds, queries)
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist")
     if output.exists() and not output.is_dir():
@@ -131,11 +163,12 @@ def _refuse(seeds: list[int], queries: int, output: Path, overwrite: bool) -> No
         raise UserError(f"--output {output} has results: give another folder, or --overwrite")
 
 
-def _refuse_numbers(seeds: list[int], queries: int) -> None:
+def _refuse_numbers(part: str, seeds: list[int], queries: int) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s <= _MOST_SEED for s in seeds):
         raise UserError(
             f"--seeds must be different whole numbers from 0 to {_MOST_SEED:,}, at least one, but "
             f"they are {seeds}"
         )
-    if not 10 <= queries <= 100_000:
-        raise UserError(f"--queries must lie between 10 and 100,000, but it is {queries}")
+    least, most = _PARTS[part].least, _PARTS[part].most
+    if not least <= queries <= most:
+        raise UserError(f"--queries must lie between {least:,} and {most:,}, but it is {queries}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,31 +15,8 @@ from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.algorithms.products import products_of_rounds
 from nlhf_zoo.cli.bench.games import BETAS, Batch, batches
 from nlhf_zoo.cli.bench.methods import Method
+from nlhf_zoo.cli.bench.played import Played, points
 from nlhf_zoo.solvers import exploitability
-
-_POINTS = 24  # of a curve
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What a method did at one temperature, on all games.
-
-    Args:
-        method: its name.
-        beta: of the games.
-        final: exploitability when the budget was spent, by the name and the seed of the game.
-        curve: exploitability at `points` of queries [points, games].
-    """
-
-    method: str
-    beta: float
-    final: dict[tuple[str, int], float]
-    curve: NDArray[np.float64]
-
-
-def points(queries: int) -> list[int]:
-    """The queries at which exploitability is measured; the last one is the budget."""
-    return sorted({round(q) for q in np.geomspace(1, queries, _POINTS)})
 
 
 def play(methods: Sequence[Method], seeds: list[int], queries: int) -> list[Played]:
@@ -62,7 +38,7 @@ def play(methods: Sequence[Method], seeds: list[int], queries: int) -> list[Play
     for (method, beta), of_sizes in zip(rows, found, strict=True):
         curve: NDArray[np.float64] = torch.cat(of_sizes, -1).numpy()
         final = dict(zip(names, curve[-1].tolist(), strict=True))
-        played.append(Played(method.name, beta, final, curve))
+        played.append(Played(method.name, f"β = {beta:g}", final, curve))
     return played
 
 

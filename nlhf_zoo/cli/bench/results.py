@@ -87,16 +87,15 @@ def summary(figures: Sequence[Figure]) -> Summary:
 
 
 def summaries(
-    figures: Sequence[Figure], conditions: Mapping[str, str]
+    figures: Sequence[Figure], conditions: Sequence[str]
 ) -> dict[str, dict[str, Summary]]:
-    """By method and condition; a condition is what the name of a game ends with."""
+    """By method and condition, which is what the name of a game ends with."""
     found: dict[str, dict[str, Summary]] = {}
     for method in dict.fromkeys(figure.method for figure in figures):
         own = [figure for figure in figures if figure.method == method]
         found[method] = {
-            name: summary(chosen)
-            for name, end in conditions.items()
-            if (chosen := [figure for figure in own if figure.game.endswith(end)])
+            condition: summary([figure for figure in own if figure.game.endswith(condition)])
+            for condition in conditions
         }
     return found
 

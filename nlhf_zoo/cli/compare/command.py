@@ -32,8 +32,17 @@ _SMALL = 2_000_000  # entries of a table, up to which runs go on one thread
 def main(args: list[str]) -> None:
     """Run ``nlhf compare`` with what stands behind it on the command line."""
     configuration = read_configuration(args)
-    output, games, algorithms = configuration.output, configuration.games, configuration.algorithms
+    output = configuration.output
     refuse_earlier(configuration)
+    _write(configuration, compared(configuration))
+    print(f"Tables and figure: {output}/")
+    print(f"One page, offline: {output}/report.html")
+    print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
+
+
+def compared(configuration: Configuration) -> list[EntryResult]:
+    """Play a comparison; what an interrupted one has left in its folder is not played again."""
+    games, algorithms = configuration.games, configuration.algorithms
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     betas, seed = configuration.betas, configuration.seeds[0]
     values = sum(len(own.choices) for own in algorithms.values())
@@ -44,11 +53,7 @@ def main(args: list[str]) -> None:
         if said := str(begin(configuration, entries)):
             print(said, file=sys.stderr)
         with thread_limit(max(entry.size for entry in entries) <= _SMALL):
-            results = _play(configuration, entries)
-    _write(configuration, results)
-    print(f"Tables and figure: {output}/")
-    print(f"One page, offline: {output}/report.html")
-    print(f"TensorBoard logs:  tensorboard --logdir '{output}'")
+            return _play(configuration, entries)
 
 
 def _play(configuration: Configuration, entries: list[Entry]) -> list[EntryResult]:
