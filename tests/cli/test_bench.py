@@ -18,6 +18,7 @@ from nlhf_zoo.cli.bench.results import FLOOR, Figure, summary
 from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.yaml_rules import dump
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.records import ProximalStep
 from nlhf_zoo.solvers import exploitability
 
 SMALL = ["bench", "--seeds", "[0, 1]", "--queries", "11"]
@@ -32,6 +33,16 @@ class Mine(PolicyOptimizer):
         centre = {"policy": 1 - self.weight, "reference": self.weight}
         return [ProximalStep(centre, ((1.0, {"policy": 1.0}),), self.weight / beta)]
 """
+
+
+class Leaves(algorithms.PolicyOptimizer):
+    """Its steps are too large for any number."""
+
+    paper = "none"
+    last_iterate = False
+
+    def steps(self, beta, round):
+        return [ProximalStep({"policy": 1.0}, ((1.0, {"policy": 1.0}),), 1e308)]
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +128,13 @@ def test_the_interval_holds_the_mean_of_as_many_other_seeds():
         held += one.low <= other.mean <= one.high
     assert 0.93 < held / 300 < 1
     assert summary([Figure("m", "g", 0, 0.0)]).mean == pytest.approx(FLOOR)
+
+
+def test_a_run_that_left_the_numbers_is_infinitely_far_off(capsys):
+    main([*SMALL, "--algorithm", f"{__name__}.Leaves", "--output", "one"])
+    assert re.search(r"^\| Leaves \| inf ", capsys.readouterr().out, re.M)
+    main(["bench", "--check", "one/results.json", "--allow_code"])
+    assert "Leaves: all 20 hold" in capsys.readouterr().out
 
 
 def test_a_submission_is_one_file_and_its_results(tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ from nlhf_zoo.cli.trust import refuse_foreign_code
 from nlhf_zoo.errors import UserError
 
 _ABSOLUTE = 1e-10  # below it figures are of rounding
+_LARGEST = 1e9  # above it lies no exploitability but an infinite one
 
 # Plays a part anew: its figures, and how far others may differ from them.
 Again = Callable[[str, list[Method], list[int], int], tuple[list[Figure], float]]
@@ -69,7 +70,11 @@ def _line(
     wrong = [
         key
         for key, value in now.items()
-        if not abs(value - before[key]) <= relative * abs(value) + _ABSOLUTE
+        # Of a run that has left the numbers both are infinite.
+        if not (
+            value == before[key]
+            or abs(value - before[key]) <= relative * min(abs(value), _LARGEST) + _ABSOLUTE
+        )
     ]
     if wrong:
         game, seed = wrong[0]

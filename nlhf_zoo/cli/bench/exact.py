@@ -98,4 +98,6 @@ def _alone(row: Row, batch: Batch, queries: int) -> Tensor:
 
 
 def _measured(batch: Batch, log_policy: Tensor, beta: float) -> Tensor:
-    return exploitability(batch.table, log_policy, batch.log_reference, beta)
+    # What has left the numbers is infinitely far off.
+    figures = exploitability(batch.table, log_policy, batch.log_reference, beta)
+    return figures.nan_to_num(torch.inf, torch.inf)

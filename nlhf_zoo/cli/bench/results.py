@@ -66,7 +66,8 @@ def summary(figures: Sequence[Figure]) -> Summary:
     .. math:: \bar m \pm t_{n-1} \, s \sqrt{2 / n},
 
     that of the mean of n other seeds and not, which would be narrower, of the mean over all seeds;
-    it is exact where the m_i are normal. One seed has no interval.
+    it is exact where the m_i are normal. One seed has no interval, nor has what left
+    the numbers.
     """
     from scipy.stats import t as student  # late: it takes long
 
@@ -76,7 +77,7 @@ def summary(figures: Sequence[Figure]) -> Summary:
     of_seed = np.array([figure.seed for figure in figures])
     means = np.array([logs[of_seed == seed].mean() for seed in seeds])
     number, half = len(seeds), math.nan
-    if number > 1:
+    if number > 1 and np.isfinite(means).all():
         half = float(
             student.ppf((1 + LEVEL) / 2, number - 1) * means.std(ddof=1) * math.sqrt(2 / number)
         )
