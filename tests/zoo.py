@@ -65,6 +65,11 @@ class Row:
             return self.algorithm(**(given | {"inner": given["inner"].make(**kwargs)}))
         return self.algorithm(**(given | kwargs))
 
+    @property
+    def by_score(self) -> bool:
+        """Whether its steps take scores of single responses."""
+        return self.make().by_score
+
     def __str__(self) -> str:
         shown = ", ".join(f"{k}={v}" for k, v in self.kwargs.items())
         return f"{self.algorithm.__name__}({shown})"
@@ -107,6 +112,8 @@ ROWS = [
     Row(algorithms.OnlineDPO, {"hard": True}),
     Row(algorithms.XPO, {"alpha": 0.1}),
     Row(algorithms.DNO, biased=True),
+    Row(algorithms.REBEL),
+    Row(algorithms.REBEL, {"eta": 0.3, "regularised": True, "inner_steps": 2}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.EGPO), "every": 3}),
     Row(algorithms.MovingMagnet, {"inner": Row(algorithms.NashMD), "every": 2}),
 ]
@@ -165,6 +172,28 @@ def small_games(num_games: int = 5, num_actions: int = 6) -> tuple[Tensor, Tenso
     return P, normal_logits(num_games, num_actions, seed=1).log_softmax(-1)
 
 
+def scores_of(P: Tensor, log_reference: Tensor | None = None) -> Tensor:
+    """Some number for each action there is [C, N], for a table of any kind."""
+    exists = 1.0 if log_reference is None else (log_reference > -torch.inf)[:, None].to(P)
+    return 6 * (P * exists).sum(-1) / (exists * torch.ones_like(P)).sum(-1)
+
+
+class Scored(MatrixOracle):
+    """A table that says, beside its preferences, what `scores_of` says."""
+
+    @property
+    def has_scores(self) -> bool:
+        return True
+
+    @property
+    def score_table(self) -> Tensor:
+        return scores_of(self.preference)
+
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        scores = self.score_table[prompts.ids[:, None], self.actions(responses)]
+        return scores, torch.ones_like(scores, dtype=torch.bool)
+
+
 class TwoSteps(PolicyOptimizer):
     """A plan unlike those of the package: the second step starts where the first one ended.
 
@@ -219,7 +248,9 @@ def engine(
     players = {player: start.clone() for player in ("policy", *algorithm.players)}
     if "magnet" in players:
         players["magnet"] = log_reference.clone()
-    return ClosedFormRounds(algorithm, beta, P, log_reference, players)
+    return ClosedFormRounds(
+        algorithm, beta, P, log_reference, players, scores=scores_of(P, log_reference)
+    )
 
 
 class TensorReference(Reference):
@@ -247,7 +278,7 @@ def small_game(
         TensorReference(log_reference), None if start is None else TensorReference(start)
     )
     optimizer = partial(torch.optim.SGD, lr=lr)
-    return game_class(policy, wrap(MatrixOracle(P)), algorithm, optimizer=optimizer, **parts)
+    return game_class(policy, wrap(Scored(P)), algorithm, optimizer=optimizer, **parts)
 
 
 class Spy(PreferenceOracle):
@@ -264,6 +295,14 @@ class Spy(PreferenceOracle):
     @property
     def support(self) -> Tensor | None:
         return self.oracle.support
+
+    @property
+    def has_scores(self) -> bool:
+        return self.oracle.has_scores
+
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        self.asked.append((responses.num, 1, False))
+        return self.oracle.score(prompts, responses)
 
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
         self.asked.append((first.num, second.num, first is second))
@@ -315,6 +354,19 @@ class Silent(PreferenceOracle):
             valid &= (first.actions != self.action)[:, :, None]
             valid &= (second.actions != self.action)[:, None, :]
         return Comparison(answer.preference.masked_fill(~valid, self.lie), valid)
+
+    @property
+    def has_scores(self) -> bool:
+        return self.oracle.has_scores
+
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        scores, _ = self.oracle.score(prompts, responses)
+        valid = torch.ones_like(scores, dtype=torch.bool)
+        for prompt in self.silent:
+            valid[prompts.ids == prompt] = False
+        if self.action is not None:
+            valid &= responses.actions != self.action
+        return scores.masked_fill(~valid, self.lie), valid
 
 
 def all_prompts(game: OnlineGame) -> Prompts:

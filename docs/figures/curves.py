@@ -40,10 +40,14 @@ NAMES = {
     "nash_ema": ("Nash-EMA", "NashEMA"),
     "sppo": ("SPPO", "SPPO"),
     "dno": ("DNO", "DNO"),
+    "rebel": ("REBEL", "REBEL"),
     "moving_magnet": ("moving magnet around EGPO", "MovingMagnet"),
     "online_dpo": ("online DPO", "OnlineDPO"),
     "xpo": ("XPO", "XPO"),
 }
+ALONE = {
+    "rebel"
+}  # on games of its own, for it needs scores: neither among the others nor with them
 PANELS = {
     "exploitability": "exploitability, β = 0.1",
     "exploitability_unregularised": "exploitability, β = 0",
@@ -75,6 +79,8 @@ def draw(own: str, histories: dict[str, dict[str, Any]]) -> None:
     FigureCanvasAgg(figure)
     for ax, (metric, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         for name, history in histories.items():
+            if name != own and ALONE & {name, own}:
+                continue
             label, kind = NAMES[own] if name == own else ("the other algorithms", None)
             line(ax, history, metric, kind and colour_of(kind), label)
         ax.set_xscale("symlog", linthresh=1)

@@ -15,6 +15,7 @@ from nlhf_zoo.algorithms.online_dpo import OnlineDPO
 from nlhf_zoo.algorithms.online_ipo import OnlineIPO
 from nlhf_zoo.algorithms.optimistic_mirror_descent import OptimisticMirrorDescent
 from nlhf_zoo.algorithms.pairwise_grpo import PairwiseGRPO
+from nlhf_zoo.algorithms.rebel import REBEL
 from nlhf_zoo.algorithms.rspo import RSPO
 from nlhf_zoo.algorithms.sppo import SPPO
 from nlhf_zoo.algorithms.xpo import XPO
@@ -25,6 +26,7 @@ __all__ = [
     "INPO",
     "IPOMD",
     "MNPO",
+    "REBEL",
     "RSPO",
     "SPPO",
     "XPO",

@@ -83,6 +83,11 @@ class PolicyOptimizer(ABC):
         return None
 
     @property
+    def by_score(self) -> bool:
+        """Whether its steps take scores of single responses, which an oracle must then have."""
+        return any(step.by_score for step in self.steps(1e-9, 0))
+
+    @property
     def players(self) -> tuple[str, ...]:
         """The players that it needs beside ``policy`` and ``reference``."""
         return ()
@@ -145,16 +150,22 @@ class PolicyOptimizer(ABC):
         A rollout that is ``reused`` is asked about once a proximal step. A comparison design asks
         about ``degree`` pairs of each response, in the mean; None is all of them. A ``sampler`` of
         the rollout's own, or a ``greedy`` response, is not the opponent: there is no self-play.
+        A score is one query, as those of all responses are when these are enumerated.
         """
         if enumerated:
             return products_of_a_round(self)
         others = num_responses - 1 if degree is None else degree
         distinct = int(num_responses * others) // 2
         pairs = int(num_responses * (num_opponents if degree is None else degree))
+
+        def asked(step: ProximalStep) -> int:
+            if step.by_score:
+                return num_responses
+            return distinct if step.among_themselves else pairs * len(step.payoff)
+
         # The count is the same at every beta, and every plan admits a small one.
         return sum(
-            (1 if reused else step.gradient_steps)
-            * (distinct if step.among_themselves else pairs * len(step.payoff))
+            (1 if reused else step.gradient_steps) * asked(step)
             for step in (one.drawn_by(sampler, greedy) for one in self.steps(1e-9, 0))
             if not (reused and step.reweighted)
         )

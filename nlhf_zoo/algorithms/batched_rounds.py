@@ -43,7 +43,7 @@ class Row:
 
 def can_be_batched(algorithm: PolicyOptimizer) -> bool:
     """Whether its plan is linear in P o, and the same for all games: then it has a place here."""
-    if not algorithm.closed_form or algorithm.adaptive:
+    if not algorithm.closed_form or algorithm.adaptive or algorithm.by_score:
         return False
     return not any(step.normalised for step in algorithm.steps(1e-9, 0))
 

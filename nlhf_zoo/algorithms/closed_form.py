@@ -65,9 +65,10 @@ class ClosedFormRounds:
         step_size: of an adaptive algorithm that goes on, each game's own [C].
         payoff_bound: largest distance of the table's entries from 1/2, in whose double step sizes
             are measured (``nlhf_zoo.algorithms.scaling``); 1/2 of preferences.
+        scores: of all actions [C, N], for algorithms whose steps are by score.
 
     Raises:
-        ValueError: the algorithm has no closed form.
+        ValueError: the algorithm has no closed form, or takes scores where there are none.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ClosedFormRounds:
         from_start: bool = True,
         step_size: Tensor | None = None,
         payoff_bound: float = 0.5,
+        scores: Tensor | None = None,
     ) -> None:
         if not algorithm.closed_form:
             raise ValueError(
@@ -117,6 +119,13 @@ class ClosedFormRounds:
                 (len(table),), safe_step_size(self._scaled_beta)
             )
         wanted = sum(len(step.payoff) for step in self._steps(0))
+        if scores is None and algorithm.by_score:
+            raise ValueError(
+                f"{type(algorithm).__name__} takes scores of single actions, and this game has none"
+            )
+        self._scores = None
+        if scores is not None:
+            self._scores = scores.to(log_reference).masked_fill(absent, 0.0)[:, None]
         self._remembers = products_of_a_round(algorithm) < wanted  # while players stay
 
     @property
@@ -202,6 +211,10 @@ class ClosedFormRounds:
             if step.normalised:
                 payoff = self._normalised_payoff(step)
                 new = torch.add(centre, payoff, alpha=step.step_size, out=out)
+                asked += 1
+            elif step.by_score:
+                assert self._scores is not None  # else it was refused
+                new = torch.add(centre, self._scores, alpha=step.step_size, out=out)
                 asked += 1
             elif len(step.payoff) == 1 and not self._remembers:
                 ((coefficient, mixture),) = step.payoff

@@ -67,6 +67,8 @@ def _products(algorithm: PolicyOptimizer) -> Iterator[int]:
                 alive = {versions.of(player) for player in players}  # others are forgotten
                 known = {name for name in known if all(version in alive for version, _ in name)}
                 names = {versions.name(opponent) for _, opponent in step.payoff}
+                if step.by_score:  # remembered, too; by a name that no product has
+                    names = {versions.name({who: -w for who, w in step.sampler.items()})}
                 asked += 1 if step.pairs else len(names - known)
                 known |= set() if step.pairs else names
                 versions.moved("policy")

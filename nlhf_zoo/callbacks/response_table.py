@@ -125,7 +125,8 @@ class ResponseTable(L.Callback):
         step, progress = pl_module.step, pl_module.progress
         sampler: Mixture = {BEHIND: 1.0} if pl_module.rollout.ahead else step.sampler
         heard = self._heard()
-        rows = _rows_of(pl_module, "rollout", heard, sampler, step.payoff[0][1])
+        opponent = step.payoff[0][1] if step.payoff else None  # a score has none
+        rows = _rows_of(pl_module, "rollout", heard, sampler, opponent)
         if not heard:  # a rollout that was read from the disk was shown when it was drawn
             place = progress.round, progress.step
             self._show(trainer, pl_module, "rollout", self._cut.pop(place, []))

@@ -14,6 +14,7 @@ from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import designs
 from nlhf_zoo.game.rollout import Rollout
+from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
 from nlhf_zoo.policies.finite import TabularPolicy
 from nlhf_zoo.records import GREEDY, PLAIN, Batch, ProximalStep
@@ -35,6 +36,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     players = {"policy", "reference", *algorithm.players}
     _check_plan(name, steps, players)
     steps = _drawn(name, steps, rollout, players)
+    _check_scores(algorithm, oracle)
     if rollout.enumerated and oracle.support is None:
         raise UserError(
             f"{type(oracle).__name__} lists no responses that could be enumerated: set "
@@ -73,6 +75,18 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
 def plan_of(game: OnlineGame, round: int) -> Sequence[ProximalStep]:
     """The plan of a round, with steps in the range of the oracle's payoffs."""
     return scaled_steps(game.algorithm, game.beta, round, game.oracle.payoff_bound)
+
+
+def _check_scores(algorithm: PolicyOptimizer, oracle: PreferenceOracle) -> None:
+    """Refuse an oracle without scores where a step is taken by these."""
+    if algorithm.by_score and not oracle.has_scores:
+        raise UserError(
+            f"{type(algorithm).__name__} takes scores of single responses, and "
+            f"{type(oracle).__name__} gives none: set "
+            "model.oracle to one that does (BradleyTerry, SmallLanguage with cycle 0, "
+            "RewardModelOracle, a RuleOracle of a rule with scores), or choose an algorithm that "
+            "takes preferences, as SPPO"
+        )
 
 
 def _check_drawing(game: OnlineGame) -> None:
@@ -160,6 +174,11 @@ def _check_design(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
     rollout, name = game.rollout, type(game.algorithm).__name__
     if rollout.enumerated or designs.degree_of(rollout.pairs) is None:
         return
+    if any(step.by_score for step in steps):
+        raise UserError(
+            f"{name} takes scores of single responses, and model.rollout.pairs {rollout.pairs} "
+            "says which pairs are compared: set it to all"
+        )
     if any(step.reweighted for step in steps):
         raise UserError(
             f"{name}.reweighted weighs all pairs anew, and model.rollout.pairs {rollout.pairs} "
@@ -187,7 +206,7 @@ def _check_ahead(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
         return
     (step, *others) = steps
     opponents = [opponent for _, opponent in step.payoff]
-    alone = len(opponents) == len(opponents[0]) == 1
+    alone = len(opponents) == 1 == len(opponents[0])
     alone = alone and step.explored is None and step.scored.is_plain
     if others or not step.among_themselves or not alone:
         raise UserError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,9 +105,26 @@ class PayoffEstimator:
             asked: which pairs are asked about, as `Rollout.asked` has them; None is all. What is
                 not asked about is neither counted nor invalid.
         """
+        if step.by_score:
+            return self._scored(step, prompts, responses)
         if step.pairs if responses.enumerated else step.among_themselves:
             return self._among_themselves(prompts, responses, None if asked is None else asked[0])
         return self._against(step, prompts, responses, opponents, asked)
+
+    def _scored(self, step: ProximalStep, prompts: Prompts, responses: Responses) -> Payoffs:
+        """The oracle's score of each response.
+
+        Those of all responses there are, are one query, and remembered while the sampler stays.
+        """
+        ask = partial(self.oracle.score, prompts, responses)
+        if responses.enumerated:
+            name = self._name(step.sampler, prompts, "score")
+            scores, valid, queries, invalid = self._remembered(name, ask, responses.weight)
+        else:
+            scores, valid = ask()
+            queries, invalid = responses.num, int((~valid).sum())
+        scores = scores.to(responses.weight).masked_fill(~valid, 0.0)
+        return Payoffs(scores, valid, queries, queries and responses.num, invalid)
 
     def _among_themselves(
         self, prompts: Prompts, responses: Responses, asked: Asked | None
@@ -164,7 +182,7 @@ class PayoffEstimator:
             else:
                 found = self._sampled_product(prompts, responses, opponent, mask)
             product, answered, cost, unanswered = found
-            payoff += coefficient * product.to(payoff.device)  # of a checkpoint: in main memory
+            payoff += coefficient * product
             valid = valid & answered
             queries += cost
             invalid += unanswered
@@ -179,14 +197,21 @@ class PayoffEstimator:
 
         A product is asked for unless it is remembered.
         """
+        ask = partial(self.oracle.expected, prompts, responses, opponent)
+        return self._remembered(self._name(mixture, prompts), ask, responses.weight)
+
+    def _remembered(
+        self, name: str, ask: Callable[[], tuple[Tensor, Tensor]], weight: Tensor
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """What is remembered by a name, or asked for now, as above."""
         self._forget()
-        name = self._name(mixture, prompts)
-        if (product := self.products.get(name)) is not None:
-            return product, torch.ones_like(responses.weight, dtype=torch.bool), 0, 0
-        product, answered = self.oracle.expected(prompts, responses, opponent)
+        if (known := self.products.get(name)) is not None:
+            # One of a checkpoint lies in main memory.
+            return known.to(weight.device), torch.ones_like(weight, dtype=torch.bool), 0, 0
+        found, answered = ask()
         if answered.all():  # what could not be answered is asked for again
-            self.products[name] = product
-        return product, answered, 1, int((~answered).sum())
+            self.products[name] = found
+        return found, answered, 1, int((~answered).sum())
 
     def _sampled_product(
         self, prompts: Prompts, responses: Responses, opponent: Responses, asked: Tensor | None
@@ -207,10 +232,10 @@ class PayoffEstimator:
             return comparison
         return designs.ask(self.oracle, prompts, first, second, asked.to(first.weight.device))
 
-    def _name(self, mixture: Mixture, prompts: Prompts) -> str:
-        """Names a product by the weights of its players and by its prompts."""
+    def _name(self, mixture: Mixture, prompts: Prompts, *kind: str) -> str:
+        """Names a product, or what is of another kind, by its players' weights and its prompts."""
         players = sorted((self.versions.of(player), w) for player, w in mixture.items() if w)
-        return json.dumps([players, prompts.ids.tolist()])
+        return json.dumps([players, prompts.ids.tolist(), *kind])
 
     def _forget(self) -> None:
         """Drop the products of weights that no player has any more."""

@@ -121,6 +121,7 @@ class ClosedForm(Realisation):
             from_start=progress.round == 0,
             step_size=self._each.get("step_size"),
             payoff_bound=game.oracle.payoff_bound,
+            scores=game.oracle.score_table,
         )
         played = game.accounts.unless_stopped(lambda: engine.run(progress.round, rounds))
         if not played.log_policy[-1].exp().sum(-1).isfinite().all():

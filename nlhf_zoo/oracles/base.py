@@ -84,6 +84,30 @@ class PreferenceOracle(nn.Module, ABC):
         return 0.5
 
     @property
+    def has_scores(self) -> bool:
+        """Whether it is a Bradley-Terry preference that says by what scores."""
+        return False
+
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        r"""Scores r(x, y) of single responses, of any size, where it ``has_scores``.
+
+        .. math:: P(y > y' | x) = \sigma(r(x, y) - r(x, y'))
+
+        Args:
+            prompts: B prompts.
+            responses: K responses a prompt.
+
+        Returns:
+            r [B, K] and its validity, bool [B, K].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scores of single responses")
+
+    @property
+    def score_table(self) -> Tensor | None:
+        """The scores of all actions [C, N], where they are held in memory; None otherwise."""
+        return None
+
+    @property
     def support(self) -> Tensor | None:
         """Which actions exist for each prompt, bool [C, N]; None where this is not a table."""
         return None

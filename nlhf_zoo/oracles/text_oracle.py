@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from nlhf_zoo.data.texts import conversation_key
@@ -198,6 +198,43 @@ class TextOracle(PreferenceOracle):
         preference = answers.to(first.weight.device, dtype)
         valid = ~preference.isnan()
         return Comparison(preference.masked_fill(~valid, 0.5), valid)
+
+    @override
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        """Ask for the score of each different text, which is a query.
+
+        Raises:
+            UserError: there are no texts.
+            OracleStoppedError: a budget does not allow so many.
+        """
+        if not self.has_scores:
+            return super().score(prompts, responses)
+        name = type(self).__name__
+        texts: list[tuple[Conversation, str]] = []
+        places: dict[tuple[str, str], int] = {}
+        numbers = []
+        rows = response_texts(responses, name)
+        for talk, row in zip(conversations(prompts, name), rows, strict=True):
+            key = conversation_key(talk)
+            for text in row:
+                if (key, text) not in places:
+                    places[key, text] = len(texts)
+                    texts.append((talk, text))
+                numbers.append(places[key, text])
+        self.ledger.charge(queries=len(texts))
+        began = time.perf_counter()
+        found = self._scores(texts)
+        spent = int(1e6 * (time.perf_counter() - began))
+        self.ledger.charge(invalid=int((~found.isfinite()).sum()), microseconds=spent)
+        shape = len(prompts), responses.num
+        scores = found[torch.tensor(numbers, dtype=torch.long)].reshape(shape)
+        scores = scores.to(responses.weight.device)
+        valid = scores.isfinite()
+        return scores.masked_fill(~valid, 0.0), valid
+
+    def _scores(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        """Scores of prompts with a response, float64 [n]; not finite where one could not be had."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores of single responses")
 
     def _ask(self, questions: Sequence[Question]) -> list[float]:
         """The answer to each question; time and invalid answers are counted."""

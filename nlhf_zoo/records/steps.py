@@ -65,9 +65,11 @@ class ProximalStep:
     .. math:: \pi_{new} = \arg\max_\pi \; s \sum_j a_j P(\pi > o_j) - KL(\pi \| c)
               \iff \log \pi_{new} = \log c + s \sum_j a_j P o_j + const
 
+    By score, a score r of each response stands where the sum stands.
+
     Args:
         centre: c, a geometric mixture of players.
-        payoff: ((a_j, o_j), ...), coefficients and opponents.
+        payoff: ((a_j, o_j), ...), coefficients and opponents; none by score.
         step_size: s.
         writes: the player that the step makes.
         sampler: who draws the responses that are scored.
@@ -85,6 +87,7 @@ class ProximalStep:
         normalised: in self-play, the payoff is divided by its standard deviation under the sampler.
         greedy: one of the scored responses, when sampled, is the most probable one of the sampler.
         chosen: the loss takes two of them alone, when sampled, which were chosen by the answers.
+        by_score: the payoff is the oracle's score of each response, which has no opponent.
     """
 
     centre: Mixture
@@ -103,6 +106,7 @@ class ProximalStep:
     normalised: bool = False
     greedy: bool = False
     chosen: bool = False
+    by_score: bool = False
 
     def __post_init__(self) -> None:
         for name, mixture in [
@@ -123,6 +127,12 @@ class ProximalStep:
         if self.gradient_steps < 1:
             raise ValueError(
                 f"a proximal step takes at least one gradient step, not {self.gradient_steps}"
+            )
+        if self.by_score == bool(self.payoff):
+            raise ValueError("a step has opponents, or else it is taken by score")
+        if self.by_score and (self.self_play or self.pairs or self.reweighted):
+            raise ValueError(
+                "a step by score has no pairs: neither self_play, pairs nor reweighted"
             )
         if self.self_play and (
             self.payoff[0][1] != self.sampler
@@ -173,9 +183,9 @@ class Batch:
         centre_log_prob: sum_i w_i log pi_i(y_bk) over the players of the centre, up to a constant
             [B, K].
         reference_log_prob: log mu(y_bk) of the step's ``reference`` player [B, K].
-        payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk) [B, K]. In self-play it averages over
-            all K responses, oneself included with P(y > y) = 1/2: differences of q are then
-            unbiased.
+        payoff: q(y_bk), estimate of sum_j a_j (P o_j)(y_bk), or a score [B, K]. In self-play it
+            averages over all K responses, oneself included with P(y > y) = 1/2: differences of q
+            are then unbiased.
         weight: [B, K], sums to 1 over the valid responses of a prompt, 0 where invalid.
         beta: temperature of the game.
         enumerated: whether ``weight`` holds probabilities of all responses, rather than 1/K.

@@ -41,7 +41,8 @@ def test_a_batch_plays_what_each_algorithm_plays_alone():
 
 def test_almost_every_closed_form_is_batched():
     alone = {type(a) for a in MADE if not can_be_batched(a) and not a.adaptive}
-    assert alone <= {algorithms.PairwiseGRPO}  # which may divide by a deviation
+    # Which may divide by a deviation; and by score.
+    assert alone <= {algorithms.PairwiseGRPO, algorithms.REBEL}
     with pytest.raises(ValueError, match="OnlineDPO cannot be played in a batch"):
         BatchedRounds([Row(algorithms.OnlineDPO(), 0.1)], TABLE, LOG_MU)
     with pytest.raises(ValueError, match="every action of every game exists"):

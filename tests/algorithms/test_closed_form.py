@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
-from zoo import BETA, CLOSED_FORM, AgainstOne, TwoSteps, engine, normal_logits, small_games
+from zoo import (
+    BETA,
+    CLOSED_FORM,
+    AgainstOne,
+    TwoSteps,
+    engine,
+    normal_logits,
+    scores_of,
+    small_games,
+)
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
@@ -114,6 +123,14 @@ def sppo(P, mu, x, beta, eta=0.3, self_play=True, inner_steps=1):
         yield x
 
 
+def rebel(P, mu, x, beta, eta=1.0, regularised=False, inner_steps=1):
+    """pi_{t+1} ~ pi_t^(1 - eta beta) mu^(eta beta) exp(eta r), r here six times the mean of P."""
+    weight = eta * beta if regularised else 0.0
+    while True:
+        x = (1 - weight) * x + weight * mu + eta * 6 * P.mean(-1)
+        yield x
+
+
 def optimistic_mirror_descent(P, mu, x, beta, eta=0.1, regularised=True):
     """log pi_{t+1} = (1 - w) log pi_t + w log mu + 2 eta P pi_t - eta P pi_{t-1}."""
     weight = eta * beta if regularised else 0.0
@@ -168,6 +185,7 @@ BY_HAND = {
     algorithms.RSPO: partial(online_ipo, eta=0.3),
     algorithms.NashMD: nash_md,
     algorithms.SPPO: sppo,
+    algorithms.REBEL: rebel,
     algorithms.DNO: sppo,  # the same steps, by another loss
     algorithms.OptimisticMirrorDescent: optimistic_mirror_descent,
     algorithms.MovingMagnet: moving_magnet,
@@ -274,8 +292,9 @@ def test_rounds_in_one_go_are_rounds_in_pieces(row):
         played += number
         state = before.logits(), before.products()
         before = ClosedFormRounds(
-            row.make(), BETA, P, mu, *state, from_start=False, step_size=before.step_size
-        )
+            row.make(), BETA, P, mu, *state, from_start=False, step_size=before.step_size,
+            scores=scores_of(P),
+        )  # fmt: skip
     assert torch.equal(torch.cat(rows), whole.log_policy)
     # The only query more: an opponent that is remembered by two names at the cut.
     assert torch.equal(torch.cat(queries), whole.queries)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from paths import DATA
-from zoo import ROWS
+from zoo import ROWS, scores_of
 
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.data.tables.games import uniform_random
@@ -28,7 +28,8 @@ def exploitabilities(algorithm):
     generator = torch.Generator().manual_seed(0)
     log_mu = torch.randn(3, 5, generator=generator, dtype=torch.float64).log_softmax(-1)
     players = dict.fromkeys(("policy", *algorithm.players), log_mu)
-    engine = ClosedFormRounds(algorithm, BETA, table, log_mu, players)
+    scores = scores_of(table)
+    engine = ClosedFormRounds(algorithm, BETA, table, log_mu, players, scores=scores)
     rounds = torch.cat([log_mu[None], engine.run(0, ROUNDS).log_policy])
     return trajectory_metrics(table, rounds[::EVERY], log_mu, BETA)["exploitability"].numpy()
 

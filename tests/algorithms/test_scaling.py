@@ -11,12 +11,12 @@ from nlhf_zoo.data.tables.games import cyclic
 from nlhf_zoo.solvers import exploitability, kl, regularised_nash
 
 
-def played(algorithm, beta, table, log_reference, payoff_bound, rounds):
+def played(algorithm, beta, table, log_reference, payoff_bound, rounds, scores=None):
     """The closed form from the reference."""
     names = ("policy", *algorithm.players)
     players = {name: log_reference.clone() for name in names}
     engine = ClosedFormRounds(
-        algorithm, beta, table, log_reference, players, payoff_bound=payoff_bound
+        algorithm, beta, table, log_reference, players, payoff_bound=payoff_bound, scores=scores
     )
     return engine.run(0, rounds)
 
@@ -30,8 +30,10 @@ def test_a_larger_payoff_is_a_lower_temperature(row, range_):
     """
     P, log_reference = zoo.small_games(3)
     table, bound = 0.5 + range_ * (P - 0.5), range_ / 2
-    plain = played(row.make(), zoo.BETA, P, log_reference, 0.5, 25)
-    found = played(row.make(), zoo.BETA * range_, table, log_reference, bound, 25)
+    scores = zoo.scores_of(P)
+    plain = played(row.make(), zoo.BETA, P, log_reference, 0.5, 25, scores)
+    beta = zoo.BETA * range_
+    found = played(row.make(), beta, table, log_reference, bound, 25, range_ * scores)
     torch.testing.assert_close(
         found.log_policy.log_softmax(-1), plain.log_policy.log_softmax(-1), rtol=0, atol=1e-9
     )

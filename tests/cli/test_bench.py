@@ -73,7 +73,7 @@ def test_the_set_is_of_twenty_games(monkeypatch):
 def test_all_public_algorithms_are_found():
     public = {getattr(algorithms, name) for name in algorithms.__all__}
     found = {type(method.algorithm) for method in ours()}
-    assert found == public - {algorithms.PolicyOptimizer}
+    assert found == public - {algorithms.PolicyOptimizer, algorithms.REBEL}  # no game has scores
     assert methods._GIVEN.keys() <= set(algorithms.__all__)
 
 

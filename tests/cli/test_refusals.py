@@ -123,6 +123,15 @@ FITS = {
         [*DPO, *SAMPLE, "--model.rollout.pairs", "regular(4)"],
         r"does not fit OnlineDPO: each of 4 responses has 3 others.*cannot be regular\(4\)",
     ),
+    "an oracle without scores": (
+        [*FIT, "--model.algorithm", "REBEL"],
+        "REBEL takes scores of single responses, and UniformRandom gives none: set model.oracle",
+    ),
+    "pairs of scores": (
+        [*FIT, *GRADIENT, *SAMPLE, "--model.oracle", "BradleyTerry", "--model.algorithm", "REBEL",
+         "--model.rollout.pairs", "circle"],
+        "REBEL takes scores .* model.rollout.pairs circle says which pairs are compared",
+    ),
     "surrogate misfits": (
         [*FIT, *GRADIENT, "--model.algorithm", "SPPO", "--model.algorithm.surrogate",
          "nlhf_zoo.algorithms.surrogates.policy_gradient"],

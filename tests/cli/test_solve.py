@@ -557,6 +557,7 @@ REFUSALS = {
     "eta is a word": (f"{ONE} --algorithm NashMP --algorithm.eta big", "--algorithm.eta: expected a number or 'adaptive' or null, but got 'big'"),
     "negative eta": (f"{ONE} --algorithm NashMP --algorithm.eta=-1", "eta must be a finite number"),
     "eta beta above 1": (f"{ONE} --algorithm NashMD --algorithm.eta 11", "eta * beta <= 1"),
+    "scores": (f"{ONE} --algorithm REBEL", "REBEL takes scores of single responses, and votes or"),
     "no closed form": (f"{ONE} --algorithm OnlineDPO", "OnlineDPO has no closed form"),
     "algorithm at beta 0": (f"{ONE} --algorithm NashMP --beta 0", "--beta 0 is solved by linear"),
     "start of nothing": (f"{ONE} --start start.npy", "give --algorithm too"),

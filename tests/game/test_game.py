@@ -62,7 +62,7 @@ all_kinds = each(*ALL_KINDS)
 
 def make_game(algorithm, rollout=None, kind=TabularPolicy, num_games=C, wrap=None, **kwargs):
     P, log_reference = zoo.small_games(num_games, N)
-    oracle = MatrixOracle(P) if wrap is None else wrap(MatrixOracle(P))
+    oracle = zoo.Scored(P) if wrap is None else wrap(zoo.Scored(P))
     start = zoo.TensorReference(zoo.normal_logits(num_games, N, seed=6))
     torch.manual_seed(0)  # of an MLP's weights
     policy = kind(zoo.TensorReference(log_reference), start)

@@ -42,8 +42,16 @@ class Sums(PreferenceOracle):
     def prompts(self) -> Prompts:
         return Prompts(torch.arange(len(TEXTS)), text=list(TEXTS))
 
+    @property
+    def has_scores(self) -> bool:
+        return True
+
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        scores = (responses.tokens * responses.mask).sum(-1) / 20
+        return scores, torch.ones_like(scores, dtype=torch.bool)
+
     def forward(self, prompts: Prompts, first: Responses, second: Responses) -> Comparison:
-        one, other = ((r.tokens * r.mask).sum(-1) / 20 for r in (first, second))
+        one, other = (self.score(prompts, responses)[0] for responses in (first, second))
         preference = (one[:, :, None] - other[:, None, :]).sigmoid()
         return Comparison(preference, torch.ones_like(preference, dtype=torch.bool))
 

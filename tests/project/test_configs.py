@@ -19,6 +19,7 @@ SLOW = ("xpo",)  # two fits of as many gradient steps as online DPO's, which is 
 # Where a run ends, as a mean over its games: metric, and at most how much of it. The reference
 # starts at an exploitability of 0.064 in the regularised game and 0.197 in the unregularised one.
 REACHES = {
+    "rebel": ("exploitability_unregularised", 1e-6),  # of games with scores
     "dno": ("exploitability_unregularised", 0.25),  # as SPPO
     "egpo": ("exploitability", 1e-12),
     "inpo": ("exploitability", 1e-12),

@@ -39,6 +39,7 @@ OF_ONE_MODEL = {
     ("qwen2_5_1_5b", "xpo"): (1, 1, 4),
     ("qwen2_5_1_5b", "pairwise_grpo"): (1, 120, 16),
     ("qwen2_5_1_5b", "dno"): (1, 10, 5),
+    ("qwen2_5_1_5b", "rebel"): (1, 2, 2),
     ("qwen2_5_1_5b", "ipomd"): (1, 1, 2),
     ("qwen2_5_1_5b", "nash_ema"): (1, 1, 2),
     ("qwen2_5_1_5b", "rspo"): (1, 10, 5),

@@ -103,6 +103,8 @@ def bench(
         methods = [method for method in methods if method.name != own.name] + [own]
         if part == "exact" and not algorithm.closed_form:
             raise UserError(f"{own.name} has no closed form, which the exact part is played in")
+        if algorithm.by_score:
+            raise UserError(f"{own.name} takes scores of single responses, and the games have none")
     output.mkdir(exist_ok=True)
     played = _play(part, methods, seeds, queries, output / "runs", overwrite)
     figures = [each for one in played for each in one.figures]

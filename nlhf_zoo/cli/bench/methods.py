@@ -46,7 +46,10 @@ class Method:
 
 
 def ours() -> list[Method]:
-    """All public algorithms, in the order of their names."""
+    """All public algorithms, in the order of their names, but those that take scores.
+
+    The games have preferences alone.
+    """
     found = []
     for name in sorted(algorithms.__all__):
         kind = getattr(algorithms, name)
@@ -54,7 +57,7 @@ def ours() -> list[Method]:
         if is_one and not inspect.isabstract(kind) and kind.seeks_equilibrium:
             block: Block = {"class_path": f"nlhf_zoo.{name}", "init_args": _GIVEN.get(name, {})}
             found.append(made(block) if name in _GIVEN else Method(name, block, kind()))
-    return found
+    return [method for method in found if not method.algorithm.by_score]
 
 
 def made(block: Mapping[str, Any] | str) -> Method:

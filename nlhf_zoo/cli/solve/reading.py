@@ -67,6 +67,11 @@ def check_steps(algorithm: PolicyOptimizer | None, beta: float, payoff_bound: fl
     """Refuse an algorithm that cannot take its steps at this temperature."""
     if algorithm is None:
         return
+    if algorithm.by_score:
+        raise UserError(
+            f"--algorithm: {type(algorithm).__name__} takes scores of single responses, and votes "
+            "or a matrix have none: choose an algorithm that takes preferences, as SPPO"
+        )
     try:
         scaled_steps(algorithm, beta, 0, payoff_bound)
     except ValueError as error:

@@ -36,12 +36,23 @@ def bradley_terry(
 ) -> Tensor:
     """Transitive games P(y > y') = sigmoid(scale (s - s')), s standard normal, [C, N, N]."""
     _size(num_games, num_actions, dtype)
+    score = bradley_terry_scores(num_games, num_actions, seed, scale, dtype)
+    return complete(torch.sigmoid(score[:, :, None] - score[:, None, :]))
+
+
+def bradley_terry_scores(
+    num_games: int,
+    num_actions: int,
+    seed: int,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """The scores scale s of these games [C, N]."""
     if not math.isfinite(scale):
         raise UserError(f"scale must be a finite number, but it is {scale}")
     rng = torch.Generator().manual_seed(seed)
     score = scale * torch.randn(num_games, num_actions, generator=rng, dtype=torch.float64)
-    score = score.to(dtype)
-    return complete(torch.sigmoid(score[:, :, None] - score[:, None, :]))
+    return score.to(dtype)
 
 
 def cyclic(num_actions: int, strength: float = 0.9, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -37,15 +37,28 @@ def preference(
     modulo 3, so that each third of the words beats the next one; c is the strength of this
     ``cycle``.
     """
+    scores = utility(quality, seed, num_letters, length)
+    phase = 2 * math.pi / 3 * (_numbers(num_letters, length).sum(-1) % 3).double()
+    difference = scores[:, :, None] - scores[:, None, :]
+    return torch.sigmoid(difference + cycle * torch.sin(phase[:, None] - phase[None, :]))
+
+
+def utility(
+    quality: float, seed: int, num_letters: int = len(LETTERS), length: int = LENGTH
+) -> Tensor:
+    """The transitive part u_x(y) of the small language, float64 [C, N]."""
     rng = torch.Generator().manual_seed(seed)
     shape = (len(prompts(num_letters)), length, num_letters)
     weights = quality * torch.randn(*shape, generator=rng, dtype=torch.float64)
-    numbers = torch.tensor([*itertools.product(range(num_letters), repeat=length)])  # [N, length]
-    utility = sum(weights[:, place, numbers[:, place]] for place in range(length))
-    assert isinstance(utility, Tensor)
-    phase = 2 * math.pi / 3 * (numbers.sum(-1) % 3).double()
-    difference = utility[:, :, None] - utility[:, None, :]
-    return torch.sigmoid(difference + cycle * torch.sin(phase[:, None] - phase[None, :]))
+    numbers = _numbers(num_letters, length)
+    total = sum(weights[:, place, numbers[:, place]] for place in range(length))
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _numbers(num_letters: int, length: int) -> Tensor:
+    """The numbers of each word's letters [N, length]."""
+    return torch.tensor([*itertools.product(range(num_letters), repeat=length)])
 
 
 def refuse_size(num_letters: int, length: int) -> None:

@@ -29,6 +29,7 @@ _STYLES = {
     "RSPO": ("#B07AA1", 0),
     "NashProx": ("#117733", 0),
     "DNO": ("#AA3377", 1),  # in closed form SPPO's line
+    "REBEL": ("#DD8452", 0),
     "XPO": ("#44AA99", 0),
     "INPO": ("#CC6677", 1),
     "MNPO": ("#88CCEE", 0),

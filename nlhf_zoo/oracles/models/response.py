@@ -184,6 +184,22 @@ class RewardModelOracle(ResponseTextModelOracle):
             total += weight * model(model.encoder.encode_responses(texts)).double()
         return total
 
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return True
+
+    @override
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        """Rewards over the temperature, each different text read once."""
+        scores, valid = super().score(prompts, responses)
+        penalty = self.penalty_without_end / self.temperature
+        return scores - penalty * _cut(responses).to(scores), valid
+
+    @override
+    def _scores(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        return self._outputs(texts)[:, 0] / self.temperature
+
     def _parts(self) -> list[tuple[TextModel, float]]:
         return list(zip(cast(list[TextModel], [*self.models]), self.weights, strict=True))
 

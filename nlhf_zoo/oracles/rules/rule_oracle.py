@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import final
 
+import torch
+from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError, shown
 from nlhf_zoo.oracles.rules.fingerprint import UnseenError, rule_fingerprint
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
+from nlhf_zoo.records import Conversation
 
 _CHECKED = 3  # batches whose pairs are asked about in both orders
 
@@ -30,6 +33,9 @@ class RuleOracle(TextOracle):
     invalid. In a configuration it is named by its import path, as in `my_rules.shorter_wins` for a
     file my_rules.py in the folder where `nlhf` runs; or it is a class with `class_path` and
     `init_args` whose instances can be called, such as those of nlhf_zoo.oracles.rules.
+
+    A rule that has a method `score` of (prompt, response), with P(first > second) = sigma(score of
+    the first - score of the second), gives these to algorithms that take scores.
 
     It is asked once for each two different texts among the responses to a prompt: P(y' > y) is
     1 - P(y > y'), and P(y > y) = 1/2. Of a conversation it reads the last message.
@@ -102,6 +108,37 @@ class RuleOracle(TextOracle):
                 self._refuse_asymmetry(*texts, answer)
             yield number, answer
         self._unchecked = max(0, self._unchecked - 1)
+
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return callable(getattr(self.function, "score", None))
+
+    @override
+    def _scores(self, texts: Sequence[tuple[Conversation, str]]) -> Tensor:
+        """What the rule's `score` says.
+
+        Raises:
+            UserError: it fails, or gives no number.
+        """
+        found = [self._ask_score(talk[-1]["content"], text) for talk, text in texts]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _ask_score(self, prompt: str, response: str) -> float:
+        """The rule's score of a response; NaN for none."""
+        case = f"prompt {shown(prompt)}, response {shown(response)}"
+        try:
+            score = self.function.score(prompt, response)  # type: ignore[attr-defined]
+            value = math.nan if score is None else float(score)
+        except Exception as error:  # of the user's own code: of any kind
+            cause = f"{type(error).__name__}: {error}"
+            raise UserError(f"the rule {self.name} failed with {cause}; {case}") from error
+        if isinstance(score, str) or math.isinf(value):
+            raise UserError(
+                f"the rule {self.name} gave the score {score!r}, and no finite number nor None; "
+                + case
+            )
+        return value
 
     def _ask_function(self, prompt: str, first: str, second: str) -> float:
         """The function's answer; NaN for none."""

@@ -27,6 +27,7 @@ class TableOracle(PreferenceOracle):
         support: which actions each prompt has, bool [C, N]; None for all.
         names: names of the actions of each prompt, C lists.
         texts: the prompts as texts.
+        scores: r [C, N] with P(y > y') = sigma(r(y) - r(y')), where the preference is such a one.
     """
 
     tolerance = 1e-6  # rounding of float32; a float64 table is exact
@@ -34,6 +35,7 @@ class TableOracle(PreferenceOracle):
     preference: Tensor
     _support: Tensor
     _all_ids: Tensor
+    _scores: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class TableOracle(PreferenceOracle):
         support: Tensor | None = None,
         names: list[list[str]] | None = None,
         texts: Sequence[str] | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         super().__init__()
         num_prompts, num_actions, _ = preference.shape
@@ -50,6 +53,7 @@ class TableOracle(PreferenceOracle):
         self.register_buffer("preference", preference.contiguous(), persistent=False)
         self.register_buffer("_support", support, persistent=False)
         self.register_buffer("_all_ids", torch.arange(num_prompts), persistent=False)
+        self.register_buffer("_scores", scores, persistent=False)
         self._names = names
         self._texts = texts
 
@@ -82,6 +86,23 @@ class TableOracle(PreferenceOracle):
     @override
     def table(self) -> Tensor:
         return self.preference
+
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return self._scores is not None
+
+    @property
+    @override
+    def score_table(self) -> Tensor | None:
+        return self._scores
+
+    @override
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        if self._scores is None:
+            return super().score(prompts, responses)
+        scores = self._scores[prompts.ids[:, None], self.actions(responses)]
+        return scores, all_valid(scores)
 
     def actions(self, responses: Responses) -> Tensor:
         """Rows of the table that these responses are [B, K]."""

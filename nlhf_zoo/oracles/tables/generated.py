@@ -62,8 +62,8 @@ class BradleyTerry(TableOracle):
         seed: int | None = None,
         dtype: Precision = "float64",
     ) -> None:
-        game = games.bradley_terry(num_games, num_actions, run_seed(seed), scale, DTYPES[dtype])
-        super().__init__(game)
+        drawn = num_games, num_actions, run_seed(seed), scale, DTYPES[dtype]
+        super().__init__(games.bradley_terry(*drawn), scores=games.bradley_terry_scores(*drawn))
 
 
 @final
@@ -175,7 +175,7 @@ class SmallLanguage(TableOracle):
 
     Args:
         quality: standard deviation of a letter's weight in u; 0 leaves the cycle alone.
-        cycle: strength c of the cycle; 0 leaves a transitive preference.
+        cycle: strength c of the cycle; 0 leaves a transitive preference, whose scores are u.
         seed: of u.
         num_letters: letters of the language; fewer make a smaller one.
         length: letters of a word.
@@ -196,7 +196,10 @@ class SmallLanguage(TableOracle):
         words = small_language.words(num_letters, length)
         prompts = small_language.prompts(num_letters)
         preference = small_language.preference(quality, cycle, seed, num_letters, length)
-        super().__init__(preference, names=[words for _ in prompts], texts=prompts)
+        scores = None
+        if cycle == 0:
+            scores = small_language.utility(quality, seed, num_letters, length)
+        super().__init__(preference, names=[words for _ in prompts], texts=prompts, scores=scores)
         self._index = {word: number for number, word in enumerate(words)}
 
     @override

@@ -110,6 +110,25 @@ class BudgetedOracle(WrappedOracle):
         with self._timed():
             return self.oracle.expected(prompts, first, second)
 
+    @property
+    @override
+    def has_scores(self) -> bool:
+        return self.oracle.has_scores
+
+    @property
+    @override
+    def score_table(self) -> Tensor | None:
+        return self.oracle.score_table
+
+    @override
+    def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:
+        """The other oracle's; of one that keeps no counts each is a query, or all listed ones."""
+        if self.counts_itself:
+            each = 1 if responses.enumerated else responses.num
+            self.ledger.charge(queries=len(prompts) * each)
+        with self._timed():
+            return self.oracle.score(prompts, responses)
+
     def spent(self) -> dict[str, float]:
         """What was spent so far, by the names of the limits."""
 
