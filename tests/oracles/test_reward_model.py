@@ -441,3 +441,18 @@ def test_reward_models_are_named_in_a_configuration():
     given["dtype"] = "float16"
     with pytest.raises(jsonargparse.ArgumentError, match=re.escape("float16")):
         parser.parse_object({"oracle": config})
+
+
+def test_scores_are_the_rewards_over_the_temperature():
+    """As numbers without a bound, with the preference sigma(r - r'), and each text read once."""
+    path = folder("llama")
+    oracle = RewardModelOracle(path, temperature=0.5)
+    prompts_, first, _ = ASKED
+    scores, valid = oracle.score(prompts_, first)
+    assert valid.all()
+    expected = rewards(path, SAID, FIRST) / 0.5
+    torch.testing.assert_close(scores, expected.double(), rtol=1e-5, atol=1e-5)
+    assert oracle.ledger["queries"] == sum(len({*row}) for row in FIRST)
+    compared = oracle(prompts_, first, first).preference.double()
+    odds = torch.sigmoid(scores[:, :, None] - scores[:, None, :])
+    torch.testing.assert_close(compared, odds, rtol=1e-5, atol=1e-6)
