@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer
 from nlhf_zoo.algorithms.checks import at_least_one
-from nlhf_zoo.algorithms.surrogates import Reuse
 from nlhf_zoo.records import Batch, ProximalStep
+
+
+def _of_inner(name: str) -> Any:
+    """What the algorithm inside declares."""
+    return property(attrgetter(f"inner.{name}"))
 
 
 class MovingMagnet(PolicyOptimizer):
@@ -33,6 +38,14 @@ class MovingMagnet(PolicyOptimizer):
 
     paper = "arXiv:2410.23223"
     last_iterate = False  # of the regularised game; it solves the unregularised one
+    closed_form = _of_inner("closed_form")
+    scheduled = _of_inner("scheduled")
+    adaptive = _of_inner("adaptive")
+    clips = _of_inner("clips")
+    warning = _of_inner("warning")
+    fixed_players = _of_inner("fixed_players")
+    reuse = _of_inner("reuse")
+    queries = _of_inner("queries")
 
     def __init__(self, inner: PolicyOptimizer, every: int = 400) -> None:
         self.inner = inner
@@ -40,39 +53,9 @@ class MovingMagnet(PolicyOptimizer):
         self.accepts = getattr(inner, "accepts", None)  # which games take an adaptive step
 
     @property
-    def closed_form(self) -> bool:
-        """Whether the algorithm inside has one."""
-        return self.inner.closed_form
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether the algorithm inside is scheduled."""
-        return self.inner.scheduled
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the algorithm inside is adaptive."""
-        return self.inner.adaptive
-
-    @property
-    def clips(self) -> bool:
-        """Whether the algorithm inside clips an importance ratio."""
-        return self.inner.clips
-
-    @property
-    def warning(self) -> str | None:
-        """That of the algorithm inside."""
-        return self.inner.warning
-
-    @property
     def players(self) -> tuple[str, ...]:
         """Those of the algorithm inside, and the magnet."""
         return (*self.inner.players, "magnet")
-
-    @property
-    def fixed_players(self) -> tuple[str, ...]:
-        """Those of the algorithm inside."""
-        return self.inner.fixed_players
 
     def steps(self, beta: float, round: int, step_size: float | None = None) -> list[ProximalStep]:
         """The plan inside, with `magnet` for `reference`; schedules start anew with each magnet."""
@@ -92,16 +75,6 @@ class MovingMagnet(PolicyOptimizer):
     def loss(self, step: ProximalStep, batch: Batch) -> Tensor:
         """The loss of the algorithm inside."""
         return self.inner.loss(step, batch)
-
-    @property
-    def reuse(self) -> Reuse:
-        """That of the algorithm inside."""
-        return self.inner.reuse
-
-    @property
-    def queries(self) -> Any:
-        """Those of the algorithm inside."""
-        return self.inner.queries
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The algorithm's own moves, then the magnet's, every M rounds."""

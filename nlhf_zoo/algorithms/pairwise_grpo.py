@@ -7,19 +7,13 @@ The exact population update is mirror descent, as of online IPO,
 
     log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta P pi_t + const
 
-whose last iterate goes to the regularised equilibrium if eta is small enough. GRPO as it is used
-for scalar rewards adds three terms, all off by default here: the importance ratio is clipped, each
-response counts by the mean over its tokens, and rewards are divided by the group's standard
-deviation. With the last one the exact update is
+whose last iterate goes to the regularised equilibrium if eta is small enough. GRPO for scalar
+rewards adds three terms, off by default: the importance ratio, here of whole responses, is clipped;
+a response counts by the mean over its tokens; and rewards, but not the KL, are divided by the
+group's standard deviation. Then P pi_t - 1/2 over its deviation sigma_t stands in the exact update,
+which does not solve the game: the closer responses are in worth, the longer is the step.
 
-    log pi_{t+1} = (1 - eta beta) log pi_t + eta beta log mu + eta (P pi_t - 1/2) / sigma_t + const
-    sigma_t^2    = Var_{y ~ pi_t} (P pi_t)(y)
-
-which does not solve the game: the closer responses come to each other in worth, the longer is the
-step between them.
-
-Paper -> here: the group's win rate leaves nobody out, P(y > y) = 1/2, and the baseline is of the
-others. The ratio is that of whole responses, not of tokens. The division leaves the KL outside.
+Paper -> here: the win rate leaves nobody out, P(y > y) = 1/2; the baseline is of the others.
 """
 
 from __future__ import annotations
@@ -36,11 +30,10 @@ from nlhf_zoo.algorithms.checks import positive
 from nlhf_zoo.algorithms.surrogates import mean_token_policy_gradient, policy_gradient
 from nlhf_zoo.records import Batch, ProximalStep
 
-_WARNING = (
+_WARNING = (  # figures: docs/algorithms/pairwise_grpo.md
     "PairwiseGRPO.normalise divides by the group's standard deviation, and the exact update then "
-    "does not solve the game: at beta 0.1 and eta 0.1 the exploitability of ten random games of "
-    "ten actions circles between 0.028 and 0.44, from a mean of 0.056 at the start, and without "
-    "the division it falls below 1e-26."
+    "does not solve the game: at beta 0.1 and eta 0.1 the exploitability of ten random games "
+    "circles between 0.028 and 0.44, and without the division it falls below 1e-26."
 )
 
 
@@ -49,16 +42,10 @@ class PairwiseGRPO(PolicyOptimizer):
 
     Args:
         eta: step size of the closed form. With policy gradients the step lies in the learning rate.
-        normalise: whether win rates are divided by their standard deviation within the group. Such
-            a step does not solve the game.
-        clip: whether the importance ratio of a rollout that serves several gradient steps is
-            clipped at the rollout's `clip`; without, it is followed everywhere.
-        length: whether each response counts by the mean over its tokens, in place of their sum.
-        surrogate: loss of the proximal step; None is the policy gradient, also on a rollout that
-            serves several gradient steps.
-
-    Raises:
-        ValueError: another surrogate is to be clipped or divided by lengths.
+        normalise: divide win rates by their standard deviation; that does not solve the game.
+        clip: clip the importance ratio of a reused rollout at its `clip`.
+        length: let a response count by the mean over its tokens, in place of their sum.
+        surrogate: loss of the proximal step; None is the policy gradient, on any rollout.
     """
 
     paper = "arXiv:2401.04056"
@@ -72,30 +59,14 @@ class PairwiseGRPO(PolicyOptimizer):
         surrogate: Surrogate | None = None,
     ) -> None:
         if surrogate is not None and (clip or length):
-            raise ValueError(
-                "clip and length are of PairwiseGRPO's own policy gradient: leave surrogate at "
-                "null, or both of them at false"
-            )
+            raise ValueError("clip and length need PairwiseGRPO's own surrogate: leave it at null")
         self.eta = positive(eta, "eta")
-        self.normalise = normalise
-        self.clip = clip
-        self.length = length
+        self.normalise, self.clip, self.length = normalise, clip, length
         self.surrogate = surrogate
 
-    @property
-    def last_iterate(self) -> bool:
-        """Unless win rates are divided by their standard deviation."""
-        return not self.normalise
-
-    @property
-    def clips(self) -> bool:
-        """If the ratio is to be clipped."""
-        return self.clip
-
-    @property
-    def warning(self) -> str | None:
-        """What was measured of the division by the standard deviation."""
-        return _WARNING if self.normalise else None
+    last_iterate = property(lambda self: not self.normalise)
+    clips = property(lambda self: self.clip)
+    warning = property(lambda self: _WARNING if self.normalise else None)
 
     @property
     def paper_surrogate(self) -> Surrogate:

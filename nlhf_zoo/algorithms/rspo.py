@@ -16,11 +16,9 @@ on responses of mu that nobody judges. Both together stand still where
 
     (P pi)(y) - lambda_r log(pi/mu)(y) + lambda_f (mu/pi)(y)   is the same for all y,
 
-another policy than the equilibrium at beta wherever lambda_f is not 0. (The factor 2 eta and the
-last line are derived.)
+another policy than the equilibrium wherever lambda_f is not 0. (2 eta and this are derived.)
 
-Paper -> here: pi_t -> anchor, eta -> eta, the weights of the two divergences -> reverse_kl and
-forward_kl. The defaults are ours.
+Paper -> here: pi_t -> anchor, weights of the divergences -> reverse_kl, forward_kl; defaults: ours.
 """
 
 from __future__ import annotations
@@ -42,10 +40,8 @@ class RSPO(PolicyOptimizer):
 
     Args:
         eta: step size, dimensionless; eta reverse_kl is at most 1.
-        reverse_kl: weight of KL(pi || mu), not negative; None is the game's beta. With 0 in both
-            divergences it is SPPO.
-        forward_kl: weight of KL(mu || pi), not negative; above 0 there is no closed form, and
-            another policy is looked for than the equilibrium.
+        reverse_kl: weight of KL(pi || mu), not negative; None is the game's beta, 0 is SPPO's.
+        forward_kl: weight of KL(mu || pi), not negative; above 0 there is no closed form.
         inner_steps: gradient steps for each round, all against the frozen pi_t.
         self_play: whether the scored responses are their own opponents.
         scored: decoding of the responses, of the opponents' too.
@@ -72,10 +68,7 @@ class RSPO(PolicyOptimizer):
         """With the game's own divergence, at its own temperature."""
         return self.reverse_kl is None and self.forward_kl == 0
 
-    @property
-    def closed_form(self) -> bool:
-        """Not with KL(mu || pi), which is no step of the form."""
-        return self.forward_kl == 0
+    closed_form = property(lambda self: self.forward_kl == 0)  # KL(mu || pi) is no step of the form
 
     @property
     def paper_surrogate(self) -> Surrogate:
@@ -83,11 +76,7 @@ class RSPO(PolicyOptimizer):
         return self._sppo.paper_surrogate
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
-        """SPPO's step, whose centre has a share of the reference.
-
-        Raises:
-            ValueError: eta reverse_kl is above 1, so that the anchor would have a negative weight.
-        """
+        """SPPO's step, whose centre has a share of the reference."""
         weight = self._sppo.eta * (beta if self.reverse_kl is None else self.reverse_kl)
         if weight > 1 + 1e-12:
             raise ValueError(f"RSPO needs eta * reverse_kl <= 1, but it is {weight:g}")

@@ -157,7 +157,7 @@ def test_a_ratio_is_clipped_where_that_is_asked_for(wrap):
 
 def test_terms_of_the_policy_gradient_are_refused_with_another_loss():
     for terms in ({"clip": True}, {"length": True}):
-        with pytest.raises(ValueError, match="clip and length are of PairwiseGRPO's own"):
+        with pytest.raises(ValueError, match="clip and length need PairwiseGRPO's own"):
             PairwiseGRPO(surrogate=proximal_regression, **terms)
 
 

@@ -41,6 +41,7 @@ OF_ONE_MODEL = {
     ("qwen2_5_1_5b", "dno"): (1, 10, 5),
     ("qwen2_5_1_5b", "rebel"): (1, 2, 2),
     ("qwen2_5_1_5b", "ipomd"): (1, 1, 2),
+    ("qwen2_5_1_5b", "nash_pg"): (1, 1, 2),
     ("qwen2_5_1_5b", "nash_ema"): (1, 1, 2),
     ("qwen2_5_1_5b", "rspo"): (1, 10, 5),
 }
