@@ -37,7 +37,7 @@ def test_the_highest_and_the_lowest_win_rate_are_chosen():
     assert BestWorst(4).questions == 6
 
 
-@pytest.mark.parametrize("algorithm", [INPO(), SPPO(), OnlineDPO()], ids=str)
+@pytest.mark.parametrize("algorithm", [INPO(), SPPO(), OnlineDPO()], ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("epochs", [None, 2])
 def test_what_is_counted_is_what_is_asked_and_what_is_declared(algorithm, epochs):
     game = make_game(algorithm, Sample(5, epochs=epochs, pairs="best_worst"), wrap=zoo.Spy)

@@ -96,7 +96,9 @@ def test_a_prompt_with_a_missing_answer_has_no_pair():
     assert game.progress.unjudged == 1
 
 
-@pytest.mark.parametrize("algorithm", [INPO(inner_steps=2), SPPO(), OnlineDPO()], ids=str)
+@pytest.mark.parametrize(
+    "algorithm", [INPO(inner_steps=2), SPPO(), OnlineDPO()], ids=lambda a: type(a).__name__
+)
 @pytest.mark.parametrize("epochs", [None, 2])
 def test_what_is_counted_is_what_is_asked_and_what_is_declared(algorithm, epochs):
     if epochs and getattr(algorithm, "inner_steps", 1) > 1:
@@ -118,7 +120,7 @@ def test_what_is_counted_is_what_is_asked_and_what_is_declared(algorithm, epochs
         (INPO(), 2, "and num_responses is 2"),
         (NashMP(), 8, "a knockout is among the responses themselves"),
     ],
-    ids=str,
+    ids=["six", "two", "opponents"],
 )
 def test_tournaments_that_there_are_not(algorithm, num, words):
     with pytest.raises(UserError) as error:
