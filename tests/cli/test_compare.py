@@ -521,7 +521,11 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
         torch.testing.assert_close(entry.make().log_policy(player), uniform)
 
 
-SLOW = ("language", "language_epochs")  # many entries, each with a language model of its own
+SLOW = (
+    "language",
+    "language_epochs",
+    "small_beta",
+)  # many entries, each with a language model of its own
 SHIPPED = [
     pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((CONFIGS / "compare").glob("*.yaml"))

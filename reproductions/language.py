@@ -1,0 +1,72 @@
+"""What `nlhf compare` finds on the small language, whose exploitability is exact."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from nlhf_zoo.cli.main import main as nlhf
+from reproductions.ledger import ROOT, Figures
+
+RUNS = ROOT / "runs" / "reproductions"
+
+
+def comparison(config: str, queries: int | None = None) -> Path:
+    """The folder of a comparison of configs/compare, which goes on where it was interrupted."""
+    output = RUNS / f"{config}_{queries or 'own'}"
+    budget = [] if queries is None else ["--budget.queries", str(queries)]
+    path = ROOT / "configs" / "compare" / f"{config}.yaml"
+    if not (output / "results.csv").is_file():
+        nlhf(["compare", "--config", str(path), "--output", str(output), *budget])
+    return output
+
+
+def exploitabilities(folder: Path) -> dict[str, dict[int, float]]:
+    """Mean exploitability over the prompts of each seed that is reported, by method."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (folder / "results.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            found[row["algorithm"]][int(row["seed"])].append(float(row["exploitability"]))
+    most = max(len(seeds) for seeds in found.values())
+    return {
+        name: {seed: statistics.fmean(each) for seed, each in seeds.items()}
+        for name, seeds in found.items()
+        if len(seeds) == most  # of a sweep the best value alone plays all seeds
+    }
+
+
+def share_of_the_best_rival(
+    config: str, method: str, floor: float, factor: float, choosing: int, queries: int | None = None
+) -> Figures:
+    """A method's exploitability above what the language's adapters can reach, beside its rivals'.
+
+    Each with the learning rate that was best on a seed that is not reported. `excess` is its mean
+    over the seeds, `rival_excess` that of the best rival, by the same seeds. `difference` is the
+    mean over the seeds of the method's less `factor` times the rival's, with the ends of Student's
+    99 % interval.
+    """
+    from scipy.stats import t as student
+
+    all_seeds = exploitabilities(comparison(config, queries))
+    left = {
+        name.partition(" (")[0]: {s: e - floor for s, e in seeds.items() if s != choosing}
+        for name, seeds in all_seeds.items()
+    }
+    means = {name: statistics.fmean(seeds.values()) for name, seeds in left.items()}
+    rival = min((name for name in means if name != method), key=means.__getitem__)
+    differences = [left[method][seed] - factor * left[rival][seed] for seed in left[method]]
+    mean, num = statistics.fmean(differences), len(differences)
+    half = student.ppf(0.995, num - 1) * statistics.stdev(differences) / math.sqrt(num)
+    return {
+        "excess": means[method],
+        "rival_excess": means[rival],
+        "share": means[method] / means[rival],
+        "difference": mean,
+        "difference_low": mean - half,
+        "difference_high": mean + half,
+        "seeds": float(num),
+        **{f"excess_of_{name.replace(' ', '_').replace('-', '_')}": m for name, m in means.items()},
+    }
