@@ -49,7 +49,7 @@ lint: .venv/.installed  ## style, types and layers
 	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 
 test: lint  ## every check, then the default tests
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # vLLM takes versions of its own. torchvision comes with it for another torch, and nothing imports without it.
 .venv-vllm/.installed: pyproject.toml constraints-vllm.txt

@@ -112,7 +112,7 @@ def test_a_round_that_is_resumed_keeps_its_weights():
         (lambda: made(realisation=ClosedForm()), "rounds_per_step to 1"),
         (lambda: made(algorithm=NashMP(eta="adaptive")), "adaptive step remembers"),
         (lambda: made(around=lambda one: Transformed(one, "sign")), "paid by Transformed: put"),
-        (lambda: zoo.small_game(NashMP()), "paid by MatrixOracle: put"),
+        (lambda: zoo.small_game(NashMP()), "paid by Scored: put"),
     ],
 )
 def test_refusals(make, sentence):

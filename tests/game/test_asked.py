@@ -58,6 +58,7 @@ def requests(folder: Path) -> int:
     return int(sum(counts["requests"] for counts in ledgers.values()))
 
 
+@pytest.mark.slow
 def test_kills_do_not_stretch_a_budget(tmp_path: Path):
     with JudgeServer() as server:
         game(tmp_path, server.url)

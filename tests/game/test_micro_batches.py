@@ -111,7 +111,10 @@ def test_what_cannot_overlap_is_refused(parts: int, overlap: bool, sentence: str
 
 
 # Sampled labels: their stream would move on in another order if the judge were asked in another.
-@pytest.mark.parametrize("name", ["sampled-optimistic_mirror_descent", "language-nash_mp"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("sampled-optimistic_mirror_descent", marks=pytest.mark.slow), "language-nash_mp"],
+)
 def test_overlapping_changes_nothing(name: str, tmp_path: Path):
     for overlap in (False, True):
         config = copy.deepcopy(CASES[name])

@@ -66,7 +66,7 @@ def goes_on(folder: Path, whole: Path) -> None:
     [
         ("sampled-nash_mp", (1, 9)),
         pytest.param("sampled-optimistic_mirror_descent", (2, 7), marks=pytest.mark.slow),
-        ("sampled-egpo", (6, 7)),
+        pytest.param("sampled-egpo", (6, 7), marks=pytest.mark.slow),
         pytest.param("language-nash_mp", (6,), marks=pytest.mark.slow),
     ],
 )
@@ -91,6 +91,7 @@ def test_a_run_that_stops_again_and_again(tmp_path: Path):
     goes_on(stopped, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_stop_behind_a_validation(tmp_path: Path):
     """It asks, too: calls 3 and 6 are its own. The axis of what is logged stays the same."""
     config = copy.deepcopy(runs.CASES["sampled-nash_mp"])

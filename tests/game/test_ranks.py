@@ -80,7 +80,7 @@ def importable(folder: Path) -> None:
 FAILURES = [
     pytest.param(0, False, FAILED.format(0), marks=pytest.mark.slow),
     (1, False, FAILED.format(1)),
-    (1, True, DIED),
+    pytest.param(1, True, DIED, marks=pytest.mark.slow),
 ]
 
 

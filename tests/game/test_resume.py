@@ -94,7 +94,6 @@ KILLS = {
     "sampled-nash_mp": ("backward", "plan"),
     "sampled-egpo": ("optimizer", "half"),
     "enumerated-optimistic": ("saved", "written"),
-    "language-egpo": ("forward", "written"),
     "reused-egpo": ("part", "backward", "drawn"),
     "reused-ahead": ("part", "optimizer"),
 }

@@ -182,6 +182,7 @@ def read(folder: Path) -> dict:
     return dict(yaml.safe_load((folder / "game.yaml").read_text()))
 
 
+@pytest.mark.slow
 def test_a_budget_within_an_ensemble_can_be_raised(tmp_path: Path):
     judged_game(tmp_path, "http://127.0.0.1:9/v1")
     config = read(tmp_path)

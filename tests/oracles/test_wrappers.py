@@ -361,6 +361,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_configuration_can_nest_them(run):
     """A level more would take jsonargparse twice as long."""
     judge = cache(part("judges.Judge"), path="a.db")
