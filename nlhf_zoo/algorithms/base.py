@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -38,12 +39,15 @@ class PolicyOptimizer(ABC):
         paper: where the algorithm comes from.
         seeks_equilibrium: whether it is one of the zoo, which look for the equilibrium of the game,
             and not for an answer to one policy.
+        temperatures: arguments that are in units of the payoff, as the game's beta is; null, or 0,
+            stays.
         surrogate: the loss that realises a step by gradients, None for the default; where another
             one is computed, ``loss`` is overridden.
     """
 
     paper: ClassVar[str]
     seeks_equilibrium: ClassVar[bool] = True
+    temperatures: ClassVar[tuple[str, ...]] = ()
     surrogate: Surrogate | None = None
 
     @property
@@ -96,6 +100,15 @@ class PolicyOptimizer(ABC):
     def fixed_players(self) -> tuple[str, ...]:
         """Those of its players that are meant to stay what the policy is at the start."""
         return ()
+
+    def in_units(self, unit: float) -> PolicyOptimizer:
+        """Itself where payoffs are measured in a unit: given temperatures are divided by it."""
+        given = {name: value for name in self.temperatures if (value := vars(self)[name])}
+        if unit == 1 or not given:
+            return self
+        scaled = copy(self)
+        vars(scaled).update({name: value / unit for name, value in given.items()})
+        return scaled
 
     @abstractmethod
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:

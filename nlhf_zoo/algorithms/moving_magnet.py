@@ -57,6 +57,11 @@ class MovingMagnet(PolicyOptimizer):
         """Those of the algorithm inside, and the magnet."""
         return (*self.inner.players, "magnet")
 
+    def in_units(self, unit: float) -> MovingMagnet:
+        """With the algorithm inside in a unit."""
+        inner = self.inner.in_units(unit)
+        return self if inner is self.inner else MovingMagnet(inner, self.every)
+
     def steps(self, beta: float, round: int, step_size: float | None = None) -> list[ProximalStep]:
         """The plan inside, with `magnet` for `reference`; schedules start anew with each magnet."""
         given = () if step_size is None else (step_size,)

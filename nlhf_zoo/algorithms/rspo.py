@@ -49,6 +49,7 @@ class RSPO(PolicyOptimizer):
 
     paper = "arXiv:2503.00030"
     players = ("anchor",)
+    temperatures = ("reverse_kl",)  # the loss weighs forward_kl against payoffs as they are
 
     def __init__(
         self,

@@ -7,7 +7,8 @@ sizes are derived, so its plan is the one that is taken:
     s A = (s c) (A / c)        s beta = (s c) (beta / c)
 
 a step s c of the second game is a step s of the first. So every step size is measured in units of
-1 / c, whether it is an algorithm's default or given, and each run is that of the second game.
+1 / c, whether it is an algorithm's default or given, and each run is that of the second game. A
+temperature that an algorithm is given beside the game's (RSPO's `reverse_kl`) is divided as beta.
 
 The default of EGPO and Nash-MP becomes s = 2 / (c + 2 beta), for Nash-MP eta = 2 beta / c, with
 
@@ -41,7 +42,7 @@ def scaled_steps(
         step_size: of an adaptive algorithm, in units of 1 / (2 payoff_bound).
     """
     scale = 2 * payoff_bound
-    steps = algorithm.steps(beta / scale, round, *step_size)
+    steps = algorithm.in_units(scale).steps(beta / scale, round, *step_size)
     if scale == 1:
         return steps
     return [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import zoo
 
-from nlhf_zoo.algorithms import EGPO, NashMP
+from nlhf_zoo.algorithms import EGPO, RSPO, MovingMagnet, NashMP
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.data.tables.games import cyclic
@@ -41,6 +41,21 @@ def test_a_larger_payoff_is_a_lower_temperature(row, range_):
     of_plain = exploitability(P, plain.log_policy[-1], log_reference, zoo.BETA)
     of_other = exploitability(table, found.log_policy[-1], log_reference, zoo.BETA * range_)
     torch.testing.assert_close(of_other, range_ * of_plain, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("range_", [0.2, 1.0, 20.0])
+def test_a_temperature_of_an_algorithm_is_in_units_of_the_payoff(range_):
+    """RSPO whose reverse KL is given as beta solves the game at beta, whatever the payoffs."""
+    P, log_reference = zoo.small_games(3)
+    table, beta = 0.5 + range_ * (P - 0.5), zoo.BETA * range_
+    found = played(RSPO(reverse_kl=beta), beta, table, log_reference, range_ / 2, 4000)
+    left = exploitability(table, found.log_policy[-1], log_reference, beta)
+    assert left.max() < 1e-9 * range_
+    inside = MovingMagnet(RSPO(reverse_kl=beta), every=7)
+    (step,) = scaled_steps(inside, beta, 0, range_ / 2)
+    (expected,) = scaled_steps(MovingMagnet(RSPO(), every=7), beta, 0, range_ / 2)
+    assert step.step_size == expected.step_size
+    assert step.centre == pytest.approx(expected.centre)
 
 
 @pytest.mark.parametrize("beta", [0.02, 0.3])
