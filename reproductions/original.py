@@ -66,18 +66,21 @@ def linear_rate(game: Mapping[str, Any], method: Mapping[str, Any], rounds: int)
     With the largest gap of each game over each fifth of the rounds, `early` and `late` are the
     least e-folds per thousand rounds from the second to the third, and from the fourth to the fifth
     of the fifths: equal where the rate is linear, and `late` about half of `early` where it is a
-    power of the rounds.
+    power of the rounds. `fell` is the share of the games whose gap falls by an e-fold at least from
+    the first to the last of the fifths, and `late_over_early` the least ratio of these: a gap that
+    has hardly moved tells no rate from another.
     """
     played = game_of(**game)
     gaps = torch.cat([played.gap(p, 0.0) for _, p in chunks(named(**method), played, 0.0, rounds)])
     fifths = [part.amax(0).clamp_min(1e-300).log() for part in gaps.chunk(5)]
     per = 5000 / rounds
     early, late = (fifths[1] - fifths[2]) * per, (fifths[3] - fifths[4]) * per
-    keep = (late / early).min().item()
+    fell = fifths[0] - fifths[4] >= 1
     return {
         "early": early.min().item(),
         "late": late.min().item(),
-        "late_over_early": keep,
+        "late_over_early": (late / early)[fell].min().item() if fell.any() else math.nan,
+        "fell": fell.double().mean().item(),
         "last": gaps[-1].max().item(),
     }
 
