@@ -184,6 +184,8 @@ def test_tables_figure_and_logs(played):
         "Results", "Curves", "Each game and seed", "Configuration", "Versions",
     ]  # fmt: skip
     assert html.escape(line) in page
+    assert "<details><summary>24 rows</summary>" in page
+    assert not re.search(r"<td[^>]*>\d\.\d{6,}", page)  # figures for people
     assert [one for one in re.findall(r'src="(.{5})', page) if one != "data:"] == []
     for game, algorithm, seed in product(("uniform", "cycle"), ("EGPO", "SPPO"), (0, 1)):
         folder = output / game / algorithm / f"seed_{seed}"

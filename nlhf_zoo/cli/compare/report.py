@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -32,9 +32,9 @@ def comparison_page(
         figure: comparison.png.
         title: what is said of the comparison above all.
     """
-    ends = [*csv.DictReader(io.StringIO(rows))]
+    ends = [_with_numbers(row) for row in csv.DictReader(io.StringIO(rows))]
     more = len(ends) - _ROWS
-    every = [page.rows_of(ends[:_ROWS])]
+    every = [page.folded(f"{min(len(ends), _ROWS):,} rows", page.rows_of(ends[:_ROWS]))]
     every += [page.note(f"{more:,} more are in results.csv.")] if more > 0 else []
     sections = {
         "Results": page.code(printed),
@@ -44,6 +44,12 @@ def comparison_page(
         "Versions": page.table(("package", "version"), versions_now().items()),
     }
     return page.page(title, sections)
+
+
+def _with_numbers(row: Mapping[str, str]) -> dict[str, str | float]:
+    """A row of results.csv, whose columns but the first two are numbers, or empty."""
+    named = ("game", "algorithm")
+    return {key: float(v) if v and key not in named else v for key, v in row.items()}
 
 
 def _configurations(results: Sequence[EntryResult]) -> list[Html]:

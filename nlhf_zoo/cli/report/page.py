@@ -28,7 +28,8 @@ th { background: var(--soft); overflow-wrap: normal; } td.text { min-width: 16re
 td:first-child { min-width: 9rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%,
-  26rem), 1fr)); } figure { margin: 0; } figure img { background: #fff; width: 100%; }
+  26rem), 1fr)); } figure { margin: 0; } figure:only-child { grid-column: 1 / -1; }
+figure img { background: #fff; width: 100%; }
 figcaption { font-size: .9rem; } pre { background: var(--soft); overflow-x: auto; padding: .8rem; }
 summary { cursor: pointer; margin: .4rem 0; } .note { opacity: .8; }
 """
