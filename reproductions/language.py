@@ -15,12 +15,15 @@ RUNS = ROOT / "runs" / "reproductions"
 
 
 def comparison(config: str, queries: int | None = None) -> Path:
-    """The folder of a comparison of configs/compare, which goes on where it was interrupted."""
+    """The folder of a comparison of configs/compare, which goes on where it was interrupted.
+
+    One that has ended is played anew: its figures are of the code and the options of that time.
+    """
     output = RUNS / f"{config}_{queries or 'own'}"
     budget = [] if queries is None else ["--budget.queries", str(queries)]
     path = ROOT / "configs" / "compare" / f"{config}.yaml"
-    if not (output / "results.csv").is_file():
-        nlhf(["compare", "--config", str(path), "--output", str(output), *budget])
+    again = ["--overwrite"] if (output / "results.csv").is_file() else []
+    nlhf(["compare", "--config", str(path), "--output", str(output), *budget, *again])
     return output
 
 

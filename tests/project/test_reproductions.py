@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from reproductions import language
 from reproductions.ledger import (
     CANNOT_TELL,
     FAILS,
@@ -80,6 +81,27 @@ def test_the_short_form_does_not_contradict(claim):
     """A smaller run may be too small to tell, and never says the contrary of what is kept."""
     verdict = claim.verdict(claim.measure(reduced=True))
     assert verdict in (claim.verdict(kept(claim).figures), CANNOT_TELL)
+
+
+def test_a_comparison_that_has_ended_is_played_anew(tmp_path, monkeypatch):
+    """Its figures may be of other options; one that was interrupted goes on."""
+    given = []
+    monkeypatch.setattr(language, "RUNS", tmp_path)
+    monkeypatch.setattr(language, "nlhf", given.append)
+    folder = language.comparison("small_beta")
+    folder.mkdir()
+    (folder / "results.csv").touch()
+    language.comparison("small_beta")
+    assert ["--overwrite" in each for each in given] == [False, True]
+
+
+def test_a_gap_that_has_hardly_moved_tells_no_rate():
+    """Of steps so small that nothing happens the ratio of rates is 1, whatever the rate is."""
+    claim = next(claim for claim in CLAIMS if claim.key == "2512.24818/linear")
+    still = {**claim.arguments["method"], "eta": 1e-6}
+    figures = claim.function(claim.arguments["game"] | {"games": 3}, still, 500)
+    assert figures["fell"] == 0
+    assert claim.verdict(figures) == CANNOT_TELL
 
 
 def test_the_command_names_what_it_does_not_know(monkeypatch, capsys):
