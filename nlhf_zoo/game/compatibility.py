@@ -256,6 +256,11 @@ def _check_replay(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
             "model.rollout.replay weighs responses by opponent / sampler, and a greedy one was not "
             "drawn by a law: set greedy to false, or replay to 0"
         )
+    if any({*(step.explored or ())} - {"reference"} for step in steps):
+        raise UserError(
+            f"model.rollout.replay has {name} explore what an earlier magnet wrote, and its loss "
+            "takes responses of the present one: set replay to 0"
+        )
     if designs.degree_of(rollout.pairs) is not None:
         raise UserError(
             f"model.rollout.replay weighs all pairs anew, and model.rollout.pairs {rollout.pairs} "

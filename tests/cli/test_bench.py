@@ -128,6 +128,8 @@ def test_the_interval_holds_the_mean_of_as_many_other_seeds():
         held += one.low <= other.mean <= one.high
     assert 0.96 < held / 300 < 1
     assert summary([Figure("m", "g", 0, 0.0)]).mean == pytest.approx(FLOOR)
+    wide = summary([Figure("m", "g", 0, 0.0), Figure("m", "g", 1, 1e9)])
+    assert (wide.low, wide.high) == (0, np.inf)  # of two seeds so far apart no number holds it
 
 
 def test_a_run_that_left_the_numbers_is_infinitely_far_off(capsys):

@@ -11,7 +11,7 @@ import zoo
 from game.test_held_rollouts import counting_questions
 from game.test_reuse import C, adam, make_game
 from game.test_samplers import language_game
-from nlhf_zoo.algorithms import EGPO, SPPO, NashMD, NashMP, OnlineDPO, OnlineIPO
+from nlhf_zoo.algorithms import EGPO, SPPO, XPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import policy_gradient
 from nlhf_zoo.data.prompts import TablePrompts
 from nlhf_zoo.errors import UserError
@@ -200,6 +200,7 @@ REFUSED = [
     (OnlineIPO(surrogate=policy_gradient), {}, "has OnlineIPO learn from responses of earlier"),
     (SPPO(scored=Decoding(top_k=2)), {}, "what top_k, top_p or min_p leave out"),
     (OnlineDPO(), {"greedy": True}, "a greedy one was not drawn by a law"),
+    (MovingMagnet(XPO()), {}, "has MovingMagnet explore what an earlier magnet wrote"),
     (OnlineIPO(), {"pairs": "circle"}, "weighs all pairs anew, and model.rollout.pairs circle"),
 ]
 

@@ -82,9 +82,10 @@ def summary(figures: Sequence[Figure]) -> Summary:
             student.ppf((1 + LEVEL) / 2, number - 1) * means.std(ddof=1) * math.sqrt(2 / number)
         )
     centre = float(means.mean())
-    low, high = math.exp(centre - half), math.exp(centre + half)
+    with np.errstate(over="ignore"):  # an end beyond the numbers is infinite
+        low, mean, high = np.exp([centre - half, centre, centre + half]).tolist()
     solved = float((values < SOLVED).mean())
-    return Summary(math.exp(centre), low, high, float(values.max()), solved)
+    return Summary(mean, low, high, float(values.max()), solved)
 
 
 def summaries(
