@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -13,6 +12,7 @@ from nlhf_zoo.cli.compare.tables import EntryResult
 from nlhf_zoo.cli.report import page
 from nlhf_zoo.cli.report.hiding import shown
 from nlhf_zoo.cli.report.page import Html
+from nlhf_zoo.cli.report.reading import rows_of
 from nlhf_zoo.cli.resuming import versions_now
 from nlhf_zoo.cli.yaml_rules import dump
 from nlhf_zoo.metrics.figures.canvas import png_uri
@@ -32,7 +32,7 @@ def comparison_page(
         figure: comparison.png.
         title: what is said of the comparison above all.
     """
-    ends = [_with_numbers(row) for row in csv.DictReader(io.StringIO(rows))]
+    ends = rows_of(io.StringIO(rows, newline=""))
     more = len(ends) - _ROWS
     every = [page.folded(f"{min(len(ends), _ROWS):,} rows", page.rows_of(ends[:_ROWS]))]
     every += [page.note(f"{more:,} more are in results.csv.")] if more > 0 else []
@@ -44,12 +44,6 @@ def comparison_page(
         "Versions": page.table(("package", "version"), versions_now().items()),
     }
     return page.page(title, sections)
-
-
-def _with_numbers(row: Mapping[str, str]) -> dict[str, str | float]:
-    """A row of results.csv, whose columns but the first two are numbers, or empty."""
-    named = ("game", "algorithm")
-    return {key: float(v) if v and key not in named else v for key, v in row.items()}
 
 
 def _configurations(results: Sequence[EntryResult]) -> list[Html]:

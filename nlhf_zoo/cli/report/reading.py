@@ -174,6 +174,19 @@ def last_round(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file."""
-    with path.open(encoding="utf-8", newline="", errors="replace") as file:
-        return [{str(key): value for key, value in row.items()} for row in csv.DictReader(file)]
+    """The rows of a file of figures."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return rows_of(file)
+
+
+def rows_of(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of a table; a column that holds nothing but numbers, or nothing, holds numbers."""
+    rows = [{str(key): value for key, value in row.items()} for row in csv.DictReader(lines)]
+    for key in rows[0] if rows else ():
+        try:
+            numbers = [float(row[key]) if row[key] else None for row in rows]
+        except (TypeError, ValueError, KeyError):  # a name, or a row that is longer than the head
+            continue
+        for row, number in zip(rows, numbers, strict=True):
+            row[key] = number
+    return rows
