@@ -72,7 +72,13 @@ class AnnotatorWeights(L.Callback):
                 f"AnnotatorWeights weighs oracles, and the model is a {type(pl_module).__name__}"
             )
         realisation, rollout = pl_module.realisation, pl_module.rollout
-        self._prior = self._prior or [*_population(pl_module.oracle).weights]
+        population = _population(pl_module.oracle)
+        self._prior = self._prior or [*population.weights]
+        if len({member.payoff_bound for member in population.members}) > 1:
+            raise UserError(
+                "AnnotatorWeights compares what members pay, and theirs have different ranges: "
+                "give all of them one payoff and one bound"
+            )
         if isinstance(realisation, ClosedForm) and realisation.rounds_per_step > 1:
             raise UserError(
                 "AnnotatorWeights comes before each round, and the closed form plays "

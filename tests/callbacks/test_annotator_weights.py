@@ -40,6 +40,10 @@ def budgeted(P):
     return BudgetedOracle(MatrixOracle(P), max_queries=10**9)
 
 
+def of_different_range(P):
+    return Transformed(MatrixOracle(P), "log_odds", bound=1.0 if torch.equal(P, TABLES[0]) else 4.0)
+
+
 def adversary(log_policy, tau):
     """Weights and values in the closed form, by hand."""
     laws = log_policy.double(), LOG_REFERENCE
@@ -71,6 +75,14 @@ def test_a_large_temperature_is_the_population_itself():
     callbacks = [AnnotatorWeights(tau=1e6), Budget(rounds=2)]
     rows.trainer(callbacks=callbacks, limit_val_batches=0).fit(game, TablePrompts())
     assert game.oracle.weights == pytest.approx([0.5, 0.25, 0.25], abs=1e-5)
+
+
+def test_at_a_small_temperature_the_worst_served_counts_alone():
+    """Weights of the others round to 0, and the run goes on."""
+    game = made()
+    trainer = rows.trainer(callbacks=[AnnotatorWeights(tau=1e-6)], max_steps=5, limit_val_batches=0)
+    trainer.fit(game, TablePrompts())
+    assert sorted(game.oracle.weights) == [0, 0, 1]
 
 
 def test_samples_give_the_values_that_tables_have():
@@ -113,6 +125,7 @@ def test_a_round_that_is_resumed_keeps_its_weights():
         (lambda: made(algorithm=NashMP(eta="adaptive")), "adaptive step remembers"),
         (lambda: made(around=lambda one: Transformed(one, "sign")), "paid by Transformed: put"),
         (lambda: zoo.small_game(NashMP()), "paid by Scored: put"),
+        (lambda: made(wrap=of_different_range), "theirs have different ranges"),
     ],
 )
 def test_refusals(make, sentence):

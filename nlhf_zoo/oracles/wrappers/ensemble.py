@@ -85,11 +85,12 @@ class EnsembleOracle(WrappedOracle):
         return cast(list[PreferenceOracle], [*self.oracles])
 
     def reweigh(self, weights: Sequence[float]) -> None:
-        """Take other weights, one for each member, relative to each other.
+        """Take other weights, one for each member, relative to each other; one may round to 0.
 
         Who remembers answers, or products of them, must forget them.
         """
-        self.weights = _shares(len(self.oracles), weights)
+        total = math.fsum(weights)
+        self.weights = [weight / total for weight in weights]
         self._table = None
         self.reweighed += 1
 
