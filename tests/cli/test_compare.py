@@ -184,7 +184,8 @@ def test_tables_figure_and_logs(played):
         "Results", "Curves", "Each game and seed", "Configuration", "Versions",
     ]  # fmt: skip
     assert html.escape(line) in page
-    assert "<details><summary>24 rows</summary>" in page
+    number = len((output / "results.csv").read_text().splitlines()) - 1
+    assert f"<details><summary>{number} rows</summary>" in page
     assert not re.search(r"<td[^>]*>\d\.\d{6,}", page)  # figures for people
     assert [one for one in re.findall(r'src="(.{5})', page) if one != "data:"] == []
     for game, algorithm, seed in product(("uniform", "cycle"), ("EGPO", "SPPO"), (0, 1)):
