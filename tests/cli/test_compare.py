@@ -22,6 +22,7 @@ import pytest
 import torch
 import yaml
 from paths import CONFIGS
+from slow import slow_unless
 from tqdm import tqdm
 
 from nlhf_zoo.algorithms import EGPO
@@ -524,18 +525,12 @@ def test_a_game_replaces_reference_and_start_of_the_file(here):
         torch.testing.assert_close(entry.make().log_policy(player), uniform)
 
 
-SLOW = (
-    "language",
-    "language_epochs",
-    "small_beta",
-)  # many entries, each with a language model of its own
-SHIPPED = [
-    pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [])
-    for path in sorted((CONFIGS / "compare").glob("*.yaml"))
-]
+# Many entries, each with a language model of its own.
+SLOW = ("language", "language_epochs", "small_beta")
+SHIPPED = sorted((CONFIGS / "compare").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+@slow_unless("path", lambda path: path.stem not in SLOW, SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_comparison_can_be_made(here, path):
     found = entries_of(path)
     names = set(yaml.safe_load(path.read_text())["algorithms"])

@@ -29,11 +29,6 @@ from nlhf_zoo.signals import StoppedBySignal
 from nlhf_zoo.solvers import exploitability
 
 
-@pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
 def by_hand(game, rounds, epochs, opponent="policy"):
     """Mirror descent on rollouts of the policy one rollout ago, in plain torch: logits [C, N]."""
     log_mu, P, s, beta = game.policy.log_reference, game.oracle.table, 0.7, zoo.BETA

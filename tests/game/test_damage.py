@@ -19,6 +19,7 @@ import pytest
 import runs
 import torch
 import yaml
+from slow import slow_unless
 
 from nlhf_zoo.cli.resuming import refuse_other_config, refuse_other_file
 from nlhf_zoo.errors import UserError
@@ -185,9 +186,7 @@ FAULTS = {
 QUICK = ("3 kB", "third checkpoint")  # the others are slow
 
 
-@pytest.mark.parametrize(
-    "fault", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAULTS]
-)
+@slow_unless("fault", lambda fault: fault in QUICK, FAULTS)
 def test_a_full_disk_loses_nothing(fault: str, finished: Path, tmp_path: Path):
     """A traceback of TensorBoard's thread stood above the sentence."""
     config = yaml.safe_load((finished / "game.yaml").read_text())

@@ -13,6 +13,7 @@ import torch
 from forked import Run
 from paths import ROOT
 from runs import LANGUAGE, LAST, ROUNDS, RUN, configuration, fit, load, part, write
+from slow import slow_unless
 from torch import Tensor
 
 from nlhf_zoo.callbacks import read_history
@@ -61,9 +62,7 @@ def assert_same_game(one: dict[str, Any], other: dict[str, Any], atol: float = 0
 QUICK = ("moving_magnet", "online_dpo")  # of all kinds of players, and none; the others are slow
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
-)
+@slow_unless("name", lambda name: name in QUICK, ALGORITHMS)
 def test_enumerated_gradients_are_those_of_one_process(name: str, tmp_path: Path):
     """SGD, so that a gradient of another size shows."""
     for number in (1, 2):

@@ -22,11 +22,6 @@ from nlhf_zoo.oracles.rules import LengthBetween
 from nlhf_zoo.policies import TabularPolicy
 
 
-@pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
 def held_game(folder, algorithm=None, **kwargs):
     options = {"epochs": 3, "minibatch": 2, "held_out": 0} | kwargs
     game = make_game(algorithm or OnlineIPO(), Sample(6, **options), micro_batches=2)

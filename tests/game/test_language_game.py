@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from paths import CONFIGS
+from slow import slow_unless
 from zoo import ROWS, UNBIASED, Row, fit, judge
 
 import nlhf_zoo
@@ -348,9 +349,7 @@ KINDS = (
 KINDS += ("OptimisticMirrorDescent", "MovingMagnet", "REBEL")
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in ROUNDS_OF]
-)
+@slow_unless("name", lambda name: name in KINDS, ROUNDS_OF)
 def test_each_round_is_that_of_the_table(name):
     """To 1e-4 in every log-probability, and to 5e-4 of itself in the exploitability."""
     held_to_the_table(name, rounds=2)
@@ -496,14 +495,7 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=[] if row in (*ONCE.values(), HALVES) else [pytest.mark.slow])
-        for row in (*UNBIASED, HALVES)
-    ],
-    ids=str,
-)
+@slow_unless("row", lambda row: row in (*ONCE.values(), HALVES), [*UNBIASED, HALVES], ids=str)
 def test_the_mean_sampled_gradient_is_the_enumerated_one(row):
     for number in range(len(row.make().steps(0.1, 0))):
         found, error_of_size = deviations(row, number)
@@ -633,13 +625,7 @@ def test_a_comparison_ends_with_the_learning_rates(name):
 BY_DEFAULT = ("egpo", "moving_magnet", "nash_md", "online_dpo", "xpo")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, id=p.stem, marks=[] if p.stem in BY_DEFAULT else [pytest.mark.slow])
-        for p in FILES
-    ],
-)
+@slow_unless("path", lambda path: path.stem in BY_DEFAULT, FILES, ids=lambda path: path.stem)
 def test_a_file_takes_a_step(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["fit", "--config", str(path), "--trainer.fast_dev_run", "true"])

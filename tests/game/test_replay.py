@@ -24,11 +24,6 @@ from nlhf_zoo.records.random_streams import random_stream
 HELD = {"epochs": 3, "minibatch": 2, "held_out": 0}
 
 
-@pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
 # ---- what is trained on ----
 
 

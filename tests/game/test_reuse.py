@@ -23,11 +23,6 @@ from nlhf_zoo.records.random_streams import random_stream
 C, N = 4, 5
 
 
-@pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
 def adam(parameters):
     return torch.optim.Adam(parameters, lr=0.05)
 

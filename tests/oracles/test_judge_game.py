@@ -15,6 +15,7 @@ from judge_server import JudgeServer, cycle, rule
 from judge_server_oracles import RETRIES, oracle
 from paths import ROOT
 from runs import RUN, fit, judged_game, load, part, write
+from slow import slow_unless
 
 from nlhf_zoo.callbacks import read_history
 from nlhf_zoo.oracles.text_oracle import Question
@@ -129,13 +130,7 @@ MANNERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind if kind in ("thinks", "five") else pytest.param(kind, marks=pytest.mark.slow)
-        for kind in MANNERS
-    ],
-)
+@slow_unless("kind", lambda kind: kind in ("thinks", "five"), MANNERS)
 def test_a_run_against_a_judge_of_a_manner_of_its_own_ends_well(kind: str, tmp_path: Path):
     """Thinks, answers in parts, lists five log-probabilities, moderates one question in fifty."""
     manner = kind.split()[0]

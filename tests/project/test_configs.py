@@ -1,6 +1,6 @@
 """Every file in configs/ runs, is complete, and reaches what it is there to show."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import yaml
 from forked import nlhf
 from paths import CONFIGS
+from slow import slow_unless
 
 from nlhf_zoo.callbacks import read_history
 
@@ -52,18 +53,12 @@ def named(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
 
 
-def slow_unless(by_default: Callable[[Path], bool], paths: list[Path]) -> Any:
-    """Some files by default, and the others as slow tests."""
-    return pytest.mark.parametrize(
-        "path",
-        [
-            pytest.param(path, id=named(path), marks=[] if by_default(path) else [pytest.mark.slow])
-            for path in paths
-        ],
-    )
-
-
-small = slow_unless(lambda path: path.stem not in SLOW, [p for p in TABULAR if p.stem not in LARGE])
+small = slow_unless(
+    "path",
+    lambda path: path.stem not in SLOW,
+    [path for path in TABULAR if path.stem not in LARGE],
+    ids=named,
+)
 every = pytest.mark.parametrize("path", [*TABULAR, *VARIANTS], ids=named)
 
 
@@ -122,7 +117,7 @@ def test_print_config_is_the_file(path: Path, tmp_path: Path):
 
 
 # Those that play to their end are below.
-@slow_unless(lambda path: path.stem == "nash_mp", [*TABULAR, *VARIANTS])
+@slow_unless("path", lambda path: path.stem == "nash_mp", [*TABULAR, *VARIANTS], ids=named)
 def test_one_step_for_a_trial(path: Path, tmp_path: Path):
     run = nlhf("fit", "--config", str(path), "--trainer.fast_dev_run", "true", folder=tmp_path)
     assert run.code == 0, run.err

@@ -12,6 +12,7 @@ from forked import nlhf
 from language_models import letters
 from paths import CONFIGS
 from rows import user, write
+from slow import slow_unless
 from transformers import AutoModelForSequenceClassification
 
 from nlhf_zoo.cli import rollouts
@@ -19,7 +20,7 @@ from nlhf_zoo.cli.main import main
 from nlhf_zoo.cli.trainer import GameCLI
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.rollout import Sample
-from project.test_configs import assert_complete, assert_printed, named, read, slow_unless
+from project.test_configs import assert_complete, assert_printed, named, read
 
 ARCHITECTURES = {"gemma2_2b": "gemma2", "qwen2_5_1_5b": "qwen2", "llama3_8b": "llama"}
 FILES = sorted(path for name in ARCHITECTURES for path in (CONFIGS / "lm" / name).glob("*.yaml"))
@@ -83,7 +84,7 @@ def test_a_gradient_step_has_64_prompts_and_names_its_own_folder_of_runs(path: P
     assert trainer["logger"]["init_args"]["name"] == f"lm/{path.parent.name}/{path.stem}"
 
 
-@slow_unless(lambda path: path.parent.name in ("gemma2_2b", "lm"), [*FILES, OWN])
+@slow_unless("path", lambda path: path.parent.name in ("gemma2_2b", "lm"), [*FILES, OWN], ids=named)
 def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: Path):
     run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
     assert run.code == 0, run.err
@@ -93,7 +94,7 @@ def test_print_config_is_the_file_and_prints_itself_again(path: Path, tmp_path: 
     assert again.out == run.out, again.err
 
 
-@slow_unless(lambda path: (path.parent.name, path.stem) in BY_DEFAULT, FILES)
+@slow_unless("path", lambda path: (path.parent.name, path.stem) in BY_DEFAULT, FILES, ids=named)
 def test_trains_a_small_model_of_the_same_architecture(
     path: Path, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -141,7 +142,7 @@ def test_trains_a_small_model_of_the_same_architecture(
     assert {name.split(".")[-2] for name in kept} == players
 
 
-@slow_unless(lambda path: path.stem == "inpo", ITERATIONS)
+@slow_unless("path", lambda path: path.stem == "inpo", ITERATIONS, ids=named)
 def test_an_iteration_draws_once_and_trains_on_that(
     path: Path, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
