@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlhf_zoo.algorithms.base import PlayerMoves, PolicyOptimizer, Surrogate
-from nlhf_zoo.algorithms.checks import at_least_one, positive
+from nlhf_zoo.algorithms.sppo import SPPO
 from nlhf_zoo.algorithms.surrogates import payoff_cross_entropy
 from nlhf_zoo.records import PLAIN, Decoding, ProximalStep
 
@@ -47,10 +47,7 @@ class DNO(PolicyOptimizer):
         self_play: bool = True,
         scored: Decoding = PLAIN,
     ) -> None:
-        self.eta = positive(eta, "eta")
-        self.inner_steps = at_least_one(inner_steps, "inner_steps")
-        self.self_play = self_play
-        self.scored = scored
+        self._sppo = SPPO(eta, inner_steps, self_play, scored=scored)
 
     @property
     def paper_surrogate(self) -> Surrogate:
@@ -58,20 +55,9 @@ class DNO(PolicyOptimizer):
         return payoff_cross_entropy
 
     def steps(self, beta: float, round: int) -> Sequence[ProximalStep]:
-        """One step from the anchor, against the anchor."""
-        return [
-            ProximalStep(
-                centre={"anchor": 1.0},
-                payoff=((1.0, {"anchor": 1.0}),),
-                step_size=self.eta,
-                sampler={"anchor": 1.0},
-                scored=self.scored,
-                opponent=self.scored,
-                self_play=self.self_play,
-                gradient_steps=self.inner_steps,
-            )
-        ]
+        """SPPO's step, from the anchor against the anchor."""
+        return self._sppo.steps(beta, round)
 
     def end_round(self, players: PlayerMoves, round: int) -> None:
         """The anchor is the policy of the round's start."""
-        players.copy_("policy", "anchor")
+        self._sppo.end_round(players, round)

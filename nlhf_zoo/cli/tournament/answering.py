@@ -123,22 +123,22 @@ def _asked(
     Raises:
         UserError: that differs, and nobody has said how what is no run is to be asked.
     """
+    sources = {e.name: _source(e, entrants) for e in entrants if not e.is_answers}
     asked = {
-        entrant.name: as_the_run(prompts, path, how.as_conversation, _source(entrant, entrants))
-        for entrant in entrants
-        if not entrant.is_answers
+        name: as_the_run(prompts, path, how.as_conversation, source)
+        for name, source in sources.items()
     }
     digests = {name: prompts_digest(own) for name, own in asked.items()}
     if len({*digests.values()}) < 2:
         return asked
-    sources = {entrant.name: _source(entrant, entrants) for entrant in entrants}
-    first = next(name for name in asked if run_options(sources[name]))
+    are_runs = [name for name, source in sources.items() if run_options(source)]
+    first = are_runs[0]
     other = next(name for name, digest in digests.items() if digest != digests[first])
     differ = (
         f"{first} is asked as its run was trained, {_form(asked[first])}, "
         f"and {other} {_form(asked[other])}"
     )
-    if how.as_conversation is None and not all(run_options(sources[name]) for name in asked):
+    if how.as_conversation is None and len(are_runs) < len(asked):
         raise UserError(f"{differ}: give --as_conversation true or false for all of them")
     print(f"{differ}.", file=sys.stderr)
     return asked
