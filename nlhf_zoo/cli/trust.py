@@ -156,7 +156,7 @@ def _is_below(path: str, packages: Sequence[str]) -> bool:
 
 def _is_module_here(parts: Sequence[str]) -> bool:
     """Whether a dotted path leads to a module in the working folder; folders alone are none."""
-    folders: Sequence[str] | None = ["."]
+    folders: Sequence[str] | None = [os.getcwd()]  # Python keeps what "." was at first
     for part in parts:
         if (spec := PathFinder.find_spec(part, folders)) is None:
             return False
@@ -168,7 +168,7 @@ def _is_module_here(parts: Sequence[str]) -> bool:
 
 def _is_module(name: str) -> bool:
     """Whether a module of this name could be imported, here or from the working folder."""
-    if name in sys.modules or PathFinder.find_spec(name, ["."]) is not None:
+    if name in sys.modules or PathFinder.find_spec(name, [os.getcwd()]) is not None:
         return True
     try:
         return find_spec(name) is not None

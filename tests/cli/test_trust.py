@@ -103,6 +103,19 @@ def test_foreign_code_is_refused_and_not_imported(kind):
     assert not Path("made").exists()
 
 
+def test_code_is_looked_for_in_the_working_folder_of_the_moment(tmp_path, monkeypatch):
+    """Python's importer of "." stays with the folder in which it was first asked."""
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}_evil.py").touch()
+        monkeypatch.chdir(folder)
+        with pytest.raises(UserError, match="give --allow-code"):
+            refuse_foreign_code(
+                {"model": {"function": f"{name}_evil.mine"}}, FILE, allow_code=False
+            )
+
+
 @pytest.mark.usefixtures("_folder")
 @pytest.mark.parametrize("kind", TRUSTED)
 def test_parts_of_ours_and_of_torch_are_not(kind):
