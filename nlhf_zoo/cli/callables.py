@@ -75,9 +75,15 @@ def _refuse_path(option: str, annotation: object, wanted: list[object], path: st
 def _classes(wanted: list[object]) -> Iterator[type]:
     """The classes among what is to be returned."""
     for kind in wanted:
-        for part in get_args(kind) or (kind,):
+        for part in _alternatives(kind):
             if inspect.isclass(part):
                 yield part
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """The classes that an annotation allows, without what they hold: list of list[float]."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [get_origin(part) or part for part in parts]
 
 
 def _is_annotated(option: str, function: Any, wanted: list[object]) -> bool:
@@ -104,8 +110,7 @@ def _is_annotated(option: str, function: Any, wanted: list[object]) -> bool:
         return is_plain and top not in sys.stdlib_module_names
     if float in kinds:
         kinds += (int,)
-    parts = get_args(said) if get_origin(said) in (Union, UnionType) else (said,)
-    return all(inspect.isclass(part) and issubclass(part, kinds) for part in parts)
+    return all(inspect.isclass(part) and issubclass(part, kinds) for part in _alternatives(said))
 
 
 def _said(function: Any) -> object:

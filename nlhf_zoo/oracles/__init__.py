@@ -2,9 +2,11 @@
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
+from nlhf_zoo.oracles.judge.pairwise import PairwiseJudge, PairwiseJudgeOracle
 from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
 from nlhf_zoo.oracles.models.pair import PairModelOracle
 from nlhf_zoo.oracles.models.response import GeneralPreferenceModelOracle, RewardModelOracle
+from nlhf_zoo.oracles.rules.reward_functions import RewardFunctionOracle
 from nlhf_zoo.oracles.rules.rule_oracle import RuleOracle
 from nlhf_zoo.oracles.served.oracle import ServedOracle
 from nlhf_zoo.oracles.served.table import ServedTable
@@ -48,8 +50,11 @@ __all__ = [
     "MatrixOracle",
     "OrderSwap",
     "PairModelOracle",
+    "PairwiseJudge",
+    "PairwiseJudgeOracle",
     "PreferenceOracle",
     "Question",
+    "RewardFunctionOracle",
     "RewardModelOracle",
     "RuleOracle",
     "ServedOracle",

@@ -99,6 +99,36 @@ class Sums:
         return 1 / (1 + math.exp((sum(map(ord, second)) - sum(map(ord, first))) / self.scale))
 
 
+class SumsJudge:
+    """Likewise, as a judge of batches who prefers what stands first."""
+
+    def __init__(self, scale: float = 50.0) -> None:
+        self.rule = Sums(scale)
+        self.read = self.rule.read
+
+    def judge(self, prompts, completions, shuffle_order=True, return_scores=False):
+        assert not shuffle_order
+        said = [self.rule(prompt, *pair) for prompt, pair in zip(prompts, completions, strict=True)]
+        return [-1 if one is None or math.isnan(one) else 0.1 + 0.9 * one for one in said]
+
+
+class SumsRewards:
+    """Likewise, as rewards of batches."""
+
+    def __init__(self, scale: float = 50.0) -> None:
+        self.scale = scale
+        self.read: list[str] = []
+
+    def __call__(self, prompts, completions, **columns):
+        said = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            written = " ".join(one["content"] for one in prompt)
+            text = completion[0]["content"]
+            self.read.append(f"{written} | {text}")
+            said.append(None if text == LONG else sum(map(ord, text)) / self.scale)
+        return said
+
+
 @cache
 def server(**options: Any) -> JudgeServer:
     """A judge that serves until the tests end; it has an opinion of any two texts."""
@@ -139,6 +169,16 @@ def general(
 
 def rule(scale: float = 50.0, **options: Any) -> oracles.RuleOracle:
     return oracles.RuleOracle(**{"function": Sums(scale), **options})
+
+
+def pairwise_judge(scale: float = 50.0, **options: Any) -> oracles.PairwiseJudgeOracle:
+    given = {"judge": SumsJudge(scale), "scores": True, "version": f"sums {scale}", **options}
+    return oracles.PairwiseJudgeOracle(**given)
+
+
+def reward_function(scale: float = 50.0, **options: Any) -> oracles.RewardFunctionOracle:
+    given = {"preference": "sigmoid", "conversational": True, **options}
+    return oracles.RewardFunctionOracle(**{"functions": SumsRewards(scale), **given})
 
 
 def judge(is_silent: bool = False, **options: Any) -> oracles.JudgeOracle:
@@ -228,6 +268,26 @@ ROWS = [
         others=({"scale": 20.0}, {"function": shorter_wins}), refuses=RULES,
     ),
     Row(
+        oracles.RewardFunctionOracle, reward_function, lambda calls, texts: texts, unreadable={},
+        others=({"scale": 20.0}, {"temperature": 2.0}, {"preference": "comparison"}),
+        refuses=(
+            *NUMBERS[:-1], ({"preference": "maybe"}, "preference is one of"),
+            ({"functions": []}, "names no function"), ({"functions": 0.5}, "must be functions"),
+            ({"weights": [1.0, 2.0]}, "has 2 numbers for 1 functions"),
+            ({"weights": [0.0]}, "other than 0"),
+            ({"functions": lambda prompts, answer: []}, "gets prompts, completions by name"),
+        ),
+    ),
+    Row(
+        oracles.PairwiseJudgeOracle, pairwise_judge, lambda calls, texts: calls, orders=2,
+        unreadable={}, others=({"scale": 20.0}, {"order": "none"}),
+        refuses=(
+            ({"order": "twice"}, "order must be one of none, random, both, not 'twice'"),
+            ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+            ({"judge": Sums()}, "an object with a method `judge`, but Sums has none"),
+        ),
+    ),
+    Row(
         oracles.RewardModelOracle, reward, lambda calls, texts: texts,
         same=COPIED, templates={"template": SINGLE}, refuses=(*NUMBERS, *REWARDS),
         others=(
@@ -303,6 +363,10 @@ def listen(oracle: PreferenceOracle) -> Callable[[], list[str]]:
             part = BEHIND[part.client.url]
         if isinstance(part, oracles.RuleOracle):
             read = part.function.read
+        if isinstance(part, oracles.PairwiseJudgeOracle):
+            read = part.judge.read
+        if isinstance(part, oracles.RewardFunctionOracle):
+            read = part.functions[0].read
     if not any(isinstance(part, oracles.JudgeOracle) for part in oracle.modules()):
         return lambda: read
     before = len(server().entries())
