@@ -16,7 +16,13 @@ from nlhf_zoo.solvers.game import (
     win_rates,
 )
 from nlhf_zoo.solvers.intervals import score_interval
-from nlhf_zoo.solvers.nash import Solution, regularised_nash, solve, unregularised_nash
+from nlhf_zoo.solvers.nash import (
+    Solution,
+    equilibrium_intervals,
+    regularised_nash,
+    solve,
+    unregularised_nash,
+)
 from nlhf_zoo.solvers.payoffs import BoundedPayoff, bounded_payoff
 from nlhf_zoo.solvers.sampled import (
     LEAST_EFFECTIVE,
@@ -41,6 +47,7 @@ __all__ = [
     "check_preference",
     "check_reference",
     "duality_gap",
+    "equilibrium_intervals",
     "exploitability",
     "exponential_of_mean",
     "kl",

@@ -37,7 +37,7 @@ _MOST_STEPS = 100  # for one weight of the barrier; most take three
 _LAST_BARRIER = 1e-12  # far below _ZERO
 
 
-def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, bool, int]:
+def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, int, int]:
     """The maximal lottery that is nearest to the reference, by KL(p || mu).
 
     Args:
@@ -45,8 +45,8 @@ def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, bool, int
         reference: mu [N], above 0.
 
     Returns:
-        probabilities [N], exactly 0 where it never plays; whether there is no other maximal
-        lottery; steps taken.
+        probabilities [N], exactly 0 where it never plays; the dimension of the set of all maximal
+        lotteries, 0 where there is no other one; steps taken.
 
     Raises:
         UserError: rounding hides it, for some margins are too small beside others.
@@ -76,30 +76,34 @@ def lottery_intervals(table: _Array) -> tuple[_Array, _Array]:
     table = np.where(np.abs(table) > _ZERO, table, 0.0)
     scale = np.abs(table).max(1, keepdims=True)
     scaled = table / np.where(scale > 0, scale, 1.0)
-    ends = []
+    low, high = np.zeros((2, num))
     try:
-        for sign in (1.0, -1.0):
-            costs, bounds = sign * np.eye(num), [(0, 1)] * num
-            programmes = [_programme(c, scaled, bounds, equal=np.ones((1, num))) for c in costs]
-            ends.append(np.array([point[i] for i, (point, _) in enumerate(programmes)]))
+        played = _inner(scaled, np.ones(num, dtype=bool))[0] > 0
+        few = int(played.sum())
+        for end, sign in ((low, 1.0), (high, -1.0)):
+            costs, bounds = sign * np.eye(few), [(0, 1)] * few
+            end[played] = [
+                _programme(cost, scaled[:, played], bounds, equal=np.ones((1, few)))[0][place]
+                for place, cost in enumerate(costs)
+            ]
     except _UnsolvedError as error:
         raise UserError(
             f"the equilibria of a game of {num} actions were not found in float64: {error}"
         ) from error
-    low, high = (np.where(end > _ZERO, np.minimum(end, 1.0), 0.0) for end in ends)
+    low, high = (np.where(end > _ZERO, np.minimum(end, 1.0), 0.0) for end in (low, high))
     return low, high
 
 
-def _solve(table: _Array, reference: _Array) -> tuple[_Array, bool, int]:
+def _solve(table: _Array, reference: _Array) -> tuple[_Array, int, int]:
     corner, steps = _corner(table)
     played, tied = corner > _ZERO, table @ corner > -_ZERO
     if (played == tied).all() and _null_space(table[played][:, played]).shape[1] == 1:
-        return corner, True, steps  # it beats all that it does not play: B is known
+        return corner, 0, steps  # it beats all that it does not play: B is known
     scale = np.abs(table).max(1, keepdims=True)
     scaled = table / np.where(scale > 0, scale, 1.0)  # the signs of A p alone count
     inner, more = _inner(scaled, tied)
-    lottery, newton = _nearest(scaled, inner, reference)
-    return lottery, False, steps + more + newton
+    lottery, dimension, newton = _nearest(scaled, inner, reference)
+    return lottery, dimension, steps + more + newton
 
 
 class _UnsolvedError(RuntimeError):
@@ -177,8 +181,11 @@ def _null_space(matrix: _Array) -> _Array:
     return rows[rank:].T
 
 
-def _nearest(table: _Array, inner: _Array, reference: _Array) -> tuple[_Array, int]:
-    """The lottery of least KL(p || mu), and Newton steps taken, from one inside the polytope.
+def _nearest(table: _Array, inner: _Array, reference: _Array) -> tuple[_Array, int, int]:
+    """The lottery of least KL(p || mu), from one inside the polytope.
+
+    Beside it are the polytope's dimension, for what lies inside may be moved along each direction
+    of the null space, and the Newton steps taken.
 
     Newton's method on p = p_0 + V z, V the directions in which lotteries differ, with a logarithmic
     barrier against what other actions would win. Each action of B has a positive probability, for
@@ -202,7 +209,7 @@ def _nearest(table: _Array, inner: _Array, reference: _Array) -> tuple[_Array, i
         barrier = max(barrier / 10, _LAST_BARRIER)
     lottery = np.zeros_like(inner)
     lottery[played] = point / point.sum()
-    return lottery, steps
+    return lottery, moves.shape[1], steps
 
 
 def _newton(

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.game import antisymmetric, column, exploitability, gain, normalise
-from nlhf_zoo.solvers.lotteries import maximal_lottery
+from nlhf_zoo.solvers.lotteries import lottery_intervals, maximal_lottery
 from nlhf_zoo.solvers.payoffs import Payoff, PayoffName, bounded_payoff
 from nlhf_zoo.solvers.validation import check_beta, check_preference, check_reference
 
@@ -53,13 +53,19 @@ class Solution:
         exploitability: e(pi*) [...], computed from ``log_policy`` itself. A figure that uses pi* is
             as good as this one is small; a solver that stopped early shows it here.
         iterations: steps taken, the most over the games of a batch.
-        unique: whether it is the only equilibrium, bool [...]; with regularisation it always is.
+        dimension: of the set of all equilibria, int [...]; 0 where there is one alone, as there
+            always is with regularisation.
     """
 
     log_policy: Tensor
     exploitability: Tensor
     iterations: int
-    unique: Tensor
+    dimension: Tensor
+
+    @property
+    def unique(self) -> Tensor:
+        """Whether it is the only equilibrium, bool [...]."""
+        return self.dimension == 0
 
 
 def solve(
@@ -149,8 +155,38 @@ def unregularised_nash(
     log_policy = policy.log().to(P.device)
     existing = support.double().log().to(P.device)
     certificate = exploitability(P, log_policy, existing, 0.0)
-    unique = torch.tensor([alone for _, alone, _ in answers]).reshape(batch)
-    return Solution(log_policy, certificate, max(steps for _, _, steps in answers), unique)
+    dimension = torch.tensor([dimension for _, dimension, _ in answers]).reshape(batch)
+    return Solution(log_policy, certificate, max(steps for _, _, steps in answers), dimension)
+
+
+def equilibrium_intervals(
+    P: Tensor, solution: Solution, support: Tensor, most: int = 100
+) -> tuple[Tensor, Tensor]:
+    """The least and the largest probability of each action in any equilibrium, [..., N] each.
+
+    Each takes a linear programme for each action that any equilibrium plays.
+
+    Args:
+        P: preference [..., N, N].
+        solution: of this game, by `unregularised_nash` or `regularised_nash`.
+        support: which actions exist, bool [..., N].
+        most: actions of a game up to which they are found; of several equilibria of a larger one
+            they are NaN.
+
+    Raises:
+        UserError: the linear programmes do not end.
+    """
+    low = solution.log_policy.exp()
+    high = low.clone()
+    for game in (solution.dimension > 0).nonzero():
+        place = tuple(game)
+        exists = support[place]
+        low[place] = high[place] = torch.where(exists, torch.nan, 0.0)
+        if int(exists.sum()) <= most:
+            table = antisymmetric(P[place])[exists][:, exists].cpu().numpy()
+            for end, found in zip((low, high), lottery_intervals(table), strict=True):
+                end[place][exists] = torch.from_numpy(found).to(end)
+    return low, high
 
 
 def regularised_nash(
@@ -198,8 +234,8 @@ def regularised_nash(
         ]
     log_policy = torch.stack([answer for answer, _ in answers]).reshape(*batch, num)
     certificate = exploitability(P, log_policy, reference, beta)
-    unique = torch.ones(batch, dtype=torch.bool)
-    return Solution(log_policy, certificate, max(steps for _, steps in answers), unique)
+    dimension = torch.zeros(batch, dtype=torch.long)
+    return Solution(log_policy, certificate, max(steps for _, steps in answers), dimension)
 
 
 def _report(bar: tqdm[None], done: int, part: float) -> None:

@@ -18,6 +18,7 @@ from paths import DATA
 
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.solve import command as solve
+from nlhf_zoo.cli.solve import playing
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers import PreparedGame, Solution, worst_case
 
@@ -121,7 +122,8 @@ def test_without_an_algorithm_there_is_the_equilibrium_alone(folder):
         "log_policy",
         "nash_log_policy",
         "nash_exploitability",
-        "nash_unique",
+        *("nash_unique", "nash_dimension", "nash_least", "nash_most"),
+        *("condorcet_winner", "smith_set", "num_cyclic_triples", "cyclic_triples"),
         "names",
         "version",
         "arguments",
@@ -341,7 +343,7 @@ def test_algorithm_inside_an_algorithm(folder):
 def test_chunks_do_not_show(folder, monkeypatch, algorithm):
     arguments = ("--matrix", "games.npy", "--algorithm", *algorithm.split(), "--updates", 100)
     whole = run(*arguments)
-    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 7)
+    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 7)
     parts = run(*arguments)
     for name in (*CURVES, "log_policy", "queries"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=0, atol=1e-12, err_msg=name)
@@ -349,8 +351,8 @@ def test_chunks_do_not_show(folder, monkeypatch, algorithm):
 
 def test_progress_counts_the_updates(folder, monkeypatch):
     bar = MagicMock()
-    monkeypatch.setattr(solve, "tqdm", bar)
-    monkeypatch.setattr(solve, "_CHUNK_ROUNDS", 40)
+    monkeypatch.setattr(playing, "tqdm", bar)
+    monkeypatch.setattr(playing, "_CHUNK_ROUNDS", 40)
     run("--matrix", "game.npy", "--algorithm", "NashMP", "--updates", 100)
     update = bar.return_value.__enter__.return_value.update
     assert update.call_args_list == [call(40), call(40), call(20)]
@@ -367,7 +369,7 @@ def test_memory_does_not_grow_with_the_updates(folder, monkeypatch):
         return measure(prepared, log_policies)
 
     monkeypatch.setattr(PreparedGame, "measure", spy)
-    monkeypatch.setattr(solve, "_CHUNK_NUMBERS", 100)
+    monkeypatch.setattr(playing, "_CHUNK_NUMBERS", 100)
     run("--matrix", "games.npy", "--algorithm", "NashMP", "--updates", 40)
     assert max(sizes) <= 100
     assert sum(sizes) == 41 * 18
@@ -475,14 +477,46 @@ def test_several_equilibria_are_told_and_do_not_depend_on_the_order(folder, caps
     assert out["nash_unique"]
     assert "not unique" not in capsys.readouterr().out
     Path("both.csv").write_text("prompt,winner,loser\none,A,B\ntwo,A,C\ntwo,B,C\n")
-    assert run("--votes", "both.csv", "--beta", 0)["nash_unique"].tolist() == [True, False]
-    assert "1 of 2 prompts have several equilibria" in capsys.readouterr().out
+    out = run("--votes", "both.csv", "--beta", 0)
+    assert out["nash_unique"].tolist() == [True, False]
+    assert out["nash_dimension"].tolist() == [0, 1]
+    np.testing.assert_allclose(out["nash_least"], [[1, 0, 0], [0, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(out["nash_most"], [[1, 0, 0], [1, 0, 1]], atol=1e-12)
+    text = capsys.readouterr().out
+    assert "1 of 2 prompts have several equilibria" in text
+    assert "all of them are a set of dimension 1, each probability between least and most" in text
+    headings = [line.split() for line in text.splitlines() if line.startswith("alternative")]
+    assert headings == [
+        ["alternative", "probability", "win", "rate"],
+        ["alternative", "probability", "win", "rate", "least", "most"],
+    ]
+
+
+def test_who_beats_whom_is_told(folder, capsys):
+    """A beats B beats C beats A, and all of them beat D; and a winner where there is one."""
+    rows = ["A,B", "B,C", "C,A", *(f"{name},D" for name in "ABC")]
+    Path("cycle.csv").write_text("\n".join(["winner,loser", *rows]))
+    out = run("--votes", "cycle.csv")
+    assert not out["condorcet_winner"].any()
+    assert out["smith_set"].tolist() == [True, True, True, False]
+    assert out["num_cyclic_triples"] == 1
+    assert out["cyclic_triples"].tolist() == [[0, 1, 2]]
+    text = capsys.readouterr().out
+    assert "no Condorcet winner; Smith set: A, B, C\n1 cyclic triple: A > B > C > A\n" in text
+    # Of log-odds and of several prompts; what an absent alternative would be counts for nothing.
+    Path("two.csv").write_text("prompt,winner,loser\none,A,B\ntwo,A,B\ntwo,B,C\ntwo,C,A\n")
+    out = run("--votes", "two.csv", "--payoff", "log_odds")
+    assert out["condorcet_winner"].tolist() == [[True, False, False], [False] * 3]
+    assert out["smith_set"].tolist() == [[True, False, False], [True] * 3]
+    assert out["num_cyclic_triples"].tolist() == [0, 1]
+    assert out["cyclic_triples"].tolist() == [[[-1, -1, -1]], [[0, 1, 2]]]
+    assert "\nCondorcet winner: A\n" in capsys.readouterr().out
 
 
 def test_poor_certificate_is_told(folder, capsys, monkeypatch):
     def poor(P, log_reference, beta, progress):
         certificate = torch.full((len(P),), 1e-4, dtype=torch.float64)
-        return Solution(log_reference, certificate, 1, torch.ones(len(P), dtype=torch.bool))
+        return Solution(log_reference, certificate, 1, torch.zeros(len(P)))
 
     monkeypatch.setattr(solve, "regularised_nash", poor)
     solve.main(["--matrix", "game.npy"])

@@ -1,11 +1,13 @@
 """Equilibria without regularisation: whether there is one alone, and which of several is given."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
-from nlhf_zoo.solvers import regularised_nash, solve, unregularised_nash
+from nlhf_zoo.solvers import equilibrium_intervals, regularised_nash, solve, unregularised_nash
 
 
 def integer_games(count):
@@ -106,3 +108,53 @@ def test_where_all_tie_it_is_the_reference(num):
     solution = solve(np.full((num, num), 0.5), mu, 0)
     np.testing.assert_allclose(solution.log_policy.exp(), mu, rtol=0, atol=1e-12)
     assert bool(solution.unique) == (num == 1)
+
+
+def corners(P):
+    """The corners of {p >= 0, sum p = 1, (P - 1/2) p <= 0}, by trying each N - 1 of its bounds."""
+    num = len(P)
+    bounds = np.concatenate([0.5 - P, np.eye(num)])  # what is to be at least 0
+    tight = np.array([*combinations(range(2 * num), num - 1)]).reshape(-1, num - 1)
+    system = np.concatenate([bounds[tight], np.ones((len(tight), 1, num))], 1)
+    system = system[np.abs(np.linalg.det(system)) > 1e-9]
+    point = np.linalg.solve(system, np.eye(num)[:, -1:])[..., 0]
+    return point[(point @ bounds.T > -1e-9).all(1)]
+
+
+def test_the_set_of_all_equilibria_against_its_corners():
+    """Their dimension, and the least and the largest probability of each action."""
+    dimensions = set()
+    for P, mu in integer_games(30):
+        if len(P) > 5:
+            continue
+        solution = solve(P, mu, 0)
+        found = corners(P)
+        dimension = np.linalg.matrix_rank(found - found[0], tol=1e-7)
+        assert solution.dimension == dimension
+        every = torch.ones(len(P), dtype=torch.bool)
+        low, high = equilibrium_intervals(torch.tensor(P), solution, every)
+        np.testing.assert_allclose(low, found.min(0), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(high, found.max(0), rtol=0, atol=1e-9)
+        dimensions.add(int(dimension))
+    assert dimensions == {0, 1}
+
+
+def test_sets_of_equilibria_that_are_known():
+    """Clones of rock, paper and scissors share a third each; what all beat is never played."""
+    three = np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]) / 2
+    P = np.full((7, 7), 0.0)
+    P[:6, :6] = 0.5 + np.kron(three, np.ones((2, 2)))
+    P[:, 6], P[6, 6] = 1.0, 0.5
+    solution = solve(P, beta=0)
+    every = torch.ones(7, dtype=torch.bool)
+    assert solution.dimension == 3
+    low, high = equilibrium_intervals(torch.tensor(P), solution, every)
+    np.testing.assert_allclose(low, np.zeros(7), atol=1e-12)
+    np.testing.assert_allclose(high, [1 / 3] * 6 + [0], atol=1e-12)
+    # Too many to be worth so many programmes; and an action that does not exist is never played.
+    few = torch.arange(7) < 6
+    solution = unregularised_nash(torch.tensor(P), few)
+    low, high = equilibrium_intervals(torch.tensor(P), solution, few, most=5)
+    assert low[:6].isnan().all()
+    assert high[:6].isnan().all()
+    assert low[6] == high[6] == 0
