@@ -16,6 +16,7 @@ from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import ClosedForm
 from nlhf_zoo.oracles.ledger import ledgers, spent
 from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
+from nlhf_zoo.oracles.wrappers.fitted import FittedOracle
 from nlhf_zoo.policies.language_model.decoding.floor import (
     WatchedDraws,
     copy_bandwidth,
@@ -62,6 +63,9 @@ class QueryLog(L.Callback):
         # NaN: no two members could be compared
         if agreements := [agreement for agreement in agreements if not math.isnan(agreement)]:
             figures["oracle/agreement"] = math.fsum(agreements) / len(agreements)
+        learnt = [p.foreseen for p in pl_module.oracle.modules() if isinstance(p, FittedOracle)]
+        if learnt and not math.isnan(learnt[0]):
+            figures["oracle/foreseen"] = learnt[0]
         for logger in trainer.loggers:
             logger.log_metrics(
                 {tag: float(value) for tag, value in figures.items()}, progress.round

@@ -121,7 +121,8 @@ class Accounts:
         answers, invalid = self.count(progress, num, payoffs.queries, first_batch, *counts)
         if asked := self.settle_ledgers():
             # An oracle of texts knows better: what it was asked, without what needs no question.
-            answers, invalid = asked["queries"] + asked["cache_hits"], asked["invalid"]
+            answers = asked["queries"] + asked["cache_hits"] + asked["modelled"]
+            invalid = asked["invalid"]
         self._recent.append((answers, invalid, steps))
         if self._steps >= _STEPS and (sentence := self.too_many_invalid()):
             self.stop(OracleStoppedError(sentence))

@@ -27,9 +27,11 @@ from nlhf_zoo.oracles.wrappers.bernoulli import BernoulliLabels
 from nlhf_zoo.oracles.wrappers.budgeted import BudgetedOracle
 from nlhf_zoo.oracles.wrappers.cached import CachedOracle
 from nlhf_zoo.oracles.wrappers.ensemble import EnsembleOracle
+from nlhf_zoo.oracles.wrappers.fitted import FittedOracle
 from nlhf_zoo.oracles.wrappers.listed import ListedResponses
 from nlhf_zoo.oracles.wrappers.order_swap import OrderSwap
 from nlhf_zoo.oracles.wrappers.transformed import Transformed
+from nlhf_zoo.text_models.features import HashedNgrams, TextFeatures
 
 __all__ = [
     "Annotators",
@@ -43,8 +45,10 @@ __all__ = [
     "CyclicBlocks",
     "EmbeddingOracle",
     "EnsembleOracle",
+    "FittedOracle",
     "GeneralPreferenceModelOracle",
     "GenerativePairModelOracle",
+    "HashedNgrams",
     "JudgeOracle",
     "ListedResponses",
     "MatrixOracle",
@@ -62,6 +66,7 @@ __all__ = [
     "SineGame",
     "SmallLanguage",
     "TableOracle",
+    "TextFeatures",
     "TextOracle",
     "Transformed",
     "UniformRandom",

@@ -16,6 +16,7 @@ FIELDS = (
     "queries",  # distinct pairs of texts that it was asked about
     "swapped",  # of these, how many it was asked about again in the other order
     "cache_hits",  # pairs that a cache answered instead
+    "modelled",  # pairs that a model answered instead, which was fitted to earlier answers
     "invalid",  # pairs without an answer
     "requests",  # requests to a server, those that are tried again too
     "retries",  # requests that repeat one that failed

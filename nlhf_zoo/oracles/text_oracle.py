@@ -98,6 +98,7 @@ class TextOracle(PreferenceOracle):
 
     symmetric: bool = True  # its answer to a question is 1 minus that to the swapped one
     reads_truncated: bool = False  # whether it matters that a response was cut before it ended
+    learns: bool = False  # whether what it answers depends on what it was asked before
     told: Told | None = None  # who is told what was said of each order, where both are asked
 
     def __init__(self) -> None:

@@ -200,6 +200,11 @@ def swapped(swap: str = "both", **options: Any) -> oracles.OrderSwap:
     return oracles.OrderSwap(pair(order="none", **options), swap)
 
 
+def fitted(**options: Any) -> oracles.FittedOracle:
+    """One that still asks about everything."""
+    return oracles.FittedOracle(reward(**options), min_answers=1000, remembered=1000)
+
+
 def budgeted(**options: Any) -> oracles.BudgetedOracle:
     return oracles.BudgetedOracle(reward(**options), max_queries=10**6)
 
@@ -336,6 +341,7 @@ ROWS = [
         oracles.OrderSwap, swapped, lambda calls, texts: calls, orders=2,
         others=(*MODELS, {"swap": "random"}),
     ),
+    Row(oracles.FittedOracle, fitted, lambda calls, texts: texts, others=MODELS),
     Row(oracles.BudgetedOracle, budgeted, lambda calls, texts: texts),
     Row(oracles.EnsembleOracle, ensemble, lambda calls, texts: calls + texts, members=2),
 ]  # fmt: skip

@@ -55,6 +55,11 @@ class CachedOracle(WrappedTextOracle):
 
     def __init__(self, oracle: TextOracle, path: str | Path) -> None:
         super().__init__(oracle)
+        if learning := [part for part in oracle.modules() if getattr(part, "learns", False)]:
+            raise UserError(
+                f"{type(learning[0]).__name__} changes its answers as it learns, and a cache would "
+                "keep the first ones: put CachedOracle inside of it"
+            )
         # Once, and first: an oracle without one is refused before it is paid.
         self._fingerprint = oracle.fingerprint
         self.store = AnswerStore(path)
