@@ -1,0 +1,366 @@
+"""`VoteStore`: questions for people and their votes, in one SQLite file for several processes.
+
+A vote is in the file when `VoteStore.vote` returns, and a process that is killed then loses none.
+What a power cut takes are the votes since the last `VoteStore.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sqlite3
+import statistics
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from nlhf_zoo.errors import UserError
+from nlhf_zoo.people.pairs import (
+    CHOICES,
+    Choice,
+    Pair,
+    Progress,
+    Shown,
+    Tally,
+    Vote,
+    checked_person,
+    conversation_of,
+)
+from nlhf_zoo.people.schema import connect, in_words
+from nlhf_zoo.people.turns import Turn, give_back, note_late, person_of
+
+_LAST = 99  # votes of which the median tells how long one takes
+_MOST_WANTED = 10_000
+_inherited: list[sqlite3.Connection] = []  # of a parent process: to close them would be its end
+
+
+@final
+class VoteStore:
+    """Questions and votes.
+
+    It may be used from several threads, one at a time, and from a process that was forked.
+
+    Args:
+        path: the file; it is made where there is none.
+        must_exist: refuse a file that is not there, or empty.
+        clock: Unix time in seconds.
+
+    Raises:
+        UserError: the file is none of ours, of another version, or cannot be written to; from
+            every method, too, where it can no longer be.
+    """
+
+    def __init__(
+        self, path: Path, must_exist: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._process = os.getpid()
+        self._connection = connect(self.path, must_exist)
+        (self._salt,) = self._connection.execute("SELECT salt FROM salt").fetchone()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All inside is in the file, or nothing; what is inside another belongs to that one."""
+        with self._lock, in_words(self.path):
+            self._follow_fork()
+            db = self._connection
+            if self._depth == 0:
+                db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield db
+                if self._depth == 1:
+                    db.commit()
+            except BaseException:
+                if self._depth == 1:
+                    db.rollback()
+                raise
+            finally:
+                self._depth -= 1
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, in_words(self.path):
+            self._follow_fork()
+            yield self._connection
+
+    def _follow_fork(self) -> None:
+        if self._process != os.getpid():
+            _inherited.append(self._connection)
+            self._process, self._depth = os.getpid(), 0
+            self._connection = connect(self.path, must_exist=True)
+
+    def put(
+        self, pairs: Sequence[Pair], votes: int = 1, priority: float | Sequence[float] = 0.0
+    ) -> list[int]:
+        """Ask about pairs, all of them or none.
+
+        A pair that is there, in either order, keeps its number, its order and its votes; it is
+        opened, and what is wanted of it and its priority are raised, never lowered.
+
+        Args:
+            pairs: what is asked.
+            votes: how many are wanted of each.
+            priority: of all, or of each; a higher one is shown earlier, of equal ones what was
+                asked first.
+
+        Returns:
+            the numbers of the questions, in the order of the pairs.
+
+        Raises:
+            UserError: the two responses are equal, or a number is none that can be wanted.
+        """
+        priorities = [priority] * len(pairs) if isinstance(priority, int | float) else priority
+        if len(priorities) != len(pairs):
+            raise UserError(f"there are {len(priorities)} priorities for {len(pairs)} pairs")
+        if not 1 <= votes <= _MOST_WANTED:
+            raise UserError(f"from 1 to {_MOST_WANTED} votes may be wanted of a pair, not {votes}")
+        for pair, one in zip(pairs, priorities, strict=True):
+            if not math.isfinite(one):
+                raise UserError(f"a priority must be a number, but one is {one}")
+            if pair.first == pair.second:
+                raise UserError("a pair has two equal responses: there is nothing to choose")
+        with self.transaction() as db:
+            has_people = db.execute("SELECT 1 FROM people LIMIT 1").fetchone() is not None
+            asked = zip(pairs, priorities, strict=True)
+            return [_put(db, pair, votes, -float(one), has_people) for pair, one in asked]
+
+    def tallies(self, numbers: Iterable[int]) -> list[Tally]:
+        """What was said of questions so far, in the order of their numbers as given.
+
+        Raises:
+            UserError: there is no such question.
+        """
+        query = "SELECT first, second, neither, skip, wanted FROM questions WHERE number = ?"
+        with self._reading() as db:
+            return [Tally(*self._one(db, query, number)) for number in numbers]
+
+    def close(self, numbers: Iterable[int]) -> None:
+        """Show questions no more; their votes stay."""
+        with self.transaction() as db:
+            for number in numbers:
+                db.execute("UPDATE questions SET closed = 1 WHERE number = ?", [number])
+
+    def open(self, numbers: Iterable[int]) -> None:
+        """Show questions again that were closed, as long as votes are wanted of them."""
+        with self.transaction() as db:
+            for number in numbers:
+                db.execute("UPDATE questions SET closed = 0 WHERE number = ?", [number])
+                note_late(db, number)
+
+    def next(self, person: str, besides: Collection[int] = ()) -> Shown | None:
+        """The question that a person is to answer; None where there is none for now.
+
+        It is never one on which that person has voted or passed. It is kept for that person for
+        some minutes: others are shown it only where more votes are wanted of it. Asked again, as
+        after a page was loaded anew, it is the same one, with the same seats.
+
+        Args:
+            person: who answers.
+            besides: questions which that person has before them.
+        """
+        with self.transaction() as db:
+            who = person_of(db, checked_person(person))
+            number = Turn(db, who, self._clock(), besides).take()
+            return None if number is None else self._shown(db, who, number)
+
+    def shown(self, person: str, number: int) -> Shown:
+        """A question as a person sees it."""
+        with self.transaction() as db:
+            return self._shown(db, person_of(db, checked_person(person)), number)
+
+    def vote(self, person: str, number: int, choice: Choice, seconds: float | None = None) -> None:
+        """Keep a vote; once, however often it comes.
+
+        Args:
+            person: who gives it.
+            number: of the question.
+            choice: first and second as the file has them.
+            seconds: for which the pair was looked at.
+
+        Raises:
+            UserError: that person has said something else of the question and not undone it, or
+                there is no such question or choice.
+        """
+        if choice not in CHOICES:
+            raise UserError(f"{choice!r} is no choice: it is one of {', '.join(CHOICES)}")
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise UserError(f"a vote takes no {seconds} seconds")
+        with self.transaction() as db:
+            who = person_of(db, checked_person(person))
+            query = "SELECT 1 FROM questions WHERE number = ?"
+            self._one(db, query, number)
+            if (said := _said(db, who, number)) == choice:
+                return
+            if said is not None:
+                raise UserError(
+                    f"{person} has said {said!r} of question {number}: undo that vote first"
+                )
+            row = [number, who, choice, seconds, self._clock()]
+            insert = "INSERT INTO votes (question, person, choice, seconds, time) VALUES "
+            db.execute(insert + "(?, ?, ?, ?, ?)", row)
+            _count(db, who, number, choice, 1)
+            db.execute("DELETE FROM leases WHERE number = ? AND person = ?", [number, who])
+
+    def undo(self, person: str, number: int | None = None) -> int | None:
+        """Take back a person's last vote, which stays in the file as undone.
+
+        The question comes back to that person as the next, also where it was closed meanwhile.
+
+        Args:
+            person: who gave it.
+            number: of the question on which it must be; then a request that is sent twice takes
+                back one vote alone.
+
+        Returns:
+            the question's number; None where there is nothing to take back.
+        """
+        last = "SELECT vote, question, choice FROM votes WHERE person = ? AND undone IS NULL"
+        with self.transaction() as db:
+            who = person_of(db, checked_person(person))
+            found = db.execute(last + " ORDER BY vote DESC LIMIT 1", [who]).fetchone()
+            if found is None or number not in (None, found[1]):
+                return None
+            vote, question, choice = found
+            now = self._clock()
+            db.execute("UPDATE votes SET undone = ? WHERE vote = ?", [now, vote])
+            _count(db, who, question, choice, -1)
+            note_late(db, question)
+            give_back(db, who, question, now)
+            return int(question)
+
+    def last(self, person: str) -> int | None:
+        """The question of a person's last vote that counts."""
+        with self._reading() as db:
+            query = (
+                "SELECT question FROM votes JOIN people USING (person) "
+                "WHERE name = ? AND undone IS NULL ORDER BY vote DESC LIMIT 1"
+            )
+            found = db.execute(query, [checked_person(person)]).fetchone()
+            return None if found is None else int(found[0])
+
+    def progress(self) -> Progress:
+        """How far people are; as cheap for many questions as for few."""
+        with self._reading() as db:
+            query = "SELECT questions, open, answered, missing FROM counts"
+            questions, opened, answered, missing = db.execute(query).fetchone()
+            votes = dict(db.execute("SELECT name, votes FROM people ORDER BY name"))
+            last = "SELECT seconds FROM votes ORDER BY vote DESC LIMIT ?"
+            taken = [one for (one,) in db.execute(last, [_LAST]) if one is not None]
+        seconds = statistics.median(taken) if taken else None
+        return Progress(questions, opened, answered, missing, votes, seconds)
+
+    def version(self) -> int:
+        """A number that grows with each vote and each undo of any process; cheap to ask."""
+        with self._reading() as db:
+            return int(db.execute("SELECT version FROM counts").fetchone()[0])
+
+    def changed(self) -> int:
+        """A number that changes when another process has written anything; cheap to ask."""
+        with self._reading() as db:
+            return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+    def votes(self) -> Iterator[Vote]:
+        """All votes in the order in which they came, those that were undone among them."""
+        query = (
+            "SELECT vote, question, person, name, choice, seconds, time, undone "
+            "FROM votes JOIN people USING (person) ORDER BY vote"
+        )
+        for vote, question, who, name, choice, seconds, at, undone in self._rows(query):
+            mirrored = self._mirrored(who, question)
+            yield Vote(vote, question, name, choice, seconds, at, mirrored, undone)
+
+    def questions(self) -> Iterator[tuple[int, Pair, Tally]]:
+        """All questions by number, with what was said of them."""
+        query = (
+            "SELECT number, prompt, t.first, t.second, "
+            "q.first, q.second, neither, skip, wanted "
+            "FROM questions AS q JOIN texts AS t USING (number) ORDER BY number"
+        )
+        for number, prompt, first, second, *tally in self._rows(query):
+            yield number, Pair(conversation_of(prompt), first, second), Tally(*tally)
+
+    def checkpoint(self) -> None:
+        """Bring what was written onto the disk, where a power cut cannot take it."""
+        with in_words(self.path):
+            connection = connect(self.path, must_exist=True)  # so that no vote waits for the disk
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                connection.close()
+
+    def end(self) -> None:
+        """Close the file; nothing can be asked of this object any more."""
+        with self._lock, in_words(self.path):
+            if self._process == os.getpid():
+                self._connection.close()
+
+    def _rows(self, query: str) -> Iterator[tuple]:  # type: ignore[type-arg]  # as sqlite3 has it
+        """Rows of one moment, read beside what is written meanwhile."""
+        with in_words(self.path):
+            connection = connect(self.path, must_exist=True)
+            try:
+                yield from connection.execute(query)
+            finally:
+                connection.close()
+
+    def _one(self, db: sqlite3.Connection, query: str, number: int) -> Sequence[int]:
+        found: Sequence[int] | None = db.execute(query, [number]).fetchone()
+        if found is None:
+            raise UserError(f"{self.path} has no question {number}")
+        return found
+
+    def _shown(self, db: sqlite3.Connection, who: int, number: int) -> Shown:
+        query = "SELECT prompt, first, second FROM texts WHERE number = ?"
+        found = db.execute(query, [number]).fetchone()
+        if found is None:
+            raise UserError(f"{self.path} has no question {number}")
+        prompt, first, second = found
+        pair = Pair(conversation_of(prompt), first, second)
+        return Shown(number, pair, self._mirrored(who, number))
+
+    def _mirrored(self, who: int, number: int) -> bool:
+        """Whether the second response has the first seat: a coin that falls once for each two."""
+        coin = hashlib.blake2b(b"%d %d" % (who, number), key=self._salt, digest_size=1)
+        return bool(coin.digest()[0] & 1)
+
+
+def _put(db: sqlite3.Connection, pair: Pair, votes: int, rank: float, has_people: bool) -> int:
+    """Ask about one pair; its number."""
+    written = db.execute(
+        "INSERT INTO questions (digest, rank, wanted) VALUES (?, ?, ?) "
+        "ON CONFLICT (digest) DO UPDATE SET closed = 0, "
+        "rank = min(rank, excluded.rank), wanted = max(wanted, excluded.wanted) "
+        "WHERE closed OR excluded.rank < rank OR wanted < excluded.wanted RETURNING number",
+        [pair.digest, rank, votes],
+    ).fetchall()
+    if not written:
+        query = "SELECT number FROM questions WHERE digest = ?"
+        return int(db.execute(query, [pair.digest]).fetchone()[0])
+    ((number,),) = written
+    texts = [number, pair.prompt, pair.first, pair.second]
+    db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?, ?, ?)", texts)
+    if has_people:
+        note_late(db, number)
+    return int(number)
+
+
+def _said(db: sqlite3.Connection, who: int, number: int) -> str | None:
+    """What a person has said of a question."""
+    query = "SELECT choice FROM votes WHERE question = ? AND person = ? AND undone IS NULL"
+    found = db.execute(query, [number, who]).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _count(db: sqlite3.Connection, who: int, number: int, choice: str, sign: int) -> None:
+    """Enter a vote into the sums, or take it out."""
+    db.execute(f"UPDATE questions SET {choice} = {choice} + ? WHERE number = ?", [sign, number])
+    if choice != "skip":
+        db.execute("UPDATE people SET votes = votes + ? WHERE person = ?", [sign, who])
