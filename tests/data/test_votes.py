@@ -1,7 +1,10 @@
-"""Votes in other shapes than winner and loser: ballots of PrefLib, rows of an arena."""
+"""Votes as they are kept: ballots of PrefLib, rankings, rows of an arena; who gave them."""
+
+import json
 
 import numpy as np
 import pytest
+import torch
 
 from nlhf_zoo import VotesOracle
 from nlhf_zoo.cli.solve.command import main
@@ -70,8 +73,8 @@ def test_votes_of_an_arena(tmp_path, capsys):
     assert read.names == [["x", "y"]]
     assert read.preference[0, 0, 1].item() == pytest.approx(3 / 5)
     with pytest.raises(UserError, match=r"unknown column 'model_a'.*; set the format to arena"):
-        preference(tmp_path, text, ".csv")
-    main(["--votes", str(tmp_path / "votes.csv"), "--format", "arena"])
+        preference(tmp_path, text, ".csv", shape="votes")
+    main(["--votes", str(tmp_path / "votes.csv")])
     assert "2 alternatives" in capsys.readouterr().out
 
 
@@ -85,7 +88,7 @@ def test_votes_of_an_arena(tmp_path, capsys):
         (HEAD + "1: 1,{2,3\n", {}, "line 6 .* is no ballot such as"),
         (HEAD + "x: 1,2,3\n", {}, "line 6 .* is no ballot such as"),
         (HEAD + "# ALTERNATIVE NAME 4: Ann\n", {}, "the name 'Ann' for two alternatives"),
-        (HEAD + COMPLETE, {"shape": "arena"}, "no CSV of format arena"),
+        (HEAD + COMPLETE, {"shape": "arena"}, "no table of format arena"),
         (HEAD + COMPLETE, {"unranked": "last"}, "unranked is one of"),
     ],
 )
@@ -97,8 +100,8 @@ def test_bad_ballots_are_refused(tmp_path, text, options, sentence):
 @pytest.mark.parametrize(
     ("text", "options", "sentence"),
     [
-        ("winner,loser\nx,y\n", {"unranked": "below"}, "unranked is for ballots of PrefLib"),
-        ("model_a,winner\nx,y\n", {"shape": "arena"}, "must have the column 'model_b' once"),
+        ("winner,loser\nx,y\n", {"unranked": "below"}, "unranked is for rankings and"),
+        ("model_a,winner\nx,y\n", {"shape": "arena"}, "lacks the column 'model_b', as those"),
         ("model_a,model_b,winner\nx,y,x\n", {"shape": "arena"}, "line 2 .* the winner 'x': write"),
         ("winner,loser\nx,y\n", {"shape": "json"}, "the format of votes is one of"),
     ],
@@ -106,3 +109,116 @@ def test_bad_ballots_are_refused(tmp_path, text, options, sentence):
 def test_bad_rows_are_refused(tmp_path, text, options, sentence):
     with pytest.raises(UserError, match=sentence):
         preference(tmp_path, text, ".csv", **options)
+
+
+# Two voters rank A above B above C, one C above A and B, which are level; WINS, with other names.
+RANKINGS = {
+    "ranking.csv": "ranking,count\nA > B > C,2\nC > A = B,1\n",
+    "voters.csv": "voter,ranking\nv,A>B>C\nw,A > B > C\nx,C > A=B\n",
+    "ranking.json": json.dumps(
+        [{"ranking": ["A", "B", "C"], "count": 2}, {"ranking": ["C", ["A", "B"]], "count": None}]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+def test_rankings(tmp_path, name):
+    read = preference(tmp_path, RANKINGS[name], name, prior=0.0)
+    np.testing.assert_allclose(read.preference[0], shares(WINS, 0), atol=1e-15)
+    assert read.names == [["A", "B", "C"]]
+    assert read.unit == "ballots"
+    assert sorted(read.voters[0].count.tolist()) == [1, 2]
+
+
+def test_ranks_in_columns_by_prompt_and_what_they_leave_out(tmp_path):
+    text = "prompt,rank1,rank2,rank3\np,A,B,\np,C,A,\nq,B,D,\n"
+    with pytest.raises(UserError, match=r"line 2 of votes .* ranks 2 of 3 .*set unranked to below"):
+        preference(tmp_path, text, ".csv")
+    below = preference(tmp_path, text, ".csv", unranked="below")
+    # A, B, C: the first puts C last, the second B.
+    wins = np.array([[0, 2, 1], [0, 0, 1], [1, 1, 0]], float)
+    np.testing.assert_allclose(below.preference[0], shares(wins, 1), atol=1e-15)
+    assert below.names == [["A", "B", "C"], ["B", "D"]]
+    assert below.prompts == ["p", "q"]
+    other = preference(tmp_path, text, ".csv", unranked="uncompared")
+    wins = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0]], float)
+    np.testing.assert_allclose(other.preference[0], shares(wins, 1), atol=1e-15)
+    oracle = VotesOracle(tmp_path / "votes.csv", unranked="below")
+    np.testing.assert_array_equal(oracle.preference, below.preference)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_rows_of_json(tmp_path, suffix):
+    """Of an arena, with what its exports hold besides; and ours."""
+    rows = [
+        {"model_a": "x", "model_b": "y", "winner": w, "judge": j, "turn": 1, "text": [{"a": 1}]}
+        for w, j in [("model_a", "u1"), ("model_b", ["gpt-4", "pair"]), ("both_bad", "u1")]
+    ]
+    lines = json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows))
+    read = preference(tmp_path, lines, suffix, prior=0.0)
+    assert read.preference[0, 0, 1] == 0.5
+    assert read.unit == "voters"
+    assert len(read.voters[0].count) == 2
+    ours = [{"winner": "x", "loser": "y", "count": 3, "tie": False, "prompt": None}]
+    ours += [{"winner": "x", "loser": "y", "tie": True}]
+    lines = json.dumps(ours) if suffix == ".json" else "\n".join(map(json.dumps, ours))
+    read = preference(tmp_path, lines, suffix, prior=0.0)
+    assert read.preference[0, 0, 1].item() == pytest.approx(3.5 / 4)
+    assert read.unit == "votes"
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "resampled"),
+    [
+        # Times that each kind of voter counts; the kinds are in the order of the file.
+        (HEAD + "2: 1,2,3\n1: 3,{1,2}\n", ".toc", [[0, 3, 3], [0, 0, 3], [0, 0, 0]]),
+        ("winner,loser,count\nA,B,2\nC,A,1\nC,B,1\n", ".csv", [[0, 3, 0], [0, 0, 0], [0, 0, 0]]),
+        (
+            "winner,loser,tie,voter,count\nA,B,0,v,2\nA,C,1,w,1\nC,B,0,v,1\n",
+            ".csv",
+            [[0, 6, 0], [0, 0, 0], [0, 3, 0]],
+        ),
+    ],
+)
+def test_votes_of_a_resample(tmp_path, text, suffix, resampled):
+    read = preference(tmp_path, text, suffix)
+    voters = read.voters[0]
+    times = torch.zeros(2, len(voters.count), dtype=torch.float64)
+    times[0, 0] = 3
+    times[1] = voters.count
+    drawn = read.resampled(0, times)
+    np.testing.assert_allclose(drawn[0], shares(np.array(resampled, float), 1), atol=1e-15)
+    np.testing.assert_allclose(drawn[1], read.preference[0], atol=1e-15)
+    assert (
+        voters.resampled(50, np.random.default_rng(0)).sum(1).tolist() == [voters.count.sum()] * 50
+    )
+
+
+def test_a_resample_without_a_pair_is_refused(tmp_path):
+    read = preference(tmp_path, "winner,loser\nA,B\nB,C\nA,C\n", ".csv", prior=0.0)
+    with pytest.raises(UserError, match=r"1 of 2 resamples of the votes have a pair that nobody"):
+        read.resampled(0, torch.tensor([[1.0, 1, 1], [2, 1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("ranking,rank1\nA,B\n", "must have either the column 'ranking', or rank1"),
+        ("rank1,rank3\nA,B\n", "lacks the column 'rank2'"),
+        ("ranking,name\nA,B\n", "unknown column 'name': use ranking, prompt, count, voter"),
+        ("ranking,voter,count\nA,v,2\n", "a ballot with a voter counts once"),
+        ("ranking,voter\nA>B,v\nB>A,v\n", "line 3 .* is a second ballot of the voter 'v'"),
+        ("ranking,count\nA>B>A,1\n", "line 2 .* ranks 'A' twice"),
+        ("ranking,count\nA>>B,1\n", "line 2 .* ranks '': give a name"),
+        ("rank1,rank2,rank3\nA,,B\n", "line 2 .* has no rank2 before its rank3: close the gap"),
+        ("rank1,rank2\n,\n", "line 2 .* ranks no alternative"),
+        ("winner,loser,voter\nA,B,\n", "line 2 .* has the voter '': give a name"),
+        ('[{"ranking": ["A", 2]}]', "entry 1 .* has no ranking such as"),
+        ('[{"winner": "A"}]', "entry 1 .* lacks the column 'loser'"),
+        ('[{"winner": "A", "loser": ["B"]}]', "entry 1 .* has the loser .'B'.: give a name"),
+        ("[]", "holds no votes"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        preference(tmp_path, text, ".json" if text.startswith("[") else ".csv")

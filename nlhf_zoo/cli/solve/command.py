@@ -32,7 +32,7 @@ from nlhf_zoo.cli.solve.printing import print_tables, title_of
 from nlhf_zoo.cli.solve.reading import Game
 from nlhf_zoo.cli.solve.structure import Structure, structure_of
 from nlhf_zoo.cli.solve.structure import arrays_of as structure_arrays
-from nlhf_zoo.data.tables.preflib import Unranked
+from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
@@ -69,7 +69,7 @@ def solve_files(
     votes: Path | None = None,
     matrix: Path | None = None,
     prior: float | None = None,
-    format: VoteFormat = "votes",  # the option's name
+    format: VoteFormat = "auto",  # the option's name
     unranked: Unranked = "refuse",
     reference: Path | None = None,
     start: Path | None = None,
@@ -85,13 +85,14 @@ def solve_files(
     """Solve a game, play an algorithm on it, print the table and write the file.
 
     Args:
-        votes: a CSV file of votes with the columns winner, loser and, optionally, prompt, count and
-            tie; or ballots of PrefLib, .soc, .soi, .toc or .toi.
+        votes: a file of votes, rankings or an arena's rows in CSV or JSON; or ballots of PrefLib,
+            .soc, .soi, .toc or .toi.
         matrix: a .npy or .csv file of P(y > y'), [N, N], or [C, N, N] for several games.
         prior: pseudo-ties that are added to each pair of alternatives of the votes; 1 if not given.
-        format: of a CSV of votes; an arena has the columns model_a, model_b and winner.
-        unranked: what a ballot of PrefLib says of alternatives that it does not rank: refuse such a
-            ballot; below (all that it ranks, and tied with each other); or uncompared.
+        format: of votes in CSV or JSON: votes, with winner and loser; arena, with model_a, model_b
+            and winner; rankings, with ranking or rank1, rank2, ...; auto goes by the columns.
+        unranked: what a ballot says of alternatives that it does not rank: refuse such a ballot;
+            below (all that it ranks, and tied with each other); or uncompared.
         reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
             alternatives; uniform if not given. At beta = 0 it decides between several equilibria.
         start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.scaling import scaled_steps
+from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.files import read_distribution, read_matrix
-from nlhf_zoo.data.tables.preflib import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.payoffs import BoundedPayoff, PayoffName, bounded_payoff
@@ -87,7 +87,7 @@ def check_payoff(payoff: PayoffName, bound: float | None) -> BoundedPayoff:
 
 def check_votes(votes: Path | None, shape: VoteFormat, unranked: Unranked) -> None:
     """Refuse options of votes where there are none."""
-    if votes is None and (shape, unranked) != ("votes", "refuse"):
+    if votes is None and (shape, unranked) != ("auto", "refuse"):
         raise UserError("--format and --unranked say how votes are read: give --votes")
 
 
@@ -95,7 +95,7 @@ def read_game(
     votes: Path | None,
     matrix: Path | None,
     prior: float,
-    shape: VoteFormat = "votes",
+    shape: VoteFormat = "auto",
     unranked: Unranked = "refuse",
 ) -> Game:
     """The game of a file of votes, or of a matrix."""

@@ -3,7 +3,7 @@
 A line `3: 1,{2,4}` is three ballots that put alternative 1 first, and 2 and 4 level behind it. Each
 compares all pairs of alternatives that it ranks: a win for the one that stands before the other, a
 tie where they stand in braces together. What it says of alternatives that it does not rank is the
-user's to decide (`Unranked`).
+user's to decide (`ballots.completed`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
 
+from nlhf_zoo.data.tables.ballots import Ballot
 from nlhf_zoo.data.tables.files import require_file
 from nlhf_zoo.errors import UserError
 
-Unranked = Literal["refuse", "below", "uncompared"]
 SUFFIXES = (".soc", ".soi", ".toc", ".toi")
 
 _NAME = re.compile(r"# ALTERNATIVE NAME (\d+): (.*)")
@@ -24,21 +23,12 @@ _BALLOT = re.compile(r"(\d+(?:\.\d+)?): *(.*)")
 _GROUP = re.compile(r"\{([^{}]*)\}|([^{},]+)")
 
 
-def read_ballots(
-    path: Path, unranked: Unranked
-) -> tuple[list[str], Iterator[tuple[float, list[list[int]]]]]:
-    """The names of the alternatives, and ballots: how many, and places of alternatives by rank.
-
-    Alternatives of one rank are tied. With ``unranked`` "below", those that a ballot does not rank
-    are tied in a last rank, as PrefLib's own completions of incomplete orders have it; with
-    "uncompared" they are left out.
+def read_ballots(path: Path) -> tuple[list[str], Iterator[tuple[float, Ballot, str]]]:
+    """The names of the alternatives, and ballots: how many, the ballot, and its place for errors.
 
     Raises:
-        UserError: the file cannot be read, or a ballot cannot be; or, as the ballots are read, one
-            leaves out alternatives and ``unranked`` is "refuse".
+        UserError: the file cannot be read, or, as the ballots are read, one of them.
     """
-    if unranked not in get_args(Unranked):
-        raise UserError(f"unranked is one of {get_args(Unranked)}, not {unranked!r}")
     lines = _lines(path)
     found = [match for _, line in lines if (match := _NAME.fullmatch(line))]
     numbers = [match[1] for match in found]
@@ -53,7 +43,7 @@ def read_ballots(
             raise UserError(f"votes {path} have {kind} {twice!r} for two alternatives")
     place = {number: index for index, number in enumerate(numbers)}
     ballots = ((at, line) for at, line in lines if line and not line.startswith("#"))
-    return names, (_ballot(at, line, place, unranked) for at, line in ballots)
+    return names, ((*_ballot(at, line, place), at) for at, line in ballots)
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
@@ -69,13 +59,11 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _ballot(
-    at: str, line: str, place: dict[str, int], unranked: Unranked
-) -> tuple[float, list[list[int]]]:
+def _ballot(at: str, line: str, place: dict[str, int]) -> tuple[float, Ballot]:
     ballot = _BALLOT.fullmatch(line)
     if ballot is None or _GROUP.sub("", ballot[2]).strip(", "):
         raise UserError(f"{at} is no ballot such as '3: 1,{{2,4}}': {line[:60]!r}")
-    ranks: list[list[int]] = []
+    ranks: Ballot = []
     ranked: set[str] = set()
     for several, single in _GROUP.findall(ballot[2]):
         rank = [one.strip() for one in (several or single).split(",") if one.strip()]
@@ -86,12 +74,4 @@ def _ballot(
                 raise UserError(f"{at} ranks alternative {one} twice")
             ranked.add(one)
         ranks.append([place[one] for one in rank])
-    if rest := [place[one] for one in place if one not in ranked]:
-        if unranked == "refuse":
-            raise UserError(
-                f"{at} ranks {len(ranked)} of {len(place)} alternatives: set unranked to below, if "
-                "the others stand below those and are tied, or to uncompared"
-            )
-        if unranked == "below":
-            ranks.append(rest)
     return float(ballot[1]), ranks

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.files import (
     Matrix,
     as_preference,
@@ -18,7 +19,6 @@ from nlhf_zoo.data.tables.files import (
     read_matrix,
     require_memory,
 )
-from nlhf_zoo.data.tables.preflib import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.base import PreferenceOracle
@@ -64,11 +64,12 @@ class VotesOracle(TableOracle):
     """Preferences from a table of votes, one game a prompt.
 
     Args:
-        path: of a CSV with the columns winner, loser and, optionally, prompt, count and tie;
-            or of ballots of PrefLib, .soc, .soi, .toc or .toi.
+        path: of votes, rankings or an arena's rows in CSV or JSON; or of ballots of PrefLib, .soc,
+            .soi, .toc or .toi: what `nlhf solve --votes` reads.
         prior: pseudo-ties added to each pair; with 0, a pair that nobody compared is refused.
         dtype: precision of the answers.
-        format: of a CSV; an arena has the columns model_a, model_b and winner.
+        format: of CSV or JSON: votes, with winner and loser; arena, with model_a, model_b and
+            winner; rankings, with ranking or rank1, rank2, ...; auto goes by the columns.
         unranked: what a ballot says of alternatives that it does not rank: refuse such a ballot;
             below (all that it ranks, and tied with each other); or uncompared.
         votes: the name of ``path`` in version 0.1.
@@ -81,7 +82,7 @@ class VotesOracle(TableOracle):
         path: str | Path | None = None,
         prior: float = 1.0,
         dtype: Precision = "float64",
-        format: VoteFormat = "votes",  # the option's name
+        format: VoteFormat = "auto",  # the option's name
         unranked: Unranked = "refuse",
         votes: str | Path | None = None,
     ) -> None:
