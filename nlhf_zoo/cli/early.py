@@ -49,6 +49,7 @@ _OWN = {
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "evaluate": ("evaluate.py", "evaluate", ("policy", "oracle")),
     "export": ("export.py", "export", ()),
+    "init": ("init/command.py", "InitOptions", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
     "report": ("report/command.py", "report", ("runs",)),
     "sample": ("sample.py", "sample", ("policy",)),

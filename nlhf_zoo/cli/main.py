@@ -26,6 +26,7 @@ usage: nlhf COMMAND [options]
   validate  evaluate a checkpoint:               nlhf validate --config ... --ckpt_path ...
   test      likewise, on the test prompts
   predict   the probabilities of all responses
+  init      a commented configuration from four answers:  nlhf init
   doctor    check what goes wrong silently:      nlhf doctor --config ...
   oracle    what an oracle says of sample responses, before anyone trains against it
   serve-oracle  an oracle behind HTTP, for several processes and machines: nlhf serve-oracle CONFIG
@@ -45,6 +46,7 @@ nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help 
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each a module of that name.
 _COMMANDS = (
+    "init",
     "doctor",
     "oracle",
     "serve-oracle",
