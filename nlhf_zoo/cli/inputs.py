@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import torch
 from torch import nn
 
 from nlhf_zoo.cli.files import refuse_device
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, with_values
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, find_own_code, with_values
 from nlhf_zoo.cli.policies import run_options
 from nlhf_zoo.data.text_prompts import in_conversation, read_prompts
 from nlhf_zoo.data.texts.row_source import RowSource
@@ -45,8 +43,7 @@ def arguments_of(
     Raises:
         UserError: an option is none of the command's, or its value cannot be.
     """
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
+    find_own_code()
     parser = SentenceParser(prog=prog)
     if oracle:
         parser.add_argument("--oracle", type=PreferenceOracle, enable_path=True, required=True)

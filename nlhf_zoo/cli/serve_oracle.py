@@ -6,7 +6,6 @@ What client and server say to each other is in ``nlhf_zoo.oracles.served.protoco
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from nlhf_zoo.cli.files import read_config
 from nlhf_zoo.cli.inputs import move
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, find_own_code
 from nlhf_zoo.cli.quiet import quiet
 from nlhf_zoo.cli.yaml_rules import dump
 from nlhf_zoo.errors import UserError
@@ -66,8 +65,7 @@ def main(args: list[str]) -> None:
 
 def read(args: Sequence[str]) -> dict[str, Any]:
     """The arguments of `serve` that a command line gives; the oracle is made."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
+    find_own_code()
     parser = SentenceParser(prog="nlhf serve-oracle")
     parser.add_argument("--config", action="config")
     # By hand: it may be a file with a class and its options.

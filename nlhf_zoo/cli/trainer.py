@@ -33,7 +33,14 @@ from nlhf_zoo.callbacks import (
 from nlhf_zoo.cli import ending, limits, processes, refusals, resuming, rollouts
 from nlhf_zoo.cli.arguments import refuse_overridden, with_model
 from nlhf_zoo.cli.files import config_files, read_config, refuse_bad_files
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, shorten, taken_out, with_values
+from nlhf_zoo.cli.parser import (
+    SentenceParser,
+    as_user_errors,
+    find_own_code,
+    shorten,
+    taken_out,
+    with_values,
+)
 from nlhf_zoo.cli.quiet import GAME_TRAINER, quiet
 from nlhf_zoo.cli.trust import closed_environment, refuse_foreign_code
 from nlhf_zoo.data.prompts import TablePrompts
@@ -286,8 +293,7 @@ def run(args: Sequence[str], cli: Callable[..., GameCLI] = GameCLI) -> None:
     if args[0] != "fit":  # what is looked at may be somebody else's run
         for file in config_files(args):
             refuse_foreign_code(read_config(file), Path(file), allow_code)
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
+    find_own_code()
     torch.set_float32_matmul_precision("highest")  # log-probabilities must not lose digits to tf32
     with quiet(), closed_environment(allow_code or args[0] == "fit"):
         cli(

@@ -548,8 +548,8 @@ print("heavy:", sorted(heavy & set(sys.modules)))
 
 ONE = "--matrix game.npy"
 REFUSALS = {
-    "no game": ("", "either --votes or --matrix"),
-    "two games": (f"{ONE} --votes votes.csv", "either --votes or --matrix"),
+    "no game": ("", "one of --votes, --matrix and --responses"),
+    "two games": (f"{ONE} --votes votes.csv", "one of --votes, --matrix and --responses"),
     "no such matrix": ("--matrix nowhere.npy", "nowhere.npy does not exist"),
     "no such votes": ("--votes nowhere.csv", "nowhere.csv does not exist"),
     "empty file": ("--matrix empty.npy", "empty.npy is empty"),

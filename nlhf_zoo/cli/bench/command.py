@@ -6,8 +6,6 @@ docs/bench.md says what the parts are, and how results are submitted and checked
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
@@ -18,7 +16,7 @@ from nlhf_zoo.cli.bench.checking import check as checked
 from nlhf_zoo.cli.bench.methods import Method, ours
 from nlhf_zoo.cli.bench.played import Played
 from nlhf_zoo.cli.bench.results import Figure
-from nlhf_zoo.cli.parser import SentenceParser, with_values
+from nlhf_zoo.cli.parser import SentenceParser, find_own_code, with_values
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
 
@@ -51,8 +49,7 @@ _MOST_SEED = 10**6
 
 def main(args: list[str]) -> None:
     """Run ``nlhf bench`` with what stands behind it on the command line."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for an algorithm of the user's own; last, so that it hides nothing
+    find_own_code()
     title = "An algorithm beside all of ours, on a fixed set of games."
     parser = SentenceParser(prog="nlhf bench", description=title)
     parser.add_function_arguments(bench, skip={"algorithm", "arguments"})

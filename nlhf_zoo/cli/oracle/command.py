@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from functools import partial
 from typing import Any
 
 from nlhf_zoo.cli.looking import LookingCLI
 from nlhf_zoo.cli.oracle.probe import probe
 from nlhf_zoo.cli.oracle.report import ReportOptions, parse, report
-from nlhf_zoo.cli.parser import SentenceParser, as_user_errors
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, find_own_code
 from nlhf_zoo.cli.trainer import run
 from nlhf_zoo.data.texts.conversations import read_listed
 from nlhf_zoo.errors import UserError
@@ -98,8 +96,7 @@ def _answer(
 
 def _build(args: list[str]) -> PreferenceOracle:
     """The oracle of ``--oracle``."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # for a rule of the user's own; last, so that it hides no package
+    find_own_code()
     parser = SentenceParser(prog="nlhf oracle")
     parser.add_argument("--oracle", type=PreferenceOracle, required=True, enable_path=True)
     parsed = parser.parse_args(args)

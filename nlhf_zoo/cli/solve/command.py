@@ -14,18 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse import Namespace
 from torch import Tensor
 
 from nlhf_zoo import __version__
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.files import refuse_output
-from nlhf_zoo.cli.parser import SentenceParser
+from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, find_own_code
 from nlhf_zoo.cli.solve import reading
 from nlhf_zoo.cli.solve.annotators import (
     arrays_of,
     check_annotators,
     print_annotators,
     solve_annotators,
+)
+from nlhf_zoo.cli.solve.answers import (
+    Invalid,
+    arrays_of_answers,
+    check_answers,
+    judge_answers,
+    print_after,
+    print_before,
 )
 from nlhf_zoo.cli.solve.playing import Run, play, rounds_of
 from nlhf_zoo.cli.solve.printing import print_tables, title_of
@@ -34,14 +43,17 @@ from nlhf_zoo.cli.solve.structure import Structure, structure_of
 from nlhf_zoo.cli.solve.structure import arrays_of as structure_arrays
 from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat
+from nlhf_zoo.data.texts import read_drawn
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
+from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.solvers import (
     Solution,
     check_beta,
     equilibrium_intervals,
     regularised_nash,
     unregularised_nash,
+    win_rates,
 )
 from nlhf_zoo.solvers.payoffs import PayoffName, largest_payoff
 
@@ -52,16 +64,26 @@ def main(args: list[str]) -> None:
     """Run ``nlhf solve`` with what stands behind it on the command line."""
     title = "The Nash policy of preferences, and its certificate."
     parser = SentenceParser(prog="nlhf solve", description=title)
-    parser.add_function_arguments(solve_files, skip={"algorithm", "arguments"})
+    parser.add_function_arguments(solve_files, skip={"algorithm", "oracle", "arguments"})
     # By hand: as a union with None it would be refused in the words of both.
     algorithm = "an algorithm to play in closed form, such as NashMP"
     parser.add_argument("--algorithm", type=PolicyOptimizer, help=algorithm)
+    oracle = "who judges the responses, such as RewardModelOracle"
+    parser.add_argument("--oracle", type=PreferenceOracle, enable_path=True, help=oracle)
+    find_own_code()
     config = parser.parse_args(args)
     arguments = parser.dump(config, format="json", skip_unset=False)
+    judge = config.pop("oracle")
     try:
         parts = parser.instantiate(config)
     except ValueError as error:
         raise UserError(f"--algorithm: {error}") from error
+    if config.responses is not None:
+        read_drawn(config.responses)  # before a model is loaded that would judge them
+    if judge is not None:
+        with as_user_errors():
+            made = parser.instantiate(Namespace(oracle=judge))  # type: ignore[no-untyped-call]
+        parts.oracle = made.oracle
     solve_files(**parts, arguments=arguments)
 
 
@@ -71,6 +93,10 @@ def solve_files(
     prior: float | None = None,
     format: VoteFormat = "auto",  # the option's name
     unranked: Unranked = "refuse",
+    responses: Path | None = None,
+    oracle: PreferenceOracle | None = None,
+    invalid: Invalid = "refuse",
+    device: str = "auto",
     reference: Path | None = None,
     start: Path | None = None,
     beta: float = 0.1,
@@ -93,8 +119,16 @@ def solve_files(
             and winner; rankings, with ranking or rank1, rank2, ...; auto goes by the columns.
         unranked: what a ballot says of alternatives that it does not rank: refuse such a ballot;
             below (all that it ranks, and tied with each other); or uncompared.
+        responses: a .jsonl file of answers to a prompt, or to several, which the oracle compares:
+            lines of {"prompt": ..., "response": ...}, as of nlhf sample, or of prompt and
+            responses.
+        oracle: who judges the responses.
+        invalid: what becomes of answers of which the oracle cannot judge all pairs: refuse, or
+            leave_out.
+        device: where the oracle lies; auto is a GPU where there is one.
         reference: a .npy or .csv file of the reference policy's probabilities, in the order of the
-            alternatives; uniform if not given. At beta = 0 it decides between several equilibria.
+            alternatives; uniform if not given, and of responses the shares in which they were
+            drawn. At beta = 0 it decides between several equilibria.
         start: a .npy or .csv file of probabilities where the algorithm starts; the reference if not
             given.
         beta: temperature of the regularisation towards the reference; 0 solves the game without it.
@@ -109,14 +143,18 @@ def solve_files(
         arguments: the arguments as they were given, in JSON, for the output file.
     """
     check_beta(beta, "--beta")
-    reading.check_combination(votes, matrix, prior, updates)
+    reading.check_combination(votes, matrix, responses, prior, updates)
     reading.check_votes(votes, format, unranked)
     reading.check_algorithm(algorithm, start, beta)
     of_margin = reading.check_payoff(payoff, bound)
+    reading.check_steps(algorithm, beta, of_margin.bound)
     others = worst_case or []
     if worst_case is not None:
         check_annotators(others, algorithm)
-    refuse_output("--output", output, [votes, matrix, reference, start, *others])
+    refuse_output("--output", output, [votes, matrix, responses, reference, start, *others])
+    policies = {"reference": reference, "start": start}
+    check_answers(responses, oracle, invalid, device, worst_case is not None)
+    judged = judge_answers(responses, oracle, invalid, device, policies)
 
     def read(votes: Path | None, matrix: Path | None) -> Game:
         return reading.read_game(votes, matrix, 1.0 if prior is None else prior, format, unranked)
@@ -124,7 +162,7 @@ def solve_files(
     def paid(game: Game) -> Game:
         return replace(game, preference=of_margin.of_table(game.preference, str(game.where)))
 
-    preferences = read(votes, matrix)
+    preferences = read(votes, matrix) if judged is None else judged.game
     game = paid(preferences)
     if worst_case is not None:
         annotators = [game, *(paid(read(*((f, None) if votes else (None, f)))) for f in others)]
@@ -153,11 +191,15 @@ def solve_files(
     ends = equilibrium_intervals(game.preference, nash, game.support)
     structure = structure_of(preferences)
     if output is not None:
-        _save(output, _arrays(game, nash, ends, structure, run), arguments)
+        _save(
+            output, _arrays(game, nash, ends, structure, run) | arrays_of_answers(judged), arguments
+        )
     # Of another payoff it is no share of wins, and 1/2 stays what a tie is worth.
     against = "win rate" if payoff == "identity" else "payoff"
     name = type(algorithm).__name__
+    print_before(judged)
     print_tables(game, nash, ends, structure, title_of(beta, payoff), against, run, name)
+    print_after(judged, win_rates(game.preference, nash.log_policy), beta, against)
     _warn_of_certificate(nash)
 
 

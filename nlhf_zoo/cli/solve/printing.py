@@ -51,6 +51,8 @@ def print_tables(
     figures = {"equilibrium": {"exploitability": nash.exploitability}}
     columns = {"probability": nash.log_policy.exp()}
     columns[against] = win_rates(game.preference, nash.log_policy)
+    if game.shares is not None and not game.is_uniform:
+        columns["share"] = game.shares
     if run is not None:
         asked = sorted({*run.queries[-1].flatten().tolist()})
         queries = f"{asked[0]}" if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"

@@ -30,14 +30,27 @@ class Game:
     names: list[list[str]]  # of the alternatives, C lists
     prompts: list[str]  # a title for each game, "" for one that needs none
     where: Path  # the file
+    shares: Tensor | None = None  # the reference where none is given [C, N]; uniform without
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the reference is uniform where none is given."""
+        if self.shares is None:
+            return True
+        largest = self.shares.amax(-1, keepdim=True)
+        return bool(((self.shares == largest) == self.support).all())
 
 
 def check_combination(
-    votes: Path | None, matrix: Path | None, prior: float | None, updates: int
+    votes: Path | None,
+    matrix: Path | None,
+    responses: Path | None,
+    prior: float | None,
+    updates: int,
 ) -> None:
     """Refuse options that do not go together."""
-    if (votes is None) == (matrix is None):
-        raise UserError("give the game as either --votes or --matrix, exactly one of them")
+    if [votes, matrix, responses].count(None) != 2:
+        raise UserError("give the game as one of --votes, --matrix and --responses, exactly one")
     if prior is not None:
         if votes is None:
             raise UserError("--prior counts pseudo-ties of votes: give it with --votes only")
@@ -64,7 +77,10 @@ def check_algorithm(algorithm: PolicyOptimizer | None, start: Path | None, beta:
 
 
 def check_steps(algorithm: PolicyOptimizer | None, beta: float, payoff_bound: float) -> None:
-    """Refuse an algorithm that cannot take its steps at this temperature."""
+    """Refuse an algorithm that cannot take its steps at this temperature, as far as is known.
+
+    Where the payoff has no bound of its own, it is known once the game is.
+    """
     if algorithm is None:
         return
     if algorithm.by_score:
@@ -72,6 +88,8 @@ def check_steps(algorithm: PolicyOptimizer | None, beta: float, payoff_bound: fl
             f"--algorithm: {type(algorithm).__name__} takes scores of single responses, and votes "
             "or a matrix have none: choose an algorithm that takes preferences, as SPPO"
         )
+    if math.isinf(payoff_bound):
+        return
     try:
         scaled_steps(algorithm, beta, 0, payoff_bound)
     except ValueError as error:
@@ -112,8 +130,13 @@ def read_game(
 
 
 def read_log_policy(path: Path | None, what: str, game: Game) -> Tensor:
-    """Log-probabilities [C, N], -inf for alternatives that do not exist; uniform without a file."""
+    """Log-probabilities [C, N], -inf for alternatives that do not exist.
+
+    Without a file they are uniform, or the shares of answers that were drawn.
+    """
     support = game.support
+    if path is None and game.shares is not None:
+        return game.shares.log()
     if path is None:
         uniform = torch.zeros(support.shape, dtype=torch.float64)
         return uniform.masked_fill(~support, -torch.inf).log_softmax(-1)
