@@ -34,7 +34,7 @@ from nlhf_zoo.game.lightning_internals import (
 )
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.metrics.processes import objects_of_each, sum_over_processes
-from nlhf_zoo.oracles import journal
+from nlhf_zoo.oracles import HumanOracle, journal
 from nlhf_zoo.oracles.journal import Journal
 from nlhf_zoo.oracles.ledger import FIELDS, ledgers
 from nlhf_zoo.signals import ENDING, SignalWatch, StoppedBySignal, end_at_once
@@ -51,6 +51,7 @@ class GameCheckpoint(ModelCheckpoint):
     ends it at once. The checkpoint before the last one stays, as `previous.ckpt`. Neither is
     replaced by weights that are not finite: the run ends.
 
+    The votes of a `HumanOracle` without a file of its own are kept beside them, in `people.sqlite`.
     What an oracle of texts is asked is counted beside them before it is asked, in `asked-0.jsonl`
     and one such file for each further process: a run that is killed and resumed knows of it.
 
@@ -78,6 +79,14 @@ class GameCheckpoint(ModelCheckpoint):
         self._steps = 0  # of the optimiser, at the last batch
         self._signals = SignalWatch()
         self._journal: Journal | None = None  # of what the oracle is asked
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        local = self.dirpath and "://" not in str(self.dirpath) and not is_trial(trainer)
+        for part in pl_module.modules() if local else ():
+            if isinstance(part, HumanOracle):
+                part.place_in(Path(str(self.dirpath)))
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

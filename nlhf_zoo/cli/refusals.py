@@ -31,6 +31,7 @@ from nlhf_zoo.game.compatibility import check_precision
 from nlhf_zoo.game.lightning_internals import is_trial
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.sharding import of_no_use, refuse_strategy
+from nlhf_zoo.oracles import HumanOracle
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.preference_models import PreferenceModel
 
@@ -93,6 +94,10 @@ def refuse_misfits(
             f"the closed form runs in one process, not in {trainer.world_size}: "
             "set trainer.devices to 1"
         )
+    keeps_votes = any(isinstance(one, GameCheckpoint) for one in _callbacks(trainer))
+    for part in game.oracle.modules():
+        if isinstance(part, HumanOracle) and (is_trial(trainer) or not keeps_votes):
+            _ = part.file  # which refuses to be nowhere
     for callback in _callbacks(trainer):
         if isinstance(callback, ExactMetrics | ResponseTable):
             callback.check(game)

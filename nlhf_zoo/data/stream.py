@@ -196,7 +196,8 @@ class EndlessBatches(Sampler[list[int]]):
     seed: int = 0  # of these orders
     rank: int = 0
     world_size: int = 1  # processes; together they see each prompt once a pass
-    since: Callable[[], tuple[int, int]] = lambda: (0, 0)  # a batch that begins a round; its place
+    # A batch that begins a round, and its place; another one where a round takes longer.
+    since: Callable[[], tuple[int, int]] = lambda: (0, 0)
     repeats: int = 1  # gradient steps of a round
     accumulate: int = 1  # batches of one gradient step
     first_pass: Sequence[int] | None = None  # its order, in place of a drawn one
@@ -206,10 +207,10 @@ class EndlessBatches(Sampler[list[int]]):
     @override
     def __iter__(self) -> Iterator[list[int]]:
         order = lru_cache(maxsize=1)(self._order)
-        since, place = self.since()
         share = own_share(self.batch_prompts, self.rank, self.world_size)
         together = range(self.accumulate * (2 if self.ahead else 1))
         for consumed in count(self.consumed()):
+            since, place = self.since()
             played, part = divmod(consumed - since, self.repeats * self.accumulate)
             own = together if self.joined else [part % self.accumulate]
             places: list[int] = []

@@ -38,6 +38,7 @@ class Progress:
     rollouts: int = 0  # that were drawn to serve several gradient steps
     epoch: int = 0  # passes over such a rollout that are finished in this proximal step
     minibatch: int = 0  # training steps that are finished in this pass
+    extra_epochs: int = 0  # passes beyond those planned, while people answered the next rollout
     # Where the stream of prompts stood when its rounds got their present shape, see `data.stream`.
     stream: list[int] = field(default_factory=list)
 
@@ -121,8 +122,9 @@ class Accounts:
         answers, invalid = self.count(progress, num, payoffs.queries, first_batch, *counts)
         if asked := self.settle_ledgers():
             # An oracle of texts knows better: what it was asked, without what needs no question.
-            answers = asked["queries"] + asked["cache_hits"] + asked["modelled"]
-            invalid = asked["invalid"]
+            wanted = asked["queries"] + asked["cache_hits"] + asked["modelled"]
+            if wanted >= asked["invalid"]:  # else it was asked ahead, and that is counted already
+                answers, invalid = wanted, asked["invalid"]
         self._recent.append((answers, invalid, steps))
         if self._steps >= _STEPS and (sentence := self.too_many_invalid()):
             self.stop(OracleStoppedError(sentence))

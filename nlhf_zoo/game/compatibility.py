@@ -13,6 +13,7 @@ from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game import designs
+from nlhf_zoo.game.ahead import refuse_asking_ahead
 from nlhf_zoo.game.rollout import Rollout
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.policies.base import Policy
@@ -65,6 +66,7 @@ def check_parts(game: OnlineGame, micro_batches: int) -> None:
     _check_drawing(game)
     _check_reuse(algorithm, steps, rollout, game.policy)
     _check_design(game, steps)
+    refuse_asking_ahead(game)
     _check_ahead(game, steps)
     _check_replay(game, steps)
     _check_counting(algorithm, rollout)
@@ -226,7 +228,7 @@ def _check_ahead(game: OnlineGame, steps: Sequence[ProximalStep]) -> None:
             "model.rollout.pairs to all and model.policy.length_normalised to false, or ahead to "
             "false"
         )
-    if not policy.draws_apart:
+    if not (policy.draws_apart or game.oracle.asks_ahead):
         raise UserError(
             f"model.rollout.ahead needs an engine that draws while {type(policy).__name__} is "
             "trained, with weights of its own: set model.policy.generator to VLLMServerGenerator, "

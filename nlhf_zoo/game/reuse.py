@@ -169,6 +169,25 @@ class Reuse:
         if taken >= schedule.accumulate:
             ahead.begin(game, coming)
 
+    def goes_on(self, game: OnlineGame) -> bool:
+        """Whether more steps are taken on the held rollout than were planned.
+
+        So it is while people answer the next one, whole passes of it, up to the most there may be.
+        All processes go on, or none.
+        """
+        progress, most = game.progress, game.rollout.max_epochs
+        if self._ahead is None or self._schedule is None or not game.oracle.asks_ahead:
+            return False
+        if progress.minibatch:  # in the middle of such a pass
+            return True
+        (waiting,) = game.accounts.reduce([not self._ahead.is_answered])
+        if not waiting or (most is not None and progress.epoch >= most):
+            return False
+        progress.extra_epochs += 1
+        if progress.stream:  # the prompts of the round stay for as long
+            progress.stream[0] += self._schedule.minibatches
+        return True
+
     @torch.no_grad()
     def _figures(self, game: OnlineGame, step: ProximalStep) -> dict[str, Tensor]:
         """What is logged of all rollouts: at the end of an epoch, the loss of what is held out."""
@@ -177,6 +196,9 @@ class Reuse:
             sizes = Mean(self._effective.sum(), len(self._effective))
             figures["rollout/effective_sample_size"] = sizes
             self._effective = None
+            if game.oracle.asks_ahead:
+                extra = torch.tensor(float(game.progress.extra_epochs))
+                figures["rollout/extra_epochs"] = Mean(extra, 1)
         losses, judged = [], 0
         for part in self._held_out(game):  # as many in all processes
             policy, algorithm = game.policy, game.algorithm

@@ -31,6 +31,7 @@ class Rollout(ABC):
     num_opponents: int = 0
     pairs: str = "all"  # which of them are compared: a comparison design
     epochs: int | None = None  # passes over a rollout; None draws anew for each gradient step
+    max_epochs: int | None = None  # at most, while people answer the next; None is no limit
     clip: float | None = None  # of the importance ratio of a rollout that is passed over
     ahead: bool = False  # whether the next rollout is drawn while this one is passed over
     sampler: Mixture | None = None  # who draws the scored responses; None is the step's own
@@ -195,6 +196,8 @@ class Sample(Rollout):
             token; it is not the opponent either.
         replay: earlier rollouts that a proximal step is trained on beside its own, their answers
             weighed for its opponent; nothing is asked for them.
+        max_epochs: where people answer the next rollout meanwhile (`HumanOracle` with wait false),
+            passes over a rollout at most, after which the run waits for them; null is no limit.
 
     Raises:
         ValueError: a number is out of its range, there is no such design, or the options exclude
@@ -216,8 +219,10 @@ class Sample(Rollout):
         sampler: dict[str, float] | str | None = None,
         greedy: bool = False,
         replay: int = 0,
+        max_epochs: int | None = None,
     ) -> None:
         _check_held(epochs, minibatch, held_out, clip, replay, ahead)
+        _check_longer(epochs, max_epochs, ahead)
         _check_numbers(num_responses, num_opponents)
         designs.degree_of(pairs)  # refuses another name
         self.sampler = None if sampler is None else _mixture(sampler)
@@ -234,6 +239,7 @@ class Sample(Rollout):
             )
         self.pairs = pairs
         self.epochs = epochs
+        self.max_epochs = max_epochs
         self.minibatch = minibatch
         self.held_out = held_out
         self.clip = clip
@@ -283,6 +289,21 @@ def _check_held(
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be a finite number above 0, but it is {clip}")
     _check_replay(epochs, replay, ahead)
+
+
+def _check_longer(epochs: int | None, max_epochs: int | None, ahead: bool) -> None:
+    """Refuse a limit of further passes where there are none, or one below those that are planned."""
+    if max_epochs is None:
+        return
+    if not ahead or epochs is None:
+        raise ValueError(
+            "max_epochs limits the passes over a rollout while people answer the next, which is "
+            "drawn ahead: set ahead too, or leave max_epochs out"
+        )
+    if not epochs <= max_epochs <= _MOST_STEPS:
+        raise ValueError(
+            f"max_epochs must lie between epochs, {epochs}, and {_MOST_STEPS:,}, not {max_epochs}"
+        )
 
 
 def _check_replay(epochs: int | None, replay: int, ahead: bool) -> None:

@@ -29,6 +29,7 @@ def budget_spent(game: OnlineGame) -> float:
             )
         return min(1.0, trainer.global_step / trainer.max_steps)
     step = progress.gradient_step / game.gradient_steps_of_step if progress.gradient_step else 0.0
+    step = min(1.0, step)  # people may be waited for
     played = progress.round + (progress.step + step) / len(game.plan)
     return min(1.0, played / max(1, rounds))
 

@@ -1,6 +1,7 @@
 """Who can say which of two responses is better."""
 
 from nlhf_zoo.oracles.base import PreferenceOracle
+from nlhf_zoo.oracles.human.oracle import HumanOracle
 from nlhf_zoo.oracles.judge.oracle import JudgeOracle
 from nlhf_zoo.oracles.judge.pairwise import PairwiseJudge, PairwiseJudgeOracle
 from nlhf_zoo.oracles.models.generative_pair import GenerativePairModelOracle
@@ -49,6 +50,7 @@ __all__ = [
     "GeneralPreferenceModelOracle",
     "GenerativePairModelOracle",
     "HashedNgrams",
+    "HumanOracle",
     "JudgeOracle",
     "ListedResponses",
     "MatrixOracle",

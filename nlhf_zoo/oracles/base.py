@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +74,28 @@ class PreferenceOracle(nn.Module, ABC):
         """
         comparison: Comparison = self(prompts, first, second)
         return comparison.average(second.weight)
+
+    @property
+    def asks_ahead(self) -> bool:
+        """Whether ``ask_ahead`` puts questions that are answered while something else is done."""
+        return False
+
+    def ask_ahead(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> Callable[[], bool]:
+        """Put the questions of a comparison that will be made later, and wait for no answer.
+
+        The comparison is made by calling the oracle, as ever, and asks none of them again.
+
+        Args:
+            prompts: B prompts.
+            first: K responses a prompt.
+            second: L responses a prompt.
+
+        Returns:
+            whether the comparison would wait for nobody now; it may be called again and again.
+        """
+        raise NotImplementedError(f"{type(self).__name__} answers at once, or not at all")
 
     @property
     def payoff_bound(self) -> float:

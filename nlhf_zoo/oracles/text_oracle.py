@@ -169,9 +169,30 @@ class TextOracle(PreferenceOracle):
             UserError: there are no texts, or the oracle refuses them.
             OracleStoppedError: the oracle cannot be asked any more.
         """
+        questions, places = self.questions(prompts, first, second)
+        # Equal responses have place 0: one before the first question is the end of the table of
+        # answers, and 1/2 stands there.
+        known = torch.tensor([*self._ask(questions), 0.5], dtype=torch.float64)
+        answers = known[places.abs() - 1]
+        answers = torch.where(places < 0, 1 - answers, answers)
+        dtype = torch.promote_types(first.weight.dtype, torch.float32)
+        preference = answers.to(first.weight.device, dtype)
+        valid = ~preference.isnan()
+        return Comparison(preference.masked_fill(~valid, 0.5), valid)
+
+    def questions(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> tuple[list[Question], Tensor]:
+        """The questions of a comparison: one for each two different texts.
+
+        Returns:
+            them, and where the answer to each pair is found [B, K, L]: n + 1 for question n, and
+            -(n + 1) for it in the other order; 0 for equal texts.
+
+        Raises:
+            UserError: there are no texts, or the oracle refuses them.
+        """
         questions: list[Question] = []
-        # Question n has place n + 1, swapped it has -(n + 1). Equal responses have place 0: one
-        # before the first question is the end of the table of answers, and 1/2 stands there.
         places: dict[tuple[str, _Written, _Written], int] = {}
 
         def place(talk: Conversation, key: str, one: _Written, other: _Written) -> int:
@@ -190,15 +211,8 @@ class TextOracle(PreferenceOracle):
             [[place(talk, key, one, other) for other in theirs] for one in ours]
             for talk, key, ours, theirs in rows
         ]
-        known = torch.tensor([*self._ask(questions), 0.5], dtype=torch.float64)
         shape = len(prompts), first.num, second.num
-        signed = torch.tensor(numbers, dtype=torch.long).reshape(shape)
-        answers = known[signed.abs() - 1]
-        answers = torch.where(signed < 0, 1 - answers, answers)
-        dtype = torch.promote_types(first.weight.dtype, torch.float32)
-        preference = answers.to(first.weight.device, dtype)
-        valid = ~preference.isnan()
-        return Comparison(preference.masked_fill(~valid, 0.5), valid)
+        return questions, torch.tensor(numbers, dtype=torch.long).reshape(shape)
 
     @override
     def score(self, prompts: Prompts, responses: Responses) -> tuple[Tensor, Tensor]:

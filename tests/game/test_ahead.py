@@ -30,7 +30,10 @@ from nlhf_zoo.solvers import exploitability
 
 
 def by_hand(game, rounds, epochs, opponent="policy"):
-    """Mirror descent on rollouts of the policy one rollout ago, in plain torch: logits [C, N]."""
+    """Mirror descent on rollouts of the policy one rollout ago, in plain torch: logits [C, N].
+
+    A rollout is passed over ``epochs`` times, or as often as its place in them says.
+    """
     log_mu, P, s, beta = game.policy.log_reference, game.oracle.table, 0.7, zoo.BETA
     policy = torch.nn.Parameter(game.policy.networks["policy"].logits.detach().clone())
     optimizer = adam([policy])
@@ -49,7 +52,7 @@ def by_hand(game, rounds, epochs, opponent="policy"):
             -1,
         )
         centre = now if opponent == "anchor" else (1 - s * beta) * now + s * beta * log_mu
-        for _ in range(epochs):
+        for _ in range(epochs if isinstance(epochs, int) else epochs[number]):
             residual = (policy.log_softmax(-1) - centre).gather(1, drawn)
             if opponent == "anchor":
                 loss = (residual - s * (q - 0.5)).square().mean(-1)
@@ -168,7 +171,7 @@ class Elsewhere(Generator):
         return draw
 
 
-def language_game(engine, **rollout):
+def language_game(engine, oracle=SmallLanguage, **rollout):
     policy = CausalLMPolicy(
         SmallLanguageModel(hidden_size=16, layers=1, num_letters=4),
         LoRA(2),
@@ -177,7 +180,7 @@ def language_game(engine, **rollout):
     )
     options = {"epochs": 2, "held_out": 0, "ahead": True} | rollout
     return OnlineGame(
-        policy, SmallLanguage(num_letters=4, length=2), OnlineIPO(), 0.1,
+        policy, oracle(num_letters=4, length=2), OnlineIPO(), 0.1,
         optimizer=partial(torch.optim.AdamW, lr=0.02),
         rollout=Sample(8, **options), realisation=GradientSteps(),
     )  # fmt: skip

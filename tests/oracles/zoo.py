@@ -7,9 +7,11 @@ over it.
 import atexit
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from judge_server import JudgeServer
@@ -18,11 +20,14 @@ from language_models import new_folder
 from serving import forever
 from text_models import CONFIGS, folder
 from transformers import AutoModelForCausalLM
+from voters import Voters
 
 from nlhf_zoo import oracles
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.oracles.text_oracle import TextOracle
+from nlhf_zoo.people.pairs import Choice, Pair
+from nlhf_zoo.people.store import VoteStore
 from nlhf_zoo.text_models.loading import ModelSettings
 from nlhf_zoo.text_models.network import TextModel
 
@@ -192,6 +197,31 @@ def served(**options: Any) -> oracles.ServedOracle:
     return oracle
 
 
+def human(**options: Any) -> oracles.HumanOracle:
+    """Of somebody who is like `Sums`, and passes over `LONG`; all files are copies of one."""
+    path = Path(shutil.copy(votes_file(), new_folder() / "people.sqlite"))
+    oracle = oracles.HumanOracle(path, **options)
+    somebody = Voters(path, lambda person, pair: by_sums(pair)).__enter__()
+    weakref.finalize(oracle, somebody.__exit__)
+    VOTERS[path] = somebody
+    return oracle
+
+
+def by_sums(pair: Pair) -> Choice:
+    if LONG in (pair.first, pair.second):
+        return "skip"
+    first, second = (sum(map(ord, text)) for text in (pair.first, pair.second))
+    return "neither" if first == second else "first" if first > second else "second"
+
+
+@cache
+def votes_file() -> Path:
+    """A file without questions."""
+    path = new_folder() / "people.sqlite"
+    VoteStore(path).end()
+    return path
+
+
 def cached(**options: Any) -> oracles.CachedOracle:
     return oracles.CachedOracle(reward(**options), new_folder() / "answers.sqlite")
 
@@ -216,6 +246,7 @@ def ensemble(**options: Any) -> oracles.EnsembleOracle:
 # ---- the table ----
 
 BEHIND: dict[str, oracles.RuleOracle] = {}  # oracles behind servers, by their addresses
+VOTERS: dict[Path, Voters] = {}  # people, by the files in which they vote
 
 MODELS = ({"temperature": 3.0}, {"max_tokens": 60}, {"dtype": "bfloat16"})
 COPIED = {"batch_size": 2, "copied": True}
@@ -336,6 +367,14 @@ ROWS = [
         last_message=True, unreadable={}, same={"check_symmetry": False},
         others=({"scale": 20.0}, {"function": shorter_wins}), refuses=RULES,
     ),
+    Row(
+        oracles.HumanOracle, human, lambda calls, texts: calls, unreadable={},
+        others=({"votes": 2}, {"votes": 3}), same={"timeout": 100.0},
+        refuses=(
+            ({"votes": 0}, "HumanOracle.votes must be at least 1, but it is 0"),
+            ({"timeout": 0.0}, r"timeout must be some seconds, above 0, or null, but it is 0\.0"),
+        ),
+    ),
     Row(oracles.CachedOracle, cached, lambda calls, texts: texts, others=MODELS),
     Row(
         oracles.OrderSwap, swapped, lambda calls, texts: calls, orders=2,
@@ -365,6 +404,8 @@ def listen(oracle: PreferenceOracle) -> Callable[[], list[str]]:
 
         model.network.register_forward_pre_hook(hook, with_kwargs=True)
     for part in oracle.modules():
+        if isinstance(part, oracles.HumanOracle):
+            return VOTERS[part.file].told
         if isinstance(part, oracles.ServedOracle):
             part = BEHIND[part.client.url]
         if isinstance(part, oracles.RuleOracle):

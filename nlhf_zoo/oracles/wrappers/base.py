@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 from typing_extensions import override
 
 from nlhf_zoo.oracles.base import PreferenceOracle
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.records import Prompts
+from nlhf_zoo.records import Prompts, Responses
 
 
 class WrappedOracle(PreferenceOracle):
@@ -21,6 +21,17 @@ class WrappedOracle(PreferenceOracle):
     def inner(self) -> PreferenceOracle:
         """Whose prompts and responses these are."""
         return self.oracle
+
+    @property
+    @override
+    def asks_ahead(self) -> bool:
+        return self.inner.asks_ahead
+
+    @override
+    def ask_ahead(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> Callable[[], bool]:
+        return self.inner.ask_ahead(prompts, first, second)
 
     @property
     @override

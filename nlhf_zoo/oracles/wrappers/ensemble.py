@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import cast, final
@@ -99,6 +99,20 @@ class EnsembleOracle(WrappedOracle):
     def inner(self) -> PreferenceOracle:
         """The first member: prompts and responses of all members are the same."""
         return self.members[0]
+
+    @property
+    @override
+    def asks_ahead(self) -> bool:
+        return any(member.asks_ahead for member in self.members)
+
+    @override
+    def ask_ahead(
+        self, prompts: Prompts, first: Responses, second: Responses
+    ) -> Callable[[], bool]:
+        asked = [
+            member.ask_ahead(prompts, first, second) for member in self.members if member.asks_ahead
+        ]
+        return lambda: all(is_answered() for is_answered in asked)
 
     @property
     @override

@@ -1,0 +1,1 @@
+"""People who vote on a page."""
