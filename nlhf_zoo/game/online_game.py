@@ -115,9 +115,8 @@ class OnlineGame(ShardedModule):
         self.automatic_optimization = not self.realisation.closed_form
         check_parts(self, micro_batches)
         policy.versions = self.versions
-        policy.bind(
-            (*algorithm.players, *self.rollout.players), oracle.support, oracle.action_names
-        )
+        players = (*algorithm.players, *self.rollout.players)
+        policy.bind(players, oracle.support, oracle.action_names)
 
     def training_step(self, prompts: Prompts, batch_idx: int) -> Tensor | None:
         """One gradient step of a proximal step; or, in closed form, many rounds."""
@@ -219,8 +218,7 @@ class OnlineGame(ShardedModule):
         self._accumulated = 0
         self.versions.moved("policy")
         progress.gradient_step += 1
-        steps = self.gradient_steps_of_step
-        if progress.gradient_step < steps or (reuse is not None and reuse.goes_on(self)):
+        if progress.gradient_step < self.gradient_steps_of_step or (reuse and reuse.goes_on(self)):
             return
         progress.gradient_step = progress.epoch = progress.minibatch = 0
         if step.writes != "policy":

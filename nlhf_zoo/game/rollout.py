@@ -292,7 +292,7 @@ def _check_held(
 
 
 def _check_longer(epochs: int | None, max_epochs: int | None, ahead: bool) -> None:
-    """Refuse a limit of further passes where there are none, or one below those that are planned."""
+    """Refuse a limit of further passes where there are none, or one below those planned."""
     if max_epochs is None:
         return
     if not ahead or epochs is None:
