@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,10 +21,17 @@ class Voters:
         path: of the file, which need not be there yet.
         choose: what a person says of a pair.
         people: by their names.
+        pause: seconds that each looks at a pair.
     """
 
-    def __init__(self, path: str | Path, choose: Choose, people: Sequence[str] = ("ada",)) -> None:
-        self._path, self._choose = Path(path), choose
+    def __init__(
+        self,
+        path: str | Path,
+        choose: Choose,
+        people: Sequence[str] = ("ada",),
+        pause: float = 0.0,
+    ) -> None:
+        self._path, self._choose, self._pause = Path(path), choose, pause
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._vote, args=(name,), name=name, daemon=True)
@@ -59,6 +67,7 @@ class Voters:
                 continue
             if (choice := self._choose(person, shown.pair)) is None:
                 break
+            time.sleep(self._pause)
             self.seen.append((person, shown.pair))
             store.vote(person, shown.number, choice, 0.0)
         store.end()

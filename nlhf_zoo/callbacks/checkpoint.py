@@ -83,10 +83,9 @@ class GameCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        local = self.dirpath and "://" not in str(self.dirpath) and not is_trial(trainer)
-        for part in pl_module.modules() if local else ():
-            if isinstance(part, HumanOracle):
-                part.place_in(Path(str(self.dirpath)))
+        if self.dirpath and "://" not in str(self.dirpath) and not is_trial(trainer):
+            for people in _people(pl_module):
+                people.place_in(Path(self.dirpath))
 
     @override
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,6 +106,10 @@ class GameCheckpoint(ModelCheckpoint):
             self._position, self._accumulated = pl_module.position(), 0
             # Not `on_exception`: the processes of some strategies have none.
             pl_module.set_before_stop(partial(self._write_last_step, trainer, pl_module))
+            if _people(pl_module) and not trainer.ckpt_path and not is_trial(trainer):
+                # What they are asked first is of these weights: a run that is killed goes on with
+                # them, too.
+                write_last(self, trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
@@ -251,6 +254,11 @@ class GameCheckpoint(ModelCheckpoint):
         if self._has_written or place.resolve() == resumed:
             _keep(place)
         os.replace(beside, place)
+
+
+def _people(module: L.LightningModule) -> list[HumanOracle]:
+    """Those of a module's oracle."""
+    return [part for part in module.modules() if isinstance(part, HumanOracle)]
 
 
 def _keep(last: Path) -> None:

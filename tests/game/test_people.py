@@ -79,6 +79,7 @@ def weights_of(game):
     return {name: one for name, one in game.policy.state_dict().items() if ".policy." in name}
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_answers_stops_and_goes_on_as_if_it_had_not(tmp_path):
     """To the bit, and with each question put once and answered once."""
     found = {}
@@ -103,8 +104,15 @@ def test_a_run_that_nobody_answers_stops_and_goes_on_as_if_it_had_not(tmp_path):
 def test_it_trains_on_while_people_answer_and_nothing_is_asked_twice(tmp_path):
     votes = tmp_path / "checkpoints/people.sqlite"
     game = people_game(HumanOracle(wait=False, timeout=0.3), max_epochs=5)
-    with Voters(votes, Striking(14)), pytest.raises(OracleStoppedError, match="nobody has voted"):
+    strike, checkpoint, there = Striking(14), tmp_path / "checkpoints/last.ckpt", set()
+
+    def choose(person, pair):
+        there.add(checkpoint.exists())  # what is asked can be gone on with
+        return strike(person, pair)
+
+    with Voters(votes, choose), pytest.raises(OracleStoppedError, match="nobody has voted"):
         fit(game, tmp_path)
+    assert there == {True}
     stopped = game.progress
     assert stopped.round == 1
     assert stopped.extra_epochs >= 3  # of the last rollout alone, before it waited
