@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nlhf_zoo.people.pairs import Choice, Pair
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import Choice, Pair, VoteStore
 
 # What a person says of a pair; None by one who leaves.
 Choose = Callable[[str, Pair], Choice | None]
@@ -25,11 +24,7 @@ class Voters:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        choose: Choose,
-        people: Sequence[str] = ("ada",),
-        pause: float = 0.0,
+        self, path: str | Path, choose: Choose, people: Sequence[str] = ("ada",), pause: float = 0.0
     ) -> None:
         self._path, self._choose, self._pause = Path(path), choose, pause
         self._ended = threading.Event()

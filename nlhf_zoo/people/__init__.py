@@ -3,7 +3,7 @@
 Nothing here imports torch or numpy.
 """
 
-from nlhf_zoo.people.pairs import Choice, Pair, Progress, Shown, Tally, Vote
+from nlhf_zoo.people.pairs import Choice, Found, Pair, Progress, Shown, Tally, Vote
 from nlhf_zoo.people.store import VoteStore
 
-__all__ = ["Choice", "Pair", "Progress", "Shown", "Tally", "Vote", "VoteStore"]
+__all__ = ["Choice", "Found", "Pair", "Progress", "Shown", "Tally", "Vote", "VoteStore"]

@@ -75,6 +75,19 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A question about a pair.
+
+    Args:
+        number: of the question.
+        same_order: whether the file has the responses in the order of the pair.
+    """
+
+    number: int
+    same_order: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A question as one person sees it.
 

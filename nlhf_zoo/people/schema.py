@@ -151,7 +151,7 @@ def connect(path: Path, must_exist: bool = False) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, must_exist: bool) -> None:
-    if not _is_ours(connection, path):
+    if not is_ours(connection, path):
         if must_exist:
             raise UserError(f"{path} holds no questions: it is empty")
         _create(connection, path)
@@ -159,11 +159,14 @@ def _prepare(connection: sqlite3.Connection, path: Path, must_exist: bool) -> No
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
+def is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the tables are there; False of a file that is empty."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # In one statement: another process may be making them.
+    application, version, tables = connection.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id),"
+        " (SELECT user_version FROM pragma_user_version),"
+        " (SELECT count(*) FROM sqlite_master)"
+    ).fetchone()
     if not tables and not application:
         return False
     if application != APPLICATION:
@@ -180,7 +183,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables, unless another process has just done so; all of it or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_ours(connection, path):
+        if not is_ours(connection, path):
             schema = _SCHEMA.format(new=_IS_OPEN.format("new"), old=_IS_OPEN.format("old"))
             for statement in _statements(schema):
                 connection.execute(statement)

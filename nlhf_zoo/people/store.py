@@ -22,6 +22,7 @@ from nlhf_zoo.errors import UserError
 from nlhf_zoo.people.pairs import (
     CHOICES,
     Choice,
+    Found,
     Pair,
     Progress,
     Shown,
@@ -131,6 +132,20 @@ class VoteStore:
             has_people = db.execute("SELECT 1 FROM people LIMIT 1").fetchone() is not None
             asked = zip(pairs, priorities, strict=True)
             return [_put(db, pair, votes, -float(one), has_people) for pair, one in asked]
+
+    @property
+    def name(self) -> str:
+        """What no other file has, wherever this one lies."""
+        return hashlib.blake2b(self._salt, digest_size=8).hexdigest()
+
+    def find(self, pairs: Iterable[Pair]) -> list[Found | None]:
+        """The question about each pair; None where there is none."""
+        query = (
+            "SELECT number, t.first FROM questions JOIN texts AS t USING (number) WHERE digest = ?"
+        )
+        with self._reading() as db:
+            rows = [(pair, db.execute(query, [pair.digest]).fetchone()) for pair in pairs]
+        return [None if row is None else Found(row[0], row[1] == pair.first) for pair, row in rows]
 
     def tallies(self, numbers: Iterable[int]) -> list[Tally]:
         """What was said of questions so far, in the order of their numbers as given.

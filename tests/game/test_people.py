@@ -16,7 +16,7 @@ from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
 from nlhf_zoo.oracles import CachedOracle, HumanOracle
 from nlhf_zoo.oracles.ledger import spent
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import VoteStore
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, SmallLanguageModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* module")

@@ -1,4 +1,4 @@
-"""A run that people judge is killed again and again: no vote is lost, and none is asked for twice."""
+"""A run that people judge is killed again and again: no vote is lost, none is asked for twice."""
 
 import hashlib
 import time
@@ -12,7 +12,7 @@ from voters import Voters
 from nlhf_zoo.cli.policies import load_policy
 from nlhf_zoo.game.log_probs import log_prob_of_all
 from nlhf_zoo.oracles import SmallLanguage
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import VoteStore
 from nlhf_zoo.solvers import exploitability
 
 RUN = "runs/people/small_language/version_0"

@@ -16,8 +16,7 @@ from nlhf_zoo.oracles.human.votes import answered, preference
 from nlhf_zoo.oracles.human.waiting import about, said
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.oracles.text_oracle import Question
-from nlhf_zoo.people.pairs import Pair, Progress, Tally
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import Pair, Progress, Tally, VoteStore
 
 ASKED = [Question(user("q"), f"a{n}", f"b{n}") for n in range(6)]
 

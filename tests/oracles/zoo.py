@@ -26,8 +26,7 @@ from nlhf_zoo import oracles
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.oracles.rules import shorter_wins
 from nlhf_zoo.oracles.text_oracle import TextOracle
-from nlhf_zoo.people.pairs import Choice, Pair
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import Choice, Pair, VoteStore
 from nlhf_zoo.text_models.loading import ModelSettings
 from nlhf_zoo.text_models.network import TextModel
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.people import Pair, Tally, VoteStore
-from nlhf_zoo.people.schema import APPLICATION
+from nlhf_zoo.people import Found, Pair, Tally, VoteStore
+from nlhf_zoo.people.schema import APPLICATION, is_ours
 from nlhf_zoo.people.turns import LEASE
 
 PROMPT = [{"role": "user", "content": "Which?"}]
@@ -57,6 +57,42 @@ def test_a_pair_has_one_number_in_either_order(store):
     assert numbers[0] == numbers[1] != numbers[2]
     assert store.put([swapped]) == numbers[:1]
     assert store.next("Ann").pair == there  # the order it came in first
+
+
+def test_a_question_is_found_by_its_pair_in_either_order(store, tmp_path):
+    there, other = pair(1), pair(2)
+    (number,) = store.put([there])
+    swapped = Pair(PROMPT, there.second, there.first)
+    assert store.find([there, other, swapped]) == [Found(number, True), None, Found(number, False)]
+    assert store.progress().questions == 1  # and nothing is asked by it
+
+
+def test_a_file_keeps_its_name_wherever_it_lies(store, tmp_path):
+    assert VoteStore(store.path).name == store.name
+    other = VoteStore(tmp_path / "other.sqlite")
+    assert other.name != store.name
+    other.end()
+
+
+def test_a_file_that_is_made_meanwhile_is_one_of_ours(tmp_path):
+    """Between any two statements another process may have made all of it."""
+    path = tmp_path / "people.sqlite"
+
+    class Slow(sqlite3.Connection):
+        def execute(self, *given):
+            found = super().execute(*given).fetchone()
+            VoteStore(path).end()
+
+            class Row:
+                def fetchone(self):
+                    return found
+
+            return Row()
+
+    connection = sqlite3.connect(path, factory=Slow)
+    assert not is_ours(connection, path)  # as it was
+    assert is_ours(connection, path)
+    connection.close()
 
 
 def test_what_is_wanted_is_raised_and_never_lowered(store):

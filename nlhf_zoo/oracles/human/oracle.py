@@ -15,8 +15,7 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.oracles.human.votes import answered, preference
 from nlhf_zoo.oracles.human.waiting import Waiting
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
-from nlhf_zoo.people.pairs import Found, Pair, Tally
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import Found, Pair, Tally, VoteStore
 from nlhf_zoo.records import Prompts, Responses
 
 NAME = "people.sqlite"  # in the folder of a run's checkpoints

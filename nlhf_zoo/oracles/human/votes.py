@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nlhf_zoo.people.pairs import Tally
+from nlhf_zoo.people import Tally
 
 
 def preference(tally: Tally) -> float:

@@ -13,8 +13,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from nlhf_zoo.errors import OracleStoppedError
-from nlhf_zoo.people.pairs import Progress
-from nlhf_zoo.people.store import VoteStore
+from nlhf_zoo.people import Progress, VoteStore
 
 _PAUSES = (0.005, 0.25)  # seconds between two looks for votes: the first ones, and the longest
 _MINUTE, _HOUR = 60, 3600
