@@ -1,6 +1,6 @@
 """The engine of ``nlhf bench``: many methods in one batch against one after the other.
 
-    python -m benchmarks.bench [--repeats 5]
+    python -m benchmarks.bench [--repeats 5] [--intervals FIRST]
 
 Three ratios, each of two things that are measured in turn, in CPU seconds on one thread: updates of
 all closed forms at two temperatures in one batch, against one after the other, each over all games
@@ -8,6 +8,9 @@ of the batch; an update of a closed form at 1,000 actions, against the products 
 for; and the exact part of the benchmark for one seed, against as many ``nlhf fit`` commands, of
 which a few are measured. Figures are medians of the turns' ratios; of products they are ratios of
 the least of all turns, for what else a machine does takes bandwidth of the memory, and only adds.
+
+With ``--intervals`` it measures instead how often the intervals of the exact part hold: of six sets
+of five seeds, from FIRST on, how often those of one hold the means of another.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -29,8 +33,10 @@ from torch import Tensor
 from nlhf_zoo.algorithms.batched_rounds import BatchedRounds, Row, can_be_batched
 from nlhf_zoo.algorithms.closed_form import ClosedFormRounds
 from nlhf_zoo.algorithms.products import products_of_a_round
+from nlhf_zoo.cli.bench import exact
 from nlhf_zoo.cli.bench.games import BETAS, GAMES
 from nlhf_zoo.cli.bench.methods import Method, ours
+from nlhf_zoo.cli.bench.results import EXPLOITABILITY, HELD_OUT, summaries
 from nlhf_zoo.data.tables import games
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "tabular"
@@ -125,13 +131,44 @@ def commands(methods: list[Method], repeats: int) -> None:
     print(f"of theirs {statistics.median(a / (number * b) for a, b in turns):.4f}")
 
 
+def intervals(methods: list[Method], first: int, sets: int = 6, seeds: int = 5) -> None:
+    """Print how often the interval of a set of seeds holds the mean of another, by measure."""
+    every = [*range(first, first + sets * seeds)]
+    played = exact.play(methods, every, 200)
+    conditions = [f"β = {beta:g}" for beta in BETAS]
+    found = []
+    for start in range(first, first + sets * seeds, seeds):
+        own = [f for one in played for f in one.figures if start <= f.seed < start + seeds]
+        found.append(summaries(own, conditions, geometric=True))
+    for measure in (EXPLOITABILITY, HELD_OUT):
+        held = [
+            one[m.name][condition][measure].low
+            <= other[m.name][condition][measure].mean
+            <= one[m.name][condition][measure].high
+            for one, other in permutations(found, 2)
+            for m in methods
+            for condition in conditions
+        ]
+        pairs = len(methods) * len(conditions)
+        print(
+            f"{measure}, seeds {every[0]} to {every[-1]}: held {sum(held)} of {len(held)}; "
+            f"the first set's of the second {sum(held[:pairs])} of {pairs}; least of two sets "
+            f"{min(sum(held[i : i + pairs]) for i in range(0, len(held), pairs))} of {pairs}"
+        )
+
+
 def main() -> None:
-    """Print all ratios."""
+    """Print all ratios, or how often intervals hold."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--intervals", type=int, metavar="FIRST")
+    given = parser.parse_args()
+    repeats = given.repeats
     torch.set_num_threads(1)
     methods = [method for method in ours() if method.algorithm.closed_form]
+    if given.intervals is not None:
+        intervals(methods, given.intervals)
+        return
     print("| games x actions | rows | batch, us a round | one after the other | ratio |")
     print("|---|---:|---:|---:|---:|")
     for num, actions, rounds in (

@@ -15,8 +15,9 @@ from nlhf_zoo.errors import UserError
 _ABSOLUTE = 1e-10  # below it figures are of rounding
 _LARGEST = 1e9  # above it lies no exploitability but an infinite one
 
-# Plays a part anew: its figures, and how far others may differ from them.
-Again = Callable[[str, list[Method], list[int], int], tuple[list[Figure], float]]
+# Plays a part anew (its name, whether the small setting, methods, seeds, queries): its figures, and
+# how far others may differ from them.
+Again = Callable[[str, bool, list[Method], list[int], int], tuple[list[Figure], float]]
 
 
 def check(path: Path, allow_code: bool, again: Again) -> bool:
@@ -38,13 +39,14 @@ def check(path: Path, allow_code: bool, again: Again) -> bool:
     for folder in (os.getcwd(), str(path.absolute().parent)):
         if folder not in sys.path:
             sys.path.append(folder)  # for the submitted file, which may lie beside its results
-    methods = [made(block) for block in found["blocks"].values()]
+    methods = [made(block, found["rates"][name]) for name, block in found["blocks"].items()]
     if [method.name for method in methods] != [*found["blocks"]]:
         raise UserError(f"--check {path}: its methods are not named as their classes are")
-    figures, relative = again(found["part"], methods, found["seeds"], found["queries"])
-    said = {method: entry.get("source") for method, entry in found["methods"].items()}
+    played = found["part"], found["small"], methods, found["seeds"], found["queries"]
+    figures, relative = again(*played)
     lines = [
-        _line(method, said[method.name], found["results"], figures, relative) for method in methods
+        _line(method, found["sources"][method.name], found["results"], figures, relative)
+        for method in methods
     ]
     print("\n".join(line for line, _ in lines))
     return all(holds for _, holds in lines)
@@ -52,18 +54,19 @@ def check(path: Path, allow_code: bool, again: Again) -> bool:
 
 def _line(
     method: Method,
-    source: str | None,
+    sources: dict[str, str],
     said: Sequence[Figure],
     here: Sequence[Figure],
     relative: float,
 ) -> tuple[str, bool]:
     """What is to be said of a method, and whether all its figures hold."""
     before, now = (
-        {(f.game, f.seed): f.exploitability for f in figures if f.method == method.name}
+        {(f.game, f.seed, f.measure): f.value for f in figures if f.method == method.name}
         for figures in (said, here)
     )
-    if method.source != source:
-        return f"{method.name}: its file is not the one that was measured", False
+    here_lie = method.sources
+    if other := sorted({*here_lie.items()} ^ {*sources.items()}):
+        return f"{method.name}: the file of {other[0][0]} is not the one that was measured", False
     if before.keys() != now.keys():
         missing = sorted(now.keys() ^ before.keys())[0]
         return f"{method.name}: results of other games, such as {missing[0]}", False
@@ -77,9 +80,9 @@ def _line(
         )
     ]
     if wrong:
-        game, seed = wrong[0]
+        game, seed, measure = wrong[0]
         return (
             f"{method.name}: {len(wrong)} of {len(now)} do not hold, the first on {game}, seed "
-            f"{seed}: {before[wrong[0]]:.4g}, and here {now[wrong[0]]:.4g}"
+            f"{seed}, {measure}: {before[wrong[0]]:.4g}, and here {now[wrong[0]]:.4g}"
         ), False
     return f"{method.name}: all {len(now)} hold", True

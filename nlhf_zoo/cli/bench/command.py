@@ -6,6 +6,7 @@ docs/bench.md says what the parts are, and how results are submitted and checked
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.bench import exact, figure, results
 from nlhf_zoo.cli.bench.checking import check as checked
+from nlhf_zoo.cli.bench.games import VOTES
 from nlhf_zoo.cli.bench.methods import Method, ours
 from nlhf_zoo.cli.bench.played import Played
 from nlhf_zoo.cli.bench.results import Figure
@@ -31,6 +33,7 @@ class _Part(NamedTuple):
         unit: of queries.
         relative: how far a figure may differ where it is played again. Machines round differently,
             and training carries that on.
+        trains: whether methods have learning rates there.
     """
 
     queries: int
@@ -38,11 +41,12 @@ class _Part(NamedTuple):
     most: int
     unit: str
     relative: float
+    trains: bool = True
 
 
 _PARTS = {
-    "exact": _Part(200, 10, 100_000, "queries a game", 1e-3),
-    "language": _Part(61_440, 2_048, 10_000_000, "queries a prompt", 0.05),
+    "exact": _Part(200, 10, 100_000, "queries a game", 1e-3, trains=False),
+    "language": _Part(30_720, 2_048, 10_000_000, "queries a prompt", 0.05),
 }
 _MOST_SEED = 10**6
 
@@ -55,7 +59,7 @@ def main(args: list[str]) -> None:
     parser.add_function_arguments(bench, skip={"algorithm", "arguments"})
     help = "one more algorithm, such as my_module.Mine"
     parser.add_argument("--algorithm", type=PolicyOptimizer, help=help)
-    config = parser.parse_args(with_values(args, ("--allow_code", "--overwrite")))
+    config = parser.parse_args(with_values(args, ("--allow_code", "--overwrite", "--small")))
     arguments = parser.dump(config, format="json", skip_unset=False)
     try:
         parts = parser.instantiate(config)
@@ -68,7 +72,9 @@ def bench(
     part: Literal["exact", "language"] = "exact",
     seeds: list[int] = [0, 1, 2, 3, 4],  # noqa: B006  # which is only read
     queries: int | None = None,
+    small: bool = False,
     algorithm: PolicyOptimizer | None = None,
+    rate: float | None = None,
     output: Path = Path("bench"),
     check: Path | None = None,
     allow_code: bool = False,
@@ -81,7 +87,9 @@ def bench(
         part: exact, tables in closed form; or language, a small language model by gradients.
         seeds: of the games, or of the runs; intervals are over them.
         queries: budget of each method, for each game or prompt; the part's own if not given.
+        small: the smallest setting, to see that it runs: few games, or the smaller model.
         algorithm: one more algorithm, such as my_module.Mine.
+        rate: learning rate of that one, where the part trains; 0.003 if not given.
         output: a folder for results.json, table.md and figure.png.
         check: a file of results, which is played again and compared; nothing is written.
         allow_code: run code that such a file names, besides that of nlhf_zoo.
@@ -94,25 +102,25 @@ def bench(
         return
     queries = _PARTS[part].queries if queries is None else queries
     _refuse(part, seeds, queries, output, overwrite)
+    _refuse_rate(part, rate, algorithm)
     methods = ours()
     if algorithm is not None:
-        own = Method(type(algorithm).__name__, json.loads(arguments)["algorithm"], algorithm)
+        own = Method(type(algorithm).__name__, json.loads(arguments)["algorithm"], algorithm, rate)
         methods = [method for method in methods if method.name != own.name] + [own]
         if part == "exact" and not algorithm.closed_form:
             raise UserError(f"{own.name} has no closed form, which the exact part is played in")
         if algorithm.by_score:
             raise UserError(f"{own.name} takes scores of single responses, and the games have none")
     output.mkdir(exist_ok=True)
-    played = _play(part, methods, seeds, queries, output / "runs", overwrite)
+    played = _play(part, small, methods, seeds, queries, output / "runs", overwrite)
     figures = [each for one in played for each in one.figures]
     conditions = list(dict.fromkeys(one.condition for one in played))
-    text = _heading(part, seeds, queries)
-    text += results.table(results.summaries(figures, conditions), conditions) + "\n"
+    found = results.summaries(figures, conditions, geometric=True)
+    text = _heading(part, seeds, queries) + results.table(found, conditions) + "\n"
     named = {one.method for one in played}
     methods = [method for method in methods if method.name in named]
-    content = json.dumps(results.content(part, methods, figures, seeds, queries)) + "\n"
-    kinds = {method.name: method.name for method in methods}
-    figure.draw(played, kinds, queries, _PARTS[part].unit, output / "figure.png")
+    content = json.dumps(results.content(part, small, methods, figures, seeds, queries)) + "\n"
+    figure.draw(played, found, True, queries, _PARTS[part].unit, output / "figure.png")
     for name, lines in (("table.md", text), ("results.json", content)):
         with written(output / name) as beside:
             beside.write_text(lines, encoding="utf-8")
@@ -121,25 +129,31 @@ def bench(
 
 
 def _play(
-    part: str, methods: list[Method], seeds: list[int], queries: int, runs: Path, overwrite: bool
+    part: str,
+    small: bool,
+    methods: list[Method],
+    seeds: list[int],
+    queries: int,
+    runs: Path,
+    overwrite: bool,
 ) -> list[Played]:
     """Play a part."""
     if part == "exact":
-        return exact.play(methods, seeds, queries)
+        return exact.play(methods, seeds, queries, small)
     from nlhf_zoo.cli.bench import language  # which imports Lightning
 
-    return language.play(methods, seeds, queries, runs, overwrite)
+    return language.play(methods, seeds, queries, runs, overwrite, small)
 
 
 def _again(
-    part: str, methods: list[Method], seeds: list[int], queries: int
+    part: str, small: bool, methods: list[Method], seeds: list[int], queries: int
 ) -> tuple[list[Figure], float]:
     """A part, played as a file of results says, and how far a figure may differ from it."""
     if part not in _PARTS:
         raise UserError(f"there is no part {part!r}: the file is of another version")
     _refuse_numbers(part, seeds, queries)
     with TemporaryDirectory() as folder:
-        played = _play(part, methods, seeds, queries, Path(folder), overwrite=False)
+        played = _play(part, small, methods, seeds, queries, Path(folder), overwrite=False)
     return [each for one in played for each in one.figures], _PARTS[part].relative
 
 
@@ -147,7 +161,8 @@ def _heading(part: str, seeds: list[int], queries: int) -> str:
     return (
         f"Exploitability after {queries:,} {_PARTS[part].unit}: geometric mean over all games and "
         f"{len(seeds)} seeds,\nwith the interval that holds the mean of as many other seeds in "
-        f"{results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}.\n\n"
+        f"{results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}; and held-out, "
+        f"the\nsame of what {VOTES} votes on each pair have trained.\n\n"
     )
 
 
@@ -160,6 +175,18 @@ def _refuse(part: str, seeds: list[int], queries: int, output: Path, overwrite: 
         raise UserError(f"--output {output} is a file: give the name of a folder")
     if (output / "results.json").exists() and not overwrite:
         raise UserError(f"--output {output} has results: give another folder, or --overwrite")
+
+
+def _refuse_rate(part: str, rate: float | None, algorithm: PolicyOptimizer | None) -> None:
+    if rate is None:
+        return
+    if not (0 < rate < math.inf):
+        raise UserError(f"--rate must be a finite number above 0, but it is {rate}")
+    if algorithm is None or not _PARTS[part].trains:
+        raise UserError(
+            "--rate is that of the algorithm that --algorithm names, in a part that trains: "
+            "leave it out"
+        )
 
 
 def _refuse_numbers(part: str, seeds: list[int], queries: int) -> None:

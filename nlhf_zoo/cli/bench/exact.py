@@ -16,34 +16,52 @@ from nlhf_zoo.algorithms.products import products_of_rounds
 from nlhf_zoo.cli.bench.games import BETAS, Batch, batches
 from nlhf_zoo.cli.bench.methods import Method
 from nlhf_zoo.cli.bench.played import Played, points
+from nlhf_zoo.cli.bench.results import EXPLOITABILITY, HELD_OUT
 from nlhf_zoo.solvers import exploitability
 
 
-def play(methods: Sequence[Method], seeds: list[int], queries: int) -> list[Played]:
+def play(
+    methods: Sequence[Method], seeds: list[int], queries: int, small: bool = False
+) -> list[Played]:
     """Play all methods that have a closed form, at all temperatures.
+
+    Each plays each game twice: by its table, and by an estimate of it, and is measured by the table
+    both times.
 
     Args:
         methods: those without a closed form are left out.
         seeds: of the games.
         queries: products P o that each may ask for, for each game.
+        small: play a few games alone.
     """
     rows = [(m, beta) for m in methods if m.algorithm.closed_form for beta in BETAS]
     names: list[tuple[str, int]] = []
     found: list[list[Tensor]] = [[] for _ in rows]
-    for batch in batches(seeds):
+    for batch in batches(seeds, small):
         names += batch.names
-        for own, of_size in zip(found, _curves(rows, batch, queries), strict=True):
-            own.append(of_size)
+        for own, of_size in zip(found, _curves(rows, _twice(batch), queries), strict=True):
+            own.append(of_size.unflatten(-1, (2, -1)))
     played = []
     for (method, beta), of_sizes in zip(rows, found, strict=True):
-        curve: NDArray[np.float64] = torch.cat(of_sizes, -1).numpy()
-        final = dict(zip(names, curve[-1].tolist(), strict=True))
-        played.append(Played(method.name, f"β = {beta:g}", final, curve))
+        curves: NDArray[np.float64] = torch.cat(of_sizes, -1).numpy()  # [points, 2, games]
+        final = {
+            measure: dict(zip(names, curves[-1, place].tolist(), strict=True))
+            for place, measure in enumerate((EXPLOITABILITY, HELD_OUT))
+        }
+        played.append(Played(method.name, f"β = {beta:g}", final, curves[:, 0]))
     return played
 
 
+def _twice(batch: Batch) -> Batch:
+    """Games that are played by their tables, and behind them those that are by their estimates."""
+    table, asked = batch.table, torch.cat([batch.table, batch.estimate])
+    return Batch(
+        2 * batch.names, torch.cat([table, table]), asked, torch.cat(2 * [batch.log_reference])
+    )
+
+
 def _curves(rows: Sequence[tuple[Method, float]], batch: Batch, queries: int) -> list[Tensor]:
-    """Exploitability of each row at the points [points, C]."""
+    """Exploitability by the tables of each row at the points [points, C], by estimates played."""
     together = [i for i, (method, _) in enumerate(rows) if can_be_batched(method.algorithm)]
     curves: dict[int, Tensor] = {}
     if together:
@@ -63,7 +81,7 @@ def _batched(rows: list[Row], batch: Batch, queries: int) -> list[Tensor]:
     # Rounds that each row has played when it has asked so much; a round is never begun for less.
     stops = [[bisect_right(asked[id(row.algorithm)], q) for q in points(queries)] for row in rows]
     curves = [batch.table.new_zeros(len(points(queries)), len(batch.table)) for _ in rows]
-    playing, left = BatchedRounds(rows, batch.table, batch.log_reference), [*range(len(rows))]
+    playing, left = BatchedRounds(rows, batch.estimate, batch.log_reference), [*range(len(rows))]
     before = 0
     for stop in sorted({stop for own in stops for stop in own}):
         playing.play(stop - before)
@@ -85,7 +103,7 @@ def _alone(row: Row, batch: Batch, queries: int) -> Tensor:
     """Play a row by itself, whose steps depend on the game."""
     log_mu = batch.log_reference
     players = dict.fromkeys(("policy", *row.algorithm.players), log_mu)
-    engine = ClosedFormRounds(row.algorithm, row.beta, batch.table, log_mu, players)
+    engine = ClosedFormRounds(row.algorithm, row.beta, batch.estimate, log_mu, players)
     trajectory = engine.run(0, queries)
     asked = trajectory.queries.reshape(len(trajectory.queries), -1).expand(-1, len(log_mu))
     start = _measured(batch, log_mu, row.beta)

@@ -12,6 +12,8 @@ from torch import Tensor
 from nlhf_zoo.data.tables import games
 
 BETAS = (0.1, 0.01)
+_FEW = 5  # games of the small setting
+VOTES = 11  # on each pair: they train what is held out; odd, so that few tables are met by chance
 _CROWD = {"num_annotators": 101, "cycle": 5}
 
 
@@ -67,30 +69,31 @@ class Batch:
     Args:
         names: the name and the seed of each.
         table: P(y > y') [C, N, N].
+        estimate: the same of `VOTES` votes on each pair [C, N, N].
         log_reference: log mu, of standard normal logits [C, N].
     """
 
     names: list[tuple[str, int]]
     table: Tensor
+    estimate: Tensor
     log_reference: Tensor
 
 
-def batches(seeds: list[int]) -> list[Batch]:
-    """All games of these seeds, size by size."""
-    by_size: dict[int, list[tuple[tuple[str, int], Tensor, Tensor]]] = {}
+def batches(seeds: list[int], small: bool = False) -> list[Batch]:
+    """All games of these seeds, the first few alone if ``small``, size by size."""
+    by_size: dict[int, list[tuple[tuple[str, int], Tensor, Tensor, Tensor]]] = {}
     for seed in seeds:
-        for number, game in enumerate(GAMES):
+        for number, game in enumerate(GAMES[:_FEW] if small else GAMES):
             own = 1000 * seed + number  # none has the draws of another
             table = game.make(own)
             rng = torch.Generator().manual_seed(own + 500)
             logits = torch.randn(table.shape[:2], generator=rng, dtype=torch.float64)
             rows = by_size.setdefault(table.shape[-1], [])
-            rows.append(((game.name, seed), table, logits.log_softmax(-1)))
+            estimate = games.of_votes(table, VOTES, own + 700)
+            rows.append(((game.name, seed), table, estimate, logits.log_softmax(-1)))
     return [
         Batch(
-            [n for n, _, _ in rows],
-            torch.cat([t for _, t, _ in rows]),
-            torch.cat([m for _, _, m in rows]),
+            [row[0] for row in rows], *(torch.cat(part) for part in [*zip(*rows, strict=True)][1:])
         )
         for rows in by_size.values()
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from nlhf_zoo import algorithms
 from nlhf_zoo.algorithms import PolicyOptimizer
+from nlhf_zoo.cli.bench.sources import checksums
 from nlhf_zoo.cli.parser import SentenceParser
 from nlhf_zoo.errors import UserError
 
@@ -27,22 +27,18 @@ class Method:
         name: of its class.
         block: {class_path, init_args}, from which it is made.
         algorithm: the one that was made.
+        rate: of the optimiser, where a part trains; None for the part's own.
     """
 
     name: str
     block: Block
     algorithm: PolicyOptimizer
+    rate: float | None = None
 
     @property
-    def source(self) -> str | None:
-        """A checksum of the file that it is written in; None of ours, which have a version."""
-        kind = type(self.algorithm)
-        if kind.__module__.startswith("nlhf_zoo."):
-            return None
-        file = inspect.getsourcefile(kind)
-        assert file is not None  # it was imported from there
-        with open(file, "rb") as content:
-            return hashlib.sha256(content.read()).hexdigest()
+    def sources(self) -> dict[str, str]:
+        """Checksums of the files of one's own that it is written in, by module; of ours none."""
+        return checksums(self.block)
 
 
 def ours() -> list[Method]:
@@ -60,8 +56,12 @@ def ours() -> list[Method]:
     return [method for method in found if not method.algorithm.by_score]
 
 
-def made(block: Mapping[str, Any] | str) -> Method:
+def made(block: Mapping[str, Any] | str, rate: float | None = None) -> Method:
     """An algorithm by its block, or by the path of its class.
+
+    Args:
+        block: {class_path, init_args}, or the path alone.
+        rate: of the optimiser; None for a part's own.
 
     Raises:
         UserError: there is no such class, or it cannot be made so.
@@ -75,4 +75,4 @@ def made(block: Mapping[str, Any] | str) -> Method:
     except ValueError as error:
         raise UserError(f"--algorithm: {error}") from error
     written = json.loads(parser.dump(parsed, format="json", skip_unset=False))["algorithm"]
-    return Method(type(algorithm).__name__, written, algorithm)
+    return Method(type(algorithm).__name__, written, algorithm, rate)

@@ -19,21 +19,22 @@ class Played:
     Args:
         method: its name.
         condition: such as "β = 0.1".
-        final: exploitability when the budget was spent, by the name and the seed of the game.
-        curve: exploitability at `points` of queries [points, games].
+        final: figures when the budget was spent, by measure, and the name and the seed of the game.
+        curve: exploitability at `points` of queries [points, games]; None where it is not known.
     """
 
     method: str
     condition: str
-    final: dict[tuple[str, int], float]
-    curve: NDArray[np.float64]
+    final: dict[str, dict[tuple[str, int], float]]
+    curve: NDArray[np.float64] | None = None
 
     @property
     def figures(self) -> list[Figure]:
-        """The final exploitabilities, as a file of results has them."""
+        """The final figures, as a file of results has them."""
         return [
-            Figure(self.method, f"{game}, {self.condition}", seed, value)
-            for (game, seed), value in self.final.items()
+            Figure(self.method, f"{game}, {self.condition}", seed, measure, value)
+            for measure, values in self.final.items()
+            for (game, seed), value in values.items()
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,35 +15,40 @@ from nlhf_zoo import __version__
 from nlhf_zoo.cli.bench.methods import Method
 from nlhf_zoo.errors import UserError
 
-FORMAT = "nlhf bench 1"
+FORMAT = "nlhf bench 2"
 FLOOR = 1e-12  # exploitability below it is zero: other machines round otherwise there
 SOLVED = 1e-6
 LEVEL = 0.98  # of the intervals
+# What is measured; a part may measure more.
+EXPLOITABILITY, HELD_OUT = "exploitability", "held-out"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One exploitability.
+    """One figure, of when the budget was spent.
 
     Args:
         method: whose.
         game: its name, with the part's own conditions, as beta.
         seed: of the game or the run.
-        exploitability: when the budget was spent.
+        measure: `EXPLOITABILITY`, `HELD_OUT`, or what else a part measures.
+        value: the figure.
     """
 
     method: str
     game: str
     seed: int
-    exploitability: float
+    measure: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of a method under one condition, such as a beta.
+    """The figures of one measure of a method under one condition, such as a beta.
 
     Args:
-        mean: geometric mean over games and seeds, exploitability below `FLOOR` counted as that.
+        mean: over games and seeds; a geometric one where so asked, with figures below `FLOOR`
+            counted as that.
         low: see ``high``.
         high: between them lies, in 98 of 100 cases, the mean of as many other seeds.
         worst: the largest of all.
@@ -57,11 +62,11 @@ class Summary:
     solved: float
 
 
-def summary(figures: Sequence[Figure]) -> Summary:
+def summary(figures: Sequence[Figure], geometric: bool = True) -> Summary:
     r"""Statistics of figures of several seeds, each on the same games.
 
-    With m_i the mean of log exploitability over the games of seed i, of n seeds, and s their
-    standard deviation, the interval is
+    With m_i the mean over the games of seed i of the figure, of its logarithm if ``geometric``, of
+    n seeds, and s their standard deviation, the interval is
 
     .. math:: \bar m \pm t_{n-1} \, s \sqrt{2 / n},
 
@@ -71,70 +76,102 @@ def summary(figures: Sequence[Figure]) -> Summary:
     """
     from scipy.stats import t as student  # late: it takes long
 
-    values = np.array([figure.exploitability for figure in figures])
-    logs = np.log(np.maximum(values, FLOOR))
+    values = np.array([figure.value for figure in figures])
+    each = np.log(np.maximum(values, FLOOR)) if geometric else values
     seeds = sorted({figure.seed for figure in figures})
     of_seed = np.array([figure.seed for figure in figures])
-    means = np.array([logs[of_seed == seed].mean() for seed in seeds])
+    means = np.array([each[of_seed == seed].mean() for seed in seeds])
     number, half = len(seeds), math.nan
     if number > 1 and np.isfinite(means).all():
         half = float(
             student.ppf((1 + LEVEL) / 2, number - 1) * means.std(ddof=1) * math.sqrt(2 / number)
         )
     centre = float(means.mean())
+    ends = np.array([centre - half, centre, centre + half])
     with np.errstate(over="ignore"):  # an end beyond the numbers is infinite
-        low, mean, high = np.exp([centre - half, centre, centre + half]).tolist()
+        low, mean, high = (np.exp(ends) if geometric else ends).tolist()
     solved = float((values < SOLVED).mean())
     return Summary(mean, low, high, float(values.max()), solved)
 
 
-def summaries(
-    figures: Sequence[Figure], conditions: Sequence[str]
-) -> dict[str, dict[str, Summary]]:
-    """By method and condition, which is what the name of a game ends with."""
-    found: dict[str, dict[str, Summary]] = {}
+Summaries = dict[str, dict[str, dict[str, Summary]]]
+
+
+def summaries(figures: Sequence[Figure], conditions: Sequence[str], geometric: bool) -> Summaries:
+    """By method, condition, which is what the name of a game ends with, and measure."""
+    found: Summaries = {}
     for method in dict.fromkeys(figure.method for figure in figures):
         own = [figure for figure in figures if figure.method == method]
-        found[method] = {
-            condition: summary([figure for figure in own if figure.game.endswith(condition)])
-            for condition in conditions
-        }
+        found[method] = {}
+        for condition in conditions:
+            here = [figure for figure in own if figure.game.endswith(condition)]
+            found[method][condition] = {
+                measure: summary([f for f in here if f.measure == measure], geometric)
+                for measure in dict.fromkeys(figure.measure for figure in here)
+            }
     return found
 
 
-def table(found: Mapping[str, Mapping[str, Summary]], conditions: Sequence[str]) -> str:
-    """A table in Markdown, the best of the first condition first."""
-    head = "| algorithm |" + "".join(f" {c} | worst | solved |" for c in conditions)
-    lines = [head, "|---|" + "---:|---:|---:|" * len(conditions)]
-    order = sorted(found, key=lambda method: found[method][conditions[0]].mean)
-    for method in order:
+def order(found: Summaries, condition: str) -> list[str]:
+    """The methods, the least exploitable first."""
+    return sorted(found, key=lambda method: found[method][condition][EXPLOITABILITY].mean)
+
+
+def table(found: Summaries, conditions: Sequence[str], tails: bool = True) -> str:
+    """A table in Markdown, the best of the first condition first.
+
+    Args:
+        found: what is shown.
+        conditions: beside each other.
+        tails: whether the worst and the share below `SOLVED` are shown, too.
+    """
+    measures = [*next(iter(found.values()))[conditions[0]]]
+    heads: list[str] = []
+    for condition in conditions:
+        heads += [condition, *(["worst", "solved"] if tails else []), *measures[1:]]
+    lines = [f"| algorithm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for method in order(found, conditions[0]):
         cells = []
         for condition in conditions:
-            one = found[method][condition]
-            ends = "" if math.isnan(one.low) else f" ({_number(one.low)} to {_number(one.high)})"
-            cells += [f"{_number(one.mean)}{ends}", _number(one.worst), f"{one.solved:.0%}"]
+            first, *others = (found[method][condition][measure] for measure in measures)
+            cells.append(_with_interval(first))
+            cells += [_number(first.worst), f"{first.solved:.0%}"] if tails else []
+            cells += [_with_interval(one) for one in others]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _with_interval(one: Summary) -> str:
+    ends = "" if math.isnan(one.low) else f" ({_number(one.low)} to {_number(one.high)})"
+    return f"{_number(one.mean)}{ends}"
+
+
 def _number(value: float) -> str:
-    if value <= FLOOR * 1.001:
+    if 0 <= value <= FLOOR * 1.001:
         return f"{FLOOR:.0e}"
-    return f"{value:.1e}" if value < 1e-3 else f"{value:.4f}"
+    return f"{value:.1e}" if 0 <= value < 1e-3 else f"{value:.4f}"
 
 
 def content(
-    part: str, methods: Sequence[Method], figures: Sequence[Figure], seeds: list[int], queries: int
+    part: str,
+    small: bool,
+    methods: Sequence[Method],
+    figures: Sequence[Figure],
+    seeds: list[int],
+    queries: int,
 ) -> dict[str, Any]:
     """A submission, as it is written to JSON."""
     return {
         "format": FORMAT,
         "part": part,
+        "small": small,
         "nlhf_zoo": __version__,
         "seeds": seeds,
         "queries": queries,
-        "methods": {m.name: {"algorithm": m.block, "source": m.source} for m in methods},
-        "results": [[f.method, f.game, f.seed, f.exploitability] for f in figures],
+        "methods": {
+            m.name: {"algorithm": m.block, "rate": m.rate, "sources": m.sources} for m in methods
+        },
+        "results": [[f.method, f.game, f.seed, f.measure, f.value] for f in figures],
     }
 
 
@@ -151,15 +188,27 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{rule}: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{rule}: its format is not {FORMAT!r}")
-    kinds = {"part": str, "seeds": list, "queries": int, "methods": dict, "results": list}
+    kinds = {
+        "part": str,
+        "small": bool,
+        "seeds": list,
+        "queries": int,
+        "methods": dict,
+        "results": list,
+    }
     for key, kind in kinds.items():
         if not isinstance(found.get(key), kind):
             raise UserError(f"{rule}: {key} is missing, or damaged")
     try:
         found["results"] = [
-            Figure(str(m), str(g), int(s), float(e)) for m, g, s, e in found["results"]
+            Figure(str(m), str(g), int(s), str(k), float(v)) for m, g, s, k, v in found["results"]
         ]
         found["blocks"] = {name: dict(own["algorithm"]) for name, own in found["methods"].items()}
+        found["rates"] = {
+            name: None if (rate := own.get("rate")) is None else float(rate)
+            for name, own in found["methods"].items()
+        }
+        found["sources"] = {name: dict(own["sources"]) for name, own in found["methods"].items()}
         found["seeds"] = [int(seed) for seed in found["seeds"]]
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{rule}: its methods or results are damaged") from error

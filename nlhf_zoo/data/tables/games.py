@@ -162,6 +162,18 @@ def annotators(
     return complete((share / num_annotators).to(dtype)[None])
 
 
+def of_votes(game: Tensor, votes: int, seed: int) -> Tensor:
+    """What so many votes on each pair say of a game: shares of wins, [C, N, N].
+
+    Each vote is drawn by itself with the game's probability, P(y > y').
+    """
+    rng = torch.Generator().manual_seed(seed)
+    won = torch.zeros_like(game)
+    for _ in range(votes):
+        won += torch.rand(game.shape, generator=rng, dtype=torch.float64) < game
+    return complete(won / votes)
+
+
 def complete(lower: Tensor) -> Tensor:
     """The game of which ``lower`` holds the part below the diagonal, [C, N, N].
 
