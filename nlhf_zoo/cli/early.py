@@ -49,6 +49,7 @@ _OWN = {
     "compare": ("compare/configuration.py", "Configuration", ("games", "algorithms")),
     "evaluate": ("evaluate.py", "evaluate", ("policy", "oracle")),
     "export": ("export.py", "export", ()),
+    "from-trl": ("from_trl/command.py", "from_trl", ("file",)),
     "init": ("init/command.py", "InitOptions", ()),
     "oracle": ("oracle/report.py", "ReportOptions", ()),
     "report": ("report/command.py", "report", ("runs",)),

@@ -39,6 +39,7 @@ usage: nlhf COMMAND [options]
   compare   several algorithms, seeds and games on one budget: table, CSV, figure
   bench     an algorithm beside all of ours, on a fixed set of games:  nlhf bench
   cite      BibTeX of what a configuration runs:  nlhf cite CONFIG
+  from-trl  a configuration from one of TRL's, line by line:  nlhf from-trl script.py
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
 
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
@@ -55,6 +56,7 @@ _COMMANDS = (
     "compare",
     "report",
     "cite",
+    "from-trl",
     "bench",
     "sample",
     "certify",

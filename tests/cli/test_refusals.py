@@ -318,6 +318,7 @@ FITS = {
     "strategy deepspeed": ([*FIT, "--trainer.strategy", "deepspeed_stage_3"], "strategy deepspeed_stage_3 keeps .* to fsdp2"),
     "strategy that shards nothing": ([*FIT, "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy"], "strategy ModelParallelStrategy keeps .* to fsdp2"),
     "validate, unknown option": (["validate", *FIT[1:], "--nonsense", "1"], "nonsense"),
+    "from-trl of no file": (["from-trl", "no.json"], r"there is no file no\.json$"),
     "report of no run": (["report", "folder"], "folder has no config.yaml, which every run has: give the folder that"),
     "validate, no checkpoint": (["validate", *FIT[1:], "--ckpt_path", "last"], "no run in runs/"),
 }  # fmt: skip
