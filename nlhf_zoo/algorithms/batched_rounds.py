@@ -5,13 +5,14 @@ index can be taken together, whichever algorithms they belong to. A *row* is an 
 The players of all rows lie in one tensor, a *slot* each; centres and opponents of a step are
 weighted sums of slots, and because the product is linear,
 
-.. math:: \log c - \Big( s \sum_j a_j o_j \Big) P
+.. math:: \log c + P \Big( s \sum_j a_j o_j \Big)
 
-is one product of [rows, N] with each table: a table is read once for all rows.
+is one product of [rows, N] with each transposed table: a table is read once for all rows.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,9 +54,9 @@ class _Index:
     """The steps of one index as numbers, of R of the rows, with E >= R terms of payoffs.
 
     Args:
-        slots: of each part of a mixture, the centres first, then the terms [(R + E) parts].
+        slots: of each part of a mixture, the centres first, then the terms [parts].
         starts: where each mixture begins in them [R + E].
-        weights: of the parts [R + E, parts].
+        weights: of the parts [parts].
         scales: s a_j of each term [E, 1, 1].
         further: of the terms beyond each row's first, to which of the R they are added; None where
             there are none.
@@ -73,12 +74,14 @@ class _Index:
 
     def put(self, row: int, step: ProximalStep) -> None:
         """Take the numbers of a step, whose players are those that the row had."""
-        weights, scales = self.weights.numpy(), self.scales.numpy()
+        weights, scales, starts = (t.numpy() for t in (self.weights, self.scales, self.starts))
         centre, terms = self.places[row]
-        weights[centre, : len(step.centre)] = [*step.centre.values()]
+        placed = [(centre, step.centre)]
         for place, (coefficient, mixture) in zip(terms, step.payoff, strict=True):
-            weights[len(self.places) + place, : len(mixture)] = [*mixture.values()]
+            placed.append((len(self.places) + place, mixture))
             scales[place, 0, 0] = step.step_size * coefficient
+        for place, mixture in placed:
+            weights[starts[place] : starts[place] + len(mixture)] = [*mixture.values()]
 
 
 @dataclass(slots=True)
@@ -148,7 +151,8 @@ class BatchedRounds:
 
     def play(self, rounds: int) -> None:
         """Play so many rounds of every row."""
-        scheduled = any(row.algorithm.scheduled for row in self.rows)
+        self._scheduled = [row.algorithm.scheduled for row in self.rows]
+        scheduled = any(self._scheduled)
         with torch.inference_mode(), thread_limit(self.table.numel() < _SMALL):
             for number in range(self._round, self._round + rounds):
                 if self._plan is None or scheduled:
@@ -165,7 +169,7 @@ class BatchedRounds:
         number, players = len(index.places), self._players
         # A gather, a product with weights and a sum, in one operation.
         mixed, *_ = torch.embedding_bag(
-            players, index.slots, index.starts, False, _SUM, False, index.weights.view(-1)
+            players, index.slots, index.starts, False, _SUM, False, index.weights
         )
         games = mixed.view(-1, *self._shape)
         centre, opponents = games[:number], games[number:]
@@ -176,7 +180,7 @@ class BatchedRounds:
             measure[:number].index_add_(0, index.further, measure[number:])
         # [C, R, N] times [C, N, N]: each table is read once for all rows.
         rows = measure[:number].transpose(0, 1)
-        new = torch.baddbmm(centre.transpose(0, 1), rows, self.table, alpha=-1)
+        new = torch.baddbmm(centre.transpose(0, 1), rows, self.table.mT)
         players.view(-1, *self._shape).index_copy_(0, index.writes, new.transpose(0, 1))
 
     def _end_round(self, number: int) -> None:
@@ -213,7 +217,7 @@ class BatchedRounds:
     def _plan_round(self, number: int) -> None:
         """Take the plans of a round, of which those that are not scheduled are the same again."""
         for row, own in enumerate(self.rows):
-            if self._plan is not None and not own.algorithm.scheduled:
+            if self._plan is not None and not self._scheduled[row]:
                 continue
             steps = list(own.algorithm.steps(own.beta, number))
             if self._plan is None or list(map(_form, steps)) != list(map(_form, self._steps[row])):
@@ -234,14 +238,12 @@ class BatchedRounds:
         terms = [*((row, 0) for row in rows), *others]
         mixtures = [(row, steps[row].centre) for row in rows]
         mixtures += [(row, steps[row].payoff[j][1]) for row, j in terms]
-        slots = torch.zeros(len(mixtures), max(len(m) for _, m in mixtures), dtype=torch.long)
-        for place, (row, mixture) in enumerate(mixtures):
-            for part, name in enumerate(mixture):
-                slots[place, part] = self._slot[row][name]
+        slots = [self._slot[row][name] for row, mixture in mixtures for name in mixture]
+        starts = [0, *itertools.accumulate(len(mixture) for _, mixture in mixtures)]
         index = _Index(
-            slots.view(-1),
-            torch.arange(0, slots.numel(), slots.shape[1]),
-            self.table.new_zeros(slots.shape),
+            torch.tensor(slots),
+            torch.tensor(starts[:-1]),
+            self.table.new_zeros(len(slots)),
             self.table.new_zeros(len(terms), 1, 1),
             torch.tensor([rows.index(row) for row, _ in others]) if others else None,
             torch.tensor([self._slot[row][steps[row].writes] for row in rows]),

@@ -1,9 +1,8 @@
 r"""Rounds of an algorithm played exactly on a table, many at a time.
 
-A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N].
-Since P(y > y') = 1 - P(y' > y), the product is a row times the table, (P o)(y) = 1 - (o P)(y): one
-fused ``baddbmm`` makes centre and product together, writes straight into the trajectory, and copies
-no table.
+A proximal step is log pi_new = log c + s sum_j a_j P o_j + const. Log-policies are rows [C, 1, N],
+so a product is a row times the transposed table, of which nothing is copied: one fused ``baddbmm``
+makes centre and product together, and writes straight into the trajectory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nlhf_zoo.algorithms.adaptive import as_adaptive, next_step_size, safe_step_
 from nlhf_zoo.algorithms.base import PolicyOptimizer
 from nlhf_zoo.algorithms.products import products_of_a_round
 from nlhf_zoo.algorithms.scaling import scaled_steps
-from nlhf_zoo.losses import standardised
+from nlhf_zoo.losses import deviations
 from nlhf_zoo.records import Mixture, ProximalStep
 
 _SMALL = 50_000  # entries of a table below which threads cost more than they save
@@ -100,6 +99,7 @@ class ClosedFormRounds:
             else None
         )
         self._reference = log_reference.masked_fill(absent, 0.0)[:, None]
+        self._transposed = table.mT  # (P o)(y) = sum_y' o(y') P(y > y')
         self._combinations: dict[int, tuple[Mixture, Callable[[], Tensor]]] = {}
         # By player, [C, 1, N]; never written in place, so a copy is a reference.
         self._players: dict[str, Tensor] = {}
@@ -209,8 +209,8 @@ class ClosedFormRounds:
                 centre = self._combine(step.centre)
             out = row if step.writes == "policy" else None
             if step.normalised:
-                payoff = self._normalised_payoff(step)
-                new = torch.add(centre, payoff, alpha=step.step_size, out=out)
+                apart, scale = self._normalised_payoff(step)
+                new = torch.addcmul(centre, apart, scale, value=step.step_size, out=out)
                 asked += 1
             elif step.by_score:
                 assert self._scores is not None  # else it was refused
@@ -219,35 +219,35 @@ class ClosedFormRounds:
             elif len(step.payoff) == 1 and not self._remembers:
                 ((coefficient, mixture),) = step.payoff
                 opponent = centre if mixture == step.centre else self._combine(mixture)
-                probability, scale = self._probability(opponent), step.step_size * coefficient
-                new = torch.baddbmm(centre, probability, self.table, alpha=-scale, out=out)
+                probability, size = self._probability(opponent), step.step_size * coefficient
+                new = torch.baddbmm(centre, probability, self._transposed, alpha=size, out=out)
                 asked += 1
             else:
-                new, left = centre, len(step.payoff)
-                for coefficient, mixture in step.payoff:
-                    product, fresh = self._product(mixture)
-                    asked, left = asked + fresh, left - 1
-                    scale, into = step.step_size * coefficient, None if left else out
-                    new = torch.add(new, product, alpha=scale, out=into)
+                products = [(a, *self._product(mixture)) for a, mixture in step.payoff]
+                new = centre
+                for coefficient, product, fresh in products:
+                    new = torch.add(new, product, alpha=step.step_size * coefficient, out=out)
+                    asked += fresh
             players[step.writes], before = new, step
         return asked
 
-    def _normalised_payoff(self, step: ProximalStep) -> Tensor:
-        """P o over its standard deviation under o, which draws both, up to a constant [C, 1, N]."""
+    def _normalised_payoff(self, step: ProximalStep) -> tuple[Tensor, Tensor]:
+        """P o less its mean [C, 1, N], and one over its standard deviation, under o that draws."""
         probability = self._probability(self._combine(step.sampler))
-        product = torch.bmm(probability, self.table).neg_()
-        return standardised(product, probability, enumerated=True)
+        product = torch.bmm(probability, self._transposed)
+        return deviations(product, probability, enumerated=True)
 
     def _product(self, mixture: Mixture) -> tuple[Tensor, bool]:
-        """P o up to a constant [C, 1, N], and whether it had to be asked for."""
+        """P o [C, 1, N], and whether it had to be asked for."""
         parts = self._parts(mixture)
         key = _key(parts)
         if (known := self._remembered.get(key)) is not None:
             return known[1], False
         product = self._ask(self._combine(mixture))
-        alive = {id(t) for t in (*self._players.values(), self._reference)}
-        for old in [old for old in self._remembered if not all(i in alive for i, _ in old)]:
-            del self._remembered[old]
+        if len(self._remembered) > 2 * len(self._players):  # not each time, for it takes a while
+            alive = {id(t) for t in (*self._players.values(), self._reference)}
+            for old in [old for old in self._remembered if not all(i in alive for i, _ in old)]:
+                del self._remembered[old]
         self._remembered[key] = parts, product
         return product, True
 
@@ -306,8 +306,8 @@ class ClosedFormRounds:
         return 1 + int(fresh) + accepted.long()
 
     def _ask(self, log_policy: Tensor) -> Tensor:
-        """P o of a player, up to a constant [C, 1, N]."""
-        return torch.bmm(self._probability(log_policy), self.table).neg_()
+        """P o of a player [C, 1, N]."""
+        return torch.bmm(self._probability(log_policy), self._transposed)
 
     def _normalised(self, log_policy: Tensor) -> Tensor:
         return log_policy - self._masked(log_policy).logsumexp(-1, keepdim=True)
@@ -334,16 +334,15 @@ class ClosedFormRounds:
         if not moving:
             return lambda: self._reference
         (first, weight), *others = moving
-        if not others and fixed is not None:
-            return lambda: torch.add(fixed, self._players[first], alpha=weight)
-        if not others and weight == 1:
+        if not others and fixed is None and weight == 1:
             return lambda: self._players[first]
 
         def combine() -> Tensor:
-            total = weight * self._players[first]
+            start = self._players[first]
+            total = weight * start if fixed is None else torch.add(fixed, start, alpha=weight)
             for player, w in others:
                 total = torch.add(total, self._players[player], alpha=w)
-            return total if fixed is None else total + fixed
+            return total
 
         return combine
 

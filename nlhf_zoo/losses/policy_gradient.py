@@ -88,13 +88,28 @@ def standardised(payoff: Tensor, weight: Tensor, enumerated: bool) -> Tensor:
     Returns:
         the payoffs that a loss takes in place of q, [..., K].
     """
-    apart: Tensor = payoff - torch.linalg.vecdot(weight, payoff)[..., None]
+    apart, scale = deviations(payoff, weight, enumerated)
+    return 0.5 + apart * scale
+
+
+def deviations(payoff: Tensor, weight: Tensor, enumerated: bool) -> tuple[Tensor, Tensor]:
+    r"""How far payoffs are from the group's mean, and one over their standard deviation.
+
+    Args:
+        payoff: as ``standardised`` takes it, as all else.
+        weight: of the responses [..., K].
+        enumerated: whether weights are probabilities.
+
+    Returns:
+        q(y) - m [..., K], and 1 / sigma [..., 1], which is 0 where all payoffs are equal.
+    """
+    apart = payoff - torch.linalg.vecdot(weight, payoff)[..., None]
     variance: Tensor = torch.linalg.vecdot(weight, apart * apart)[..., None]
     if not enumerated:
         num = (weight > 0).sum(-1, keepdim=True)
         variance = variance * num / (num - 1).clamp(min=1)
     rounding = (8 * torch.finfo(payoff.dtype).eps) ** 2  # payoffs that differ by it are equal
-    return 0.5 + apart * torch.where(variance > rounding, variance.rsqrt(), 0.0)
+    return apart, torch.where(variance > rounding, variance.rsqrt(), 0.0)
 
 
 def _each(weight: Tensor, length: Tensor | None) -> Tensor:
