@@ -101,6 +101,16 @@ def test_nobody_is_asked_twice_and_a_new_run_counts_what_it_finds(path):
     assert counted(again) == {"queries": 2, "cache_hits": 4}
 
 
+def test_both_orders_of_a_pair_are_one_question(path):
+    oracle = HumanOracle(path)
+    both = [*ASKED[:2], ASKED[0].swapped(), ASKED[1]]
+    with Voters(path, lambda *_: "first") as people:
+        answers = dict(oracle.answers(both))
+        assert len(people.seen) == 2
+    assert answers == {0: 1.0, 1: 1.0, 2: 0.0, 3: 1.0}
+    assert counted(oracle) == {"queries": 2}
+
+
 def test_what_was_put_by_a_run_that_was_killed_is_waited_for_and_not_counted_again(path):
     oracle = HumanOracle(path, timeout=0.01)
     with pytest.raises(OracleStoppedError):

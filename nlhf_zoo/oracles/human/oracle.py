@@ -160,10 +160,12 @@ class HumanOracle(TextOracle):
         """
         pairs = [Pair(asked.conversation, asked.first, asked.second) for asked in questions]
         known = store.find(pairs)
-        fresh = [place for place, found in enumerate(known) if found is None]
-        admitted, stopped = self.admitted([questions[place] for place in fresh])
-        left_out = {*fresh[len(admitted) :]}
-        places = [place for place in range(len(pairs)) if place not in left_out]
+        # Each once: who looks at a pair in both orders asks people nothing more.
+        fresh = {pair.digest: n for n, pair in reversed([*enumerate(pairs)]) if known[n] is None}
+        order = sorted(fresh.values())
+        admitted, stopped = self.admitted([questions[place] for place in order])
+        left_out = {pairs[place].digest for place in order[len(admitted) :]}
+        places = [place for place, pair in enumerate(pairs) if pair.digest not in left_out]
         pairs = [pairs[place] for place in places]
         # One after the other of each process: all of them are done at about the same time.
         numbers = store.put(pairs, self.votes, [-float(turn) for turn in range(len(pairs))])
