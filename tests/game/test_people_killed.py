@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 import pytest
-from forked import KILLED, ended, nlhf, started
+from forked import KILLED, ended, nlhf, nlhf_ranks, started
 from paths import CONFIGS
 from voters import Voters
 
@@ -59,6 +59,14 @@ def test_votes_outlive_every_kill_and_the_policy_is_less_exploitable(tmp_path):
                 time.sleep(0.05)
             run.kill()  # whatever it is doing
             assert ended(run, tmp_path).code == KILLED
+        run = started(*FIT, *BUDGET, "--ckpt_path", "last", folder=tmp_path)
+        while given(path) < 500:
+            assert run.is_alive(), (tmp_path / ".stderr").read_text()
+            time.sleep(0.05)
+        run.terminate()
+        stopped = ended(run, tmp_path)
+        assert (stopped.code, stopped.sentence) == (143, "nlhf: stopped by SIGTERM")
+        assert "Checkpoint: " in stopped.err
         last = nlhf(*FIT, *BUDGET, "--ckpt_path", "last", folder=tmp_path)
     assert last.code == 0, last.err
     store = VoteStore(path)
@@ -75,3 +83,22 @@ def test_votes_outlive_every_kill_and_the_policy_is_less_exploitable(tmp_path):
         for laws in (log_mu, law_of(policy, "policy"))
     )
     assert end < start / 2
+
+
+@pytest.mark.slow
+def test_two_processes_put_their_questions_into_one_file(tmp_path):
+    """And go on with further passes, or do not, together."""
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    path = tmp_path / RUN / "checkpoints/people.sqlite"
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "1")
+    with Voters(path, choose, PEOPLE, pause=0.01):
+        runs = nlhf_ranks(2, *FIT, *two, "--trainer.callbacks.rounds", "3", folder=tmp_path)
+    assert [run.code for run in runs] == [0, 0], runs[0].err + runs[1].err
+    store = VoteStore(path)
+    prompts = Counter(pair.conversation[-1]["content"] for _, pair, _ in store.questions())
+    assert {tally.votes for _, _, tally in store.questions()} == {3}
+    store.end()
+    assert prompts.keys() == {"ab", "cd"}
+    assert f"{prompts.total()} queries" in runs[0].out
+    assert "People are asked" in runs[0].err
+    assert "People are asked" not in runs[1].err
