@@ -13,13 +13,14 @@ import lightning as L
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.health import adapters, capabilities, players, probe, scoring
-from nlhf_zoo.health.check import Check, Finding, Note
+from nlhf_zoo.health.check import Check, Finding, Note, skipped
 from nlhf_zoo.health.chosen_pairs import chosen_pairs
 from nlhf_zoo.health.dry_run import MakeTrainer, dry_run
 from nlhf_zoo.health.oracles.answers import listening, oracle_answers
 from nlhf_zoo.health.oracles.judges import models_of
 from nlhf_zoo.health.preservation import restored_after
 from nlhf_zoo.health.prompts import how_written, without_template
+from nlhf_zoo.oracles import HumanOracle
 from nlhf_zoo.policies.language_model.policy import CausalLMPolicy
 from nlhf_zoo.records import Prompts
 
@@ -28,6 +29,7 @@ Context = Callable[[], AbstractContextManager[object]]
 
 _BATCHES = 10  # that are looked at for responses that do not end
 _REHEARSAL = "one round"  # its trainer brings a context of its own
+_NOBODY = "people are asked in a run: give model.oracle.path to have them asked here"
 
 
 class HealthCheck(L.Callback):
@@ -199,8 +201,11 @@ def _checks(
     yield "pairs", partial(chosen_pairs, game)
     yield "judge", partial(models_of, game.oracle)
     with listening(game.oracle) as asked:
-        yield "oracle", partial(oracle_answers, game, prompts)
-        if make_trainer is not None:
+        people = [part for part in game.oracle.modules() if isinstance(part, HumanOracle)]
+        asks = all(part.path is not None for part in people)
+        nobody = partial(skipped, "the oracle answers, and a round is played", _NOBODY)
+        yield "oracle", partial(oracle_answers, game, prompts) if asks else nobody
+        if make_trainer is not None and asks:
             yield _REHEARSAL, partial(dry_run, game, prompts, make_trainer)
     yield "text", partial(scoring.read_back, game, tried)
     game.eval()

@@ -14,10 +14,12 @@ from nlhf_zoo.errors import OracleStoppedError, UserError
 from nlhf_zoo.game.online_game import OnlineGame
 from nlhf_zoo.game.realisation import GradientSteps
 from nlhf_zoo.game.rollout import Sample
+from nlhf_zoo.health.suite import run_checks
 from nlhf_zoo.oracles import CachedOracle, HumanOracle
 from nlhf_zoo.oracles.ledger import spent
 from nlhf_zoo.people import VoteStore
 from nlhf_zoo.policies import CausalLMPolicy, LoRA, SmallLanguageModel
+from nlhf_zoo.records import Prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* module")
 ROUNDS = 3
@@ -135,3 +137,11 @@ def test_what_remembers_answers_does_not_ask_ahead(tmp_path):
     oracle.wait = False
     with pytest.raises(UserError, match="and CachedOracle around it asks when it is asked itself"):
         people_game(oracle)
+
+
+def test_the_doctor_asks_nobody_unless_it_is_told_where():
+    prompts = Prompts(torch.arange(2), text=["a", "b"])
+    found = run_checks(people_game(HumanOracle(wait=False)), prompts)
+    checks = [check for _, each in found for check in each]
+    assert [check for check in checks if getattr(check, "passed", True) is False] == []
+    assert len([check for check in checks if "people are asked in a run" in check.figure]) == 1
