@@ -214,7 +214,9 @@ def test_the_table_of_algorithms_agrees_with_their_declarations():
     assert [f"docs/algorithms/{snake_case(name)}.md" for name in in_one_line] == [*told]
 
 
-@pytest.mark.parametrize("command", ["init", "solve", "compare", "oracle", "serve-oracle", "report"])
+@pytest.mark.parametrize(
+    "command", ["init", "solve", "compare", "oracle", "serve-oracle", "report"]
+)
 def test_every_option_is_told(command):
     section = text_of("docs/command_line.md").split(f"\n## {command}\n")[1].split("\n## ")[0]
     shown = play(f"nlhf {command} --help")

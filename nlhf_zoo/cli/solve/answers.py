@@ -48,7 +48,7 @@ class Alternatives:
     def labels(self) -> list[str]:
         """A name for each: the file's own, or its number among those drawn and its beginning."""
         own = self.prompt
-        return [own.names[i] or reading.short(f"{i + 1}: {own.texts[i]}") for i in self.places]
+        return [own.names[i] or _label(i + 1, own.texts[i]) for i in self.places]
 
     def take(self, kept: Sequence[int]) -> Alternatives:
         """Some of them."""
@@ -223,6 +223,11 @@ def _alternatives(drawn: DrawnResponses, reads_truncated: bool) -> Alternatives:
         places.setdefault(key, place)
         counts[key] = counts.get(key, 0) + 1
     return Alternatives(drawn, [*places.values()], [*counts.values()])
+
+
+def _label(number: int, text: str) -> str:
+    """A number and the beginning of a text; of one that shows nothing, what it is."""
+    return reading.short(f"{number}: {text if text.strip() else repr(text)}")
 
 
 def _num_pairs(own: Alternatives) -> int:
