@@ -15,6 +15,7 @@ python docs/figures/adaptive_step.py
 python docs/figures/language_floor.py
 python docs/figures/curves.py
 python docs/figures/diagnostics.py
+python docs/figures/ask.py
 python docs/figures/cyclic_groups.py
 python docs/figures/certify_coverage.py --output docs/figures/certify.png
 # An hour of a processor: what is there is kept.

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from nlhf_zoo.cli.outputs import refuse_output as refuse_output
 from nlhf_zoo.cli.yaml_rules import LARGEST, loader, refuse_unclear
 from nlhf_zoo.errors import UserError
 
@@ -92,20 +93,3 @@ def refuse_device(name: str, option: str = "--config ") -> None:
         return
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         raise UserError(f"{option}{name} is a device and no file: give a file")
-
-
-def refuse_output(option: str, path: Path | None, inputs: Sequence[Path | None]) -> None:
-    """Refuse a file that cannot be written, or would overwrite one that is read."""
-    if path is None:
-        return
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"{option} {path}: the folder {folder} does not exist, create it first")
-    if path.is_dir():
-        raise UserError(f"{option} {path} is a folder: give the name of a file in it")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path} is a device or a pipe: give the name of a file")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{option} {path}: the folder {folder} cannot be written to")
-    if any(source is not None and path.resolve() == source.resolve() for source in inputs):
-        raise UserError(f"{option} {path} would overwrite an input file: give another name")

@@ -40,6 +40,7 @@ usage: nlhf COMMAND [options]
   bench     an algorithm beside all of ours, on a fixed set of games:  nlhf bench
   cite      BibTeX of what a configuration runs:  nlhf cite CONFIG
   from-trl  a configuration from one of TRL's, line by line:  nlhf from-trl script.py
+  ask       a page on which people choose between two answers:  nlhf ask RUN | FILE
   report    one page for runs, which works offline:  nlhf report RUN ... --output report.html
 
 nlhf COMMAND --help tells a command's options, `nlhf fit --model.algorithm.help NashMP` a class's.
@@ -63,6 +64,9 @@ _COMMANDS = (
     "evaluate",
     "tournament",
 )
+
+# Those that start without what a look at other options takes, and say themselves what is wrong.
+_LIGHT = ("ask",)
 
 
 @ending_at_signals()
@@ -97,12 +101,12 @@ def main(args: Sequence[str] | None = None) -> None:
             with _no_collection():
                 from nlhf_zoo.cli.trainer import run
             run(argv)
-        elif command in _COMMANDS:
+        elif command in (*_COMMANDS, *_LIGHT):
             with _no_collection():
                 module = import_module(f"nlhf_zoo.cli.{command.replace('-', '_')}")
             module.main(rest)
         else:
-            known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS])
+            known = ", ".join([*_TRAINER_COMMANDS, *_COMMANDS, *_LIGHT])
             raise UserError(f"{command!r} is no command of nlhf: choose one of {known}")
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -175,7 +175,7 @@ class PreferencePairs(TextData[list[PairRow]]):
 
     @override
     def look_at(self, source: RowSource) -> None:
-        for _ in pairs_of(source, self.columns, Dropped(self.unusable), self.format):
+        for _ in pairs_of(source.rows(), self.columns, Dropped(self.unusable), self.format):
             pass
 
     @override

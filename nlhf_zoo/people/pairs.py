@@ -17,6 +17,10 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 _LONGEST_NAME = 80
 
 
+class VoteRefusedError(UserError):
+    """A vote that cannot be kept, however often it is sent."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A prompt and two responses to it, as they are shown.

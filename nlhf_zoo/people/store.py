@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.people import rows
 from nlhf_zoo.people.pairs import (
     CHOICES,
     Choice,
@@ -28,6 +29,7 @@ from nlhf_zoo.people.pairs import (
     Shown,
     Tally,
     Vote,
+    VoteRefusedError,
     checked_person,
     conversation_of,
 )
@@ -35,6 +37,7 @@ from nlhf_zoo.people.schema import connect, in_words
 from nlhf_zoo.people.turns import Turn, give_back, note_late, person_of
 
 _LAST = 99  # votes of which the median tells how long one takes
+_OTHER: dict[Choice, Choice] = {"first": "second", "second": "first"}
 _MOST_WANTED = 10_000
 _inherited: list[sqlite3.Connection] = []  # of a parent process: to close them would be its end
 
@@ -65,6 +68,11 @@ class VoteStore:
         self._process = os.getpid()
         self._connection = connect(self.path, must_exist)
         (self._salt,) = self._connection.execute("SELECT salt FROM salt").fetchone()
+
+    @property
+    def token(self) -> str:
+        """What a page must have to ask this file; random, and the same as long as the file is."""
+        return hashlib.blake2b(b"token", key=self._salt, digest_size=16).hexdigest()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -131,7 +139,7 @@ class VoteStore:
         with self.transaction() as db:
             has_people = db.execute("SELECT 1 FROM people LIMIT 1").fetchone() is not None
             asked = zip(pairs, priorities, strict=True)
-            return [_put(db, pair, votes, -float(one), has_people) for pair, one in asked]
+            return [rows.put(db, pair, votes, -float(one), has_people) for pair, one in asked]
 
     @property
     def name(self) -> str:
@@ -155,7 +163,7 @@ class VoteStore:
         """
         query = "SELECT first, second, neither, skip, wanted FROM questions WHERE number = ?"
         with self._reading() as db:
-            return [Tally(*self._one(db, query, number)) for number in numbers]
+            return [Tally(*rows.row_of(db, self.path, query, number)) for number in numbers]
 
     def close(self, numbers: Iterable[int]) -> None:
         """Show questions no more; their votes stay."""
@@ -191,7 +199,14 @@ class VoteStore:
         with self.transaction() as db:
             return self._shown(db, person_of(db, checked_person(person)), number)
 
-    def vote(self, person: str, number: int, choice: Choice, seconds: float | None = None) -> None:
+    def vote(
+        self,
+        person: str,
+        number: int,
+        choice: Choice,
+        seconds: float | None = None,
+        is_seated: bool = False,
+    ) -> None:
         """Keep a vote; once, however often it comes.
 
         Args:
@@ -199,29 +214,32 @@ class VoteStore:
             number: of the question.
             choice: first and second as the file has them.
             seconds: for which the pair was looked at.
+            is_seated: first and second are seats, as that person was shown them.
 
         Raises:
-            UserError: that person has said something else of the question and not undone it, or
-                there is no such question or choice.
+            VoteRefusedError: that person has said something else of the question and not undone
+                it, or there is no such question or choice.
         """
         if choice not in CHOICES:
-            raise UserError(f"{choice!r} is no choice: it is one of {', '.join(CHOICES)}")
+            raise VoteRefusedError(f"{choice!r} is no choice: it is one of {', '.join(CHOICES)}")
         if seconds is not None and not 0 <= seconds < math.inf:
-            raise UserError(f"a vote takes no {seconds} seconds")
+            raise VoteRefusedError(f"a vote takes no {seconds} seconds")
         with self.transaction() as db:
             who = person_of(db, checked_person(person))
             query = "SELECT 1 FROM questions WHERE number = ?"
-            self._one(db, query, number)
-            if (said := _said(db, who, number)) == choice:
+            rows.row_of(db, self.path, query, number)
+            if is_seated and self._mirrored(who, number):
+                choice = _OTHER.get(choice, choice)
+            if (said := rows.said(db, who, number)) == choice:
                 return
             if said is not None:
-                raise UserError(
+                raise VoteRefusedError(
                     f"{person} has said {said!r} of question {number}: undo that vote first"
                 )
             row = [number, who, choice, seconds, self._clock()]
             insert = "INSERT INTO votes (question, person, choice, seconds, time) VALUES "
             db.execute(insert + "(?, ?, ?, ?, ?)", row)
-            _count(db, who, number, choice, 1)
+            rows.count(db, who, number, choice, 1)
             db.execute("DELETE FROM leases WHERE number = ? AND person = ?", [number, who])
 
     def undo(self, person: str, number: int | None = None) -> int | None:
@@ -246,7 +264,7 @@ class VoteStore:
             vote, question, choice = found
             now = self._clock()
             db.execute("UPDATE votes SET undone = ? WHERE vote = ?", [now, vote])
-            _count(db, who, question, choice, -1)
+            rows.count(db, who, question, choice, -1)
             note_late(db, question)
             give_back(db, who, question, now)
             return int(question)
@@ -302,6 +320,11 @@ class VoteStore:
         for number, prompt, first, second, *tally in self._rows(query):
             yield number, Pair(conversation_of(prompt), first, second), Tally(*tally)
 
+    def pair(self, number: int) -> Pair:
+        """A question's prompt and responses, as the file has them."""
+        with self._reading() as db:
+            return rows.pair_of(db, self.path, number)
+
     def checkpoint(self) -> None:
         """Bring what was written onto the disk, where a power cut cannot take it."""
         with in_words(self.path):
@@ -317,7 +340,7 @@ class VoteStore:
             if self._process == os.getpid():
                 self._connection.close()
 
-    def _rows(self, query: str) -> Iterator[tuple]:  # type: ignore[type-arg]  # as sqlite3 has it
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows of one moment, read beside what is written meanwhile."""
         with in_words(self.path):
             connection = connect(self.path, must_exist=True)
@@ -326,56 +349,10 @@ class VoteStore:
             finally:
                 connection.close()
 
-    def _one(self, db: sqlite3.Connection, query: str, number: int) -> Sequence[int]:
-        found: Sequence[int] | None = db.execute(query, [number]).fetchone()
-        if found is None:
-            raise UserError(f"{self.path} has no question {number}")
-        return found
-
     def _shown(self, db: sqlite3.Connection, who: int, number: int) -> Shown:
-        query = "SELECT prompt, first, second FROM texts WHERE number = ?"
-        found = db.execute(query, [number]).fetchone()
-        if found is None:
-            raise UserError(f"{self.path} has no question {number}")
-        prompt, first, second = found
-        pair = Pair(conversation_of(prompt), first, second)
-        return Shown(number, pair, self._mirrored(who, number))
+        return Shown(number, rows.pair_of(db, self.path, number), self._mirrored(who, number))
 
     def _mirrored(self, who: int, number: int) -> bool:
         """Whether the second response has the first seat: a coin that falls once for each two."""
         coin = hashlib.blake2b(b"%d %d" % (who, number), key=self._salt, digest_size=1)
         return bool(coin.digest()[0] & 1)
-
-
-def _put(db: sqlite3.Connection, pair: Pair, votes: int, rank: float, has_people: bool) -> int:
-    """Ask about one pair; its number."""
-    written = db.execute(
-        "INSERT INTO questions (digest, rank, wanted) VALUES (?, ?, ?) "
-        "ON CONFLICT (digest) DO UPDATE SET closed = 0, "
-        "rank = min(rank, excluded.rank), wanted = max(wanted, excluded.wanted) "
-        "WHERE closed OR excluded.rank < rank OR wanted < excluded.wanted RETURNING number",
-        [pair.digest, rank, votes],
-    ).fetchall()
-    if not written:
-        query = "SELECT number FROM questions WHERE digest = ?"
-        return int(db.execute(query, [pair.digest]).fetchone()[0])
-    ((number,),) = written
-    texts = [number, pair.prompt, pair.first, pair.second]
-    db.execute("INSERT OR IGNORE INTO texts VALUES (?, ?, ?, ?)", texts)
-    if has_people:
-        note_late(db, number)
-    return int(number)
-
-
-def _said(db: sqlite3.Connection, who: int, number: int) -> str | None:
-    """What a person has said of a question."""
-    query = "SELECT choice FROM votes WHERE question = ? AND person = ? AND undone IS NULL"
-    found = db.execute(query, [number, who]).fetchone()
-    return None if found is None else str(found[0])
-
-
-def _count(db: sqlite3.Connection, who: int, number: int, choice: str, sign: int) -> None:
-    """Enter a vote into the sums, or take it out."""
-    db.execute(f"UPDATE questions SET {choice} = {choice} + ? WHERE number = ?", [sign, number])
-    if choice != "skip":
-        db.execute("UPDATE people SET votes = votes + ? WHERE person = ?", [sign, who])

@@ -215,7 +215,7 @@ def test_the_table_of_algorithms_agrees_with_their_declarations():
 
 
 @pytest.mark.parametrize(
-    "command", ["init", "solve", "compare", "oracle", "serve-oracle", "report"]
+    "command", ["ask", "init", "solve", "compare", "oracle", "serve-oracle", "report"]
 )
 def test_every_option_is_told(command):
     section = text_of("docs/command_line.md").split(f"\n## {command}\n")[1].split("\n## ")[0]

@@ -24,13 +24,11 @@ from nlhf_zoo.data.tables.games import complete
 from nlhf_zoo.data.tables.preflib import SUFFIXES, read_ballots
 from nlhf_zoo.data.tables.rows import JSON, TableRow, read_table
 from nlhf_zoo.data.tables.voters import PairVoters, RankingVoters, Voters
+from nlhf_zoo.data.winners import WINNERS
 from nlhf_zoo.errors import UserError
 
 VoteFormat = Literal["auto", "votes", "arena", "rankings"]
 Unit = Literal["votes", "voters", "ballots"]  # that are taken for independent of each other
-# What an arena calls the winner, and the share of the vote that model A then has.
-WINNERS = {"model_a": 1.0, "model_b": 0.0}
-WINNERS |= dict.fromkeys(("tie", "tie (bothbad)", "both_bad"), 0.5)
 _ARENA = ("model_a", "model_b", "winner")
 _REQUIRED = ("winner", "loser")
 _OPTIONAL = ("prompt", "count", "tie", "voter")

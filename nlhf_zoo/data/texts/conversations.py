@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlhf_zoo.data.texts.row_source import Row, kind, read_lines
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.records import Conversation
+
+if TYPE_CHECKING:  # it takes torch
+    from nlhf_zoo.records import Conversation
 
 _ROLES = ("system", "user", "assistant")
 _EXAMPLE = '{"prompt": "...", "responses": ["...", "..."]}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlhf_zoo.data.texts.conversations import (
     as_conversation,
@@ -14,7 +15,9 @@ from nlhf_zoo.data.texts.conversations import (
 )
 from nlhf_zoo.data.texts.row_source import Row, kind, read_lines
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.records import Conversation
+
+if TYPE_CHECKING:  # it takes torch
+    from nlhf_zoo.records import Conversation
 
 _EXAMPLE = '{"prompt": "...", "response": "..."} or {"prompt": "...", "responses": ["...", "..."]}'
 

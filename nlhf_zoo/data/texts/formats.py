@@ -13,8 +13,8 @@ from dataclasses import replace
 from itertools import cycle
 from typing import Any, Literal
 
-from nlhf_zoo.data.tables.votes import WINNERS
 from nlhf_zoo.data.texts.row_source import Row
+from nlhf_zoo.data.winners import WINNERS
 from nlhf_zoo.errors import UserError
 
 PairFormat = Literal["columns", "hh", "sharegpt", "arena"]

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from nlhf_zoo.data.texts.conversations import (
     as_conversation,
@@ -18,7 +18,9 @@ from nlhf_zoo.data.texts.conversations import (
 from nlhf_zoo.data.texts.formats import PairFormat, hint, pair_of, refuse_verdict
 from nlhf_zoo.data.texts.row_source import Dropped, Row, RowSource
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.records import Conversation
+
+if TYPE_CHECKING:  # it takes torch
+    from nlhf_zoo.records import Conversation
 
 _SHAPES = get_args(PairFormat)
 EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
@@ -87,14 +89,14 @@ def read_pairs(
     Raises:
         UserError: a row is no pair, or there is none.
     """
-    if pairs := [*pairs_of(source, columns, dropped, shape)]:
+    if pairs := [*pairs_of(source.rows(), columns, dropped, shape)]:
         return pairs
     rows = "row that can be used" if dropped.reasons.total() else "rows"
     raise UserError(f"{source.path} has no {rows}: there are no pairs to learn from")
 
 
 def pairs_of(
-    source: RowSource, columns: Columns, dropped: Dropped, shape: PairFormat
+    rows: Iterable[Row], columns: Columns, dropped: Dropped, shape: PairFormat
 ) -> Iterator[PairRow]:
     """Read and check the rows; those from which nothing can be learnt are ``dropped``.
 
@@ -104,7 +106,7 @@ def pairs_of(
     labelled: bool | None = None
     mapped = vars(columns)
     is_mapped = columns.responses(True) != Columns().responses(True)
-    for read in source.rows():
+    for read in rows:
         with dropped.row():
             row = pair_of(read, shape)
             has_label = _has_label(row, columns)
