@@ -29,12 +29,12 @@ from nlhf_zoo.errors import UserError
 _Array = NDArray[np.float64]
 
 _FEASIBILITY = 1e-10  # of linear programmes; they may leave the bounds by it
-_ZERO = 1e-9  # probabilities, payoffs and singular values below it are 0
+ZERO = 1e-9  # probabilities, payoffs and singular values below it are 0
 _ROUNDING = 1e-14  # of a divergence
 _EXACT, _CLOSE = 1e-10, 1e-2  # relative lengths of a Newton step
 _WITHIN = 0.99  # share of the way to the bounds that a step may go
 _MOST_STEPS = 100  # for one weight of the barrier; most take three
-_LAST_BARRIER = 1e-12  # far below _ZERO
+_LAST_BARRIER = 1e-12  # far below ZERO
 
 
 def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, int, int]:
@@ -51,7 +51,7 @@ def maximal_lottery(table: _Array, reference: _Array) -> tuple[_Array, int, int]
     Raises:
         UserError: rounding hides it, for some margins are too small beside others.
     """
-    table = np.where(np.abs(table) > _ZERO, table, 0.0)
+    table = np.where(np.abs(table) > ZERO, table, 0.0)
     try:
         return _solve(table, reference)
     except (_UnsolvedError, np.linalg.LinAlgError) as error:
@@ -73,7 +73,7 @@ def lottery_intervals(table: _Array) -> tuple[_Array, _Array]:
         UserError: the linear programmes do not end.
     """
     num = len(table)
-    table = np.where(np.abs(table) > _ZERO, table, 0.0)
+    table = np.where(np.abs(table) > ZERO, table, 0.0)
     scale = np.abs(table).max(1, keepdims=True)
     scaled = table / np.where(scale > 0, scale, 1.0)
     low, high = np.zeros((2, num))
@@ -90,13 +90,13 @@ def lottery_intervals(table: _Array) -> tuple[_Array, _Array]:
         raise UserError(
             f"the equilibria of a game of {num} actions were not found in float64: {error}"
         ) from error
-    low, high = (np.where(end > _ZERO, np.minimum(end, 1.0), 0.0) for end in (low, high))
+    low, high = (np.where(end > ZERO, np.minimum(end, 1.0), 0.0) for end in (low, high))
     return low, high
 
 
 def _solve(table: _Array, reference: _Array) -> tuple[_Array, int, int]:
     corner, steps = _corner(table)
-    played, tied = corner > _ZERO, table @ corner > -_ZERO
+    played, tied = corner > ZERO, table @ corner > -ZERO
     if (played == tied).all() and _null_space(table[played][:, played]).shape[1] == 1:
         return corner, 0, steps  # it beats all that it does not play: B is known
     scale = np.abs(table).max(1, keepdims=True)
@@ -177,7 +177,7 @@ def _programme(
 def _null_space(matrix: _Array) -> _Array:
     """An orthonormal basis [N, D] of the x with ``matrix`` x = 0, by singular values."""
     _, values, rows = np.linalg.svd(matrix)
-    rank = int((values > _ZERO).sum())
+    rank = int((values > ZERO).sum())
     return rows[rank:].T
 
 

@@ -39,9 +39,9 @@ from nlhf_zoo.solvers.validation import check_beta, check_preference, check_refe
 Report = Callable[[float], None]  # takes the share of a game that is done
 
 _MOST_NEWTON_ACTIONS = 3000  # beyond, systems of N equations cost more than extragradient steps
-_ON_PATH = 1e-6  # exploitability / beta at which the next beta is tried; a laxer path gets lost
-_ROUNDING = 1e-27  # exploitability / beta that no step improves
-_SHARES = (1.0, 0.5, 0.25, 0.125)  # of a Newton step, tried together
+ON_PATH = 1e-6  # exploitability / beta at which the next beta is tried; a laxer path gets lost
+ROUNDING = 1e-27  # exploitability / beta that no step improves
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of a Newton step, tried together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,15 +291,15 @@ def _follow(table: Tensor, prior: Tensor, beta: float, report: Report) -> tuple[
     start, xi, factor, iterations = max(solved, beta), torch.zeros_like(prior), 8.0, 0
     while True:
         trial = max(beta, solved / factor)
-        point, steps = _newton(table, prior, trial, xi, _ROUNDING if trial == beta else _ON_PATH)
+        point, steps = _newton(table, prior, trial, xi, ROUNDING if trial == beta else ON_PATH)
         iterations += steps
-        if point.gain > _ON_PATH:
+        if point.gain > ON_PATH:
             factor = math.sqrt(factor)
         elif trial > beta:
             solved, xi = trial, point.xi
             factor = min(factor**1.5, 8.0) if steps <= 3 else factor
             report(math.log(start / solved) / math.log(start / beta))
-        if (trial == beta and point.gain <= _ON_PATH) or factor < 1.001:
+        if (trial == beta and point.gain <= ON_PATH) or factor < 1.001:
             return point, iterations
 
 
@@ -308,7 +308,7 @@ def _newton(
 ) -> tuple[_Point, int]:
     """Newton steps at one beta, until the gain is at most ``goal`` or falls no more."""
     point, steps = _best(table, prior, beta, xi), 0
-    shares = table.new_tensor(_SHARES)
+    shares = table.new_tensor(SHARES)
     while point.gain > goal:
         steps += 1
         new = _best(table, prior, beta, point.xi + shares * _direction(table, beta, point))

@@ -72,7 +72,7 @@ assert not heavy, heavy
 
 HELP = {
     "fit": "model data trainer.max_steps ckpt_path",
-    "solve": "votes matrix prior reference start beta payoff bound worst_case algorithm updates",
+    "solve": "votes matrix prior reference start beta payoff worst_case algorithm bootstrap figure",
     "compare": "config output budget.queries seeds betas overwrite",
     "oracle": "responses num_prompts num_responses max_queries output figure",
     "export": "ckpt output player merged config",

@@ -548,6 +548,18 @@ print("heavy:", sorted(heavy & set(sys.modules)))
 
 ONE = "--matrix game.npy"
 REFUSALS = {
+    "seed of no draws": ("--votes votes.csv --seed 1", "--level and --seed are of --bootstrap: give it, too"),
+    "bootstrap of a matrix": (f"{ONE} --bootstrap 100", "--bootstrap draws voters anew: give it with --votes"),
+    "bootstrap of several": ("--votes votes.csv --worst_case [votes.csv] --bootstrap 100", "and no --worst_case"),
+    "few resamples": ("--votes votes.csv --bootstrap 39", "--bootstrap must be at least 40 for intervals of 0.95"),
+    "level 1": ("--votes votes.csv --bootstrap 100 --level 1", "--level must lie between 0 and 1, but it is 1"),
+    "seed below 0": ("--votes votes.csv --bootstrap 100 --seed -1", "--seed must be 0 or above, but it is -1"),
+    "part of a voter": ("--votes half.csv --bootstrap 100", "but in votes half.csv some count 0.5 times: give whole"),
+    "too many voters": ("--votes huge.csv --bootstrap 100", "but votes huge.csv have 1e+300"),
+    "a pair that resamples lack": ("--votes rare.csv --prior 0 --bootstrap 100", "resamples of the votes have a pair"),
+    "figure of no kind": ("--votes votes.csv --figure a.pdf", "--figure a.pdf must end in .png or .svg"),
+    "figure in no folder": ("--votes votes.csv --figure no/a.png", "--figure no/a.png: the folder no does not exist"),
+    "figure of several": ("--votes votes.csv --worst_case [votes.csv] --figure a.png", "--figure is of one game"),
     "no game": ("", "one of --votes, --matrix and --responses"),
     "two games": (f"{ONE} --votes votes.csv", "one of --votes, --matrix and --responses"),
     "no such matrix": ("--matrix nowhere.npy", "nowhere.npy does not exist"),
@@ -634,6 +646,9 @@ def bad_files(folder):
         np.lib.format.write_array_header_1_0(file, header)
     Path("column.csv").write_text("winner,loser,weight\nA,B,3\n")
     Path("count.csv").write_text("winner,loser,count\nA,B,-3\n")
+    Path("half.csv").write_text("winner,loser,count\nA,B,0.5\nB,A,1\n")
+    Path("huge.csv").write_text("winner,loser,count\nA,B,1e300\n")
+    Path("rare.csv").write_text("winner,loser,count\nA,B,40\nB,C,40\nA,C,1\n")
     Path("gap.csv").write_text("winner,loser\nA,B\nB,C\n")
     np.save("double.npy", np.full(6, 1 / 3))
     np.save("negative.npy", np.array([-0.5, 0.5, 0.25, 0.25, 0.25, 0.25]))

@@ -11,23 +11,16 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from jsonargparse import Namespace
 from torch import Tensor
 
-from nlhf_zoo import __version__
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.parser import SentenceParser, as_user_errors, find_own_code
 from nlhf_zoo.cli.solve import reading
-from nlhf_zoo.cli.solve.annotators import (
-    arrays_of,
-    check_annotators,
-    print_annotators,
-    solve_annotators,
-)
+from nlhf_zoo.cli.solve.annotators import arrays_of as annotators_arrays
+from nlhf_zoo.cli.solve.annotators import check_annotators, print_annotators, solve_annotators
 from nlhf_zoo.cli.solve.answers import (
     Invalid,
     arrays_of_answers,
@@ -36,16 +29,18 @@ from nlhf_zoo.cli.solve.answers import (
     print_after,
     print_before,
 )
-from nlhf_zoo.cli.solve.playing import Run, play, rounds_of
+from nlhf_zoo.cli.solve.bootstrap import bootstrapped, check_bootstrap, check_voters
+from nlhf_zoo.cli.solve.figure import check_figure, draw
+from nlhf_zoo.cli.solve.playing import play, rounds_of
 from nlhf_zoo.cli.solve.printing import print_tables, title_of
 from nlhf_zoo.cli.solve.reading import Game
-from nlhf_zoo.cli.solve.structure import Structure, structure_of
-from nlhf_zoo.cli.solve.structure import arrays_of as structure_arrays
+from nlhf_zoo.cli.solve.saving import arrays_of, save
+from nlhf_zoo.cli.solve.solved import Solved
+from nlhf_zoo.cli.solve.structure import structure_of
 from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.votes import VoteFormat
 from nlhf_zoo.data.texts import read_drawn
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.files import written
 from nlhf_zoo.oracles import PreferenceOracle
 from nlhf_zoo.solvers import (
     Solution,
@@ -53,7 +48,6 @@ from nlhf_zoo.solvers import (
     equilibrium_intervals,
     regularised_nash,
     unregularised_nash,
-    win_rates,
 )
 from nlhf_zoo.solvers.payoffs import PayoffName, largest_payoff
 
@@ -105,6 +99,10 @@ def solve_files(
     worst_case: list[Path] | None = None,
     algorithm: PolicyOptimizer | None = None,
     updates: int = 500,
+    bootstrap: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
+    figure: Path | None = None,
     output: Path | None = None,
     arguments: str = "{}",
 ) -> None:
@@ -139,6 +137,11 @@ def solve_files(
             policy is for the worst served of all, and the certificate has both sides.
         algorithm: an algorithm to play in closed form, such as NashMP.
         updates: rounds of the algorithm.
+        bootstrap: resamples of the voters, such as 1000: intervals of each probability, and how
+            often each alternative is the Condorcet winner or is played at all.
+        level: share of the resamples that an interval holds; 0.95 if not given.
+        seed: of the resamples; 0 if not given.
+        figure: a .png or .svg file to draw: the equilibrium, with intervals, and who beats whom.
         output: a .npz file to write.
         arguments: the arguments as they were given, in JSON, for the output file.
     """
@@ -151,7 +154,10 @@ def solve_files(
     others = worst_case or []
     if worst_case is not None:
         check_annotators(others, algorithm)
-    refuse_output("--output", output, [votes, matrix, responses, reference, start, *others])
+    how = check_bootstrap(bootstrap, level, seed, votes, worst_case)
+    inputs = [votes, matrix, responses, reference, start, *others]
+    refuse_output("--output", output, inputs)
+    check_figure(figure, worst_case, [*inputs, output])
     policies = {"reference": reference, "start": start}
     check_answers(responses, oracle, invalid, device, worst_case is not None)
     judged = judge_answers(responses, oracle, invalid, device, policies)
@@ -163,6 +169,7 @@ def solve_files(
         return replace(game, preference=of_margin.of_table(game.preference, str(game.where)))
 
     preferences = read(votes, matrix) if judged is None else judged.game
+    check_voters(preferences, how)
     game = paid(preferences)
     if worst_case is not None:
         annotators = [game, *(paid(read(*((f, None) if votes else (None, f)))) for f in others)]
@@ -171,35 +178,39 @@ def solve_files(
             annotators, log_reference, beta, title_of(beta, payoff), output, arguments
         )
         return
-    bounded = of_margin.bound
-    if math.isinf(bounded):
-        bounded = largest_payoff(game.preference)
-    reading.check_steps(algorithm, beta, bounded)
+    largest = largest_payoff(game.preference) if math.isinf(of_margin.bound) else of_margin.bound
+    reading.check_steps(algorithm, beta, largest)
     log_reference = reading.read_log_policy(reference, "reference", game)
     log_start = log_reference if start is None else reading.read_log_policy(start, "start", game)
     rounds = None
     if algorithm is not None:
         rounds = rounds_of(
-            algorithm, beta, game.preference, log_start, log_reference, updates, bounded
+            algorithm, beta, game.preference, log_start, log_reference, updates, largest
         )
 
+    drawn = bootstrapped(game, of_margin, log_reference, beta, how)
     if beta == 0:
         nash = unregularised_nash(game.preference, game.support, log_reference)
     else:
         nash = regularised_nash(game.preference, log_reference, beta, progress=True)
-    run = None if rounds is None else play(rounds, updates, log_start, log_reference, nash)
-    ends = equilibrium_intervals(game.preference, nash, game.support)
-    structure = structure_of(preferences)
+    solved = Solved(
+        game,
+        beta,
+        payoff,
+        nash,
+        equilibrium_intervals(game.preference, nash, game.support),
+        structure_of(preferences),
+        drawn,
+        None if rounds is None else play(rounds, updates, log_start, log_reference, nash),
+        type(algorithm).__name__,
+    )
     if output is not None:
-        _save(
-            output, _arrays(game, nash, ends, structure, run) | arrays_of_answers(judged), arguments
-        )
-    # Of another payoff it is no share of wins, and 1/2 stays what a tie is worth.
-    against = "win rate" if payoff == "identity" else "payoff"
-    name = type(algorithm).__name__
+        save(output, arrays_of(solved) | arrays_of_answers(judged), arguments)
     print_before(judged)
-    print_tables(game, nash, ends, structure, title_of(beta, payoff), against, run, name)
-    print_after(judged, win_rates(game.preference, nash.log_policy), beta, against)
+    print_tables(solved)
+    print_after(judged, solved.rates, beta, solved.of_rates)
+    if figure is not None:
+        draw(solved, figure)
     _warn_of_certificate(nash)
 
 
@@ -222,40 +233,5 @@ def _for_the_worst_served(
 ) -> None:
     found = solve_annotators(annotators, log_reference, beta)
     if output is not None:
-        _save(output, arrays_of(annotators, found), arguments)
+        save(output, annotators_arrays(annotators, found), arguments)
     print_annotators(annotators, found, title)
-
-
-def _arrays(
-    game: Game, nash: Solution, ends: tuple[Tensor, Tensor], structure: Structure, run: Run | None
-) -> dict[str, Any]:
-    """What the file holds."""
-    games, num = game.support.shape
-    arrays: dict[str, Any] = {
-        "log_policy": (nash if run is None else run).log_policy.numpy(),
-        "nash_log_policy": nash.log_policy.numpy(),
-        "nash_exploitability": nash.exploitability.numpy(),
-        "nash_unique": nash.unique.numpy(),
-        "nash_dimension": nash.dimension.numpy(),
-        "nash_least": ends[0].numpy(),
-        "nash_most": ends[1].numpy(),
-        "names": np.array([own + [""] * (num - len(own)) for own in game.names]),
-        **structure_arrays(structure),
-    }
-    if games == 1:  # a single game stands without a dimension of its own
-        arrays = {name: array[0] for name, array in arrays.items()}
-    if run is not None:
-        which = 0 if games == 1 else slice(None)
-        arrays |= {name: curve.numpy()[:, which] for name, curve in run.curves.items()}
-        own = run.queries.dim() == 2  # each game's
-        arrays["queries"] = run.queries.numpy()[:, which] if own else run.queries.numpy()
-    return arrays
-
-
-def _save(output: Path, arrays: dict[str, Any], arguments: str) -> None:
-    arrays |= {"version": __version__, "arguments": arguments}
-    try:
-        with written(output) as beside, beside.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"--output {output} could not be written: {error.strerror}") from error

@@ -13,7 +13,7 @@ from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.scaling import scaled_steps
 from nlhf_zoo.data.tables.ballots import Unranked
 from nlhf_zoo.data.tables.files import read_distribution, read_matrix
-from nlhf_zoo.data.tables.votes import VoteFormat, read_votes
+from nlhf_zoo.data.tables.votes import VoteFormat, Votes, read_votes
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.solvers.payoffs import BoundedPayoff, PayoffName, bounded_payoff
 
@@ -31,6 +31,7 @@ class Game:
     prompts: list[str]  # a title for each game, "" for one that needs none
     where: Path  # the file
     shares: Tensor | None = None  # the reference where none is given [C, N]; uniform without
+    votes: Votes | None = None  # of which it is the game
 
     @property
     def is_uniform(self) -> bool:
@@ -119,7 +120,7 @@ def read_game(
     """The game of a file of votes, or of a matrix."""
     if votes is not None:
         read = read_votes(votes, prior, shape, unranked)
-        return Game(read.preference, read.support, read.names, read.prompts, votes)
+        return Game(read.preference, read.support, read.names, read.prompts, votes, votes=read)
     assert matrix is not None  # exactly one of them is given
     table = read_matrix(matrix)
     games, num, _ = table.preference.shape

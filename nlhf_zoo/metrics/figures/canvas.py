@@ -64,19 +64,34 @@ def save_png(image: NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(image).save(beside, format="png")
 
 
-def svg_uri(figure: Figure) -> str:
-    """A figure as the address of a picture that holds it, for a page: nothing is loaded.
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a .png or .svg file, which is there whole or not at all.
 
-    Letters stay letters, in the fonts of whoever looks.
+    Raises:
+        OSError: it cannot be written.
     """
+    if path.suffix.lower() == ".svg":
+        with written(path) as beside:
+            beside.write_text(_svg(figure), encoding="utf-8")
+    else:
+        save_png(pixels(figure), path)
+
+
+def svg_uri(figure: Figure) -> str:
+    """A figure as the address of a picture that holds it, for a page: nothing is loaded."""
+    text = _svg(figure)
+    content = text[text.index("<svg") :].encode()  # without a document type, which has an address
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+
+
+def _svg(figure: Figure) -> str:
+    """A figure in SVG. Letters stay letters, in the fonts of whoever looks."""
     import matplotlib as mpl
 
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nlhf"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    content = text[text.index("<svg") :].encode()  # without a document type, which has an address
-    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+    return file.getvalue()
 
 
 def png_uri(path: Path) -> str:
