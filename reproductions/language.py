@@ -1,9 +1,10 @@
-"""What `nlhf compare` finds on the small language, whose exploitability is exact."""
+"""What is found on language models: the small one, which is known exactly, and one of 10 M."""
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -72,4 +73,32 @@ def share_of_the_best_rival(
         "difference_high": mean + half,
         "seeds": float(num),
         **{f"excess_of_{name.replace(' ', '_').replace('-', '_')}": m for name, m in means.items()},
+    }
+
+
+def ten_million(method: str) -> Figures:
+    """A method on the 10 M model, read from the table of docs/ten_million.md.
+
+    `win` is its mean win rate over the six other policies by the held-out oracle, with the ends of
+    its 95 % interval; `lower` by how much it is less exploitable than the untrained model, with the
+    ends of its interval; `exploitability` its own, `rival` the least of the others. One seed.
+    """
+    rows = {}
+    number = r"([+-]?[\d.]+)"
+    for line in (ROOT / "docs" / "ten_million.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and re.fullmatch(rf"{number} \({number} to {number}\)", cells[1]):
+            rows[cells[0]] = cells[1:]
+    exploitability = {name: float(cells[0].split()[0]) for name, cells in rows.items()}
+    lower, half = map(float, rows[method][1].split(" ± "))
+    win = [float(value) for value in re.findall(number, rows[method][4])]
+    return {
+        "win": win[0],
+        "win_low": win[1],
+        "win_high": win[2],
+        "lower": lower,
+        "lower_low": lower - half,
+        "lower_high": lower + half,
+        "exploitability": exploitability[method],
+        "rival": min(value for name, value in exploitability.items() if name != method),
     }

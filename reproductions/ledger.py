@@ -46,6 +46,7 @@ class Claim:
         holds: conditions on the figures, such as "worst <= 1", all of which make it hold.
         fails: conditions any of which makes it fail. Where neither is so, we cannot tell.
         untestable: why it cannot be tested here.
+        held_out: the oracle that judged and trained nothing, where there is one.
         remark: what a reader of the verdict should know.
     """
 
@@ -60,6 +61,7 @@ class Claim:
     holds: tuple[str, ...] = ()
     fails: tuple[str, ...] = ()
     untestable: str = ""
+    held_out: str = ""
     remark: str = ""
 
     def __post_init__(self) -> None:

@@ -32,13 +32,16 @@ def page() -> str:
     rows = [(claim, kept[claim.paper].get(claim.name)) for p in papers for claim in p.claims]
     intervals = sum(any("_low" in c or "_high" in c for c in claim.holds) for claim, _ in rows)
     counts = Counter(verdict_of(claim, result) for claim, result in rows)
+    held_out = sum(bool(claim.held_out) for claim, _ in rows)
     minutes = sum(result.cpu_seconds for _, result in rows if result) / 60
     lines = [
         _TOP.read_text(encoding="utf-8"),
         *_wrapped(
             "An exploitability is half of a duality gap. An interval of a figure holds it in 99 % "
             f"of repetitions of that row alone: {intervals} rows have one. Where a step is swept, "
-            "it was chosen on other games or seeds than those reported."
+            "it was chosen on other games or seeds than those reported. Where an oracle that "
+            f"trained nothing is the judge, the row names it: {held_out} do; in the others the "
+            "judge is the one that trained."
         ),
         "",
         *_wrapped(
@@ -86,6 +89,8 @@ def _section(paper: Paper, results: dict[str, Result]) -> Iterator[str]:
             yield ""
             continue
         yield from _item(f"**Run:** {_about(claim)} `{claim.run}` with {_arguments(claim)}.")
+        if claim.held_out:
+            yield from _item(f"**Held-out oracle:** {claim.held_out}")
         yield from _item(f"**Rule:** {_rule(claim)}.")
         if result:
             figures = ", ".join(f"{name} {_short(v)}" for name, v in result.figures.items())

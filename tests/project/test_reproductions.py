@@ -5,8 +5,9 @@ import math
 import sys
 
 import pytest
+import torch
 
-from reproductions import language
+from reproductions import language, models
 from reproductions.ledger import (
     CANNOT_TELL,
     FAILS,
@@ -16,7 +17,7 @@ from reproductions.ledger import (
     read_papers,
     read_results,
 )
-from reproductions.page import PAGE, page
+from reproductions.page import PAGE, anchor, page
 
 PAPERS = read_papers()
 CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
@@ -29,6 +30,22 @@ def kept(claim):
 
 def test_the_page_is_made_of_what_is_kept():
     assert PAGE.read_text(encoding="utf-8") == page(), "python -m reproductions --page"
+
+
+def test_the_page_names_the_oracles_that_trained_nothing():
+    told = " ".join(page().split())
+    for claim in CLAIMS:
+        if claim.held_out:
+            section = told.partition(f"{{#{anchor(claim)}}}")[2].partition("{#")[0]
+            assert f"**Held-out oracle:** {claim.held_out}" in section, claim.key
+
+
+def test_a_policy_at_a_divergence_has_it():
+    """The reward's policy of the row on length stands at the KL of the other one."""
+    log_mu, reward = torch.tensor([[0.2, 0.3, 0.5]]).double().log(), torch.tensor([[1.0, 0.0, 3.0]])
+    kl = torch.tensor([0.3], dtype=torch.float64)
+    log_policy = models._tilted(log_mu, reward.double(), kl)
+    assert (log_policy.exp() * (log_policy - log_mu)).sum() == pytest.approx(0.3, abs=1e-9)
 
 
 def test_what_is_kept_is_of_the_claims_as_they_stand():
