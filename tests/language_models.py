@@ -31,7 +31,8 @@ HALF = {"policy": 0.5, "reference": 0.5}
 TOLERANCE = 1e-4
 
 each_architecture = pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
-each_way = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+WAYS = {"lora": LORA, "full": None}  # what is trained
+each_way = pytest.mark.parametrize("lora", WAYS.values(), ids=WAYS)
 
 
 def stream(seed=0):

@@ -1,6 +1,7 @@
 """Cases of which some are tests by default, and the others slow ones."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -17,3 +18,27 @@ def slow_unless(
         pytest.param(case, marks=[] if by_default(case) else [pytest.mark.slow]) for case in cases
     ]
     return pytest.mark.parametrize(name, marked, ids=ids)
+
+
+def half_of(names: str, first: Mapping[str, Any], *others: Mapping[str, Any]) -> Any:
+    """Parametrise a test by all cases of three or more arguments, of which half are slow.
+
+    Any two values of two arguments meet in a case by default, if all but the first have two values.
+
+    Args:
+        names: of the arguments.
+        first: its values by their names.
+        others: likewise.
+    """
+    cases = itertools.product(*([*enumerate(each.items())] for each in (first, *others)))
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(
+                *(value for _, (_, value) in case),
+                id="-".join(name for _, (name, _) in case),
+                marks=[pytest.mark.slow] * (sum(number for number, _ in case) % 2),
+            )
+            for case in cases
+        ],
+    )

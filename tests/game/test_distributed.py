@@ -130,6 +130,7 @@ def test_samples_differ_between_processes(tmp_path: Path):
     assert progress["queries"] == 2 * 4 * progress["queries_per_prompt"]
 
 
+@pytest.mark.slow  # a run with held rollouts is resumed below, and draws the others anew
 def test_two_processes_resume(tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     play(whole, 2, sampled(tmp_path))

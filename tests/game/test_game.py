@@ -7,7 +7,6 @@ from dataclasses import replace
 import lightning as L
 import pytest
 import torch
-import yaml
 import zoo
 from paths import CONFIGS
 
@@ -482,25 +481,6 @@ def test_enumerated_responses_may_be_invalid_too(algorithm):
 
 
 # ---- what the loop is for ----
-
-
-@pytest.mark.parametrize(
-    "path", sorted((CONFIGS / "tabular").rglob("*.yaml")), ids=lambda path: path.stem
-)
-def test_no_configuration_gets_a_weight_decay_that_it_did_not_ask_for(path, capsys):
-    """A default optimiser's arguments would go to the one in the file, and with them another game.
-
-    Weight decay on logits draws the policy to the uniform one.
-    """
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", str(path), "--print_config"])
-    assert stopped.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    optimizer = config["model"]["init_args"]["optimizer"]
-    assert optimizer is None or optimizer["init_args"]["weight_decay"] == 0
-    if optimizer is not None:
-        given = yaml.safe_load(path.read_text())["model"]["init_args"]["optimizer"]
-        assert optimizer["class_path"] == given["class_path"]
 
 
 @pytest.mark.slow

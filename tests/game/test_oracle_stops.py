@@ -81,6 +81,7 @@ def test_a_run_goes_on_where_its_oracle_stopped(name: str, calls: tuple[int, ...
         goes_on(stopped, tmp_path / "whole")
 
 
+@pytest.mark.slow  # one that stops once goes on above, at two places
 def test_a_run_that_stops_again_and_again(tmp_path: Path):
     config = copy.deepcopy(runs.CASES["sampled-egpo"])
     runs.whole_run(tmp_path / "whole", config)

@@ -11,7 +11,16 @@ import language_models as lm
 import numpy as np
 import pytest
 import torch
-from tiny_models import EOS_ID, make_policy, save_tiny, scatter_adapters, tiny_model, tiny_prompts
+from slow import half_of
+from tiny_models import (
+    ARCHITECTURES,
+    EOS_ID,
+    make_policy,
+    save_tiny,
+    scatter_adapters,
+    tiny_model,
+    tiny_prompts,
+)
 
 from nlhf_zoo.policies import LoRA, Pretrained
 from nlhf_zoo.policies.base import mix
@@ -311,9 +320,12 @@ def part_of(responses, b, k):
     return Responses(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(1, 1))
 
 
-@lm.each_architecture
-@lm.each_way
-@pytest.mark.parametrize("who", [lm.POLICY, lm.HALF], ids=["policy", "half"])
+@half_of(
+    "kind, lora, who",
+    {kind: kind for kind in ARCHITECTURES},
+    lm.WAYS,
+    {"policy": lm.POLICY, "half": lm.HALF},
+)
 def test_chunks_of_the_softmax_change_nothing(kind, lora, who):
     """Neither the values nor the gradients; 0 takes the model's own logits, softcap and all."""
     policy = make_policy(lm.tiny_folder(kind), lora=lora)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from language_models import stream
 from scipy import stats
-from tiny_models import EOS_ID, PAD_ID, VOCABULARY, make_policy, tiny_prompts
+from slow import half_of
+from tiny_models import ARCHITECTURES, EOS_ID, PAD_ID, VOCABULARY, make_policy, tiny_prompts
 from zoo import decoded_by_hand
 
 from nlhf_zoo.policies import TransformersGenerator
@@ -55,9 +56,12 @@ def laws(monkeypatch):
     return seen
 
 
-@lm.each_architecture
-@lm.each_way
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "unshared"])
+@half_of(
+    "kind, lora, share",
+    {kind: kind for kind in ARCHITECTURES},
+    lm.WAYS,
+    {"shared": True, "unshared": False},
+)
 def test_each_token_of_a_mixture_is_drawn_from_the_uncached_mixture(laws, kind, lora, share):
     """Two players that write into one cache follow neither law."""
     generator = TransformersGenerator(share_prompt=share)

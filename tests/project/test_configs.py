@@ -10,12 +10,16 @@ from forked import nlhf
 from paths import CONFIGS
 from slow import slow_unless
 
+import nlhf_zoo
 from nlhf_zoo.callbacks import read_history
 
 TABULAR = sorted((CONFIGS / "tabular").glob("*.yaml"))
 VARIANTS = sorted((CONFIGS / "tabular").glob("*/*.yaml"))
 LARGE = ("large", "million")  # minutes, and gigabytes
-SLOW = ("xpo",)  # two fits of as many gradient steps as online DPO's, which is one by default
+# Those that end by default: in closed form and by gradient steps, an algorithm in another, scores,
+# and oracles of files. What the others' algorithms reach is held in tests/algorithms, and that
+# their files are games is seen below.
+ENDS = ("listed_judges", "moving_magnet", "nash_mp", "online_dpo", "rebel", "votes")
 
 # Where a run ends, as a mean over its games: metric, and at most how much of it. The reference
 # starts at an exploitability of 0.064 in the regularised game and 0.197 in the unregularised one.
@@ -55,7 +59,7 @@ def named(path: Path) -> str:
 
 small = slow_unless(
     "path",
-    lambda path: path.stem not in SLOW,
+    lambda path: path.stem in ENDS,
     [path for path in TABULAR if path.stem not in LARGE],
     ids=named,
 )
@@ -72,6 +76,15 @@ def assert_complete(path: Path) -> None:
     assert f"nlhf fit --config configs/{path.relative_to(CONFIGS)}" in text.split("seed")[0]
     assert "${" not in text
     assert parts >= {"policy", "oracle", "algorithm", "beta", "rollout", "realisation"}
+
+
+def made(block: dict[str, Any]) -> Any:
+    """An algorithm as a file describes it."""
+    arguments = {
+        name: made(value) if isinstance(value, dict) and "class_path" in value else value
+        for name, value in block.get("init_args", {}).items()
+    }
+    return getattr(nlhf_zoo, block["class_path"].removeprefix("nlhf_zoo."))(**arguments)
 
 
 def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,10 +123,23 @@ def test_says_how_it_is_run_and_depends_on_no_other_file(path: Path):
 
 @every
 def test_print_config_is_the_file(path: Path, tmp_path: Path):
-    """What the parser makes of a file: its values, and defaults for what it leaves out."""
+    """What the parser makes of a file: its values, and defaults for what it leaves out.
+
+    A default optimiser's arguments would go to the one in the file, and with them another game:
+    weight decay on logits draws the policy to the uniform one.
+    """
     run = nlhf("fit", "--config", str(path), "--print_config", folder=tmp_path)
     assert run.code == 0, run.err
     assert_printed(path, run.out)
+    optimizer = yaml.safe_load(run.out)["model"]["init_args"]["optimizer"]
+    assert optimizer is None or optimizer["init_args"]["weight_decay"] == 0
+    assert (optimizer is None) == (read(path)["model"]["init_args"].get("optimizer") is None)
+
+
+@every
+def test_its_algorithm_has_a_plan_at_its_temperature(path: Path):
+    game = read(path)["model"]["init_args"]
+    assert made(game["algorithm"]).steps(game["beta"], 0)
 
 
 # Those that play to their end are below.
