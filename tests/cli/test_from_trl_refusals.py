@@ -114,6 +114,12 @@ def test_what_cannot_be_read_is_refused(case):
     assert not Path("config.yaml").exists()
 
 
+def test_another_trainer_than_the_scripts_is_refused():
+    Path("x.py").write_text("XPOConfig(max_steps=1)")
+    with pytest.raises(UserError, match=r"--trainer is NashMD, but x\.py makes a XPOConfig"):
+        translated("x.py", trainer="NashMD")
+
+
 def test_a_file_is_not_replaced_unasked():
     Path("given.json").write_text(json.dumps(dumped("nash_md_0.16")))
     Path("config.yaml").write_text("mine")

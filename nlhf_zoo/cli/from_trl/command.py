@@ -87,6 +87,8 @@ def from_trl(
     if trainer is not None and trainer not in TRAINERS:
         raise UserError(f"--trainer is one of {', '.join(TRAINERS)}, not {trainer!r}")
     found = read(source)
+    if trainer is not None and found.trainer not in (None, trainer):
+        raise UserError(f"--trainer is {trainer}, but {source} makes a {found.trainer}Config")
     said = found.trainer or trainer or trainer_of(found.given)
     version = version_of(said, found.given, found.whole, trl_version, found.module)
     sheet = Sheet(found, version, epoch, num_prompts, processes)

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from nlhf_zoo.cli.from_trl.sheet import Noted, Sheet
-from nlhf_zoo.data.texts import RowSource
 from nlhf_zoo.errors import UserError
 
 _OPTIMIZERS = {
@@ -186,6 +185,8 @@ def num_rows(sheet: Sheet) -> int | None:
     path = found.get("data_files", found.get("path"))
     if path is None or not path.endswith((".jsonl", ".json")):
         return None
+    from nlhf_zoo.data.texts import RowSource  # with torch, which nothing else here needs
+
     try:
         return sum(1 for _ in RowSource(path, "train", None, None, "prompts", "").rows())
     except UserError:
