@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
-import world
-
+from nlhf_zoo.cli.bench.ten_million import models, world
+from nlhf_zoo.cli.bench.ten_million.making import NUM_HELD_OUT, ORACLES
 from nlhf_zoo.cli.main import main as nlhf
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs" / "ten_million"
 PLACE = Path("runs/ten_million")  # in the working directory, as the files of configs/ten_million
-ORACLES = {"training": ("llama", 1), "held_out": ("gpt_neox", 2)}
-HELD_OUT = 64  # prompts that nothing is trained on
 
 
 def oracle_model(name: str) -> Path:
@@ -26,7 +23,7 @@ def data(size: models.Size) -> None:
     folder = PLACE / "data"
     folder.mkdir(parents=True, exist_ok=True)
     every = world.prompts()
-    held_out, training = every[:HELD_OUT], every[HELD_OUT:]
+    held_out, training = every[:NUM_HELD_OUT], every[NUM_HELD_OUT:]
     world.write_lines(folder / "prompts.jsonl", [{"prompt": one} for one in training])
     world.write_lines(folder / "held_out_prompts.jsonl", [{"prompt": one} for one in held_out])
     for name, (_, seed) in ORACLES.items():

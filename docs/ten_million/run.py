@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import make
-import models
 import page
 from make import CONFIGS, PLACE
 
+from nlhf_zoo.cli.bench.ten_million import models, world
 from nlhf_zoo.cli.main import main as nlhf
 
 ALGORITHMS = {
@@ -105,7 +105,7 @@ def play(scale: Scale) -> None:
     tournament([*runs, f"{UNTRAINED}=reference"], [*judged_by("held_out"), *prompts], "tournament")
     drawn = sorted((PLACE / "tournament/answers").glob("*.jsonl"))  # numbered as they were named
     files = zip((*ALGORITHMS.values(), UNTRAINED), drawn, strict=True)
-    rule = ["--oracle", "RuleOracle", "--oracle.function", "world.people_prefer"]
+    rule = ["--oracle", "RuleOracle", "--oracle.function", f"{world.__name__}.people_prefer"]
     tournament([f"{title}={path}" for title, path in files], [*rule, *prompts], "tournament_rule")
 
 

@@ -93,6 +93,23 @@ class SampledPrompts:
     invalid: int
 
 
+@dataclass(frozen=True, slots=True)
+class DrawnResponses:
+    """What an estimate is made from, before anybody has judged it.
+
+    Args:
+        scored: N responses, the reference's first.
+        opponents: that they meet, drawn from the policy.
+        log_ratio: log pi(y) - log mu(y) of the scored [B, N].
+        from_reference: how many of them are the reference's.
+    """
+
+    scored: Responses
+    opponents: Responses
+    log_ratio: Tensor
+    from_reference: int
+
+
 def embeds(oracle: PreferenceOracle) -> bool:
     """Whether an answer costs an oracle nothing once it has read both texts."""
     return isinstance(oracle, ResponseTextModelOracle | TableOracle)
@@ -125,31 +142,56 @@ def sample_exploitability(
         UserError: the oracle has no embeddings, and these are asked for.
         OracleStoppedError: the oracle cannot be asked any more.
     """
-    shared = plan.form == "embeddings"
-    if shared and oracle is not None and not embeds(oracle):
-        raise UserError(
-            f"{type(oracle).__name__} answers pairs, and has no embeddings: set form to pairs"
-        )
+    _refuse_no_embeddings(oracle, plan)
+    drawn = draw_responses(player, reference, prompts, plan, rng)
+    return None if oracle is None else judged_exploitability(drawn, oracle, prompts, plan)
+
+
+@torch.no_grad()
+def draw_responses(
+    player: Drawable, reference: Drawable, prompts: Prompts, plan: SamplePlan, rng: torch.Generator
+) -> DrawnResponses:
+    """Draw and score what an estimate is made from, by whatever oracle; see there."""
     half = plan.num_responses // 2
     # Each player's in one go: opponents are drawn like the policy's own responses.
     others = plan.num_responses - half
-    opponents = plan.num_opponents * (1 if shared else plan.num_responses)
+    opponents = plan.num_opponents * (1 if plan.form == "embeddings" else plan.num_responses)
     theirs = _drawn(partial(reference.sample, prompts), half, rng)
     ours = _drawn(partial(player.sample, prompts), others + opponents, rng)
     scored = _together([theirs, _some(ours, 0, others)])
     met = _some(ours, others, others + opponents)
     ratio = _scored(player, prompts, scored) - _scored(reference, prompts, scored)
-    if oracle is None:
-        return None
-    ask = _shared if shared else _own
-    answers = ask(oracle, prompts, scored, met)
+    return DrawnResponses(scored, met, ratio, half)
+
+
+@torch.no_grad()
+def judged_exploitability(
+    drawn: DrawnResponses, oracle: PreferenceOracle, prompts: Prompts, plan: SamplePlan
+) -> SampledPrompts:
+    """Ask an oracle about what was drawn, and estimate; see `sample_exploitability`."""
+    _refuse_no_embeddings(oracle, plan)
+    shared = plan.form == "embeddings"
+    answers = (_shared if shared else _own)(oracle, prompts, drawn.scored, drawn.opponents)
     preference = answers.preference
     if plan.range != 1:
         preference = 0.5 + (preference.double() - 0.5) / plan.range
-    beta = plan.beta / plan.range
-    found = sampled_exploitability(ratio, half, preference, beta, answers.valid, shared)
+    found = sampled_exploitability(
+        drawn.log_ratio,
+        drawn.from_reference,
+        preference,
+        plan.beta / plan.range,
+        answers.valid,
+        shared,
+    )
     estimates = found.times(plan.range)
     return SampledPrompts(estimates, answers.valid.numel(), int((~answers.valid).sum()))
+
+
+def _refuse_no_embeddings(oracle: PreferenceOracle | None, plan: SamplePlan) -> None:
+    if plan.form == "embeddings" and oracle is not None and not embeds(oracle):
+        raise UserError(
+            f"{type(oracle).__name__} answers pairs, and has no embeddings: set form to pairs"
+        )
 
 
 def _shared(

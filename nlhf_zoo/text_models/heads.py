@@ -84,7 +84,7 @@ class BradleyTerryHead(PreferenceHead):
 
     @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
-        return (first - second)[:, 0] / self.temperature
+        return (first - second)[..., 0] / self.temperature
 
 
 @final
@@ -114,7 +114,7 @@ class PairHead(PreferenceHead):
 
     @override
     def log_odds(self, first: Tensor, second: Tensor) -> Tensor:
-        logit = first[:, 0] if self.outputs == 1 else first[:, 0] - first[:, 1]
+        logit = first[..., 0] if self.outputs == 1 else first[..., 0] - first[..., 1]
         return logit / self.temperature
 
 

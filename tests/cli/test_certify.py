@@ -21,6 +21,7 @@ from nlhf_zoo.data.texts import message
 from nlhf_zoo.game.certifying import SamplePlan, sample_exploitability
 from nlhf_zoo.oracles import GeneralPreferenceModelOracle
 from nlhf_zoo.policies.loading import LoadedPlayer
+from nlhf_zoo.text_models.heads import BradleyTerryHead
 
 GAME = ("--oracle", "UniformRandom", "--oracle.num_games", "2", "--oracle.num_actions", "4")
 SEED = ("--oracle.seed", "3")
@@ -144,6 +145,15 @@ def test_embeddings_give_what_pairs_of_questions_give():
     found, expected = oracle.compare_all(asked, first, second), oracle(asked, first, second)
     torch.testing.assert_close(found.preference.double(), expected.preference.double())
     assert torch.equal(found.valid, expected.valid)
+
+
+def test_rewards_of_single_texts_compare_all_pairs():
+    """Every response of one side with every one of the other, and not those of the same place."""
+    head, rng = BradleyTerryHead(0.7), torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, num, 1, generator=rng) for num in (3, 4))
+    found = head.preference(ours[:, :, None], theirs[:, None])
+    expected = torch.sigmoid((ours - theirs.mT) / 0.7)
+    torch.testing.assert_close(found, expected, check_dtype=False)
 
 
 def test_responses_of_pairs_have_opponents_of_their_own():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nlhf_zoo.cli.bench.methods import Method, made
 from nlhf_zoo.cli.bench.results import Figure, read
@@ -15,9 +18,26 @@ from nlhf_zoo.errors import UserError
 _ABSOLUTE = 1e-10  # below it figures are of rounding
 _LARGEST = 1e9  # above it lies no exploitability but an infinite one
 
-# Plays a part anew (its name, whether the small setting, methods, seeds, queries): its figures, and
-# how far others may differ from them.
-Again = Callable[[str, bool, list[Method], list[int], int], tuple[list[Figure], float]]
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What a part is here.
+
+    Args:
+        figures: of all methods.
+        relative: how far others may differ from them.
+        wrong: what is wrong with what the submission keeps, a sentence each.
+        said: what is to be said of how it was checked, if anything.
+    """
+
+    figures: list[Figure]
+    relative: float
+    wrong: Sequence[str] = ()
+    said: str = ""
+
+
+# Plays a part anew, or computes it from what was kept: a submission, its methods, its folder.
+Again = Callable[[Mapping[str, Any], list[Method], Path], Here]
 
 
 def check(path: Path, allow_code: bool, again: Again) -> bool:
@@ -26,7 +46,7 @@ def check(path: Path, allow_code: bool, again: Again) -> bool:
     Args:
         path: the file of results.
         allow_code: run the submitted algorithm, which is code.
-        again: plays a part.
+        again: plays a part, or computes it from what was kept.
 
     Returns:
         whether all figures hold.
@@ -42,30 +62,26 @@ def check(path: Path, allow_code: bool, again: Again) -> bool:
     methods = [made(block, found["rates"][name]) for name, block in found["blocks"].items()]
     if [method.name for method in methods] != [*found["blocks"]]:
         raise UserError(f"--check {path}: its methods are not named as their classes are")
-    played = found["part"], found["small"], methods, found["seeds"], found["queries"]
-    figures, relative = again(*played)
-    lines = [
-        _line(method, found["sources"][method.name], found["results"], figures, relative)
-        for method in methods
+    here = again(found, methods, path.absolute().parent)
+    lines = [(one, False) for one in here.wrong]
+    lines += [
+        _line(method, found["sources"][method.name], found["results"], here) for method in methods
     ]
     print("\n".join(line for line, _ in lines))
+    if here.said:
+        print(here.said)
     return all(holds for _, holds in lines)
 
 
 def _line(
-    method: Method,
-    sources: dict[str, str],
-    said: Sequence[Figure],
-    here: Sequence[Figure],
-    relative: float,
+    method: Method, sources: dict[str, str], said: Sequence[Figure], here: Here
 ) -> tuple[str, bool]:
     """What is to be said of a method, and whether all its figures hold."""
     before, now = (
         {(f.game, f.seed, f.measure): f.value for f in figures if f.method == method.name}
-        for figures in (said, here)
+        for figures in (said, here.figures)
     )
-    here_lie = method.sources
-    if other := sorted({*here_lie.items()} ^ {*sources.items()}):
+    if other := sorted({*method.sources.items()} ^ {*sources.items()}):
         return f"{method.name}: the file of {other[0][0]} is not the one that was measured", False
     if before.keys() != now.keys():
         missing = sorted(now.keys() ^ before.keys())[0]
@@ -73,10 +89,11 @@ def _line(
     wrong = [
         key
         for key, value in now.items()
-        # Of a run that has left the numbers both are infinite.
+        # Of a run that has left the numbers both are infinite, or not known.
         if not (
             value == before[key]
-            or abs(value - before[key]) <= relative * min(abs(value), _LARGEST) + _ABSOLUTE
+            or (math.isnan(value) and math.isnan(before[key]))
+            or abs(value - before[key]) <= here.relative * min(abs(value), _LARGEST) + _ABSOLUTE
         )
     ]
     if wrong:

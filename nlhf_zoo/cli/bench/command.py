@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.cli.bench import exact, figure, results
+from nlhf_zoo.cli.bench.checking import Here
 from nlhf_zoo.cli.bench.checking import check as checked
 from nlhf_zoo.cli.bench.games import VOTES
 from nlhf_zoo.cli.bench.methods import Method, ours
 from nlhf_zoo.cli.bench.played import Played
-from nlhf_zoo.cli.bench.results import Figure
 from nlhf_zoo.cli.parser import SentenceParser, find_own_code, with_values
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.files import written
+from nlhf_zoo.solvers.sampled import LEAST_EFFECTIVE
 
 
 class _Part(NamedTuple):
@@ -34,6 +36,9 @@ class _Part(NamedTuple):
         relative: how far a figure may differ where it is played again. Machines round differently,
             and training carries that on.
         trains: whether methods have learning rates there.
+        seeds: where none are given.
+        geometric: whether means of exploitability are geometric; else figures are estimates, which
+            may be negative.
     """
 
     queries: int
@@ -42,11 +47,16 @@ class _Part(NamedTuple):
     unit: str
     relative: float
     trains: bool = True
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    geometric: bool = True
 
 
 _PARTS = {
     "exact": _Part(200, 10, 100_000, "queries a game", 1e-3, trains=False),
     "language": _Part(30_720, 2_048, 10_000_000, "queries a prompt", 0.05),
+    "ten_million": _Part(
+        2_048, 128, 10_000_000, "queries a prompt", 0.05, seeds=(0,), geometric=False
+    ),
 }
 _MOST_SEED = 10**6
 
@@ -69,8 +79,8 @@ def main(args: list[str]) -> None:
 
 
 def bench(
-    part: Literal["exact", "language"] = "exact",
-    seeds: list[int] = [0, 1, 2, 3, 4],  # noqa: B006  # which is only read
+    part: Literal["exact", "language", "ten_million"] = "exact",
+    seeds: list[int] | None = None,
     queries: int | None = None,
     small: bool = False,
     algorithm: PolicyOptimizer | None = None,
@@ -84,12 +94,15 @@ def bench(
     """Play a part of the benchmark, print its table, and write table, figure and results.
 
     Args:
-        part: exact, tables in closed form; or language, a small language model by gradients.
-        seeds: of the games, or of the runs; intervals are over them.
+        part: exact, tables in closed form; language, a small language model by gradients; or
+            ten_million, one of 10.7 M parameters against a general preference model.
+        seeds: of the games, or of the runs; intervals are over them. Five if not given; of
+            ten_million one.
         queries: budget of each method, for each game or prompt; the part's own if not given.
         small: the smallest setting, to see that it runs: few games, or the smaller model.
         algorithm: one more algorithm, such as my_module.Mine.
-        rate: learning rate of that one, where the part trains; 0.003 if not given.
+        rate: learning rate of that one, where the part trains; 0.003 if not given, of ten_million
+            0.001.
         output: a folder for results.json, table.md and figure.png.
         check: a file of results, which is played again and compared; nothing is written.
         allow_code: run code that such a file names, besides that of nlhf_zoo.
@@ -101,6 +114,7 @@ def bench(
             raise SystemExit(1)
         return
     queries = _PARTS[part].queries if queries is None else queries
+    seeds = [*_PARTS[part].seeds] if seeds is None else seeds
     _refuse(part, seeds, queries, output, overwrite)
     _refuse_rate(part, rate, algorithm)
     methods = ours()
@@ -112,16 +126,17 @@ def bench(
         if algorithm.by_score:
             raise UserError(f"{own.name} takes scores of single responses, and the games have none")
     output.mkdir(exist_ok=True)
-    played = _play(part, small, methods, seeds, queries, output / "runs", overwrite)
+    played, evidence = _play(part, small, methods, seeds, queries, output / "runs", overwrite)
     figures = [each for one in played for each in one.figures]
     conditions = list(dict.fromkeys(one.condition for one in played))
-    found = results.summaries(figures, conditions, geometric=True)
-    text = _heading(part, seeds, queries) + results.table(found, conditions) + "\n"
+    geometric = _PARTS[part].geometric
+    found = results.summaries(figures, conditions, geometric)
+    text = _heading(part, seeds, queries) + results.table(found, conditions, geometric) + "\n"
     named = {one.method for one in played}
     methods = [method for method in methods if method.name in named]
-    content = json.dumps(results.content(part, small, methods, figures, seeds, queries)) + "\n"
-    figure.draw(played, found, True, queries, _PARTS[part].unit, output / "figure.png")
-    for name, lines in (("table.md", text), ("results.json", content)):
+    content = results.content(part, small, methods, figures, seeds, queries, evidence)
+    figure.draw(played, found, geometric, queries, _PARTS[part].unit, output / "figure.png")
+    for name, lines in (("table.md", text), ("results.json", json.dumps(content) + "\n")):
         with written(output / name) as beside:
             beside.write_text(lines, encoding="utf-8")
     print(text)
@@ -136,30 +151,48 @@ def _play(
     queries: int,
     runs: Path,
     overwrite: bool,
-) -> list[Played]:
-    """Play a part."""
+) -> tuple[list[Played], results.Evidence]:
+    """Play a part: what was played, and the files that its figures are computed from."""
     if part == "exact":
-        return exact.play(methods, seeds, queries, small)
+        return exact.play(methods, seeds, queries, small), {}
+    if part == "ten_million":
+        from nlhf_zoo.cli.bench.ten_million import part as ten_million
+
+        return ten_million.play(methods, seeds, queries, runs, overwrite, small)
     from nlhf_zoo.cli.bench import language  # which imports Lightning
 
-    return language.play(methods, seeds, queries, runs, overwrite, small)
+    return language.play(methods, seeds, queries, runs, overwrite, small), {}
 
 
-def _again(
-    part: str, small: bool, methods: list[Method], seeds: list[int], queries: int
-) -> tuple[list[Figure], float]:
-    """A part, played as a file of results says, and how far a figure may differ from it."""
+def _again(found: Mapping[str, Any], methods: list[Method], folder: Path) -> Here:
+    """A part, played as a file of results says, or computed from the responses that it keeps."""
+    part, small, seeds, queries = (found[key] for key in ("part", "small", "seeds", "queries"))
     if part not in _PARTS:
         raise UserError(f"there is no part {part!r}: the file is of another version")
     _refuse_numbers(part, seeds, queries)
-    with TemporaryDirectory() as folder:
-        played = _play(part, small, methods, seeds, queries, Path(folder), overwrite=False)
-    return [each for one in played for each in one.figures], _PARTS[part].relative
+    relative = _PARTS[part].relative
+    if part == "ten_million":
+        from nlhf_zoo.cli.bench.ten_million.part import NOT_CHECKED, check_evidence
+
+        names = [method.name for method in methods]
+        figures, wrong = check_evidence(found["evidence"], names, seeds, folder, small)
+        return Here(figures, relative, wrong, NOT_CHECKED)
+    with TemporaryDirectory() as runs:
+        played, _ = _play(part, small, methods, seeds, queries, Path(runs), overwrite=False)
+    return Here([each for one in played for each in one.figures], relative)
 
 
 def _heading(part: str, seeds: list[int], queries: int) -> str:
+    budget = f"after {queries:,} {_PARTS[part].unit}"
+    if part == "ten_million":
+        return (
+            f"Exploitability {budget}, estimated on held-out prompts, {len(seeds)} seeds: by the "
+            "oracle that\ntrained, and by a held-out one; and the latter's win rates over the "
+            "reference and the others. ESS is the\nleast effective sample size: below "
+            f"{LEAST_EFFECTIVE:g} the samples cannot tell, and nothing is claimed.\n\n"
+        )
     return (
-        f"Exploitability after {queries:,} {_PARTS[part].unit}: geometric mean over all games and "
+        f"Exploitability {budget}: geometric mean over all games and "
         f"{len(seeds)} seeds,\nwith the interval that holds the mean of as many other seeds in "
         f"{results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}; and held-out, "
         f"the\nsame of what {VOTES} votes on each pair have trained.\n\n"

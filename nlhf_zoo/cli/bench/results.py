@@ -21,6 +21,12 @@ SOLVED = 1e-6
 LEVEL = 0.98  # of the intervals
 # What is measured; a part may measure more.
 EXPLOITABILITY, HELD_OUT = "exploitability", "held-out"
+EFFECTIVE = "ESS"  # of an estimate; its spread says nothing
+
+
+# By method and seed, the file that its figures were computed from, with its checksum and that of
+# the weights; of parts that keep what they measured.
+Evidence = dict[str, dict[str, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,10 @@ def table(found: Summaries, conditions: Sequence[str], tails: bool = True) -> st
             first, *others = (found[method][condition][measure] for measure in measures)
             cells.append(_with_interval(first))
             cells += [_number(first.worst), f"{first.solved:.0%}"] if tails else []
-            cells += [_with_interval(one) for one in others]
+            cells += [
+                _number(one.mean) if measure == EFFECTIVE else _with_interval(one)
+                for measure, one in zip(measures[1:], others, strict=True)
+            ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -149,6 +158,8 @@ def _with_interval(one: Summary) -> str:
 def _number(value: float) -> str:
     if 0 <= value <= FLOOR * 1.001:
         return f"{FLOOR:.0e}"
+    if value >= 10:
+        return f"{value:.1f}"
     return f"{value:.1e}" if 0 <= value < 1e-3 else f"{value:.4f}"
 
 
@@ -159,6 +170,7 @@ def content(
     figures: Sequence[Figure],
     seeds: list[int],
     queries: int,
+    evidence: Evidence,
 ) -> dict[str, Any]:
     """A submission, as it is written to JSON."""
     return {
@@ -172,6 +184,7 @@ def content(
             m.name: {"algorithm": m.block, "rate": m.rate, "sources": m.sources} for m in methods
         },
         "results": [[f.method, f.game, f.seed, f.measure, f.value] for f in figures],
+        "evidence": evidence,
     }
 
 
@@ -188,6 +201,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{rule}: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{rule}: its format is not {FORMAT!r}")
+    found.setdefault("evidence", {})
     kinds = {
         "part": str,
         "small": bool,
@@ -195,6 +209,7 @@ def read(path: Path) -> dict[str, Any]:
         "queries": int,
         "methods": dict,
         "results": list,
+        "evidence": dict,
     }
     for key, kind in kinds.items():
         if not isinstance(found.get(key), kind):

@@ -81,7 +81,7 @@ def read_entries(
                 twice = any((entry.where, entry.label) == (place, label) for entry in entries)
                 rule = "name algorithms, betas and values apart"
                 require(not twice, f"{label} on {place} stands twice: {rule}")
-                make = partial(_make, section, beta)
+                make = partial(made_game, section, beta)
                 played = _try(make, seed, where)
                 entries.append(
                     Entry(game, beta, place, name, label, make, trainer, section, *played)
@@ -174,7 +174,7 @@ def _with_arguments(block: object) -> Block | None:
     return {**block, "init_args": {**(block.get("init_args") or {})}}
 
 
-def _make(model: str, beta: float) -> OnlineGame:
+def made_game(model: str, beta: float) -> OnlineGame:
     """Make a game at a temperature from the section `model` of a file, in any process."""
     parser, parsed = _parse(model)
     arguments = parsed.clone()

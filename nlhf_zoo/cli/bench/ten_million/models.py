@@ -6,13 +6,15 @@ All share one tokenizer of the language's words.
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import world
 from tqdm import tqdm
+
+from nlhf_zoo.cli.bench.ten_million import world
 
 END, PAD = "<end>", "<pad>"
 LONGEST = 64  # tokens
@@ -33,6 +35,14 @@ class Size:
     layers: int = 6
     steps: int = 160
     pairs: int = 8000
+
+
+def say_less() -> None:
+    """Let transformers draw no bars over ours, and tell of no new heads."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 SENTENCES = 32  # of a gradient step
@@ -79,7 +89,7 @@ def language_model(folder: Path, size: Size, seed: int = 0) -> int:
     rng, some = random.Random(seed), world.prompts()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=size.steps)
-    bar = tqdm(range(size.steps), desc="language model", leave=False)
+    bar = tqdm(range(size.steps), desc="language model", leave=False, file=sys.stderr)
     for _ in bar:
         asked = rng.choices(some, k=SENTENCES)
         texts = [f"{prompt} {world.answer(rng)} {END}" for prompt in asked]

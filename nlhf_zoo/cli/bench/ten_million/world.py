@@ -35,7 +35,7 @@ SEASONS = ("spring", "summer", "autumn", "winter")
 KINDS = ("sea", "wood", "town")
 CYCLE = 3.0
 # The words of an answer, by kind; those of `any` have none.
-WORDS = {
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "place": {
         "sea": ("beach", "harbour", "island", "lagoon", "pier", "cliff"),
         "wood": ("glade", "grove", "valley", "hut", "brook", "hill"),
@@ -162,7 +162,8 @@ def people_prefer(prompt: str, first: str, second: str) -> float:
 
 def pairs(number: int, some_prompts: Sequence[str], seed: int) -> list[Row]:
     """Pairs of answers, each with the verdict of one person who follows the rule by chance."""
-    rng, rows = random.Random(seed), []
+    rng = random.Random(seed)
+    rows: list[Row] = []
     while len(rows) < number:
         prompt = rng.choice(some_prompts)
         first, second = (answer(rng, rng.choice((0.3, 0.5, 0.8))) for _ in range(2))
