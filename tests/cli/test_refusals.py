@@ -319,6 +319,10 @@ FITS = {
     "strategy that shards nothing": ([*FIT, "--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy"], "strategy ModelParallelStrategy keeps .* to fsdp2"),
     "validate, unknown option": (["validate", *FIT[1:], "--nonsense", "1"], "nonsense"),
     "from-trl of no file": (["from-trl", "no.json"], r"there is no file no\.json$"),
+    "init, nobody to ask": (["init"], "--have is missing, and there is no terminal to ask at"),
+    "init over a file": (["init", "--have", "votes", "--output", "key.yaml"], "key.yaml is there already: give another"),
+    "responses without an oracle": (["solve", "--responses", "own.py"], "give --oracle CLASS|own.py"),
+    "responses and no such oracle": (["solve", "--responses", "a", "--oracle", "RuleOracel"], "no class 'RuleOracel': choose one of"),
     "report of no run": (["report", "folder"], "folder has no config.yaml, which every run has: give the folder that"),
     "validate, no checkpoint": (["validate", *FIT[1:], "--ckpt_path", "last"], "no run in runs/"),
 }  # fmt: skip
@@ -364,7 +368,7 @@ def test_one_sentence_on_standard_error_and_nothing_written(kind: str, folder: P
     assert run.code == 2, run
     assert run.out == ""
     assert re.fullmatch(r"nlhf: error: [^\n]+\n", run.err), run.err
-    assert len(run.err) < 500
+    assert len(run.err) < 600  # which lists all oracles
     assert not re.search(r"Traceback|usage:|Union subtypes|Namespace|<class|NestedArg", run.err)
     assert re.search(sentence, run.err.strip()), run.err
     assert sorted(folder.rglob("*")) == before
