@@ -22,6 +22,7 @@ import socket
 import threading
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,7 @@ from nlhf_zoo.people.store import VoteStore
 
 _LONGEST_BODY = 64 * 1024  # bytes
 _PATIENCE = 60.0  # seconds without a word after which a connection is closed
+_LAST_ANSWERS = 5.0  # seconds for which an end waits for what was asked before it
 _MOST_CONNECTIONS = 256
 _LOOKS = 10  # a second, at what other processes have written
 _JSON = "application/json"
@@ -187,7 +189,8 @@ class _Server(ThreadingHTTPServer):
         self.api = PeopleAPI(store)
         self.name, self.token = store.name, store.token
         self._host = host.lower()
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._connections: set[socket.socket] = set()
+        self._changes = threading.Condition()
         super().__init__((host, port), _Handler)
 
     def is_named(self, host: str) -> bool:
@@ -212,17 +215,31 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own, unless there are too many."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        with self._changes:
+            is_one_too_many = len(self._connections) >= _MOST_CONNECTIONS
+            if not is_one_too_many:
+                self._connections.add(request)
+        if is_one_too_many:
             self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection until it ends."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            with self._changes:
+                self._connections.discard(request)
+                self._changes.notify_all()
+
+    def end_connections(self) -> None:
+        """Read no further request; those that were read are answered, if it takes no time."""
+        with self._changes:
+            for connection in self._connections:
+                with suppress(OSError):  # its other end has closed it
+                    connection.shutdown(socket.SHUT_RD)
+            self._changes.wait_for(lambda: not self._connections, _LAST_ANSWERS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that breaks is nobody's mistake; of others the traceback is no request's."""
@@ -295,6 +312,7 @@ class PeopleServer:
         self._server.api.end()
         self._server.shutdown()
         self._server.server_close()
+        self._server.end_connections()
         for thread in self._threads:
             thread.join()
         self.store.checkpoint()

@@ -136,6 +136,8 @@ def test_who_waits_is_answered_when_the_server_ends(store):
     server.close()
     thread.join(20)
     assert [(status, answer["pair"]) for status, answer in answers] == [(200, None)]
+    with pytest.raises(ConnectionError):  # which was open
+        client.ask("next", person="A")
     client.connection.close()
 
 
