@@ -21,9 +21,10 @@ def slow_unless(
 
 
 def half_of(names: str, first: Mapping[str, Any], *others: Mapping[str, Any]) -> Any:
-    """Parametrise a test by all cases of three or more arguments, of which half are slow.
+    """Parametrise a test by all cases of several arguments, of which half are slow.
 
-    Any two values of two arguments meet in a case by default, if all but the first have two values.
+    Every value is in a case by default; of three arguments and more, if all but the first have two
+    values, any two of different arguments meet in one.
 
     Args:
         names: of the arguments.

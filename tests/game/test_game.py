@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from paths import CONFIGS
+from slow import half_of
 
 from nlhf_zoo.algorithms import EGPO, SPPO, MovingMagnet, NashMD, NashMP, OnlineDPO, OnlineIPO
 from nlhf_zoo.algorithms.surrogates import proximal_regression
@@ -121,10 +122,13 @@ def double_backward(
 EXTRAGRADIENT = [EGPO(), NashMP(), NashMP(kappa=0.5, inner_steps=2, surrogate=proximal_regression)]
 
 
-@pytest.mark.parametrize("algorithm", EXTRAGRADIENT, ids=["EGPO", "NashMP", "NashMP-2-steps"])
-@pytest.mark.parametrize("kind", [TabularPolicy, MLPPolicy])
-@pytest.mark.parametrize("optimizer", [sgd, adam])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "decayed"])
+@half_of(
+    "algorithm, kind, optimizer, scheduled",
+    dict(zip(["EGPO", "NashMP", "NashMP-2-steps"], EXTRAGRADIENT, strict=True)),
+    {"table": TabularPolicy, "mlp": MLPPolicy},
+    {"sgd": sgd, "adam": adam},
+    {"constant": False, "decayed": True},
+)
 def test_extragradient_is_a_double_backward_bit_for_bit(algorithm, kind, optimizer, scheduled):
     schedule = linear_decay if scheduled else None
     game = make_game(algorithm, Sample(4, 3), kind, optimizer=optimizer, lr_scheduler=schedule)

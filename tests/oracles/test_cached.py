@@ -228,7 +228,7 @@ def test_no_acknowledged_answer_is_lost_when_a_process_is_killed(tmp_path: Path)
     truth = {n: opinion("x", q.first, q.second) / 2 for n, q in enumerate(ask)}
     names = [q.digest("slow", ordered=False) for q in ask]
     path, known = tmp_path / "none", {}
-    for kill in range(42):
+    for kill in range(24):
         if kill % 6 == 0:  # a new file: it may be killed while it makes one
             path, known = tmp_path / f"{kill}.sqlite", {}
         todo = [n for n in range(len(ask)) if n not in known]

@@ -9,9 +9,11 @@ import torch
 import yaml
 from judge_server import JudgeServer
 from paths import ROOT
+from slow import slow_unless
 from tiny_models import save_tiny
 
 from nlhf_zoo.cli.main import main
+from nlhf_zoo.oracles import JudgeOracle
 
 CONFIG = ROOT / "configs/lm/judge.yaml"
 JUDGE = [
@@ -101,6 +103,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
+def test_the_oracle_refuses(kind, folder):
+    options, sentence = REFUSALS[kind]
+    given = {name: yaml.safe_load(value) if value else value for name, value in options.items()}
+    right = {"model": "small", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
+    with pytest.raises((ValueError, TypeError), match=sentence) as refusal:
+        JudgeOracle(**right | given)
+    assert SECRET not in str(refusal.value)
+
+
+# One of each way on which a refusal comes to the command line, which is the same for the others:
+# an address, a secret, the environment, a file, a number, and what the parser refuses.
+WAYS = (
+    "no address", "password in the address", "no key", "template not UTF-8", "temperature",
+    "own field", "verdict", "misspelt option",
+)  # fmt: skip
+
+
+@slow_unless("kind", lambda kind: kind in WAYS, REFUSALS)
 def test_fit_refuses(kind, folder, capsys):
     options, sentence = REFUSALS[kind]
     before = sorted(folder.rglob("*"))
