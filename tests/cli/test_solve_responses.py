@@ -96,6 +96,7 @@ def test_the_lottery_over_32_answers_by_a_rule(beta, capsys):
     assert said.startswith("32 answers, 32 of them different\nRuleOracle was asked about 496 ")
     assert "0 of them without an answer: 496 queries" in said
     assert "no Condorcet winner; Smith set: " in said
+    assert f" {short(f'1: {texts[0]}', 24)}, " in said
     policy = np.exp(found["log_policy"])
     best = (table(texts) @ policy).max()
     if beta == 0:
@@ -259,14 +260,26 @@ def test_a_budget_ends_it_and_a_cache_keeps_what_was_said(monkeypatch):
     run("--responses", "answers.jsonl", *budget, 20, *args)  # the rest, within as large a budget
 
 
-def test_all_orders_of_blocks_are_the_same_table(monkeypatch):
+def test_however_many_are_asked_at_once_it_is_the_same_table(monkeypatch):
+    """Prompts together, or some answers of one against the rest; each pair once."""
     from nlhf_zoo.cli.solve import answers
 
-    write(drawn(texts_of(11)))
-    whole = run("--responses", "answers.jsonl", *CIRCLE)["preference"]
-    monkeypatch.setattr(answers, "_PAIRS", 30)  # two answers against the rest at a time
-    parts = run("--responses", "answers.jsonl", *CIRCLE)["preference"]
-    np.testing.assert_array_equal(parts, whole)
+    rows = [{"prompt": f"p{i}", "responses": texts_of(n, seed=i)} for i, n in enumerate((3, 11, 2))]
+    write([*rows, *drawn(["alone"], "q"), {"prompt": "r", "responses": texts_of(5)}])
+    calls: list[int] = []
+    ask = answers._ask
+    monkeypatch.setattr(answers, "_ask", lambda *a: calls.append(len(a[1])) or ask(*a))
+    tables = {}
+    for most, asked in ((256, [5]), (30, [*6 * [1], 3]), (1, None)):
+        monkeypatch.setattr(answers, "_PAIRS", most)
+        calls.clear()
+        tables[most] = run("--responses", "answers.jsonl", *CIRCLE)["preference"]
+        assert asked in (None, calls)
+    np.testing.assert_array_equal(tables[30], tables[256])
+    np.testing.assert_array_equal(tables[1], tables[256])
+    for own, row in zip(tables[256], rows, strict=False):
+        num = len(row["responses"])
+        np.testing.assert_allclose(own[:num, :num], table(row["responses"]), rtol=0, atol=1e-12)
 
 
 # -- what is refused -------------------------------------------------------------------------------

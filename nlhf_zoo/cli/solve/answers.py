@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -238,51 +238,75 @@ def _num_pairs(own: Alternatives) -> int:
 def _ask_about_all(oracle: PreferenceOracle, rows: Sequence[Alternatives]) -> list[Tensor]:
     """P(y > y') of the answers to each prompt, float64 [N, N]; NaN without an answer."""
     total, missing = sum(map(_num_pairs, rows)), 0
-    tables = []
+    sizes = [len(own.places) for own in rows]
+    tables = [torch.full((size, size), 0.5, dtype=torch.float64) for size in sizes]
     with tqdm(desc="judging", total=total, unit=" pairs", delay=1, file=sys.stderr) as bar:
-        for own in rows:
-            num = len(own.places)
-            table = torch.full((num, num), 0.5, dtype=torch.float64)
-            step = max(1, _PAIRS // num)
-            for start in range(0, num - 1, step):
-                # The upper triangle alone: what two orders of a pair say is the oracle's matter.
-                block = range(start, min(start + step, num))
-                try:
-                    found = _ask(oracle, own, block, range(start, num))
-                except OracleStoppedError as stopped:
-                    raise OracleStoppedError(
-                        f"{stopped}; {bar.n} of {total} pairs were judged, and a game has all"
-                    ) from stopped
-                for i, row in zip(block, found, strict=True):
-                    table[i, i + 1 :] = row[i + 1 - start :]
-                    table[i + 1 :, i] = 1 - row[i + 1 - start :]
-                    missing += int(row[i + 1 - start :].isnan().sum())
-                    bar.update(num - 1 - i)
-                bar.set_postfix(invalid=missing, refresh=False)
-            tables.append(table)
+        for numbers, block in _parts(sizes):
+            try:
+                found = _ask(oracle, [rows[number] for number in numbers], block)
+            except OracleStoppedError as stopped:
+                raise OracleStoppedError(
+                    f"{stopped}; {bar.n} of {total} pairs were judged, and a game has all"
+                ) from stopped
+            for number, answers in zip(numbers, found, strict=True):
+                table, size = tables[number], sizes[number]
+                for i in range(block.start, min(block.stop, size - 1)):
+                    # The upper triangle alone: both orders of a pair are the oracle's matter.
+                    row = answers[i - block.start, i + 1 - block.start : size - block.start]
+                    table[i, i + 1 :], table[i + 1 :, i] = row, 1 - row
+                    missing += int(row.isnan().sum())
+                    bar.update(len(row))
+            bar.set_postfix(invalid=missing, refresh=False)
     return tables
 
 
-def _ask(oracle: PreferenceOracle, own: Alternatives, ones: range, others: range) -> Tensor:
-    """P of some answers against others, float64; NaN where it is invalid."""
-    prompt, none = own.prompt.prompt, torch.zeros(1, dtype=torch.long)
-    prompts = Prompts(none, text=last_messages([prompt]), conversations=as_conversations([prompt]))
-    first, second = (_responses(own, chosen) for chosen in (ones, others))
-    comparison = oracle(prompts, first, second)
-    preference: Tensor = comparison.preference[0].double().cpu()
-    return preference.masked_fill(~comparison.valid[0].cpu(), torch.nan)
+def _parts(sizes: Sequence[int]) -> Iterator[tuple[list[int], range]]:
+    """Numbers of prompts that are asked about together, and which of their answers, by places.
+
+    Those answers are compared with each other and with all later ones.
+    """
+    part: list[int] = []
+    pairs = 0
+    for number, size in enumerate(sizes):
+        own = size * (size - 1) // 2
+        if part and pairs + own > _PAIRS:
+            yield part, range(max(sizes[one] for one in part))
+            part, pairs = [], 0
+        if own > _PAIRS:
+            step = max(1, _PAIRS // size)
+            for start in range(0, size - 1, step):
+                yield [number], range(start, min(start + step, size))
+        else:
+            part.append(number)
+            pairs += own
+    if part:
+        yield part, range(max(sizes[one] for one in part))
 
 
-def _responses(own: Alternatives, chosen: range) -> Responses:
-    places = [own.places[i] for i in chosen]
-    tokens = torch.zeros(1, len(places), 1, dtype=torch.long)
-    weight = torch.full(tokens.shape[:2], 1 / len(places), dtype=torch.float64)
+def _ask(oracle: PreferenceOracle, rows: Sequence[Alternatives], block: range) -> Tensor:
+    """P of some answers against these and all later ones, float64; NaN where it is invalid."""
+    prompts = [own.prompt.prompt for own in rows]
+    size = max(len(own.places) for own in rows)
+    talks = as_conversations(prompts)
+    asked = Prompts(torch.arange(len(rows)), text=last_messages(prompts), conversations=talks)
+    first, second = _responses(rows, block), _responses(rows, range(block.start, size))
+    comparison = oracle(asked, first, second)
+    preference: Tensor = comparison.preference.double().cpu()
+    return preference.masked_fill(~comparison.valid.cpu(), torch.nan)
+
+
+def _responses(rows: Sequence[Alternatives], chosen: range) -> Responses:
+    """Some answers to each prompt; one that has fewer has its first one again, which is free."""
+    places = [[(own.places[i : i + 1] or own.places[:1])[0] for i in chosen] for own in rows]
+    tokens = torch.zeros(len(rows), len(chosen), 1, dtype=torch.long)
+    weight = torch.full(tokens.shape[:2], 1 / len(chosen), dtype=torch.float64)
+    both = [*zip(rows, places, strict=True)]
     return Responses(
         tokens,
         torch.ones_like(tokens, dtype=torch.bool),
         weight,
-        text=[[own.prompt.texts[place] for place in places]],
-        truncated=torch.tensor([[own.prompt.truncated[place] for place in places]]),
+        text=[[own.prompt.texts[i] for i in some] for own, some in both],
+        truncated=torch.tensor([[own.prompt.truncated[i] for i in some] for own, some in both]),
     )
 
 

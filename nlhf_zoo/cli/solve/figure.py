@@ -11,8 +11,6 @@ from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.solve.reading import short
 from nlhf_zoo.cli.solve.solved import Solved
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.metrics.figures.canvas import new_figure, plain, save_figure
-from nlhf_zoo.metrics.figures.votes import draw_lottery, draw_majority
 from nlhf_zoo.solvers.majority import beats
 
 SUFFIXES = (".png", ".svg")
@@ -39,6 +37,10 @@ def draw(solved: Solved, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    # Slow to import, and a command without a figure needs neither.
+    from nlhf_zoo.metrics.figures.canvas import new_figure, plain, save_figure
+    from nlhf_zoo.metrics.figures.votes import draw_lottery, draw_majority
+
     game, found = solved.game, solved.bootstrap
     probability = solved.nash.log_policy.exp().numpy()
     shown = range(min(_MOST_PROMPTS, len(game.prompts)))
@@ -55,7 +57,8 @@ def draw(solved: Solved, path: Path) -> None:
             wins = beats(game.preference[i]).numpy()[np.ix_(order, order)]
             draw_majority(right, wins, solved.structure.smith[i].numpy()[order], names)
             left.set_title(plain(short(game.prompts[i])) or " ", loc="left")
-        figure.suptitle(_title(solved, len(shown), orders), fontsize=10)
+        title = f"{plain(game.where.name)}: {_title(solved, len(shown), orders)}"
+        figure.suptitle(title, fontsize=10)
         try:
             save_figure(figure, path)
         except OSError as error:
@@ -69,7 +72,7 @@ def _order(probability: np.ndarray) -> np.ndarray:
 def _title(solved: Solved, shown: int, orders: list[np.ndarray]) -> str:
     game = solved.game
     of_payoff = "" if solved.payoff == "identity" else f", payoff {solved.payoff}"
-    said = f"{plain(game.where.name)}: β = {solved.beta:g}{of_payoff}"
+    said = f"β = {solved.beta:g}{of_payoff}"
     if (found := solved.bootstrap) is not None:
         said += f"; black lines hold {100 * found.how.level:g}% of {found.how.number} resamples"
     if len(game.prompts) > shown:

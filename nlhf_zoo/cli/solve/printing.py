@@ -14,6 +14,7 @@ _SEVERAL = (
     "not unique: the nearest of several to the reference, the limit of small beta; all of them are "
     "a set of dimension {}, each probability between least and most"
 )
+_BEGINNING = 24  # characters of an answer, where several stand in a line
 _MOST_PROMPTS = 20  # that are shown
 
 
@@ -62,6 +63,8 @@ def print_tables(solved: Solved) -> None:
 def _sentences(solved: Solved, number: int) -> list[str]:
     """What is to be said of a prompt."""
     nash, names = solved.nash, solved.game.names[number]
+    if solved.game.shares is not None:  # answers, whose beginnings are many words
+        names = [reading.short(name, _BEGINNING) for name in names]
     said = [] if nash.unique[number] else [_SEVERAL.format(nash.dimension[number])]
     said += structure.sentences(solved.structure, number, names)
     if solved.bootstrap is not None:

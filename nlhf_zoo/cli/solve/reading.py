@@ -178,10 +178,10 @@ def shape(support: Tensor) -> str:
     return f"{prompts}{fewest}{num} alternatives"
 
 
-def short(text: str) -> str:
+def short(text: str, most: int = _MOST_CHARACTERS) -> str:
     """A name or a prompt on one line, and not too long a one."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def print_alternatives(names: list[str], columns: dict[str, Tensor]) -> None:
