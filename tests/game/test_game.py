@@ -45,11 +45,12 @@ ALL_KINDS = [made() for made in (NashMP, EGPO, OnlineIPO, SPPO, OnlineDPO, NashM
 ALL_KINDS.append(OnlineIPO(surrogate=proximal_regression))
 
 
-def each(*algorithms):
-    def name(algorithm):
-        return f"{type(algorithm).__name__}-{algorithm.chosen_surrogate(False).__name__}"
+def name_of(algorithm):
+    return f"{type(algorithm).__name__}-{algorithm.chosen_surrogate(False).__name__}"
 
-    return pytest.mark.parametrize("algorithm", algorithms, ids=name)
+
+def each(*algorithms):
+    return pytest.mark.parametrize("algorithm", algorithms, ids=name_of)
 
 
 all_kinds = each(*ALL_KINDS)
@@ -276,8 +277,12 @@ def test_the_reference_never_moves(algorithm):
 # ---- batches ----
 
 
-@each(*ALL_KINDS, NashMP(inner_steps=2, kappa=0.5))
-@pytest.mark.parametrize("optimizer", [sgd, adam])
+@half_of(
+    "algorithm, optimizer",
+    {name_of(algorithm): algorithm for algorithm in ALL_KINDS}
+    | {"NashMP-2-steps": NashMP(inner_steps=2, kappa=0.5)},
+    {"sgd": sgd, "adam": adam},
+)
 def test_one_prompt_accumulated_eight_times_is_a_batch_of_eight(algorithm, optimizer):
     whole = make_game(algorithm, num_games=8, optimizer=optimizer)
     parts = make_game(algorithm, num_games=8, optimizer=optimizer)

@@ -646,8 +646,12 @@ def test_a_file_trains(path, tmp_path, monkeypatch):
         assert history[metric].max(1)[-1] < 2 * share * curve[0]  # and no prompt is left behind
 
 
-@pytest.mark.parametrize(
-    "path", sorted((FILES[0].parent / "reused").glob("*.yaml")), ids=lambda p: p.stem
+# A rollout for each half step by default; the others' plans are played by test_reuse.py.
+@slow_unless(
+    "path",
+    lambda path: path.stem == "egpo",
+    sorted((FILES[0].parent / "reused").glob("*.yaml")),
+    ids=lambda path: path.stem,
 )
 def test_a_file_with_held_rollouts_takes_four_steps_on_each(path, tmp_path, monkeypatch):
     assert f"nlhf fit --config configs/language/reused/{path.name}" in path.read_text()

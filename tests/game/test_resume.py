@@ -23,7 +23,7 @@ import torch
 import yaml
 from forked import KILLED
 from paths import ROOT
-from slow import slow_unless
+from slow import half_of, slow_unless
 
 # Where a run is killed, in the order in which a training step passes.
 POINTS = ("forward", "backward", "optimizer", "plan", "metrics", "half", "written", "saved")
@@ -234,20 +234,23 @@ def test_last_is_that_of_the_last_run(run: Path):
     assert changed == ["version_10"]
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "sentence"),
-    [
-        ("model.algorithm.eta", "0.3", r"run had model\S*\.eta = None, the .* has 0\.3: resume"),
-        ("model.algorithm", "EGPO", r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
-        ("model.beta", "0.2", r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
-        ("data.shuffle", "true", r"run had data\S*\.shuffle = False, .* has True"),
-        ("seed_everything", "4", r"run had seed_everything = 3, the configuration has 4"),
-    ],
+# An option, its new value, and what is said.
+CHANGES = {
+    "model.algorithm.eta": ("0.3", r"run had model\S*\.eta = None, the .* has 0\.3: resume"),
+    "model.algorithm": ("EGPO", r"algorithm\.class_path = nlhf_zoo\S*NashMP, .*EGPO"),
+    "model.beta": ("0.2", r"run had model\S*\.beta = 0\.1, the configuration has 0\.2"),
+    "data.shuffle": ("true", r"run had data\S*\.shuffle = False, .* has True"),
+    "seed_everything": ("4", r"run had seed_everything = 3, the configuration has 4"),
+}
+
+
+@half_of(
+    "option, checkpoint",
+    {option: option for option in CHANGES},
+    {"last": "last", "file": str(runs.RUN / "checkpoints/last.ckpt")},
 )
-@pytest.mark.parametrize("checkpoint", ["last", str(runs.RUN / "checkpoints/last.ckpt")])
-def test_another_configuration_is_refused(
-    checkpoint: str, option: str, value: str, sentence: str, run: Path
-):
+def test_another_configuration_is_refused(option: str, checkpoint: str, run: Path):
+    value, sentence = CHANGES[option]
     done = runs.fit(run, f"--{option}", value, "--ckpt_path", checkpoint)
     assert done.code == 2
     assert re.search(sentence, done.err)

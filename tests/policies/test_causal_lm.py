@@ -401,8 +401,11 @@ def with_dropout(tmp_path, kind, **kwargs):
     return policy
 
 
-@lm.each_architecture
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@half_of(
+    "kind, checkpointing",
+    {kind: kind for kind in ARCHITECTURES},
+    {"": False, "checkpointing": True},
+)
 def test_dropout_is_off_everywhere(tmp_path, kind, checkpointing):
     policy = with_dropout(tmp_path, kind, gradient_checkpointing=checkpointing)
     without = make_policy(lm.tiny_folder(kind))
