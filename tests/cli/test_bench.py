@@ -272,6 +272,8 @@ def test_what_is_no_submission_is_refused(tmp_path, capsys, content, said):
         (["--algorithm", "OnlineDPO"], "OnlineDPO has no closed form"),
         (["--algorithm", "NashXX"], "there is no class 'NashXX'"),
         (["--check", "none.json"], "is no file of results"),
+        (["--beside", "[NashMp]"], "no algorithm 'NashMp', did you mean 'NashMP'"),
+        (["--beside", "[]"], "--beside names none, and there is no --algorithm"),
         (["--rate", "0.1"], "--rate is that of the algorithm that --algorithm names"),
         (["--part", "language", "--rate", "0"], "--rate must be a finite number above 0"),
     ],

@@ -20,7 +20,7 @@ from nlhf_zoo.cli.bench.games import VOTES
 from nlhf_zoo.cli.bench.methods import Method, ours
 from nlhf_zoo.cli.bench.played import Played
 from nlhf_zoo.cli.parser import SentenceParser, find_own_code, with_values
-from nlhf_zoo.errors import UserError
+from nlhf_zoo.errors import UserError, nearest
 from nlhf_zoo.files import written
 from nlhf_zoo.solvers.sampled import LEAST_EFFECTIVE
 
@@ -83,6 +83,7 @@ def bench(
     seeds: list[int] | None = None,
     queries: int | None = None,
     small: bool = False,
+    beside: list[str] | None = None,
     algorithm: PolicyOptimizer | None = None,
     rate: float | None = None,
     output: Path = Path("bench"),
@@ -100,6 +101,7 @@ def bench(
             ten_million one.
         queries: budget of each method, for each game or prompt; the part's own if not given.
         small: the smallest setting, to see that it runs: few games, or the smaller model.
+        beside: the names of ours that are played, such as [NashMP, OnlineIPO]; all if not given.
         algorithm: one more algorithm, such as my_module.Mine.
         rate: learning rate of that one, where the part trains; 0.003 if not given, of ten_million
             0.001.
@@ -117,7 +119,9 @@ def bench(
     seeds = [*_PARTS[part].seeds] if seeds is None else seeds
     _refuse(part, seeds, queries, output, overwrite)
     _refuse_rate(part, rate, algorithm)
-    methods = ours()
+    if not beside and beside is not None and algorithm is None:
+        raise UserError("--beside names none, and there is no --algorithm: name one at least")
+    methods = _chosen(ours(), beside)
     if algorithm is not None:
         own = Method(type(algorithm).__name__, json.loads(arguments)["algorithm"], algorithm, rate)
         methods = [method for method in methods if method.name != own.name] + [own]
@@ -137,8 +141,8 @@ def bench(
     content = results.content(part, small, methods, figures, seeds, queries, evidence)
     figure.draw(played, found, geometric, queries, _PARTS[part].unit, output / "figure.png")
     for name, lines in (("table.md", text), ("results.json", json.dumps(content) + "\n")):
-        with written(output / name) as beside:
-            beside.write_text(lines, encoding="utf-8")
+        with written(output / name) as place:
+            place.write_text(lines, encoding="utf-8")
     print(text)
     print(f"Table, figure and results: {output}/")
 
@@ -208,6 +212,17 @@ def _refuse(part: str, seeds: list[int], queries: int, output: Path, overwrite: 
         raise UserError(f"--output {output} is a file: give the name of a folder")
     if (output / "results.json").exists() and not overwrite:
         raise UserError(f"--output {output} has results: give another folder, or --overwrite")
+
+
+def _chosen(methods: list[Method], names: list[str] | None) -> list[Method]:
+    """Those of our methods that are named; all where none are."""
+    if names is None:
+        return methods
+    known = [method.name for method in methods]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--beside: there is no algorithm {name!r}{nearest(name, known)}")
+    return [method for method in methods if method.name in names]
 
 
 def _refuse_rate(part: str, rate: float | None, algorithm: PolicyOptimizer | None) -> None:
