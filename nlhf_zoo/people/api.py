@@ -6,6 +6,7 @@ Each request is one transaction: a vote is kept and the next question taken, or 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from nlhf_zoo.people.store import VoteStore
 _LONGEST_WAIT = 25.0  # seconds
 _LOOK = 1.0  # seconds after which a lease of another may have run out
 _FRESH = 20.0  # seconds for which an agreement that was computed is shown
+_PACE = 1.0  # seconds for which a pace that was computed is shown
+_COUNTS = ("questions", "open", "answered", "missing")
 _MOST_BESIDES = 8
 
 
@@ -38,6 +41,7 @@ class PeopleAPI:
         self.store = store
         self._news = threading.Condition()
         self._has_ended = False
+        self._pace: tuple[float, dict[str, Any]] = (-math.inf, {})
         self._agreement: tuple[float, int, dict[str, Any]] | None = None
         self.routes: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "/api/next": self.next,
@@ -111,15 +115,12 @@ class PeopleAPI:
         return {"pair": pair, "progress": self._progress()}
 
     def _progress(self) -> dict[str, Any]:
-        now = self.store.progress()
-        return {
-            "questions": now.questions,
-            "open": now.open,
-            "answered": now.answered,
-            "missing": now.missing,
-            "votes": now.votes,
-            "seconds": now.seconds,
-        }
+        """How far people are: counts of now, the pace and each person's votes as of just before."""
+        now = time.monotonic()
+        if now > self._pace[0]:
+            progress = self.store.progress()
+            self._pace = (now + _PACE, {"votes": progress.votes, "seconds": progress.seconds})
+        return dict(zip(_COUNTS, self.store.counts(), strict=True)) | self._pace[1]
 
 
 def as_seated(shown: Shown) -> dict[str, Any]:

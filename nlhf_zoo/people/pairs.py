@@ -7,7 +7,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 from nlhf_zoo.errors import UserError, shown
@@ -158,6 +158,7 @@ class Progress:
     seconds: float | None
 
 
+@lru_cache(maxsize=4096)
 def checked_person(name: str) -> str:
     """A person's name as the file keeps it, without space around it, in Unicode's composed form.
 

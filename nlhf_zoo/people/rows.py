@@ -45,11 +45,16 @@ def put(db: sqlite3.Connection, pair: Pair, votes: int, rank: float, has_people:
     return int(number)
 
 
-def said(db: sqlite3.Connection, who: int, number: int) -> str | None:
-    """What a person has said of a question."""
-    query = "SELECT choice FROM votes WHERE question = ? AND person = ? AND undone IS NULL"
-    found = db.execute(query, [number, who]).fetchone()
-    return None if found is None else str(found[0])
+def said(db: sqlite3.Connection, path: Path, who: int, number: int) -> str | None:
+    """What a person has said of a question, which there is."""
+    query = (
+        "SELECT (SELECT choice FROM votes WHERE question = number AND person = ? "
+        "AND undone IS NULL) FROM questions WHERE number = ?"
+    )
+    found: tuple[str | None] | None = db.execute(query, [who, number]).fetchone()
+    if found is None:
+        raise VoteRefusedError(f"{path} has no question {number}")
+    return found[0]
 
 
 def count(db: sqlite3.Connection, who: int, number: int, choice: str, sign: int) -> None:

@@ -30,6 +30,7 @@ from typing import Any, final
 
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.people.api import PeopleAPI, RequestError, read
+from nlhf_zoo.people.headers import read_fields, request_line
 from nlhf_zoo.people.pairs import VoteRefusedError
 from nlhf_zoo.people.store import VoteStore
 
@@ -39,6 +40,7 @@ _LAST_ANSWERS = 5.0  # seconds for which an end waits for what was asked before 
 _MOST_CONNECTIONS = 256
 _LOOKS = 10  # a second, at what other processes have written
 _JSON = "application/json"
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _PAGE = Path(__file__).with_name("page.html").read_bytes()
 
 
@@ -95,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # an answer leaves in one piece
     server: _Server
+    fields: dict[str, str]
+    raw_requestline: bytes  # of the library, which does not say so
 
     def do_GET(self) -> None:  # the library's name
         """The page."""
@@ -106,6 +110,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing of a request gets into a log."""
+
+    def parse_request(self) -> bool:
+        """Read the head; whether it is one. It says itself what is wrong with it."""
+        request = request_line(self.raw_requestline)
+        fields = read_fields(self.rfile) if request else None  # type: ignore[arg-type]  # is read
+        self.command, self.request_version, self.close_connection = "", "HTTP/1.1", True
+        if request is None or fields is None:
+            self.send_error(400)
+            return False
+        self.command, self.path, stays = request
+        self.requestline, self.fields = "", fields
+        wish = fields.get("connection", "").lower()
+        self.close_connection = wish == "close" or not (stays or wish == "keep-alive")
+        return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What is no HTTP, or a method that is none here."""
@@ -142,26 +160,26 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:
             what = type(error).__name__  # what it says may hold what was asked
             raise _Refused(500, f"unexpected {what}: please report it") from error
-        return _JSON, json.dumps(answer, ensure_ascii=False).encode()
+        return _JSON, _ENCODER.encode(answer).encode()
 
     def _refuse_others(self) -> None:
         """Refuse who is not the page of this server."""
-        host = self.headers.get("Host", "")
+        host = self.fields.get("host", "")
         if not self.server.is_named(host):
             raise _Refused(421, "this server has another name")
-        origin = self.headers.get("Origin")
+        origin = self.fields.get("origin")
         if origin is not None and origin.lower() != f"http://{host.lower()}":
             raise _Refused(403, "this request comes from a page of another origin")
 
     def _body(self) -> bytes:
-        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = self.fields.get("authorization", "").partition(" ")
         given, own = token.strip().encode("utf-8", "replace"), self.server.token.encode()
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, own):
             raise _Refused(401, "the address lacks the token, or has another: open the printed one")
-        if self.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _JSON:
+        if self.fields.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
             raise _Refused(415, f"the body is {_JSON}")
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+        length = self.fields.get("content-length", "")
+        if not (length.isascii() and length.isdigit()) or "transfer-encoding" in self.fields:
             raise _Refused(411, "the length of the body is said before it")
         if len(length) > 9 or int(length) > _LONGEST_BODY:
             raise _Refused(413, f"a request has at most {_LONGEST_BODY} bytes")
@@ -189,12 +207,20 @@ class _Server(ThreadingHTTPServer):
         self.api = PeopleAPI(store)
         self.name, self.token = store.name, store.token
         self._host = host.lower()
+        self._names: dict[str, bool] = {}
         self._connections: set[socket.socket] = set()
         self._changes = threading.Condition()
         super().__init__((host, port), _Handler)
 
     def is_named(self, host: str) -> bool:
         """Whether the Host of a request is one of this server, rather than a name of another's."""
+        if host not in self._names:
+            if len(self._names) > _MOST_CONNECTIONS:
+                self._names.clear()
+            self._names[host] = self._is_named(host)
+        return self._names[host]
+
+    def _is_named(self, host: str) -> bool:
         name, port = _split(host.lower())
         if port != str(self.server_address[1]):
             return False

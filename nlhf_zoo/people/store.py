@@ -64,7 +64,7 @@ class VoteStore:
         self.path = Path(os.path.abspath(path))
         self._clock = clock
         self._lock = threading.RLock()
-        self._depth = 0
+        self._is_within = False
         self._process = os.getpid()
         self._connection = connect(self.path, must_exist)
         (self._salt,) = self._connection.execute("SELECT salt FROM salt").fetchone()
@@ -77,33 +77,38 @@ class VoteStore:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All inside is in the file, or nothing; what is inside another belongs to that one."""
-        with self._lock, in_words(self.path):
-            self._follow_fork()
-            db = self._connection
-            if self._depth == 0:
+        with self._lock:
+            if self._is_within:
+                yield self._connection
+                return
+            with in_words(self.path):
+                self._follow_fork()
+                db = self._connection
                 db.execute("BEGIN IMMEDIATE")
-            self._depth += 1
-            try:
-                yield db
-                if self._depth == 1:
+                self._is_within = True
+                try:
+                    yield db
                     db.commit()
-            except BaseException:
-                if self._depth == 1:
+                except BaseException:
                     db.rollback()
-                raise
-            finally:
-                self._depth -= 1
+                    raise
+                finally:
+                    self._is_within = False
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, in_words(self.path):
-            self._follow_fork()
-            yield self._connection
+        with self._lock:
+            if self._is_within:
+                yield self._connection
+                return
+            with in_words(self.path):
+                self._follow_fork()
+                yield self._connection
 
     def _follow_fork(self) -> None:
         if self._process != os.getpid():
             _inherited.append(self._connection)
-            self._process, self._depth = os.getpid(), 0
+            self._process = os.getpid()
             self._connection = connect(self.path, must_exist=True)
 
     def put(
@@ -226,15 +231,14 @@ class VoteStore:
             raise VoteRefusedError(f"a vote takes no {seconds} seconds")
         with self.transaction() as db:
             who = person_of(db, checked_person(person))
-            query = "SELECT 1 FROM questions WHERE number = ?"
-            rows.row_of(db, self.path, query, number)
+            before = rows.said(db, self.path, who, number)
             if is_seated and self._mirrored(who, number):
                 choice = _OTHER.get(choice, choice)
-            if (said := rows.said(db, who, number)) == choice:
+            if before == choice:
                 return
-            if said is not None:
+            if before is not None:
                 raise VoteRefusedError(
-                    f"{person} has said {said!r} of question {number}: undo that vote first"
+                    f"{person} has said {before!r} of question {number}: undo that vote first"
                 )
             row = [number, who, choice, seconds, self._clock()]
             insert = "INSERT INTO votes (question, person, choice, seconds, time) VALUES "
@@ -281,14 +285,19 @@ class VoteStore:
 
     def progress(self) -> Progress:
         """How far people are; as cheap for many questions as for few."""
-        with self._reading() as db:
-            query = "SELECT questions, open, answered, missing FROM counts"
-            questions, opened, answered, missing = db.execute(query).fetchone()
+        with self.transaction() as db:
+            counts = self.counts()
             votes = dict(db.execute("SELECT name, votes FROM people ORDER BY name"))
             last = "SELECT seconds FROM votes ORDER BY vote DESC LIMIT ?"
             taken = [one for (one,) in db.execute(last, [_LAST]) if one is not None]
-        seconds = statistics.median(taken) if taken else None
-        return Progress(questions, opened, answered, missing, votes, seconds)
+        return Progress(*counts, votes, statistics.median(taken) if taken else None)
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Of `progress` what a vote changes: questions, open, answered, missing."""
+        with self._reading() as db:
+            query = "SELECT questions, open, answered, missing FROM counts"
+            questions, opened, answered, missing = db.execute(query).fetchone()
+            return questions, opened, answered, missing
 
     def version(self) -> int:
         """A number that grows with each vote and each undo of any process; cheap to ask."""

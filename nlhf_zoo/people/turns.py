@@ -111,7 +111,8 @@ class Turn:
             elif one not in self.besides and (is_undone or is_free):
                 number = int(one)
                 break
-        self.db.executemany("DELETE FROM leases WHERE person = ? AND place = ?", gone)
+        if gone:
+            self.db.executemany("DELETE FROM leases WHERE person = ? AND place = ?", gone)
         return number
 
     def _late(self) -> int | None:
@@ -124,7 +125,9 @@ class Turn:
             if is_meant:
                 number = int(one)
                 break
-        self.db.executemany("DELETE FROM late WHERE person = ? AND rank = ? AND number = ?", gone)
+        if gone:
+            delete = "DELETE FROM late WHERE person = ? AND rank = ? AND number = ?"
+            self.db.executemany(delete, gone)
         return number
 
     def _following(self) -> int | None:
@@ -142,7 +145,8 @@ class Turn:
                 break
             if is_unseen:
                 passed.append([self.given["person"], rank, number])
-        self.db.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", passed)
+        if passed:
+            self.db.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", passed)
         if (rank, number) != (start["rank"], start["number"]):
             move = "UPDATE people SET rank = ?, number = ? WHERE person = ?"
             self.db.execute(move, [rank, number, self.given["person"]])

@@ -290,3 +290,44 @@ def test_an_address_that_is_taken_or_none_is_refused(store, server):
         PeopleServer(store, port=server.port)
     with pytest.raises(UserError, match=f"nothing can be served at {re.escape('192.0.2.7')}"):
         PeopleServer(store, host="192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /api/next HTTP/1.1\r\nHost: {host}\r\nHost: {host}\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
+        b"POST /api/next HTTP/1.1\r\nHost : {host}\r\n\r\n",
+        b"POST /api/next HTTP/1.1\r\nHost: {host}\r\n continued\r\n\r\n",
+        b"POST /api/next HTTP/1.1\r\nHost: {host}\r\nOne: a\0b\r\n\r\n",
+        b"POST /api/next HTTP/1.1\r\nOne: " + b"x" * 9000 + b"\r\n\r\n",
+        b"POST /api/next HTTP/1.1\r\n" + b"".join(b"N%d: x\r\n" % n for n in range(99)) + b"\r\n",
+        b"POST http://{host}/api/next HTTP/1.1\r\n\r\n",
+        b"POST /api/next HTTP/2.0\r\n\r\n",
+        b"POST /api/\xff HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET /\r\n\r\n",
+    ],
+)
+def test_heads_that_two_readers_may_read_as_two_things_are_none(server, head):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head.replace(b"{host}", b"127.0.0.1:%d" % server.port))
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_connection_stays_open_unless_it_is_said_not_to(server):
+    request = "GET / HTTP/1.{minor}\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n"
+    for minor, more, stays in [
+        (1, "", True),
+        (1, "Connection: close\r\n", False),
+        (0, "", False),
+        (0, "Connection: keep-alive\r\n", True),
+    ]:
+        sent = request.format(minor=minor, more=more, port=server.port).encode()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(sent)
+            assert b"200 OK" in connection.recv(100)
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            rest = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert (b"200 OK" in rest) == stays
