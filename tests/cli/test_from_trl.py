@@ -18,6 +18,7 @@ from trl_files import DUMPS, dumped, model_of, of, refusal, translated, write_pr
 from nlhf_zoo.algorithms import PolicyOptimizer
 from nlhf_zoo.algorithms.warmup import WarmupDecay
 from nlhf_zoo.cli.trainer import run
+from nlhf_zoo.errors import UserError
 from nlhf_zoo.losses.logistic import pair_weight
 from nlhf_zoo.records import Batch
 
@@ -121,6 +122,12 @@ def test_a_script_is_read_and_not_run(monkeypatch, capsys):
     text = Path("config.yaml").read_text().replace("MY_MODULE", "my_rewards")
     Path("config.yaml").write_text(text)
     monkeypatch.syspath_prepend(".")
+    # What was not read is TRL's default there, and no run begins until the user has seen to it.
+    unread = config.pop("SET_BY_HAND")
+    assert unread == ["learning_rate", "further arguments: **{'seed': 3}"]
+    with pytest.raises(UserError, match="SET_BY_HAND"):
+        fit("--model.policy.model.name", str(tiny_folder("llama")))
+    Path("config.yaml").write_text(text.partition("SET_BY_HAND")[0])
     fit("--model.policy.model.name", str(tiny_folder("llama")), "--model.optimizer.lr", "0.1")
     assert list(Path("runs").rglob("last.ckpt"))
 

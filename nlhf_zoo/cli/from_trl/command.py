@@ -13,7 +13,7 @@ from nlhf_zoo.cli.files import refuse_output
 from nlhf_zoo.cli.from_trl import parts, training
 from nlhf_zoo.cli.from_trl.algorithm import algorithm
 from nlhf_zoo.cli.from_trl.reading import read
-from nlhf_zoo.cli.from_trl.sheet import Sheet
+from nlhf_zoo.cli.from_trl.sheet import Noted, Sheet
 from nlhf_zoo.cli.from_trl.versions import TRAINERS, trainer_of, version_of
 from nlhf_zoo.cli.from_trl.writing import configuration, report
 from nlhf_zoo.cli.parser import SentenceParser
@@ -101,6 +101,10 @@ def from_trl(
     if sheet.problems:
         raise UserError(_refusal(source, sheet.problems))
     with written(target) as path:
+        if sheet.guessed:  # no option of ours: `nlhf fit` refuses the file while it stands there
+            blocks["SET_BY_HAND"] = Noted(
+                sheet.guessed, "defaults of TRL stand in their places: set them, remove this key"
+            )
         path.write_text(configuration(blocks, _head(source, sheet)), encoding="utf-8")
     print(report(sheet.lines))
     print(f"\nThe defaults are those of TRL {version.name}. Next: nlhf doctor --config {target}")

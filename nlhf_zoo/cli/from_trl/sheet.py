@@ -14,6 +14,9 @@ from nlhf_zoo.errors import nearest
 # there, as is said; left out: no figure depends on it; by hand: nobody but the user knows.
 Kind = Literal["kept", "translated", "differs", "left out", "by hand"]
 
+_CHANGE_NO_FIGURE = {"output_dir", "run_name", "logging_dir", "logging_steps", "report_to"}
+_UNNAMED = {"an argument without a name", "further arguments", "a change"}  # as `script` says
+
 
 @dataclass(frozen=True, slots=True)
 class Noted:
@@ -69,6 +72,13 @@ class Sheet:
         if any(one.startswith(f"{name}: ") for one in self.found.open):
             said = " (TRL's default, in place of what could not be read)"
         return f"{name}: {self.get(name)!r:.200}{said}"
+
+    @property
+    def guessed(self) -> list[str]:
+        """What a run depends on and was not read: TRL's defaults stand in the places of these."""
+        parted = [(one, one.partition(": ")[0]) for one in self.found.open]
+        read = self.seen - _CHANGE_NO_FIGURE
+        return [name if name in read else one for one, name in parted if name in read | _UNNAMED]
 
     def number(self, name: str, least: float = -math.inf) -> Any:
         """A number; one that is none, or too small, is a problem, and 1 takes its place."""
