@@ -67,7 +67,7 @@ nightly: lint  ## every check, then all tests, the slow and the nightly ones amo
 	@$(BIN)/pytest -m ''
 
 bench: .venv/.installed  ## the benchmarks, each a ratio of two things measured in one run
-	@for name in updates bench large startup solver adaptive language language_memory reuse decoding oracles judge served overlap; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in updates bench large startup solver adaptive language language_memory reuse decoding oracles judge served overlap bootstrap; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 reproductions: .venv/.installed  ## play every claim of configs/reproductions, and write docs/reproductions.md
 	@$(BIN)/python -m reproductions

@@ -10,6 +10,8 @@ nlhf compare --config configs/compare/language_epochs.yaml --output runs/figures
 nlhf compare --config configs/compare/language_reuse.yaml --budget.queries 1228800 \
     --output runs/figures/language_twice --overwrite
 nlhf compare --config docs/figures/optimistic.yaml --overwrite
+nlhf solve --votes configs/data/debian_leader_2010.csv --bootstrap 1000 --figure docs/figures/votes_debian.png
+nlhf solve --votes configs/data/condorcet_1785.csv --beta 0 --bootstrap 1000 --figure docs/figures/votes_condorcet.png
 python docs/figures/simplex.py
 python docs/figures/adaptive_step.py
 python docs/figures/language_floor.py

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from algorithms import test_closed_form as by_hand
-from paths import DATA
+from paths import DATA, ROOT
 
 from nlhf_zoo import __version__
 from nlhf_zoo.cli.solve import command as solve
@@ -156,6 +156,18 @@ def test_real_votes_go_to_the_condorcet_winner(folder, year):
     ]
     assert (np.diff(probability) > 0).all()
     assert probability[-1] > 1 - 1e-9
+
+
+@pytest.mark.parametrize("payoff", ["identity", "sign"])
+def test_the_ballots_of_condorcet(folder, capsys, payoff):
+    """A beats B by 33 : 27, B beats C by 42 : 18, and C beats A by 35 : 25 of 60."""
+    ballots = ("--votes", ROOT / "configs/data/condorcet_1785.csv", "--beta", 0, "--prior", 0)
+    out = run(*ballots, "--payoff", payoff, "--bootstrap", 100)
+    # Each in proportion to the margin of the pair that it is not in; of majorities alike.
+    expected = np.array([24, 10, 6]) / 40 if payoff == "identity" else np.full(3, 1 / 3)
+    np.testing.assert_allclose(np.exp(out["log_policy"]), expected, rtol=0, atol=1e-9)
+    assert out["num_voters"] == 60
+    assert "1 cyclic triple: A > B > C > A" in capsys.readouterr().out
 
 
 def test_prior_is_one_pseudo_tie(folder):
