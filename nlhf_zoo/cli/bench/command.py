@@ -188,16 +188,17 @@ def _again(found: Mapping[str, Any], methods: list[Method], folder: Path) -> Her
 
 def _heading(part: str, seeds: list[int], queries: int) -> str:
     budget = f"after {queries:,} {_PARTS[part].unit}"
+    number = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     if part == "ten_million":
         return (
-            f"Exploitability {budget}, estimated on held-out prompts, {len(seeds)} seeds: by the "
+            f"Exploitability {budget}, estimated on held-out prompts, {number}: by the "
             "oracle that\ntrained, and by a held-out one; and the latter's win rates over the "
             "reference and the others. ESS is the\nleast effective sample size: below "
             f"{LEAST_EFFECTIVE:g} the samples cannot tell, and nothing is claimed.\n\n"
         )
     return (
         f"Exploitability {budget}: geometric mean over all games and "
-        f"{len(seeds)} seeds,\nwith the interval that holds the mean of as many other seeds in "
+        f"{number},\nwith the interval that holds the mean of as many other seeds in "
         f"{results.LEVEL:.0%} of cases; the worst; games below {results.SOLVED:g}; and held-out, "
         f"the\nsame of what {VOTES} votes on each pair have trained.\n\n"
     )
