@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from nlhf_zoo import VotesOracle
+from nlhf_zoo.cli.ask.exporting import export
 from nlhf_zoo.cli.solve.command import main
 from nlhf_zoo.data.tables.votes import read_votes
 from nlhf_zoo.errors import UserError
+from nlhf_zoo.people import Pair, VoteStore
 
 HEAD = "# FILE NAME: x\n# NUMBER ALTERNATIVES: 3\n# ALTERNATIVE NAME 1: Ann\n# ALTERNATIVE NAME 2: Bob, jr.\n# ALTERNATIVE NAME 3: Cid\n"  # fmt: skip  # noqa: E501
 NAMES = ["Ann", "Bob, jr.", "Cid"]
@@ -222,3 +224,30 @@ def test_a_resample_without_a_pair_is_refused(tmp_path):
 def test_bad_tables_are_refused(tmp_path, text, sentence):
     with pytest.raises(UserError, match=sentence):
         preference(tmp_path, text, ".json" if text.startswith("[") else ".csv")
+
+
+def test_votes_that_people_gave_on_a_page(tmp_path):
+    """As `nlhf ask --export` writes them: prompts are groups, responses the alternatives."""
+    path = tmp_path / "people.sqlite"
+    turns = [
+        {"role": "user", "content": c} if k % 2 == 0 else {"role": "assistant", "content": c}
+        for k, c in enumerate(["hi", "ho", "so?"])
+    ]
+    store = VoteStore(path)
+    one = Pair([{"role": "user", "content": "q"}], " yes\n", "no")
+    other = Pair(turns, "a", "b")
+    first, second = store.put([one, other], votes=3)
+    for person, choice in (("Ann", "first"), ("Bob", "neither"), ("Cid", "second")):
+        store.vote(person, first, choice)
+    store.vote("Ann", second, "second")
+    store.vote("Bob", second, "skip")
+    store.vote("Cid", second, "first")
+    store.undo("Cid")
+    export(store, tmp_path / "votes.jsonl")
+    store.end()
+    read = read_votes(tmp_path / "votes.jsonl", prior=0.0)
+    assert read.names == [[" yes\n", "no"], ["b", "a"]]
+    assert read.prompts == ["q", json.dumps(turns)]
+    assert read.preference[:, 0, 1].tolist() == [0.5, 1.0]
+    assert read.unit == "voters"
+    assert [len(voters.count) for voters in read.voters] == [3, 1]

@@ -27,12 +27,13 @@ from nlhf_zoo.data.tables.voters import PairVoters, RankingVoters, Voters
 from nlhf_zoo.data.winners import WINNERS
 from nlhf_zoo.errors import UserError
 
-VoteFormat = Literal["auto", "votes", "arena", "rankings"]
+VoteFormat = Literal["auto", "votes", "arena", "rankings", "people"]
 Unit = Literal["votes", "voters", "ballots"]  # that are taken for independent of each other
 _ARENA = ("model_a", "model_b", "winner")
 _REQUIRED = ("winner", "loser")
 _OPTIONAL = ("prompt", "count", "tie", "voter")
 _OF_RANKINGS = ("prompt", "count", "voter")
+_PEOPLE = ("prompt", "first", "second", "choice", "person")  # of what `nlhf ask --export` writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def read_votes(
     """Read votes: tables in CSV or JSON, or ballots of PrefLib (.soc, .soi, .toc, .toi).
 
     A table is told by its columns, and docs/votes.md says what each may hold: votes have winner and
-    loser; an arena model_a, model_b and winner; rankings have ranking, or rank1, rank2 and so on.
-    Rows of the same pair add up.
+    loser; an arena model_a, model_b and winner; rankings have ranking, or rank1, rank2 and so on;
+    and what `nlhf ask --export` writes has prompt, first, second, choice and person. Rows of the
+    same pair add up.
 
     Args:
         path: the file, in UTF-8.
@@ -203,12 +205,17 @@ def _read(path: Path, shape: VoteFormat, unranked: Unranked) -> tuple[Unit, _Rea
         raise UserError(
             f"unranked is for rankings and ballots of PrefLib ({', '.join(SUFFIXES)}), not {path}"
         )
-    check = {"votes": _check_votes, "arena": _check_arena, "rankings": _check_rankings}[shape]
+    check = {
+        "votes": _check_votes,
+        "arena": _check_arena,
+        "rankings": _check_rankings,
+        "people": _check_people,
+    }[shape]
     if path.suffix.lower() in JSON:  # each row has its own
         rows = _checked(rows, check)
     elif columns:
         check(columns, f"votes {path}")
-    named = "voter" in columns or (shape == "arena" and "judge" in columns)
+    named = shape == "people" or "voter" in columns or (shape == "arena" and "judge" in columns)
     if shape == "rankings":
         return "ballots", _rankings(rows)
     return "voters" if named else "votes", _pairs(rows, shape, named)
@@ -218,6 +225,8 @@ def _shape_of(columns: Sequence[str]) -> VoteFormat:
     """The format of a table by its columns; votes where they are none of others."""
     if {*_ARENA} <= {*columns}:
         return "arena"
+    if {*_PEOPLE} <= {*columns}:
+        return "people"
     return "rankings" if "ranking" in columns or rank_columns(columns) else "votes"
 
 
@@ -237,6 +246,10 @@ def _check_votes(columns: Sequence[str], where: str) -> None:
 
 def _check_arena(columns: Sequence[str], where: str) -> None:
     _require(columns, _ARENA, where, ", as those of an arena do")
+
+
+def _check_people(columns: Sequence[str], where: str) -> None:
+    _require(columns, _PEOPLE, where, ", as of `nlhf ask --export`")
 
 
 def _check_rankings(columns: Sequence[str], where: str) -> None:
@@ -292,8 +305,11 @@ def _rankings(rows: Iterable[TableRow]) -> dict[str, _Rankings]:
 
 def _pairs(rows: Iterable[TableRow], shape: VoteFormat, named: bool) -> dict[str, _Pairs]:
     read: dict[str, _Pairs] = {}
+    form = {"arena": _of_arena, "people": _of_people}.get(shape)
     for value, at in rows:
-        own = _of_arena(value, at) if shape == "arena" else value
+        own = value if form is None else form(value, at)
+        if own is None:
+            continue
         winner, loser = _name(own, "winner", at), _name(own, "loser", at)
         if winner == loser:
             raise UserError(f"{at} compares {winner!r} with itself")
@@ -322,8 +338,30 @@ def _of_arena(value: dict[str, object], at: str) -> dict[str, object]:
     return row
 
 
+def _of_people(value: dict[str, object], at: str) -> dict[str, object] | None:
+    """A vote that people gave by the columns of votes; None where it was undone or skipped."""
+    choice = value["choice"]
+    if choice not in ("first", "second", "neither", "skip"):
+        raise UserError(f"{at} has the choice {choice!r}: it is first, second, neither or skip")
+    if "undone" in value or choice == "skip":
+        return None
+    pair = (_Text(value["first"]), _Text(value["second"]))
+    one, other = pair[::-1] if choice == "second" else pair
+    prompt = value["prompt"]
+    if not isinstance(prompt, str):
+        prompt = json.dumps(prompt, ensure_ascii=False)
+    row: dict[str, object] = {"winner": one, "loser": other, "prompt": _Text(prompt)}
+    return row | {"tie": str(int(choice == "neither")), "voter": value["person"]}
+
+
+class _Text(str):
+    """What a model wrote, or was asked: it may have spaces around it, or be empty."""
+
+
 def _name(value: dict[str, object], column: str, at: str) -> str:
     name = value[column]
+    if isinstance(name, _Text):
+        return str(name)
     # "A" and " A" would silently be two alternatives.
     if not isinstance(name, str) or not name or name != name.strip():
         raise UserError(f"{at} has the {column} {name!r}: give a name, without spaces around it")
