@@ -1,13 +1,18 @@
-"""Simulated people: threads that look for pairs in a file of votes, and choose by a rule."""
+"""Simulated people: threads that are shown pairs of a file of votes, and choose by a rule."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from nlhf_zoo.people import Choice, Pair, VoteStore
+from nlhf_zoo.people.server import PeopleServer
 
 # What a person says of a pair; None by one who leaves.
 Choose = Callable[[str, Pair], Choice | None]
@@ -51,18 +56,73 @@ class Voters:
             for _, pair in self.seen
         ]
 
-    def _vote(self, person: str) -> None:
+    def _file_is_there(self) -> bool:
+        """Wait for the file; false where they leave before there is one."""
         while not self._path.exists():
             if self._ended.wait(0.005):
-                return
+                return False
+        return True
+
+    def _chosen(self, person: str, pair: Pair) -> Choice | None:
+        """What somebody says of a pair, after a look at it; None by one who leaves."""
+        if (choice := self._choose(person, pair)) is not None:
+            time.sleep(self._pause)
+            self.seen.append((person, pair))
+        return choice
+
+    def _vote(self, person: str) -> None:
+        if not self._file_is_there():
+            return
         store = VoteStore(self._path)
         while not self._ended.is_set():
             if (shown := store.next(person)) is None:
                 self._ended.wait(0.005)
                 continue
-            if (choice := self._choose(person, shown.pair)) is None:
+            if (choice := self._chosen(person, shown.pair)) is None:
                 break
-            time.sleep(self._pause)
-            self.seen.append((person, shown.pair))
             store.vote(person, shown.number, choice, 0.0)
         store.end()
+
+
+class AtThePage(Voters):
+    """The same people, through the interface of the page, whose server runs here."""
+
+    _server: PeopleServer | None = None
+    _making = threading.Lock()
+
+    def __exit__(self, *given: object) -> None:
+        super().__exit__(*given)
+        if self._server is not None:
+            self._server.close()
+            self._server.store.end()
+
+    def _vote(self, person: str) -> None:
+        if not self._file_is_there():
+            return
+        with self._making:
+            self._server = self._server or PeopleServer(VoteStore(self._path))
+        connection = HTTPConnection("127.0.0.1", self._server.port)
+        ask = partial(_asked, connection, self._server, person)
+        given = ask("next", wait=0.1)
+        while not self._ended.is_set():
+            if (shown := given["pair"]) is None:
+                given = ask("next", wait=0.1)
+                continue
+            choice = self._chosen(person, Pair(shown["conversation"], *shown["responses"]))
+            if choice is None:
+                break
+            given = ask("vote", number=shown["number"], choice=choice, seconds=self._pause)
+        connection.close()
+
+
+def _asked(
+    connection: HTTPConnection, server: PeopleServer, person: str, what: str, **given: Any
+) -> dict[str, Any]:
+    """What the page is answered."""
+    headers = {"Authorization": f"Bearer {server.store.token}", "Content-Type": "application/json"}
+    body = json.dumps({"person": person, **given})
+    connection.request("POST", f"/api/{what}", body, headers)
+    answer = connection.getresponse()
+    found: dict[str, Any] = json.loads(answer.read())
+    assert answer.status == 200, found
+    return found

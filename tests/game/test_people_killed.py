@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from forked import KILLED, ended, nlhf, nlhf_ranks, started
 from paths import CONFIGS
-from voters import Voters
+from voters import AtThePage, Voters
 
 from nlhf_zoo.cli.policies import load_policy
 from nlhf_zoo.game.log_probs import log_prob_of_all
@@ -18,7 +18,7 @@ from nlhf_zoo.solvers import exploitability
 RUN = "runs/people/small_language/version_0"
 PEOPLE = ("ada", "bo", "cy")
 FIT = ("fit", "--config", "configs/people/small_language.yaml")
-BUDGET = ("--trainer.callbacks.rounds", "30")
+BUDGET = ("--trainer.callbacks.rounds", "50")
 LANGUAGE = SmallLanguage(num_letters=4, length=2)
 
 
@@ -51,7 +51,7 @@ def law_of(policy, player):
 def test_votes_outlive_every_kill_and_the_policy_is_less_exploitable(tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
     path = tmp_path / RUN / "checkpoints/people.sqlite"
-    with Voters(path, choose, PEOPLE, pause=0.002):
+    with AtThePage(path, choose, PEOPLE, pause=0.002):
         for number, votes in enumerate((40, 300)):
             run = started(*FIT, *BUDGET, *(["--ckpt_path", "last"] * bool(number)), folder=tmp_path)
             while given(path) < votes:
@@ -82,7 +82,7 @@ def test_votes_outlive_every_kill_and_the_policy_is_less_exploitable(tmp_path):
         for log_mu in [law_of(policy, "reference")]
         for laws in (log_mu, law_of(policy, "policy"))
     )
-    assert end < start / 2
+    assert end < 0.7 * start
 
 
 @pytest.mark.slow
