@@ -29,12 +29,12 @@ import matplotlib as mpl
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from nlhf_zoo.people.server import PeopleServer
 
 from nlhf_zoo.cli.policies import load_policy
 from nlhf_zoo.game.log_probs import log_prob_of_all
 from nlhf_zoo.oracles import SmallLanguage
 from nlhf_zoo.people import VoteStore
+from nlhf_zoo.people.server import PeopleServer
 from nlhf_zoo.solvers import exploitability, regularised_nash
 
 FOLDER = Path(__file__).parent
@@ -44,7 +44,7 @@ RUN = Path("runs/people/small_language/version_0")
 PEOPLE = ("Ada", "Bo", "Cy")
 LANGUAGE = SmallLanguage(num_letters=4, length=2)
 BETA = 0.1
-STEP = 12  # votes between two checkpoints that are looked at
+STEP = 24  # votes between two checkpoints that are looked at
 Choose = Callable[[str, str, str, str], bool]  # a person, a prompt and two words: the first one?
 
 
@@ -248,7 +248,8 @@ def floor(path: Path, reference: torch.Tensor) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Play, look into the files, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "runs/figures/people")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/figures/people")
+    parser.add_argument("--output", type=Path, default=FOLDER / "people.png")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.02, help="that people look at a pair")
     given = parser.parse_args(arguments)
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for colour, wanted in zip(("C0", "C1"), (1, 3), strict=True):
-        folder = given.output / str(wanted)
+        folder = given.runs / str(wanted)
         kills = [40 * wanted, 120 * wanted]
         points, least = play(folder.absolute(), wanted, given.rounds, kills, given.seconds)
         for votes, found in points:
@@ -265,10 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         label = f"{wanted} vote{'s' * (wanted > 1)} a pair"
         axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
         axes.axhline(least, color=colour, linestyle=":", linewidth=1)
-    axes.set(xlabel="votes", ylabel="exploitability", yscale="log")
+    axes.set(xlabel="votes", ylabel="exploitability", ylim=(0, None))
     axes.legend()
     with mpl.rc_context({"savefig.dpi": 120}):
-        figure.savefig(given.output / "people.png")
+        figure.savefig(given.output)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def test_a_rollout_is_passed_over_until_the_next_one_is_answered(looks, epochs):
     zoo.fit(game, rounds=4)
     torch.testing.assert_close(game.policy.networks["policy"].logits.detach(), expected)
     assert game.progress.extra_epochs == sum(epochs) - 12
+    assert game.trainer.callback_metrics["rollout/extra_epochs"] == sum(epochs) - 12
     assert len(game.oracle.asked) == 3  # none of a round that the budget has not
 
 
