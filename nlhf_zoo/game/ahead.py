@@ -133,14 +133,11 @@ class Ahead:
 
     @property
     def is_answered(self) -> bool:
-        """Whether nobody need be waited for: all is answered that was asked about, if anything."""
-        for part in self._parts:
-            if not part.done():
-                return False
-            # What has failed says so where the part is wanted.
-            if part.exception() is None and not part.result().is_answered():
-                return False
-        return True
+        """Whether nobody need be waited for: all is answered that was asked about, if anything.
+
+        An engine that draws still is waited for. What has failed says so where it is wanted.
+        """
+        return all(part.exception() or part.result().is_answered() for part in self._parts)
 
     def part(self, game: OnlineGame, prompts: Prompts, number: int, part: int) -> Responses:
         """Responses of a part of a rollout; what was not drawn meanwhile is drawn now.

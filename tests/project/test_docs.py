@@ -341,8 +341,8 @@ def test_every_logged_tag_is_explained(played):
     rows = dict(re.findall(r"^\| `([\w/]+)` \|(.*)$", text, re.M))
     # What these pages run need not train on text, nor end a response, nor ask a population, nor
     # train on a rollout twice (tests/game/test_reuse.py has these tags), nor be certified, nor
-    # explore (tests/algorithms/test_xpo.py), nor fit a model to answers (oracles/test_fitted.py), nor
-    # wait for people (game/test_asked_ahead.py).
+    # explore (tests/algorithms/test_xpo.py), nor fit a model to answers (oracles/test_fitted.py),
+    # nor wait for people (game/test_asked_ahead.py).
     kinds = "language models|TextPrompts|EnsembleOracle|with `epochs`|`ExploitabilityEstimate`|XPO"
     kinds += "|`FittedOracle`|`HumanOracle`"
     elsewhere = {tag for tag, row in rows.items() if re.search(kinds, row)}
