@@ -44,8 +44,12 @@ class Voters:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Vote no more, and be waited for by nobody."""
         self._ended.set()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
         for thread in self._threads:
             thread.join(10)
 

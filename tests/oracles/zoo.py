@@ -201,7 +201,7 @@ def human(**options: Any) -> oracles.HumanOracle:
     path = Path(shutil.copy(votes_file(), new_folder() / "people.sqlite"))
     oracle = oracles.HumanOracle(path, **options)
     somebody = Voters(path, lambda person, pair: by_sums(pair)).__enter__()
-    weakref.finalize(oracle, somebody.__exit__)
+    weakref.finalize(oracle, somebody.leave)  # by whichever thread
     VOTERS[path] = somebody
     return oracle
 
