@@ -172,6 +172,23 @@ def test_the_next_question_is_shown_as_soon_as_it_is_asked(store, server, open_p
     assert page.is_disabled("[data-choice=first]")
 
 
+def test_who_comes_next_at_the_same_machine_is_asked_at_once(store, server, open_page):
+    store.put(pairs(1), votes=2)
+    page = open_page(server.address, "Ann")
+    number(page, 1)
+    page.wait_for_timeout(200)  # until the page waits for a second question
+    for person in ("Bob", "Ann"):
+        page.click("#other")
+        assert page.is_hidden("#answers")
+        page.fill("#person", person)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-number='1']", timeout=10_000)  # a wait is of 20 seconds
+        assert page.text_content("#first") == store.shown(person, 1).seats[0]
+    page.keyboard.press("0")
+    kept(page)
+    assert said(store) == [("Ann", 1, "neither")]
+
+
 def test_votes_wait_for_a_server_that_is_away_and_count_once(store, open_page):
     store.put(pairs(4))
     server = PeopleServer(store)
