@@ -43,7 +43,7 @@ class Step:
 
 def steps(page: str) -> Iterator[Step]:
     for block in blocks(f"docs/start/{page}.md", "bash"):
-        lines = iter(block.splitlines())
+        lines = iter(re.sub(r"\\\n +", "", block).splitlines())
         for line in lines:
             if line.endswith("<<'EOF'"):
                 text = [*takewhile(lambda one: one != "EOF", lines)]
