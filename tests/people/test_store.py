@@ -326,7 +326,7 @@ assert not {"torch", "numpy"} & sys.modules.keys()
 
 
 def test_a_process_that_is_killed_has_kept_every_vote_it_has_told_of(store):
-    numbers = store.put(pairs(20_000))
+    numbers = store.put(pairs(5000))
     command = [sys.executable, "-c", _VOTER, str(store.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as voter:
         told = [int(voter.stdout.readline()) for _ in range(25)]
@@ -335,7 +335,8 @@ def test_a_process_that_is_killed_has_kept_every_vote_it_has_told_of(store):
     kept = [vote.question for vote in store.votes()]
     assert kept[: len(told)] == told == numbers[: len(told)]
     assert store.progress().votes == {"Ann": len(kept)}
-    assert store.next("Ann").number == numbers[len(kept)]
+    shown = store.next("Ann")  # None where the kill came late
+    assert ([shown.number] if shown else []) == numbers[len(kept) : len(kept) + 1]
 
 
 def test_a_store_follows_its_process_into_a_fork(store):
