@@ -19,6 +19,7 @@ python docs/figures/curves.py
 python docs/figures/diagnostics.py
 python docs/figures/ask.py
 python docs/figures/cyclic_groups.py
+python docs/figures/people.py
 python docs/figures/certify_coverage.py --output docs/figures/certify.png
 # An hour of a processor: what is there is kept.
 python docs/ten_million/run.py
