@@ -11,7 +11,7 @@ from text_models import prompts, responses, user
 from voters import Voters
 
 from nlhf_zoo.errors import OracleStoppedError
-from nlhf_zoo.oracles import BudgetedOracle, HumanOracle
+from nlhf_zoo.oracles import BudgetedOracle, FittedOracle, HumanOracle
 from nlhf_zoo.oracles.human.votes import answered, preference
 from nlhf_zoo.oracles.human.waiting import about, said
 from nlhf_zoo.oracles.ledger import spent
@@ -158,6 +158,18 @@ def test_processes_that_share_the_file_share_the_answers(path):
         assert len(all_.seen) == 6
     assert found == {"one": dict.fromkeys(range(4), 1.0), "other": dict.fromkeys(range(3), 0.0)}
     assert len(votes_of(path)) == 6
+
+
+def test_a_model_of_the_votes_answers_the_rest(path):
+    """People are asked until there are enough votes, and then about a share of what is new."""
+    people = HumanOracle(path)
+    oracle = FittedOracle(people, share=0.25, min_answers=4)
+    more = [Question(user("q"), f"c{n}", f"d{n}") for n in range(8)]
+    with Voters(path, lambda *_: "first") as voters:
+        assert dict(oracle.answers(ASKED[:4])) == dict.fromkeys(range(4), 1.0)
+        assert sorted(number for number, _ in oracle.answers(more)) == [*range(8)]
+        assert len(voters.seen) == 6
+    assert counted(oracle) == {"queries": 6, "modelled": 6}
 
 
 # ---- asked ahead ----
