@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def theirs():
     """Its modules."""
-    for needed in ("numba", "seaborn"):  # which pref_voting 0.5.4 does not ask for
-        pytest.importorskip(needed, reason=f"pref_voting needs {needed}")
+    for needed in ("pref_voting", "numba", "seaborn"):  # it imports the others undeclared
+        pytest.importorskip(needed, reason="pip install -e '.[elections]'")
     from pref_voting import c1_methods, generate_profiles, probabilistic_methods
 
     return probabilistic_methods, c1_methods, generate_profiles
