@@ -180,6 +180,25 @@ def test_votes_are_written_whole_and_as_pairs_that_fit_reads(voted, capsys):
     assert "5 votes are in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--export", "checkpoints/people.sqlite"],
+        ["--pairs", "checkpoints/people.sqlite"],
+        ["--export", "a.jsonl", "--pairs", "a.jsonl"],
+    ],
+)
+def test_nothing_is_written_over_the_votes_or_over_each_other(voted, capsys, monkeypatch, options):
+    monkeypatch.chdir(voted)
+    with pytest.raises(SystemExit) as end:
+        main(["ask", ".", *options])
+    assert end.value.code == 2
+    assert "would overwrite an input file" in capsys.readouterr().err
+    store = VoteStore(voted / "checkpoints" / "people.sqlite", must_exist=True)
+    assert len([*store.votes()]) == 5
+    store.end()
+
+
 def test_the_summary_counts_and_compares(voted, capsys):
     main(["ask", str(voted), "--summary"])
     said = capsys.readouterr().out

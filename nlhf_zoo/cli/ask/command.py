@@ -90,8 +90,8 @@ def _parse(args: list[str]) -> argparse.Namespace:
         raise UserError(f"unrecognized arguments: {' '.join(unknown)}{near}")
     if not 0 <= given.port < 2**16:
         raise UserError(f"--port must be from 0 to {2**16 - 1}, but it is {given.port}")
-    for name in ("export", "pairs"):
-        refuse_output(f"--{name}", getattr(given, name), [given.what])
+    refuse_output("--export", given.export, [given.what])
+    refuse_output("--pairs", given.pairs, [given.what, given.export])
     return given
 
 
@@ -153,6 +153,8 @@ def _found(folder: Path) -> Iterator[Path]:
 
 def _write(store: VoteStore, given: argparse.Namespace) -> bool:
     """Write what is asked for instead of a page; whether anything is."""
+    for name in ("export", "pairs"):
+        refuse_output(f"--{name}", getattr(given, name), [store.path])
     if given.summary:
         print("\n".join(summary(store)))
     if given.export:
