@@ -114,6 +114,34 @@ def test_what_cannot_be_read_is_refused(case):
     assert not Path("config.yaml").exists()
 
 
+MADE = "config = NashMDConfig(max_steps=1, beta=0.2)\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "beta", "by_hand"),
+    [
+        (MADE + "config.beta = 0.3\nconfig.beta = 0.4", 0.4, 0),
+        (MADE + "args = config\nargs.beta = 0.4", 0.4, 0),
+        (MADE + "tokenizer = AutoTokenizer.from_pretrained('m')\ntokenizer.max_length = 3", 0.2, 0),
+        (MADE + "if strong:\n    config.beta = 0.9", 0.2, 1),
+        (MADE + "config.beta = 0.4\ndef late():\n    config.beta = 0.9", 0.4, 1),
+        (MADE + "config.beta, config.alpha = 0.9, 0.1", 0.2, 2),
+        (MADE + "config = replace(config, beta=0.9)", 0.2, 1),
+        (MADE + "def setup(args):\n    args.beta = 0.9\nsetup(config)", 0.2, 1),
+        (MADE + "trainer = NashMDTrainer(args=config)\ntrainer.args.beta = 0.9", 0.2, 1),
+        (f"def make():\n    {MADE}    return config\nargs = make()\nargs.beta = 0.9", 0.2, 1),
+        ("try:\n    from own import B\nexcept ImportError:\n    B = 0.2\n"
+         "config = NashMDConfig(max_steps=1, beta=B)", 0.1, 1),
+    ],
+)  # fmt: skip
+def test_what_a_script_may_change_later_is_left_to_the_user(script, beta, by_hand):
+    """Where nobody can see whether a line is run, no value is guessed."""
+    Path("x.py").write_text(script)
+    config = translated("x.py")
+    assert model_of(config)["beta"] == beta
+    assert len(config.get("SET_BY_HAND", [])) == by_hand
+
+
 def test_another_trainer_than_the_scripts_is_refused():
     Path("x.py").write_text("XPOConfig(max_steps=1)")
     with pytest.raises(UserError, match=r"--trainer is NashMD, but x\.py makes a XPOConfig"):

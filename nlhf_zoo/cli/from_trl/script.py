@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlhf_zoo.cli.from_trl.found import Found, Function, Made
-from nlhf_zoo.cli.from_trl.versions import TRAINERS
+from nlhf_zoo.cli.from_trl.versions import TRAINERS, arguments_of
 from nlhf_zoo.errors import UserError
 
 _CONFIGS = {f"{name}Config": name for name in TRAINERS}
@@ -105,15 +105,62 @@ class _Script:
             found.rewards = [found.given[name]]
 
     def _assigned_later(self, config: ast.Call, found: Found) -> None:
-        """Arguments that are set on the configuration, or changed in ways that cannot be seen."""
-        names = {name for name, value in self.bound.items() if value is config}
+        """Arguments that are set on the configuration, or changed in ways that cannot be seen.
+
+        What follows the call in its own block is run behind it, in that order; nobody knows
+        whether, or when, what stands in another block is, such as that of an `if`.
+        """
+        names = self._names_of(config)
+        seen = [*_settings(_behind(self.nodes, config), names)]
+        for target, value in seen:
+            self._give(target.attr, value, found)
+        read = [target for target, _ in seen]
+        arguments = arguments_of(_CONFIGS[_called(config)])
         for node in self.nodes:
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if _owner(target) in names and isinstance(target, ast.Attribute):
-                        self._give(target.attr, node.value, found)
-            elif _is_change(node, names):
-                found.open.append(f"a change: {_source(node)}")
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                is_one = node not in read and self._may_be_set(node, names, arguments)
+            else:
+                is_one = _is_change(node, names)
+            if is_one:
+                found.open.append(f"a change: {_source(node)}, line {getattr(node, 'lineno', 0)}")
+
+    def _names_of(self, config: ast.Call) -> set[str | None]:
+        """The names that may stand for the configuration."""
+        names: set[str | None] = set()
+        makers = {
+            one.name
+            for one in self.nodes
+            if isinstance(one, ast.FunctionDef) and any(part is config for part in ast.walk(one))
+        }
+        bindings = [
+            (target.id, node.value)
+            for node in self.nodes
+            if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        ]
+        for _ in bindings:
+            names |= {
+                name
+                for name, value in bindings
+                if value is config
+                or (isinstance(value, ast.Name) and value.id in names)
+                or (isinstance(value, ast.Call) and _called(value) in makers)
+            }
+        return names
+
+    def _may_be_set(
+        self, target: ast.Attribute, names: Container[str | None], arguments: Container[str]
+    ) -> bool:
+        """Whether an argument of the configuration may be set so."""
+        if (owner := _owner(target)) in names:
+            return True
+        if target.attr not in arguments:
+            return False
+        if owner is None:  # trainer.args.beta
+            return isinstance(target.value, ast.Attribute) and target.value.attr == "args"
+        made = self.bound.get(owner)  # by whom, where it is known
+        return not isinstance(made, ast.Call) or _called(made) in self.functions
 
     # ---- the trainer ----
 
@@ -257,6 +304,8 @@ def _bound_once(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
             counts[node.id] += 1
         elif isinstance(node, ast.arg):
             counts[node.arg] += 1
+        elif isinstance(node, ast.alias):  # try: from settings import BETA; except: BETA = 0.1
+            counts[node.asname or node.name] += 1
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         is_bound = isinstance(node, ast.Assign | ast.AnnAssign)
         value: ast.expr | None = getattr(node, "value", None) if is_bound else None
@@ -278,10 +327,31 @@ def _changed(node: ast.AST) -> str | None:
     return None
 
 
+def _behind(nodes: list[ast.AST], call: ast.Call) -> list[ast.stmt]:
+    """The statements that follow the one of a call in its block."""
+    for node in nodes:
+        for _, block in ast.iter_fields(node):
+            if not (isinstance(block, list) and all(isinstance(one, ast.stmt) for one in block)):
+                continue
+            for number, one in enumerate(block):
+                if isinstance(one, ast.Assign | ast.AnnAssign) and one.value is call:
+                    return block[number + 1 :]
+    return []
+
+
+def _settings(
+    block: list[ast.stmt], names: Container[str | None]
+) -> Iterator[tuple[ast.Attribute, ast.expr]]:
+    """Arguments that are set on a configuration of one of the names, one in a statement."""
+    for node in block:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            (target,) = node.targets
+            if isinstance(target, ast.Attribute) and _owner(target) in names:
+                yield target, node.value
+
+
 def _is_change(node: ast.AST, names: Container[str | None]) -> bool:
     """Whether a configuration of one of the names may be another one behind this."""
-    if isinstance(node, ast.AugAssign):
-        return _owner(node.target) in names
     if not isinstance(node, ast.Call):
         return False
     given = any(isinstance(one, ast.Name) and one.id in names for one in node.args)

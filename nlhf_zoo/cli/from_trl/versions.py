@@ -144,6 +144,12 @@ def training_arguments() -> dict[str, list[Any]]:
     return found
 
 
+def arguments_of(trainer: str) -> set[str]:
+    """Names of the arguments that a configuration has had in any version."""
+    own = {name for changes in _CHANGES.values() for name in changes}
+    return own | _OWN.get(trainer, {}).keys() | training_arguments().keys()
+
+
 def trainer_of(given: Collection[str]) -> str:
     """Whose configuration has such arguments."""
     if "mixture_coef" in given:
