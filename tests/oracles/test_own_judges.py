@@ -70,6 +70,23 @@ def test_a_class_with_a_method_judge_is_taken_from_a_configuration():
     assert spent(oracle)["queries"] == spent(oracle)["swapped"] == 2  # both orders
 
 
+@pytest.mark.filterwarnings("default")  # as in a run: raised, it would have the next type tried
+@pytest.mark.parametrize(
+    ("name", "init_args"),
+    [
+        ("PairwiseJudgeOracle", {"judge": {"class_path": "own_judges.Longer"}}),
+        ("RewardFunctionOracle", {"functions": "own_judges.length", "preference": "sigmoid"}),
+        ("RewardFunctionOracle", {"functions": ["own_judges.length"] * 2, "preference": "sigmoid"}),
+    ],
+)
+def test_a_run_writes_them_down_as_it_can_read_them(name, init_args):
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--oracle", type=PreferenceOracle)
+    given = {"oracle": {"class_path": name, "init_args": init_args}}
+    config = parser.parse_object(given)
+    assert parser.parse_string(parser.dump(config)) == config
+
+
 def test_a_run_of_somebody_else_may_not_name_it(tmp_path):
     for part in (
         {"class_path": "PairwiseJudgeOracle", "init_args": {"judge": "own_judges.Longer"}},

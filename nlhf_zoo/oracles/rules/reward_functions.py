@@ -57,7 +57,8 @@ class RewardFunctionOracle(TextOracle):
 
     def __init__(
         self,
-        functions: RewardFunction | list[RewardFunction],
+        # In this order: jsonargparse takes a list for a function as it writes a run's config.yaml.
+        functions: list[RewardFunction] | RewardFunction,
         preference: Preference,
         weights: list[float] | None = None,
         temperature: float = 1.0,
