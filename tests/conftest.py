@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 # Of the server of forked runs, which alone does what it does when it is imported.
-collect_ignore = ["forked_server.py"]
+collect_ignore = ["forked_server.py", "cli/trl_dumps/script.py"]
 
 # The same examples in every run, and no deadline: a busy machine is not a bug.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -90,6 +90,10 @@ def test_every_oracle_of_a_table_has_a_row():
     assert of_tables - {"TableOracle"} | {"ServedTable"} == set(ZOO)
 
 
+# What oracles are made of and asked, which is no oracle.
+PARTS = {"Answer", "HashedNgrams", "PairwiseJudge", "Question", "TextFeatures"}
+
+
 def test_every_oracle_is_handed_on():
     files = pkgutil.walk_packages(oracles.__path__, "nlhf_zoo.oracles.")
     classes = {
@@ -98,20 +102,20 @@ def test_every_oracle_is_handed_on():
         for one in vars(importlib.import_module(file.name)).values()
         if isinstance(one, type) and issubclass(one, PreferenceOracle)
     }
-    # `Answer` is a type alias.
-    public = {vars(oracles)[name] for name in {*oracles.__all__} - {"Answer"}}
+    public = {vars(oracles)[name] for name in {*oracles.__all__} - PARTS}
     bases = {PreferenceOracle, oracles.TextOracle}
     whole = {one for one in classes if not inspect.isabstract(one)}
-    assert public == whole | bases | {oracles.Question}
+    assert public == whole | bases
 
 
 def test_what_may_change_on_resume_is_an_argument():
-    classes = [vars(oracles)[name] for name in {*oracles.__all__} - {"Question", "Answer"}]
+    classes = [vars(oracles)[name] for name in {*oracles.__all__} - PARTS]
     changing = {one.__name__: one.may_change_on_resume for one in classes}
     for one in classes:
         assert changing[one.__name__] <= inspect.signature(one).parameters.keys() - {"oracle"}
     named = {name for name, changes in changing.items() if changes}
-    assert named == {"BudgetedOracle", "CachedOracle", "JudgeOracle", "ServedOracle", "ServedTable"}
+    cached, served = {"BudgetedOracle", "CachedOracle"}, {"ServedOracle", "ServedTable"}
+    assert named == cached | served | {"HumanOracle", "JudgeOracle"}
 
 
 @pytest.fixture(params=ZOO)
