@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 from nlhf_zoo.people.pairs import Vote
 
+_TURNED = {"first": "second", "second": "first"}
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How far people agree.
 
     Args:
-        alpha: Krippendorff's alpha of all; None where no question has two votes, or all votes are
-            of one kind: then there is no chance to compare with.
+        alpha: Krippendorff's alpha of all, with each question in both orders: which response the
+            file has first is chance, or even the better one's place, and nothing that people know.
+            None where no question has two votes, or all votes see no difference: then there is no
+            chance to compare with.
         questions: how many have two votes or more.
         people: of each person the mean, over the questions that others have voted on too, of the
             share of these others who have said the same; None where there is no such question.
@@ -36,9 +40,9 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
             names.add(vote.person)
     several = [unit for unit in units.values() if len(unit) > 1]
     people = {name: _with_others(name, several) for name in sorted(names)}
-    return Agreement(
-        krippendorff_alpha([[*unit.values()] for unit in several]), len(several), people
-    )
+    said = [[*unit.values()] for unit in several]
+    turned = [[_TURNED.get(choice, choice) for choice in values] for values in said]
+    return Agreement(krippendorff_alpha(said + turned), len(several), people)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:

@@ -205,7 +205,7 @@ def test_the_summary_counts_and_compares(voted, capsys):
     assert "2 questions: 1 answered, 1 open, 1 votes wanted still" in said
     assert "3 votes: 1 for the first of the file, 1 for the second, 1 without a difference" in said
     assert "Ann  2 votes, agrees with others 0%" in said
-    assert "alpha: 0.000 (1 questions" in said  # two who differ once: as often as by chance
+    assert "alpha: -0.500 (1 questions" in said  # two who differ once, of 4 votes in both orders
 
 
 _ASK = """

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -61,4 +62,22 @@ def test_each_person_with_the_others():
     found = agreement(votes)
     assert found.questions == 2
     assert found.people == {"Ann": 0.75, "Bob": 0.75, "Cy": 0.0, "Di": None}
-    assert found.alpha == krippendorff_alpha([["first", "first", "second"], ["neither"] * 2])
+    both = [["first", "first", "second"], ["second", "second", "first"], *[["neither"] * 2] * 2]
+    assert found.alpha == krippendorff_alpha(both)
+
+
+def test_alpha_does_not_depend_on_which_response_the_file_has_first():
+    """Of chosen and rejected responses nearly all votes are for the first."""
+    differ = {3: "Bob", 8: "Ann"}  # on all other questions both have voted for the first
+    votes = [
+        vote(number, name, "second" if differ.get(number) == name else "first")
+        for number in range(20)
+        for name in ("Ann", "Bob")
+    ]
+    turned = {"first": "second", "second": "first"}
+    other = [replace(one, choice=turned[one.choice]) if one.question % 2 else one for one in votes]
+    found = agreement(votes).alpha
+    assert found == pytest.approx(agreement(other).alpha)
+    # 90% of 20 questions alike, where half would be by chance: 0.8, but for few votes.
+    assert found == pytest.approx(1 - 0.1 * 79 / 40)
+    assert agreement([vote(1, "Ann", "first"), vote(1, "Bob", "first")]).alpha == 1
