@@ -197,8 +197,13 @@ def _nearest(table: _Array, inner: _Array, reference: _Array) -> tuple[_Array, i
     moves = spanned @ _null_space(spanned.sum(0)[None])  # of sum 0
     loss = -table[~played][:, played]  # of each other action, against p
     prior = reference[played]
-    point, steps = spanned @ (spanned.T @ inner[played]), 0  # takes off what the programme left
+    point = spanned @ (spanned.T @ inner[played])  # takes off what the programme left
     point /= point.sum()
+    # Where the bounds do not matter, or only just, the nearest one of all is it: near a bound that
+    # it touches, what a barrier b leaves is of the order of sqrt(b).
+    free, steps = _newton(point, moves, prior, loss[:0], 0.0)
+    if (loss @ free >= -_LAST_BARRIER).all():
+        return _whole(free, played), moves.shape[1], steps
     # No heavier than that the divergence and the barrier matter alike.
     barrier = float((loss @ point).min()) if len(loss) else 0.0
     while True:
@@ -207,9 +212,14 @@ def _nearest(table: _Array, inner: _Array, reference: _Array) -> tuple[_Array, i
         if barrier <= _LAST_BARRIER:
             break
         barrier = max(barrier / 10, _LAST_BARRIER)
-    lottery = np.zeros_like(inner)
+    return _whole(point, played), moves.shape[1], steps
+
+
+def _whole(point: _Array, played: NDArray[np.bool_]) -> _Array:
+    """A lottery of B as one of all actions."""
+    lottery = np.zeros(len(played))
     lottery[played] = point / point.sum()
-    return lottery, moves.shape[1], steps
+    return lottery
 
 
 def _newton(

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import linprog
 
 from nlhf_zoo.solvers import equilibrium_intervals, regularised_nash, solve, unregularised_nash
+from nlhf_zoo.solvers.lotteries import maximal_lottery
 
 
 def integer_games(count):
@@ -158,3 +159,12 @@ def test_sets_of_equilibria_that_are_known():
     assert low[:6].isnan().all()
     assert high[:6].isnan().all()
     assert low[6] == high[6] == 0
+
+
+def test_one_that_just_touches_a_bound_is_exact():
+    """Maximal are (p, 0, 1 - p) with p >= 1/2: a reference within, on and beyond that bound."""
+    table = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+    for first, nearest in ((0.6, 0.75), (0.4, 0.5), (0.2, 0.5)):
+        lottery, dimension, _ = maximal_lottery(table, np.array([first, 0.2, 0.8 - first]))
+        assert dimension == 1
+        assert lottery == pytest.approx([nearest, 0, 1 - nearest], abs=1e-11)
