@@ -53,9 +53,10 @@ class Learner:
         steps: of Adam in a round.
         lr: its learning rate.
         most: largest fall of log(pi / mu).
-        whole: whether a fit with a bonus also starts from policies that write one response nearly
-            always, one for each response, and the least loss is taken: the bonus makes the loss
-            have several minima. Else it goes on from the policy alone.
+        whole: whether a fit also starts from policies that write one response nearly always, one
+            for each response, and the least loss is taken: the bonus makes the loss have several
+            minima. Without a bonus it is fitted in the same way, for the starts explore by
+            themselves. Else a fit goes on from the policy alone.
     """
 
     beta: float
@@ -87,7 +88,7 @@ class Learner:
 
     def _fit(self, wins: Tensor, log_mu: Tensor, log_policy: Tensor, alpha: float) -> Tensor:
         starts = [log_policy]
-        if self.whole and alpha:
+        if self.whole:
             one = _BOOST * torch.eye(log_mu.shape[-1], dtype=log_mu.dtype)
             starts += [row.expand_as(log_mu) for row in one]
         logits = torch.cat(starts).clone().requires_grad_()

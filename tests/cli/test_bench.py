@@ -38,6 +38,15 @@ class Mine(PolicyOptimizer):
 """
 
 
+OURS = {"algorithm": {"class_path": "nlhf_zoo.EGPO"}, "sources": {}}
+
+
+def submission(named, figures_of=()):
+    results = [[method, "COMAL, β = 0.1", 0, "exploitability", 0.0] for method in figures_of]
+    rest = {"part": "exact", "small": True, "seeds": [0], "queries": 20}
+    return json.dumps({"format": "nlhf bench 2", "methods": named, "results": results, **rest})
+
+
 class Leaves(algorithms.PolicyOptimizer):
     """Its steps are too large for any number."""
 
@@ -246,7 +255,8 @@ def test_the_rate_of_ones_own_is_trained_by_and_checked():
         ('{"format": "nlhf bench 2", "part": "exact"}', "small is missing, or damaged"),
         (
             '{"format": "nlhf bench 2", "part": "no", "small": false, "seeds": [0], '
-            '"queries": 20, "methods": {}, "results": []}',
+            '"queries": 20, "methods": {"EGPO": {"algorithm": {"class_path": "nlhf_zoo.EGPO"}, '
+            '"sources": {}}}, "results": []}',
             "there is no part 'no'",
         ),
         (
@@ -254,6 +264,9 @@ def test_the_rate_of_ones_own_is_trained_by_and_checked():
             '"queries": 20, "methods": {"EGPO": {}}, "results": []}',
             "its methods or results are damaged",
         ),
+        (submission({}), "it names no algorithm"),
+        (submission({"EGPO": OURS}, ["Mine"]), "it has results of Mine, which its methods do not"),
+        (submission({"EGPO": OURS}, ["EGPO", "EGPO"]), "a figure stands in it twice"),
     ],
 )
 def test_what_is_no_submission_is_refused(tmp_path, capsys, content, said):
@@ -275,6 +288,7 @@ def test_what_is_no_submission_is_refused(tmp_path, capsys, content, said):
         (["--beside", "[NashMp]"], "no algorithm 'NashMp', did you mean 'NashMP'"),
         (["--beside", "[]"], "--beside names none, and there is no --algorithm"),
         (["--rate", "0.1"], "--rate is that of the algorithm that --algorithm names"),
+        (["--check", "none.json", "--seeds", "[5]"], "--check plays what its file says: leave --s"),
         (["--part", "language", "--rate", "0"], "--rate must be a finite number above 0"),
     ],
 )

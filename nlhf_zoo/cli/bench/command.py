@@ -112,6 +112,17 @@ def bench(
         arguments: the arguments as they were given, in JSON.
     """
     if check is not None:
+        _refuse_beside_check(
+            {
+                "--part": part != "exact",
+                "--seeds": seeds is not None,
+                "--queries": queries is not None,
+                "--small": small,
+                "--beside": beside is not None,
+                "--algorithm": algorithm is not None,
+                "--rate": rate is not None,
+            }
+        )
         if not checked(check, allow_code, _again):
             raise SystemExit(1)
         return
@@ -236,6 +247,12 @@ def _refuse_rate(part: str, rate: float | None, algorithm: PolicyOptimizer | Non
             "--rate is that of the algorithm that --algorithm names, in a part that trains: "
             "leave it out"
         )
+
+
+def _refuse_beside_check(given: Mapping[str, bool]) -> None:
+    """Refuse options that a check would leave unread."""
+    if others := [name for name, is_given in given.items() if is_given]:
+        raise UserError(f"--check plays what its file says: leave {others[0]} out")
 
 
 def _refuse_numbers(part: str, seeds: list[int], queries: int) -> None:

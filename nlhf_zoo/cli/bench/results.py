@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def _number(value: float) -> str:
     if 0 <= value <= FLOOR * 1.001:
         return f"{FLOOR:.0e}"
     if value >= 10:
-        return f"{value:.1f}"
+        return f"{value:.1f}" if value < 1e4 else f"{value:.0e}"
     return f"{value:.1e}" if 0 <= value < 1e-3 else f"{value:.4f}"
 
 
@@ -227,4 +227,16 @@ def read(path: Path) -> dict[str, Any]:
         found["seeds"] = [int(seed) for seed in found["seeds"]]
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{rule}: its methods or results are damaged") from error
+    _refuse_unchecked(found["results"], found["methods"], rule)
     return found
+
+
+def _refuse_unchecked(figures: Sequence[Figure], methods: Mapping[str, Any], rule: str) -> None:
+    """Refuse figures that nothing would be compared with, for a reader takes them for checked."""
+    if not methods:
+        raise UserError(f"{rule}: it names no algorithm")
+    if others := sorted({figure.method for figure in figures} - methods.keys()):
+        raise UserError(f"{rule}: it has results of {others[0]}, which its methods do not name")
+    keys = [(figure.method, figure.game, figure.seed, figure.measure) for figure in figures]
+    if len(set(keys)) < len(keys):
+        raise UserError(f"{rule}: a figure stands in it twice")
