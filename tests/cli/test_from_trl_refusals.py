@@ -142,6 +142,30 @@ def test_what_a_script_may_change_later_is_left_to_the_user(script, beta, by_han
     assert len(config.get("SET_BY_HAND", [])) == by_hand
 
 
+def test_an_adapter_that_changes_later_is_left_to_the_user():
+    Path("x.py").write_text(
+        MADE + "lora = LoraConfig(r=8)\nlora.r = 64\n"
+        "NashMDTrainer(model='m', args=config, peft_config=lora)"
+    )
+    assert translated("x.py")["SET_BY_HAND"] == ["a change: lora.r, line 3"]
+
+
+@pytest.mark.parametrize(("split", "path"), [("train", "prompts.jsonl"), ("train[:50%]", None)])
+def test_a_part_of_a_file_is_not_the_file(split, path):
+    Path("x.py").write_text(
+        "config = NashMDConfig(num_train_epochs=1)\n"
+        f"data = load_dataset('json', data_files='prompts.jsonl', split='{split}')\n"
+        "NashMDTrainer(model='m', args=config, train_dataset=data)"
+    )
+    given = {} if path else {"num_prompts": 4}
+    config = translated("x.py", **given)
+    assert config["data"]["init_args"]["path"] == (path or "PROMPTS.jsonl")
+    if path is None:  # its rows are not counted either
+        Path("config.yaml").unlink()
+        with pytest.raises(UserError, match="a data set of unknown length"):
+            translated("x.py")
+
+
 def test_another_trainer_than_the_scripts_is_refused():
     Path("x.py").write_text("XPOConfig(max_steps=1)")
     with pytest.raises(UserError, match=r"--trainer is NashMD, but x\.py makes a XPOConfig"):

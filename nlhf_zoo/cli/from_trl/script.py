@@ -122,7 +122,7 @@ class _Script:
             else:
                 is_one = _is_change(node, names)
             if is_one:
-                found.open.append(f"a change: {_source(node)}, line {getattr(node, 'lineno', 0)}")
+                found.open.append(_change(node))
 
     def _names_of(self, config: ast.Call) -> set[str | None]:
         """The names that may stand for the configuration."""
@@ -242,6 +242,10 @@ class _Script:
         found.lora = {}
         for keyword in node.keywords:
             self._option(str(keyword.arg), keyword.value, "peft_config", found.lora, found)
+        names = {name for name, value in self.bound.items() if value is node}
+        for one in self.nodes:
+            if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store):
+                found.open += [_change(one)] if _owner(one) in names else []
 
     def _data(self, node: ast.expr | None, found: Found) -> None:
         """The data set: a call of `load_dataset`, or a split of one."""
@@ -382,6 +386,10 @@ def _owner(node: ast.AST) -> str | None:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
+
+
+def _change(node: ast.AST) -> str:
+    return f"a change: {_source(node)}, line {getattr(node, 'lineno', 0)}"
 
 
 def _source(node: ast.AST) -> str:

@@ -16,6 +16,7 @@ _OPTIMIZERS = {
 }
 _DECAYS = {"linear": "linear", "cosine": "cosine", "constant": "constant"}
 _DECAYS |= {"constant_with_warmup": "constant"}
+_WHOLE = "train"  # the split that holds all rows of a file
 PROMPTS = "PROMPTS.jsonl"  # which stands where nobody has said it
 
 
@@ -146,7 +147,8 @@ def _where(sheet: Sheet) -> dict[str, str]:
     """Where the prompts lie: a file, a folder or a data set."""
     given = dict(sheet.found.data)
     files = given.pop("data_files", None)
-    if files is not None and given.get("path") == "json" and files.endswith((".json", ".jsonl")):
+    is_file = given.get("path") == "json" and given.get("split", _WHOLE) == _WHOLE
+    if files is not None and is_file and files.endswith((".json", ".jsonl")):
         return {"path": files}
     path = given.pop("path", None)
     if path is None or files is not None:
@@ -184,6 +186,8 @@ def num_rows(sheet: Sheet) -> int | None:
     found = sheet.found.data
     path = found.get("data_files", found.get("path"))
     if path is None or not path.endswith((".jsonl", ".json")):
+        return None
+    if found.get("split", _WHOLE) != _WHOLE:  # a share of them, or none
         return None
     from nlhf_zoo.data.texts import RowSource  # with torch, which nothing else here needs
 
