@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlhf_zoo.algorithms import EGPO, SPPO, OptimisticMirrorDescent
+from nlhf_zoo.algorithms import EGPO, OptimisticMirrorDescent
 from nlhf_zoo.solvers import unregularised_nash
 from reproductions.ledger import Figures
 from reproductions.play import Game, chunks, comal_game, cycles, last, named, random_games
@@ -41,9 +41,9 @@ def last_iterate(
 ) -> Figures:
     """The duality gap without regularisation along a play: where it is late, and how it swings.
 
-    `last` is the largest of the games after the last round, `late_most` and `late_swing` the
-    largest and the largest range over the last quarter of the rounds; `regularised` the largest gap
-    of the regularised game at the end.
+    `last` is the largest of the games after the last round, `late_most`, `late_least` and
+    `late_swing` the largest, the least and the largest range over the last quarter of the rounds;
+    `regularised` the largest gap of the regularised game at the end.
     """
     played = game_of(**game)
     gaps: list[Tensor] = []
@@ -113,7 +113,8 @@ def average_rate(
 
 
 def _unregularised(method: str, eta: float) -> Any:
-    return SPPO(eta) if method == "SPPO" else OptimisticMirrorDescent(eta, regularised=False)
+    optimistic = method == OptimisticMirrorDescent.__name__
+    return named(method, eta=eta, **({"regularised": False} if optimistic else {}))
 
 
 def egpo_without(game: Mapping[str, Any], rounds: Sequence[int], scale: float) -> Figures:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from reproductions import exploring, language, models
+from reproductions import exploring, language, models, original
 from reproductions.ledger import (
     CANNOT_TELL,
     FAILS,
@@ -61,6 +61,17 @@ def test_the_fit_that_explores_by_its_starts_is_that_of_both_methods():
         learner = exploring.Learner(0.1, 1, 1, 2, 0.1, 40.0, whole)
         mass.append(learner._fit(wins, game.log_mu, game.log_mu, alpha=0.0)[:, 3].exp())
     assert (mass[1] > 2 * mass[0]).all()
+
+
+def test_the_average_is_that_of_the_method_that_the_claim_names():
+    """In closed form DNO's step is SPPO's, and an optimistic one is another."""
+    game = {"kind": "cycles", "games": 3, "actions": 3, "seed": 1}
+    dno, sppo, optimistic = (
+        original.average_rate(method, False, 1.0, [20, 40], game)["gap_at_40"]
+        for method in ("DNO", "SPPO", "OptimisticMirrorDescent")
+    )
+    assert dno == pytest.approx(sppo, rel=1e-9)
+    assert abs(optimistic - sppo) > 1e-3 * sppo
 
 
 def test_what_is_kept_is_of_the_claims_as_they_stand():
