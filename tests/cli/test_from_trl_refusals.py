@@ -150,6 +150,19 @@ def test_an_adapter_that_changes_later_is_left_to_the_user():
     assert translated("x.py")["SET_BY_HAND"] == ["a change: lora.r, line 3"]
 
 
+@pytest.mark.parametrize(
+    ("part", "unread"),
+    [
+        ("peft_config=get_peft_config(args)", "peft_config: get_peft_config(args)"),
+        ("peft_config=LoraConfig(r=rank)", "r of peft_config: rank"),
+        ("reward_funcs=['one', own()]", "reward model: own()"),
+    ],
+)
+def test_a_part_that_is_not_read_keeps_the_file_from_being_run(part, unread):
+    Path("x.py").write_text(f"{MADE}NashMDTrainer(model='m', args=config, {part})")
+    assert translated("x.py")["SET_BY_HAND"] == [unread]
+
+
 @pytest.mark.parametrize(("split", "path"), [("train", "prompts.jsonl"), ("train[:50%]", None)])
 def test_a_part_of_a_file_is_not_the_file(split, path):
     Path("x.py").write_text(

@@ -16,6 +16,7 @@ Kind = Literal["kept", "translated", "differs", "left out", "by hand"]
 
 _CHANGE_NO_FIGURE = {"output_dir", "run_name", "logging_dir", "logging_steps", "report_to"}
 _UNNAMED = {"an argument without a name", "further arguments", "a change"}  # as `script` says
+_PARTS = {"peft_config", "reward model"}  # without which a run is another one, and begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,11 @@ class Sheet:
         """What a run depends on and was not read: TRL's defaults stand in the places of these."""
         parted = [(one, one.partition(": ")[0]) for one in self.found.open]
         read = self.seen - _CHANGE_NO_FIGURE
-        return [name if name in read else one for one, name in parted if name in read | _UNNAMED]
+        return [
+            name if name in read else one
+            for one, name in parted
+            if name in read | _UNNAMED | _PARTS or name.endswith(" of peft_config")
+        ]
 
     def number(self, name: str, least: float = -math.inf) -> Any:
         """A number; one that is none, or too small, is a problem, and 1 takes its place."""
