@@ -39,7 +39,8 @@ def page() -> str:
         *_wrapped(
             "An exploitability is half of a duality gap. An interval of a figure holds it in 99 % "
             f"of repetitions of that row alone: {intervals} rows have one. Where a step is swept, "
-            "it was chosen on other games or seeds than those reported. Where an oracle that "
+            "it was chosen on other games or seeds than those reported. What is otherwise a row "
+            "says below its figures. Where an oracle that "
             f"trained nothing is the judge, the row names it: {held_out} do; in the others the "
             "judge is the one that trained."
         ),
