@@ -49,6 +49,7 @@ lint: .venv/.installed  ## style, types and layers
 	@$(BIN)/lint-imports --no-cache >.venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 
 test: lint  ## every check, then the default tests
+	@$(BIN)/python -m compileall -q nlhf_zoo  # once, and not in each process of a test where none is kept
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # vLLM takes versions of its own. torchvision comes with it for another torch, and nothing imports without it.

@@ -544,6 +544,7 @@ def test_the_quickstart_runs(here):
     assert names == set(yaml.safe_load(path.read_text())["algorithms"])
 
 
+@pytest.mark.slow  # the ledger plays this game by default
 def test_comals_game_by_one_command(here):
     """The duality gaps after 20,000 rounds, twice the exploitability."""
     main(["compare", "--config", str(CONFIGS / "compare" / "comal.yaml")])

@@ -184,6 +184,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow  # test_compare.py has an earlier comparison that is not destroyed
 def test_another_comparison_is_left_alone(whole, swept, tmp_path):
     killed = compare(tmp_path, swept, before=functools.partial(end_at, 3, KILL))
     assert killed.code == KILLED

@@ -529,6 +529,7 @@ def test_a_client_may_be_collected_in_its_own_thread(server):
     assert session.is_closed
 
 
+@pytest.mark.slow  # a process of its own, with every warning an error
 def test_nothing_is_left_open(server):
     code = f"""
         import gc, json, sys, threading
