@@ -300,6 +300,12 @@ Order = Literal["none", "random", "both"]
 ORDERS: tuple[Order, ...] = ("none", "random", "both")
 
 
+def refuse_order(name: str, order: str) -> None:
+    """Refuse a text that is none of ``ORDERS``, by the name of the option that it was given as."""
+    if order not in ORDERS:
+        raise UserError(f"{name} must be one of {', '.join(ORDERS)}, not {order!r}")
+
+
 def in_order(
     ask: Callable[[Sequence[Question]], Iterator[Answer]],
     questions: Sequence[Question],

@@ -41,20 +41,6 @@ def chromium():
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = VoteStore(tmp_path / "people.sqlite")
-    yield store
-    store.end()
-
-
-@pytest.fixture
-def server(store):
-    server = PeopleServer(store)
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def open_page(chromium):
     """Opens the page as a person of a machine of their own."""
     contexts = []

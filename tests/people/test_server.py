@@ -22,20 +22,6 @@ def pairs(number, start=0):
     return [Pair(PROMPT, f"first {i}", f"second {i}") for i in range(start, start + number)]
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = VoteStore(tmp_path / "people.sqlite")
-    yield store
-    store.end()
-
-
-@pytest.fixture
-def server(store):
-    server = PeopleServer(store)
-    yield server
-    server.close()
-
-
 class Client:
     """Who asks as the page does."""
 

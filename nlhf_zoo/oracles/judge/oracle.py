@@ -19,7 +19,7 @@ from nlhf_zoo.oracles.judge.reply import Completion
 from nlhf_zoo.oracles.judge.scheduler import RateLimits, RequestScheduler
 from nlhf_zoo.oracles.judge.state import JudgeState
 from nlhf_zoo.oracles.judge.verdict import NO_LOG_PROBS, Verdict
-from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order, refuse_order
 
 # Fields of a request that the oracle fills in itself.
 _RESERVED = {
@@ -217,8 +217,7 @@ def _refuse_choices(model: str, verdict: str, order: str, system: str | None) ->
         raise UserError(
             "the judge has no system message with verdict options: write it into its template"
         )
-    if order not in ORDERS:
-        raise UserError(f"the judge's order must be one of {', '.join(ORDERS)}, not {order!r}")
+    refuse_order("the judge's order", order)
 
 
 def _refuse_numbers(

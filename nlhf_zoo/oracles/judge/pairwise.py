@@ -12,7 +12,7 @@ from typing import Any, final
 from typing_extensions import override
 
 from nlhf_zoo.errors import OracleStoppedError, UserError, cause, shown
-from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order, refuse_order
 from nlhf_zoo.records import Conversation
 
 
@@ -72,8 +72,7 @@ class PairwiseJudgeOracle(TextOracle):
         version: str | None = None,
     ) -> None:
         super().__init__()
-        if order not in ORDERS:
-            raise UserError(f"the judge's order must be one of {', '.join(ORDERS)}, not {order!r}")
+        refuse_order("the judge's order", order)
         if batch_size < 1:
             raise UserError(f"the judge's batch_size must be at least 1, not {batch_size}")
         self.name = type(judge).__qualname__

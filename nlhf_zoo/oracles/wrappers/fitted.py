@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -128,12 +128,12 @@ class FittedOracle(WrappedTextOracle):
             # At first by a coin that the texts toss: which they are does not depend on the order.
             coin = {n: questions[n].digest("first", ordered=False) for n in open_}
             begin = sorted(sorted(open_, key=coin.__getitem__)[:missing])
-            yield from self._ask_for(questions, begin, foresee=False)
+            yield from self._ask_for(questions, begin)
             open_ = sorted({*open_} - {*begin})
         if not open_:
             return
         if int(self.counts[0]) < self.min_answers:  # some were left without an answer
-            yield from self._ask_for(questions, open_, foresee=False)
+            yield from self._ask_for(questions, open_)
             return
         plain, *members = self.preferences([questions[n] for n in open_])
         num = math.ceil(self.share * len(open_))
@@ -144,7 +144,8 @@ class FittedOracle(WrappedTextOracle):
             self.ledger.charge(modelled=len(rest))
             for place in rest:
                 yield open_[place], plain[place].item()
-        yield from self._ask_for(questions, asked, foresee=True)
+        foreseen = {open_[place]: plain[place].item() for place in disputed}
+        yield from self._ask_for(questions, asked, foreseen)
 
     def preferences(self, questions: Sequence[Question]) -> Tensor:
         """P(first > second) of the plain fit, and of each member, float64 [1 + M, n]."""
@@ -152,7 +153,10 @@ class FittedOracle(WrappedTextOracle):
         return member_preferences(pairs, self.parameters_of_fits.cpu())
 
     def _ask_for(
-        self, questions: Sequence[Question], numbers: Sequence[int], foresee: bool
+        self,
+        questions: Sequence[Question],
+        numbers: Sequence[int],
+        foreseen: Mapping[int, float] | None = None,
     ) -> Iterator[Answer]:
         """The other oracle's answers, which are learnt from when all of them are there."""
         found: list[tuple[int, float]] = []
@@ -161,18 +165,16 @@ class FittedOracle(WrappedTextOracle):
                 found.append((numbers[place], answer))
             yield numbers[place], answer
         found.sort()  # and not as they came: people are not always as quick
+        if foreseen is not None:
+            told = [(foreseen[n] > 0.5) == (p > 0.5) for n, p in found if p != 0.5]
+            self.counts[1:] += torch.tensor([len(told), sum(told)])
         if found:
-            self._learn([questions[n] for n, _ in found], [p for _, p in found], foresee)
+            self._learn([questions[n] for n, _ in found], [p for _, p in found])
 
-    def _learn(self, questions: Sequence[Question], answers: list[float], foresee: bool) -> None:
+    def _learn(self, questions: Sequence[Question], answers: list[float]) -> None:
         device = self.first.device
         first, second = self._described(questions)
         answer = torch.tensor(answers, dtype=torch.float64)
-        if foresee:
-            told = answer != 0.5
-            foreseen = (self.preferences(questions)[0] > 0.5) == (answer > 0.5)
-            self.counts[1] += int(told.sum())
-            self.counts[2] += int(foreseen[told].sum())
         capacity = len(self.answer)
         known = int(self.counts[0])
         kept = slice(max(0, len(answers) - capacity), None)

@@ -8,7 +8,7 @@ from typing import final
 from typing_extensions import override
 
 from nlhf_zoo.errors import UserError
-from nlhf_zoo.oracles.text_oracle import ORDERS, Answer, Order, Question, TextOracle, in_order
+from nlhf_zoo.oracles.text_oracle import Answer, Order, Question, TextOracle, in_order, refuse_order
 from nlhf_zoo.oracles.wrappers.base import WrappedTextOracle
 
 
@@ -33,8 +33,7 @@ class OrderSwap(WrappedTextOracle):
 
     def __init__(self, oracle: TextOracle, order: Order = "both") -> None:
         super().__init__(oracle)
-        if order not in ORDERS:
-            raise UserError(f"OrderSwap.order must be one of {', '.join(ORDERS)}, not {order!r}")
+        refuse_order("OrderSwap.order", order)
         if oracle.symmetric:
             raise UserError(
                 f"{type(oracle).__name__} has one answer for both orders of a pair, so OrderSwap "
