@@ -24,6 +24,8 @@ Purpose = Literal[
     "design",
     "sample",
     "annotators",
+    "prior",
+    "answers",
     "best response",
     "shown",
     "certificate",

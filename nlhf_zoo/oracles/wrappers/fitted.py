@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final
@@ -14,7 +13,7 @@ from typing_extensions import override
 from nlhf_zoo.errors import UserError
 from nlhf_zoo.oracles.text_oracle import Answer, Question, TextOracle
 from nlhf_zoo.oracles.wrappers.base import WrappedTextOracle
-from nlhf_zoo.records.random_streams import run_seed
+from nlhf_zoo.records.random_streams import random_stream, run_seed
 from nlhf_zoo.solvers.fitted_preference import (
     fit_members,
     member_preferences,
@@ -22,6 +21,8 @@ from nlhf_zoo.solvers.fitted_preference import (
     pair_features,
 )
 from nlhf_zoo.text_models.features import HashedNgrams, TextFeatures
+
+_CPU = torch.device("cpu")  # where it is fitted, wherever its state lies
 
 
 @final
@@ -90,7 +91,7 @@ class FittedOracle(WrappedTextOracle):
         # Of the plain fit, which comes first, and of the members.
         self.register_buffer("weight", torch.ones(1 + members, remembered, dtype=double))
         centre = torch.zeros(1 + members, size * (size + 1) // 2, dtype=double)
-        centre[1:].normal_(0, l2**-0.5, generator=self._stream("centre"))
+        centre[1:].normal_(0, l2**-0.5, generator=random_stream(self.seed, 0, 0, _CPU, "prior"))
         self.register_buffer("centre", centre)
         self.register_buffer("parameters_of_fits", centre.clone())
         # Answers that were learnt from; those that were foreseen; and those of them rightly.
@@ -194,11 +195,7 @@ class FittedOracle(WrappedTextOracle):
     def _draws(self, known: int, num: int) -> Tensor:
         """Exponential weights of new answers for each member [M, num]: a stream for each call."""
         drawn = torch.empty(len(self.weight) - 1, num, dtype=torch.float64)
-        return drawn.exponential_(generator=self._stream(f"answers {known}"))
-
-    def _stream(self, what: str) -> torch.Generator:
-        key = hashlib.blake2b(f"{self.seed} {what}".encode(), digest_size=7).digest()
-        return torch.Generator().manual_seed(int.from_bytes(key, "little"))
+        return drawn.exponential_(generator=random_stream(self.seed, 0, known, _CPU, "answers"))
 
     def _described(self, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
         """Features of first and second responses, each text once."""
